@@ -1,0 +1,1 @@
+//! Acts: the only loop.

@@ -1,0 +1,58 @@
+//! The checked app: a manifest with everything interpolated, resolved and in range. After `check` made
+//! one, no code asks again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use regex_lite::Regex;
+
+use super::manifest::Manifest;
+
+/// One app, ready to be supervised.
+#[derive(Debug, Clone, PartialEq)]
+pub struct App {
+    /// The manifest's file name without `.ron`.
+    pub name: String,
+    /// As written, with every string interpolated.
+    pub manifest: Manifest,
+    pub enabled: bool,
+    /// The program (an absolute path) and all its arguments, overrides applied.
+    pub argv: Vec<String>,
+    /// Variables set over the supervisor's own environment: the workspace's, then the manifest's.
+    pub env: BTreeMap<String, String>,
+    /// Variables taken out of it: the workspace's `env_hidden` less the manifest's `env_secret`.
+    pub env_hidden: BTreeSet<String>,
+    /// Signal number of `stop.signal`.
+    pub stop_signal: i32,
+    pub matcher: Option<Matcher>,
+}
+
+/// The compiled `matches`.
+#[derive(Clone)]
+pub struct Matcher {
+    pub cmdline: Regex,
+    pub exclude: Option<Regex>,
+}
+
+impl Matcher {
+    /// `cmdline`: the process's arguments joined by single spaces.
+    pub fn is(&self, cmdline: &str) -> bool {
+        self.cmdline.is_match(cmdline) && !self.exclude.as_ref().is_some_and(|exclude| exclude.is_match(cmdline))
+    }
+
+    fn patterns(&self) -> (&str, Option<&str>) {
+        (self.cmdline.as_str(), self.exclude.as_ref().map(Regex::as_str))
+    }
+}
+
+impl PartialEq for Matcher {
+    fn eq(&self, other: &Self) -> bool {
+        self.patterns() == other.patterns()
+    }
+}
+
+impl fmt::Debug for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.patterns(), f)
+    }
+}

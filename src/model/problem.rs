@@ -1,0 +1,147 @@
+//! A problem with a manifest: what is wrong, where, and the way out. Free of any renderer, so that
+//! `check --json`, the log and the terminal say the same.
+
+use std::ops::Range;
+
+use serde::Serialize;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The file is not applied; its last good version stays.
+    Error,
+    /// Applied, but probably not what was meant.
+    Warning,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    pub severity: Severity,
+    /// The file as it was named when it was loaded.
+    pub file: String,
+    /// 1-based line and column (in characters); 0 when the file has no text to point at.
+    pub line: usize,
+    pub column: usize,
+    /// Field path, as in `prelaunch[2].timeout`; empty when no field is meant.
+    pub field: String,
+    /// What is wrong.
+    pub message: String,
+    /// The way out; may be empty.
+    pub help: String,
+    /// The whole source line, for the caret.
+    pub source: String,
+    /// Byte range of the mistake within `source`.
+    #[serde(skip)]
+    pub mark: Range<usize>,
+}
+
+impl Problem {
+    /// A problem with `span` (byte range) of `text`, the content of `file`.
+    pub fn at(file: &str, text: &str, span: Range<usize>, message: impl Into<String>) -> Self {
+        let start = floor(text, span.start);
+        let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let line_end = text[start..].find('\n').map_or(text.len(), |newline| start + newline);
+        let end = floor(text, span.end).clamp(start, line_end);
+        Problem {
+            severity: Severity::Error,
+            file: file.into(),
+            line: text[..start].matches('\n').count() + 1,
+            column: text[line_start..start].chars().count() + 1,
+            field: String::new(),
+            message: message.into(),
+            help: String::new(),
+            source: text[line_start..line_end].into(),
+            mark: start - line_start..end - line_start,
+        }
+    }
+
+    /// A problem with the file or folder itself.
+    pub fn whole(file: &str, message: impl Into<String>) -> Self {
+        Problem {
+            severity: Severity::Error,
+            file: file.into(),
+            line: 0,
+            column: 0,
+            field: String::new(),
+            message: message.into(),
+            help: String::new(),
+            source: String::new(),
+            mark: 0..0,
+        }
+    }
+
+    pub fn field(mut self, path: impl Into<String>) -> Self {
+        self.field = path.into();
+        self
+    }
+
+    pub fn help(mut self, way_out: impl Into<String>) -> Self {
+        self.help = way_out.into();
+        self
+    }
+
+    pub fn warning(mut self) -> Self {
+        self.severity = Severity::Warning;
+        self
+    }
+
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
+/// One line, for logs: `file:line:column: message (field): help`.
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        write!(f, ": {}", self.message)?;
+        if !self.field.is_empty() {
+            write!(f, " (`{}`)", self.field)?;
+        }
+        if !self.help.is_empty() {
+            write!(f, ": {}", self.help)?;
+        }
+        Ok(())
+    }
+}
+
+/// "did you mean": the candidate closest to a mistyped word, if one is close.
+pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(&word.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .filter(|(likeness, _)| *likeness >= 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+fn floor(text: &str, mut at: usize) -> usize {
+    at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_count_characters_and_marks_count_bytes() {
+        let text = "App(\n  about: \"é\", comand: \"x\",\n)";
+        let at = text.find("comand").unwrap();
+        let problem = Problem::at("a.ron", text, at..at + 6, "unknown field `comand`");
+        assert_eq!((problem.line, problem.column), (2, 15));
+        assert_eq!(&problem.source[problem.mark.clone()], "comand");
+    }
+
+    #[test]
+    fn suggestions_are_close_ones() {
+        assert_eq!(closest("comand", ["command", "args"]), Some("command"));
+        assert_eq!(closest("zzz", ["command", "args"]), None);
+    }
+}

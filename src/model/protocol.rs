@@ -1,0 +1,173 @@
+//! The wire: what the control socket sends and takes, as JSON. Everything a client can see is here.
+
+use serde::{Deserialize, Serialize};
+
+use super::restart::Exit;
+
+/// `GET /v1/apps`: everything, as it was at one moment.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Ordered by name.
+    pub apps: Vec<AppStatus>,
+    /// What is wrong with the manifests now, one line each, as `check` says it.
+    pub problems: Vec<String>,
+    /// The supervisor is stopping everything and will exit.
+    pub draining: bool,
+}
+
+/// One app in `status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AppStatus {
+    pub name: String,
+    pub about: String,
+    pub state: StateName,
+    /// The rest of the state in words: "hooks", "waiting for display", "disabled"; empty when there is none.
+    pub detail: String,
+    /// The leader of the tree.
+    pub pid: Option<i32>,
+    /// Not spawned by this supervisor but found by its match pattern or cookie.
+    pub adopted: bool,
+    /// Number of this start since the supervisor began with the app; 0 before the first.
+    pub run: u64,
+    /// Milliseconds since the app became ready; `None` unless it is running.
+    pub uptime_ms: Option<u64>,
+    /// Starts that followed an exit nobody asked for.
+    pub restarts: u64,
+    pub last_exit: Option<Exit>,
+    /// Milliseconds until the next start, in `Backoff`.
+    pub next_retry_ms: Option<u64>,
+    /// Resident bytes of the tree's leader; only in answers, never in events.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+    /// The manifest on disk is broken and its last good version is running: the first problem.
+    pub stale: Option<String>,
+    /// Names that `do` takes.
+    pub actions: Vec<String>,
+}
+
+/// The states of `docs/machine.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum StateName {
+    Stopped,
+    Starting,
+    Running,
+    Crashed,
+    Backoff,
+    Stopping,
+    GaveUp,
+}
+
+impl std::fmt::Display for StateName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            StateName::Stopped => "Stopped",
+            StateName::Starting => "Starting",
+            StateName::Running => "Running",
+            StateName::Crashed => "Crashed",
+            StateName::Backoff => "Backoff",
+            StateName::Stopping => "Stopping",
+            StateName::GaveUp => "GaveUp",
+        })
+    }
+}
+
+/// What a client can ask of one app: `POST /v1/apps/{app}/{verb}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verb {
+    Start,
+    Stop,
+    Restart,
+    /// `do/ACTION`
+    Do(String),
+    /// `signal/SIG`, a signal number, to the leader.
+    Signal(i32),
+}
+
+impl std::fmt::Display for Verb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Verb::Start => f.write_str("start"),
+            Verb::Stop => f.write_str("stop"),
+            Verb::Restart => f.write_str("restart"),
+            Verb::Do(action) => write!(f, "do {action}"),
+            Verb::Signal(number) => write!(f, "signal {number}"),
+        }
+    }
+}
+
+/// Answer of a verb that changes something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub app: String,
+    pub done: bool,
+    /// One sentence: what happened, or why it did not and the way out.
+    pub message: String,
+    /// Why it was not done; absent when it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+}
+
+/// Why a request was not carried out; each has one HTTP status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// 404
+    NoSuchApp,
+    /// 404
+    NoSuchAction,
+    /// 409: the state does not allow it (signal to an app that is down, anything while draining).
+    WrongState,
+    /// 409: another request ended what this one waited for.
+    Overtaken,
+    /// 502: it was tried and failed.
+    Failed,
+    /// 504: not done within the time the client gave.
+    TimedOut,
+}
+
+impl Refusal {
+    pub fn status(self) -> u16 {
+        match self {
+            Refusal::NoSuchApp | Refusal::NoSuchAction => 404,
+            Refusal::WrongState | Refusal::Overtaken => 409,
+            Refusal::Failed => 502,
+            Refusal::TimedOut => 504,
+        }
+    }
+}
+
+/// One past crash: `GET /v1/apps/{app}/crashes`, newest last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crash {
+    /// RFC 3339, UTC.
+    pub at: String,
+    pub run: u64,
+    pub pid: Option<i32>,
+    pub exit: Exit,
+    /// The exit in words.
+    pub reason: String,
+    pub uptime_ms: Option<u64>,
+    /// Peak resident bytes of the leader and the children it waited for.
+    pub peak_memory_bytes: Option<u64>,
+    /// Last lines of the app's output.
+    pub tail: Vec<String>,
+}
+
+/// `GET /v1/plan` and the answer of `POST /v1/reload`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PlanReport {
+    /// Ordered by app.
+    pub steps: Vec<PlanStep>,
+    pub unchanged: usize,
+    /// One line each, as `check` says it.
+    pub problems: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanStep {
+    /// `+` start, `~` restart, `·` live or at the next start, `-` stop, `!` broken: last good kept.
+    pub sign: char,
+    pub app: String,
+    /// As in `restart (args changed)`.
+    pub text: String,
+}
