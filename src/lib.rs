@@ -1,6 +1,11 @@
-//! kasm-void: a declarative process supervisor for container desktops.
+//! kasm-void: a declarative process supervisor for container desktops, driven by RON manifests.
+//!
+//! The map; a module uses only what stands above it. What always holds is in `docs/architecture.md`.
 
 pub mod model;
+
+#[cfg(feature = "daemon")]
+pub mod http;
 
 #[cfg(feature = "daemon")]
 pub mod daemon;

@@ -4,12 +4,29 @@ pub mod quantity;
 
 pub mod backoff;
 pub mod probe;
-
-pub mod hook;
 pub mod restart;
 
-pub mod app;
-pub mod manifest;
-pub mod problem;
+pub mod hook;
 
+pub mod manifest;
+
+pub mod app;
+
+pub mod index;
+pub mod problem;
 pub mod protocol;
+pub mod source;
+
+pub mod interpolate;
+pub mod parse;
+pub mod place;
+
+pub mod check;
+pub mod resolve;
+
+pub mod plan;
+
+pub mod machine;
+pub mod metrics;
+
+pub mod supervisor;

@@ -6,7 +6,7 @@ use std::fmt;
 
 use regex_lite::Regex;
 
-use super::manifest::Manifest;
+use super::manifest::{Manifest, Workspace};
 
 /// One app, ready to be supervised.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +25,22 @@ pub struct App {
     /// Signal number of `stop.signal`.
     pub stop_signal: i32,
     pub matcher: Option<Matcher>,
+}
+
+impl App {
+    /// Whoever runs the session's own steps: it has the workspace's environment and no process.
+    pub fn of_workspace(workspace: &Workspace) -> Self {
+        App {
+            name: "workspace".into(),
+            manifest: Manifest::new("workspace"),
+            enabled: false,
+            argv: Vec::new(),
+            env: workspace.env.clone(),
+            env_hidden: workspace.env_hidden.iter().cloned().collect(),
+            stop_signal: 15,
+            matcher: None,
+        }
+    }
 }
 
 /// The compiled `matches`.

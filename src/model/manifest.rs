@@ -193,6 +193,38 @@ impl Default for Log {
 }
 
 impl Manifest {
+    /// The smallest manifest: this command, and every default.
+    pub fn new(command: &str) -> Self {
+        Manifest {
+            about: String::new(),
+            enabled: on(),
+            vars: BTreeMap::new(),
+            command: command.into(),
+            args: Vec::new(),
+            args_from: None,
+            args_kept: Vec::new(),
+            args_last: Vec::new(),
+            env: BTreeMap::new(),
+            env_secret: Vec::new(),
+            cwd: None,
+            matches: None,
+            after: Vec::new(),
+            prelaunch: Vec::new(),
+            ready: None,
+            health: None,
+            postlaunch: Vec::new(),
+            restart: Restart::default(),
+            on_close: OnClose::default(),
+            backoff: Backoff::default(),
+            on_give_up: OnGiveUp::default(),
+            stop: Stop::default(),
+            log: Log::default(),
+            limits: Limits::default(),
+            actions: BTreeMap::new(),
+            icon: None,
+        }
+    }
+
     /// Calls `visit` with each interpolated string and its field path (`args[2]`, `ready.probe.url`).
     /// `vars` are left out: they are what interpolation reads.
     pub fn each_string(&mut self, visit: &mut dyn FnMut(&str, &mut String)) {

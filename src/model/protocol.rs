@@ -41,6 +41,9 @@ pub struct AppStatus {
     pub memory_bytes: Option<u64>,
     /// The manifest on disk is broken and its last good version is running: the first problem.
     pub stale: Option<String>,
+    /// Its output is not being kept: why, and how many lines were dropped; only in answers.
+    #[serde(default)]
+    pub log_trouble: Option<String>,
     /// Names that `do` takes.
     pub actions: Vec<String>,
 }

@@ -160,8 +160,8 @@ pub fn signal_number(text: &str) -> Result<i32, String> {
         return Ok(*number);
     }
     match name.parse() {
-        Ok(number @ 1..=64) => Ok(number),
-        _ => Err(format!("`{text}` is not a signal: use a name as in \"TERM\" or \"INT\", or a number from 1 to 64")),
+        Ok(number @ 1..=31) => Ok(number),
+        _ => Err(format!("`{text}` is not a signal: use a name as in \"TERM\" or \"INT\", or a number from 1 to 31")),
     }
 }
 

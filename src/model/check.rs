@@ -1,0 +1,225 @@
+//! Check: from the texts of all manifests to apps that nobody has to ask again, and to all that is wrong,
+//! of all files at once, each with its place and the way out.
+//!
+//! Remembers what it made of each text, so that a reload costs what has changed, and each app's last good
+//! version, so that a broken file changes nothing.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use super::app::App;
+use super::manifest::{Manifest, Workspace};
+use super::parse::parse;
+use super::place::Place;
+use super::problem::{Problem, closest};
+use super::resolve;
+use super::source::Source;
+
+/// The manifest that holds what belongs to the session.
+pub const WORKSPACE: &str = "workspace";
+
+/// What the model may know of the machine.
+pub struct Surroundings<'a> {
+    pub env: &'a BTreeMap<String, String>,
+    pub home: &'a str,
+    /// Whether this absolute path is a file we may execute.
+    pub executable: &'a dyn Fn(&str) -> bool,
+}
+
+/// What there is after a check. Only apps without an error are new in it.
+#[derive(Debug, Default, Clone)]
+pub struct Checked {
+    /// By name; of a broken manifest the last good version, if there was one.
+    pub apps: BTreeMap<String, Arc<App>>,
+    /// Apps whose manifest is broken now, with its first error.
+    pub stale: BTreeMap<String, Problem>,
+    pub workspace: Arc<Workspace>,
+    /// All of them, by file and place.
+    pub problems: Vec<Problem>,
+}
+
+#[derive(Default)]
+pub struct Checker {
+    known: BTreeMap<String, Known>,
+    workspace: Arc<Workspace>,
+}
+
+struct Known {
+    /// Of the text and of what it was interpolated with.
+    hash: u64,
+    latest: Option<Arc<App>>,
+    problems: Vec<Problem>,
+    good: Option<Arc<App>>,
+}
+
+impl Checker {
+    /// `sources`: one of each name.
+    pub fn check(&mut self, sources: &[Source], around: &Surroundings<'_>) -> Checked {
+        let mut problems = Vec::new();
+        if let Some(source) = sources.iter().find(|source| source.name == WORKSPACE) {
+            match workspace(source, around) {
+                Ok(workspace) => self.workspace = Arc::new(workspace),
+                Err(found) => problems.extend(found),
+            }
+        } else {
+            self.workspace = Arc::default();
+        }
+        let apps: Vec<&Source> = sources.iter().filter(|source| source.name != WORKSPACE).collect();
+        let session = hash(&format!("{:?}", self.workspace));
+        for source in &apps {
+            self.check_one(source, session, around);
+        }
+        let names: BTreeSet<&str> = apps.iter().map(|source| source.name.as_str()).collect();
+        self.known.retain(|name, _| names.contains(name.as_str()));
+        let together = self.check_together(&apps);
+        self.conclude(problems, together)
+    }
+
+    /// One file by itself, unless nothing that it depends on has changed.
+    fn check_one(&mut self, source: &Source, session: u64, around: &Surroundings<'_>) {
+        let hash = hash(&(session, &source.file, &source.text));
+        // What was doubtful may have been mended without a change of the text: a missing program, say.
+        if self.known.get(&source.name).is_some_and(|known| known.hash == hash && known.problems.is_empty()) {
+            return;
+        }
+        let (latest, problems) = app(source, &self.workspace, around);
+        let good = self.known.remove(&source.name).and_then(|known| known.good);
+        self.known.insert(source.name.clone(), Known { hash, latest: latest.map(Arc::new), problems, good });
+    }
+
+    /// What only shows between apps: names in `after`, circles, two apps that would both take one process.
+    fn check_together(&self, sources: &[&Source]) -> BTreeMap<String, Vec<Problem>> {
+        let latest: BTreeMap<&str, &App> =
+            self.known.iter().filter_map(|(name, known)| Some((name.as_str(), &**known.latest.as_ref()?))).collect();
+        let mut problems: BTreeMap<String, Vec<Problem>> = BTreeMap::new();
+        let mut patterns: BTreeMap<&str, &str> = BTreeMap::new();
+        for source in sources {
+            let Some(app) = latest.get(source.name.as_str()) else { continue };
+            let place = Place::new(source);
+            let mut add = |problem| problems.entry(source.name.clone()).or_default().push(problem);
+            for (i, other) in app.manifest.after.iter().enumerate() {
+                let field = format!("after[{i}]");
+                if !self.known.contains_key(other) {
+                    let names = self.known.keys().map(String::as_str).filter(|name| *name != source.name);
+                    let help = closest(other, names.clone()).map_or_else(
+                        || format!("there are {}", names.collect::<Vec<_>>().join(", ")),
+                        |near| format!("did you mean `{near}`?"),
+                    );
+                    add(place.problem(&field, format!("no app is called `{other}`")).help(help));
+                }
+            }
+            if let Some(circle) = circle(&latest, &source.name) {
+                let message = format!("these wait for each other: {}", circle.join(" -> "));
+                add(place.problem("after", message).help("take one of them out of the circle"));
+            }
+            if let Some(pattern) = app.manifest.matches.as_ref().map(|matches| matches.cmdline.as_str()) {
+                match patterns.get(pattern) {
+                    Some(first) => add(place
+                        .problem("matches.cmdline", format!("`{first}` has the same pattern"))
+                        .help("one process cannot be two apps: make one pattern narrower")),
+                    None => {
+                        patterns.insert(pattern, app.name.as_str());
+                    }
+                }
+            }
+        }
+        problems
+    }
+
+    fn conclude(&mut self, mut problems: Vec<Problem>, mut together: BTreeMap<String, Vec<Problem>>) -> Checked {
+        let mut checked = Checked { workspace: self.workspace.clone(), ..Checked::default() };
+        for (name, known) in &mut self.known {
+            let mut all = known.problems.clone();
+            all.extend(together.remove(name).unwrap_or_default());
+            match all.iter().find(|problem| problem.is_error()) {
+                Some(error) => {
+                    checked.stale.insert(name.clone(), error.clone());
+                }
+                None => known.good.clone_from(&known.latest),
+            }
+            if let Some(good) = &known.good {
+                checked.apps.insert(name.clone(), good.clone());
+            }
+            problems.extend(all);
+        }
+        problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        checked.problems = problems;
+        checked
+    }
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn workspace(source: &Source, around: &Surroundings<'_>) -> Result<Workspace, Vec<Problem>> {
+    let text = text(source)?;
+    let written: Workspace = parse(&source.file, text)?;
+    resolve::workspace(written, &Place::new(source), around)
+}
+
+/// The app, as far as its own file goes, and all that is wrong there.
+fn app(source: &Source, workspace: &Workspace, around: &Surroundings<'_>) -> (Option<App>, Vec<Problem>) {
+    if let Some(problem) = bad_name(source) {
+        return (None, vec![problem]);
+    }
+    let written: Manifest = match text(source).and_then(|text| parse(&source.file, text)) {
+        Ok(written) => written,
+        Err(problems) => return (None, problems),
+    };
+    resolve::app(&source.name, written, workspace, &Place::new(source), around)
+}
+
+fn text(source: &Source) -> Result<&str, Vec<Problem>> {
+    source.text.as_deref().map_err(|why| vec![Problem::whole(&source.file, why.clone())])
+}
+
+/// Names stand in file names, environment variables, metrics and URLs.
+fn bad_name(source: &Source) -> Option<Problem> {
+    let name = &source.name;
+    let letters = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+    if letters && name.len() <= 63 && name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return None;
+    }
+    let message = format!("`{name}` cannot be the name of an app");
+    Some(
+        Problem::whole(&source.file, message)
+            .help("name the file with letters, digits, `.`, `_` and `-`, beginning with a letter or digit, 63 at most"),
+    )
+}
+
+/// The way from an app through `after` back to itself, told once: by the first of its names.
+fn circle(apps: &BTreeMap<&str, &App>, start: &str) -> Option<Vec<String>> {
+    fn walk<'a>(
+        apps: &BTreeMap<&'a str, &'a App>,
+        at: &'a str,
+        path: &mut Vec<&'a str>,
+        seen: &mut BTreeSet<&'a str>,
+    ) -> bool {
+        for next in apps.get(at).into_iter().flat_map(|app| &app.manifest.after) {
+            if *next == path[0] {
+                path.push(path[0]);
+                return true;
+            }
+            if seen.insert(next) {
+                path.push(next);
+                if walk(apps, next, path, seen) {
+                    return true;
+                }
+                path.pop();
+            }
+        }
+        false
+    }
+    let (mut path, mut seen) = (vec![start], BTreeSet::new());
+    let closed = walk(apps, start, &mut path, &mut seen);
+    let told_here = path.iter().min() == Some(&start);
+    (closed && told_here).then(|| path.into_iter().map(String::from).collect())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,300 @@
+//! Manifests good and bad, and the very words a person reads.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::plan::{self, Change};
+use crate::model::problem::Severity;
+
+/// Files by name, checked on a machine that has /usr/bin/web and `tool` on PATH.
+fn check_with(checker: &mut Checker, env: &[(&str, &str)], files: &[(&str, &str)]) -> Checked {
+    let source = |(name, text): &(&str, &str)| Source {
+        name: name.to_string(),
+        file: format!("{name}.ron"),
+        text: Ok(text.to_string()),
+    };
+    let sources: Vec<Source> = files.iter().map(source).collect();
+    let mut env: BTreeMap<String, String> = env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+    env.insert("PATH".into(), "/usr/bin:/bin".into());
+    let executable = |file: &str| ["/usr/bin/web", "/bin/tool"].contains(&file);
+    checker.check(&sources, &Surroundings { env: &env, home: "/home/me", executable: &executable })
+}
+
+fn check(files: &[(&str, &str)]) -> Checked {
+    check_with(&mut Checker::default(), &[], files)
+}
+
+fn said(checked: &Checked) -> Vec<String> {
+    checked.problems.iter().map(ToString::to_string).collect()
+}
+
+fn one(text: &str, env: &[(&str, &str)]) -> App {
+    let checked = check_with(&mut Checker::default(), env, &[("web", text)]);
+    assert!(checked.stale.is_empty(), "{:?}", said(&checked));
+    App::clone(&checked.apps["web"])
+}
+
+#[test]
+fn the_smallest_manifest_is_one_line() {
+    let app = one(r#"App(command: "/usr/bin/web")"#, &[]);
+    assert_eq!((app.argv, app.enabled, app.stop_signal), (vec!["/usr/bin/web".to_string()], true, 15));
+}
+
+#[test]
+fn what_is_wrong_with_a_value_is_said_with_its_place_and_the_way_out() {
+    let table = [
+        (
+            r#"App(command: "nothing")"#,
+            "web.ron:1:14: no program `nothing` on PATH (`command`): install it, or write its absolute path; looked in /usr/bin:/bin",
+        ),
+        (
+            r#"App(command: "./web")"#,
+            "web.ron:1:14: `./web` is relative to no folder (`command`): write an absolute path, or a name on PATH",
+        ),
+        (
+            r#"App(command: "/usr/bin/web", args: ["a", "${X}"])"#,
+            "web.ron:1:43: `X` is not set (`args[1]`): set it, or give a default: `${X:-…}`",
+        ),
+        (
+            r#"App(command: "tool", vars: {"a": "${b}", "b": "${a}"}, args: ["${a}"])"#,
+            "web.ron:1:35: these refer to each other: a -> b -> a (`vars.a`)",
+        ),
+        (
+            r#"App(command: "tool", stop: Stop(signal: "KIL"))"#,
+            "web.ron:1:41: `KIL` is not a signal: use a name as in \"TERM\" or \"INT\", or a number from 1 to 31 (`stop.signal`)",
+        ),
+        (r#"App(command: "tool", matches: Match(cmdline: "(("))"#, "web.ron:1:46: this is not a regex: "),
+        (
+            r#"App(command: "tool", after: ["web"])"#,
+            "web.ron:1:29: these wait for each other: web -> web (`after`): take one of them out of the circle",
+        ),
+        (r#"App(command: "tool", after: ["wep"])"#, "web.ron:1:30: no app is called `wep` (`after[0]`): there are "),
+        (
+            r#"App(command: "tool", backoff: Backoff(factor: 0.5))"#,
+            "web.ron:1:47: a factor of 0.5 cannot make waits longer: use 1.0 to 100.0 (`backoff.factor`)",
+        ),
+        (
+            r#"App(command: "tool", backoff: Backoff(first: "1m", max: "1s"))"#,
+            "web.ron:1:46: the first wait (1m) is longer than `max` (1s) (`backoff.first`)",
+        ),
+        (
+            r#"App(command: "tool", limits: Limits(nice: 40))"#,
+            "web.ron:1:43: 40 is out of range (`limits.nice`): use -20 to 19",
+        ),
+        (
+            r#"App(command: "tool", ready: Ready(probe: Http(url: "https://x")))"#,
+            "web.ron:1:52: `https://x` is not a URL that can be asked (`ready.probe.url`): write \"http://127.0.0.1:9222/path\"; https is not spoken",
+        ),
+        (
+            r#"App(command: "tool", env: {"KASM_VOID_APP": "x"})"#,
+            "web.ron:1:45: `KASM_VOID_APP` is the supervisor's own (`env.KASM_VOID_APP`): ",
+        ),
+        (
+            r#"App(command: "tool", prelaunch: [MakeDir(path: "x")])"#,
+            "web.ron:1:48: `x` is relative to no folder (`prelaunch[0].path`): write an absolute path, or begin it with `~/`",
+        ),
+        (
+            r#"App(command: "tool", log: Log(max_size: "1KiB"))"#,
+            "web.ron:1:41: 1KiB is too little for a log file (`log.max_size`): use \"4KiB\" or more",
+        ),
+    ];
+    for (text, wanted) in table {
+        let checked = check(&[("web", text)]);
+        let lines = said(&checked);
+        assert!(
+            lines.first().is_some_and(|line| line.starts_with(wanted)),
+            "{text}\n  said   {lines:?}\n  wanted {wanted}"
+        );
+        assert!(checked.apps.is_empty() && checked.stale.contains_key("web"), "{text}");
+    }
+}
+
+#[test]
+fn all_problems_of_all_files_are_told_at_once() {
+    let two = r#"App(
+    comand: "tool",
+    restart: Alway,
+    backoff: Backoff(first: "3"),
+)"#;
+    let checked = check(&[
+        ("a", two),
+        ("b", r#"App(command: "nothing", limits: Limits(nice: 99))"#),
+        ("c", r#"App(command: "tool")"#),
+    ]);
+    let places: Vec<(&str, usize)> =
+        checked.problems.iter().map(|problem| (problem.file.as_str(), problem.line)).collect();
+    assert_eq!(places, [("a.ron", 2), ("a.ron", 3), ("a.ron", 4), ("b.ron", 1), ("b.ron", 1)], "{:#?}", said(&checked));
+    assert!(checked.apps.contains_key("c"));
+}
+
+#[test]
+fn a_broken_file_keeps_its_last_good_version_and_the_others_apply() {
+    let mut checker = Checker::default();
+    let good = r#"App(command: "tool")"#;
+    check_with(&mut checker, &[], &[("a", good), ("b", good)]);
+    let checked = check_with(&mut checker, &[], &[("a", "App(command"), ("b", r#"App(command: "/usr/bin/web")"#)]);
+    assert_eq!(checked.apps["a"].argv, ["/bin/tool"]);
+    assert_eq!(checked.apps["b"].argv, ["/usr/bin/web"]);
+    assert_eq!(checked.stale.keys().collect::<Vec<_>>(), ["a"]);
+    let mended = check_with(&mut checker, &[], &[("a", good), ("b", good)]);
+    assert!(mended.stale.is_empty() && mended.problems.is_empty());
+    assert!(check_with(&mut checker, &[], &[("b", good)]).apps.keys().eq(["b"]));
+}
+
+#[test]
+fn a_circle_is_named_once_and_stops_its_apps() {
+    let app = |after: &str| format!(r#"App(command: "tool", after: ["{after}"])"#);
+    let checked = check(&[("a", &app("b")), ("b", &app("c")), ("c", &app("a"))]);
+    assert_eq!(
+        said(&checked),
+        ["a.ron:1:29: these wait for each other: a -> b -> c -> a (`after`): take one of them out of the circle"]
+    );
+}
+
+#[test]
+fn two_apps_with_one_pattern_are_told_apart_by_a_person() {
+    let text = r#"App(command: "tool", matches: Match(cmdline: "^/bin/tool"))"#;
+    let checked = check(&[("a", text), ("b", text)]);
+    assert!(said(&checked)[0].starts_with("b.ron:1:46: `a` has the same pattern"), "{:?}", said(&checked));
+    assert_eq!((checked.apps.len(), checked.stale.len()), (1, 1));
+}
+
+#[test]
+fn a_switch_that_is_neither_on_nor_off_is_reported_and_the_default_holds() {
+    for (value, on, warned) in [("0", false, 0), ("off", false, 0), ("", true, 0), ("Yes", true, 0), ("2", true, 1)] {
+        let text = r#"App(command: "tool", enabled: "${LAUNCH:-1}")"#;
+        let checked = check_with(&mut Checker::default(), &[("LAUNCH", value)], &[("web", text)]);
+        assert_eq!((checked.apps["web"].enabled, checked.problems.len()), (on, warned), "{value:?}");
+    }
+    assert!(!one(r#"App(command: "tool", enabled: false)"#, &[]).enabled);
+}
+
+const BROWSER: &str = r#"App(
+    command: "tool",
+    vars: { "profile": "${CLOAK_USER_DATA_DIR:-~/.config/cloak}" },
+    args: ["--no-sandbox", "--user-data-dir=${profile}", "--port", "9222"],
+    args_from: "CLOAK_APP_ARGS",
+    args_kept: ["--user-data-dir", "--port"],
+    args_last: ["${START_URL:-https://kbve.com}"],
+)"#;
+
+#[test]
+fn an_override_replaces_the_arguments_and_loses_no_flag_that_must_stay() {
+    let default = one(BROWSER, &[]);
+    assert_eq!(
+        default.argv[1..],
+        ["--no-sandbox", "--user-data-dir=/home/me/.config/cloak", "--port", "9222", "https://kbve.com"]
+    );
+    assert_eq!(one(BROWSER, &[("CLOAK_APP_ARGS", ""), ("START_URL", "")]).argv, default.argv);
+    let env = [("CLOAK_APP_ARGS", r#"--user-agent="Mozilla 5" --port=1"#)];
+    let checked = check_with(&mut Checker::default(), &env, &[("web", BROWSER)]);
+    assert_eq!(
+        checked.apps["web"].argv[1..],
+        ["--user-agent=Mozilla 5", "--port=1", "--user-data-dir=/home/me/.config/cloak", "https://kbve.com"]
+    );
+    assert_eq!(
+        said(&checked),
+        ["web.ron:6:16: `CLOAK_APP_ARGS` does not set --user-data-dir (`args_kept`): taken from `args`"]
+    );
+    let unclosed = [("CLOAK_APP_ARGS", "--a 'b")];
+    let checked = check_with(&mut Checker::default(), &unclosed, &[("web", BROWSER)]);
+    assert_eq!(checked.apps["web"].argv, default.argv);
+    assert_eq!(checked.problems[0].severity, Severity::Warning);
+}
+
+#[test]
+fn secrets_are_hidden_from_every_app_that_does_not_name_them() {
+    let workspace = r#"Workspace(env: {"LANG": "C"}, env_hidden: ["TOKEN", "VNC_PW"])"#;
+    let files = [
+        ("workspace", workspace),
+        ("a", r#"App(command: "tool")"#),
+        ("b", r#"App(command: "tool", env_secret: ["TOKEN"])"#),
+    ];
+    let checked = check(&files);
+    let hidden = |name: &str| checked.apps[name].env_hidden.iter().cloned().collect::<Vec<_>>();
+    assert_eq!((hidden("a"), hidden("b")), (vec!["TOKEN".to_string(), "VNC_PW".into()], vec!["VNC_PW".to_string()]));
+    assert_eq!(checked.apps["a"].env["LANG"], "C");
+}
+
+#[test]
+fn a_missing_absolute_program_is_a_warning_and_none_for_a_disabled_app() {
+    let checked = check(&[("web", r#"App(command: "/opt/none")"#)]);
+    assert!(checked.stale.is_empty() && checked.problems[0].severity == Severity::Warning);
+    assert!(check(&[("web", r#"App(command: "/opt/none", enabled: false)"#)]).problems.is_empty());
+}
+
+#[test]
+fn bad_texts_are_refused_whole() {
+    let deep = format!("App(command: {})", "(".repeat(10_000));
+    let large = " ".repeat(50 << 20);
+    for (text, wanted) in
+        [(deep.as_str(), "nested too deeply"), (&large, "bytes long"), ("", "a value is missing"), ("\0\0", "web.ron")]
+    {
+        let lines = said(&check(&[("web", text)]));
+        assert!(lines[0].contains(wanted), "{lines:?}");
+    }
+    let unnamed = check(&[("we b", r#"App(command: "tool")"#)]);
+    assert!(said(&unnamed)[0].starts_with("we b.ron: `we b` cannot be the name of an app"), "{:?}", said(&unnamed));
+}
+
+#[test]
+fn comments_order_and_form_change_nothing() {
+    let a = one(r#"App(command: "tool", args: ["a"], restart: Always, env: {"A": "1", "B": "2"})"#, &[]);
+    let b = one("// why\nApp(env: {\"B\":\"2\",\"A\":\"1\"},\n  args: [\"${X:-a}\",], command: \"tool\")", &[]);
+    assert_eq!(plan::change(&a, &b), Change::None);
+}
+
+#[test]
+fn each_change_takes_effect_as_the_table_of_fields_says() {
+    let base = r#"App(command: "tool")"#;
+    let table = [
+        (r#"App(command: "/usr/bin/web")"#, Change::Restart(vec!["command"])),
+        (r#"App(command: "tool", args: ["a"], about: "x")"#, Change::Restart(vec!["args"])),
+        (r#"App(command: "tool", backoff: Backoff(first: "9s"))"#, Change::Live(vec!["backoff"])),
+        (r#"App(command: "tool", about: "x", stop: Stop(signal: "INT"))"#, Change::Live(vec!["about", "stop"])),
+        (r#"App(command: "tool", prelaunch: [MakeDir(path: "/x")], about: "x")"#, Change::NextStart(vec!["prelaunch"])),
+        (r#"App(command: "tool", limits: Limits(max_rss: "1GiB"))"#, Change::Live(vec!["limits.max_rss"])),
+        (r#"App(command: "tool", limits: Limits(nice: 1))"#, Change::Restart(vec!["limits"])),
+    ];
+    for (text, wanted) in table {
+        assert_eq!(plan::change(&one(base, &[]), &one(text, &[])), wanted, "{text}");
+    }
+}
+
+#[test]
+fn a_plan_reads_like_a_plan() {
+    let mut checker = Checker::default();
+    let before = check_with(
+        &mut checker,
+        &[],
+        &[
+            ("a", r#"App(command: "tool")"#),
+            ("b", r#"App(command: "tool")"#),
+            ("c", r#"App(command: "tool")"#),
+            ("d", r#"App(command: "tool")"#),
+        ],
+    );
+    let files = [
+        ("a", r#"App(command: "tool", args: ["x"])"#),
+        ("b", r#"App(command: "tool", backoff: Backoff(first: "2s"))"#),
+        ("d", r#"App(command: "tool")"#),
+        ("e", r#"App(command: "tool")"#),
+        ("f", "App("),
+    ];
+    let after = check_with(&mut checker, &[], &files);
+    let report = plan::report(&before.apps, &after);
+    let lines: Vec<String> =
+        report.steps.iter().map(|step| format!("{} {} {}", step.sign, step.app, step.text)).collect();
+    assert_eq!(lines[..4], ["~ a restart (args changed)", "· b live (backoff)", "- c stop", "+ e start"]);
+    assert!(lines[4].starts_with("! f broken, not applied: f.ron:1:"), "{}", lines[4]);
+    assert_eq!(report.unchanged, 1);
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "(App\\()?[a-z_]{0,8}[:( ]{0,3}[\"a-z${}\\[\\](),:0-9é\\n]{0,60}\\)?") {
+        check(&[("web", &text)]);
+    }
+}

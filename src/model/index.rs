@@ -1,0 +1,494 @@
+//! Index of a RON text: which bytes each field stands at. RON's own errors say where; problems found after
+//! parsing, by meaning, need this to point at the line. Accepts whatever ron accepts and never judges a
+//! value; the one thing it knows better is a map key written twice, which ron takes without a word.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+/// Deeper nesting than this is refused; ron's own limit is lower.
+const DEPTH: usize = 256;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// As in `prelaunch[2].timeout`; map keys count as fields. Names of structs and variants do not show.
+    pub path: String,
+    /// The field's name or the map's key; empty range for elements of lists.
+    pub key: Range<usize>,
+    pub value: Range<usize>,
+    /// The value of a string without escapes begins this many bytes into `value`; 0 for anything else.
+    pub plain: usize,
+}
+
+impl Entry {
+    /// From the key to the end of the value.
+    pub fn whole(&self) -> Range<usize> {
+        if self.key.is_empty() { self.value.clone() } else { self.key.start..self.value.end }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Index {
+    /// A parent stands behind its children.
+    entries: Vec<Entry>,
+    /// Second and later keys of the same name in one map.
+    pub doubled: Vec<Range<usize>>,
+}
+
+/// What the index could not read, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    pub at: usize,
+    pub what: &'static str,
+}
+
+impl Index {
+    pub fn of(text: &str) -> Result<Index, Unreadable> {
+        let mut reader = Reader { text, at: 0, depth: 0, index: Index::default() };
+        reader.attributes()?;
+        reader.value("")?;
+        reader.space()?;
+        match reader.at == text.len() {
+            true => Ok(reader.index),
+            false => Err(reader.error("something follows the end of the value")),
+        }
+    }
+
+    pub fn find(&self, path: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.path == path)
+    }
+
+    /// The entry itself, or the closest one above it that is written down.
+    pub fn closest(&self, path: &str) -> Option<&Entry> {
+        let mut path = path;
+        loop {
+            if let Some(entry) = self.find(path) {
+                return Some(entry);
+            }
+            path = &path[..path.rfind(['.', '['])?];
+        }
+    }
+
+    /// The innermost field around a byte.
+    pub fn around(&self, at: usize) -> Option<&Entry> {
+        let holds = |entry: &&Entry| entry.whole().start <= at && at <= entry.whole().end;
+        self.entries.iter().filter(holds).min_by_key(|entry| entry.whole().len())
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+    depth: usize,
+    index: Index,
+}
+
+type Read<T = ()> = Result<T, Unreadable>;
+
+impl<'a> Reader<'a> {
+    fn error(&self, what: &'static str) -> Unreadable {
+        Unreadable { at: self.at, what }
+    }
+
+    fn rest(&self) -> &'a str {
+        &self.text[self.at..]
+    }
+
+    fn peek(&self) -> Option<char> {
+        self.rest().chars().next()
+    }
+
+    fn take(&mut self, token: &str) -> bool {
+        let taken = self.rest().starts_with(token);
+        if taken {
+            self.at += token.len();
+        }
+        taken
+    }
+
+    fn take_while(&mut self, wanted: impl Fn(char) -> bool) -> &'a str {
+        let rest = self.rest();
+        let end = rest.find(|c| !wanted(c)).unwrap_or(rest.len());
+        self.at += end;
+        &rest[..end]
+    }
+
+    /// White space and comments; block comments nest.
+    fn space(&mut self) -> Read {
+        loop {
+            self.take_while(|c| c.is_whitespace() || matches!(c, '\u{200e}' | '\u{200f}'));
+            if self.take("//") {
+                self.take_while(|c| c != '\n');
+            } else if self.take("/*") {
+                self.block_comment()?;
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    fn block_comment(&mut self) -> Read {
+        let mut open = 1;
+        while open > 0 {
+            if self.take("/*") {
+                open += 1;
+            } else if self.take("*/") {
+                open -= 1;
+            } else {
+                self.at += self.peek().ok_or_else(|| self.error("a comment is not closed"))?.len_utf8();
+            }
+        }
+        Ok(())
+    }
+
+    /// `#![enable(…)]`
+    fn attributes(&mut self) -> Read {
+        self.space()?;
+        while self.take("#") {
+            let rest = self.rest();
+            let end = rest.find(']').ok_or_else(|| self.error("an attribute is not closed"))?;
+            self.at += end + 1;
+            self.space()?;
+        }
+        Ok(())
+    }
+
+    /// Any value; its children are indexed below `path`. The number of bytes before the text of a string
+    /// without escapes, else 0.
+    fn value(&mut self, path: &str) -> Read<usize> {
+        self.space()?;
+        match self.peek().ok_or_else(|| self.error("a value is missing"))? {
+            '(' => self.nested(path, Self::parenthesis).map(|()| 0),
+            '[' => self.nested(path, Self::list).map(|()| 0),
+            '{' => self.nested(path, Self::map).map(|()| 0),
+            '"' => self.string(),
+            '\'' => self.character(),
+            c if c.is_ascii_digit() || matches!(c, '+' | '-' | '.') => self.number().map(|()| 0),
+            c if c == '_' || c.is_alphabetic() => self.named(path),
+            _ => Err(self.error("this begins no value")),
+        }
+    }
+
+    fn nested(&mut self, path: &str, read: fn(&mut Self, &str) -> Read) -> Read {
+        self.depth += 1;
+        if self.depth > DEPTH {
+            return Err(self.error("this is nested too deeply"));
+        }
+        self.at += 1;
+        read(self, path)?;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    /// A name with what it holds, or a string or character with a prefix.
+    fn named(&mut self, path: &str) -> Read<usize> {
+        let prefixed = |marks: &[&str]| marks.iter().any(|mark| self.rest().starts_with(mark));
+        if prefixed(&["r\"", "r#\"", "r##", "br\"", "br#"]) {
+            return self.raw_string();
+        }
+        if prefixed(&["b\"", "b'"]) {
+            self.at += 1;
+            if self.peek() == Some('"') {
+                self.string()?
+            } else {
+                self.character()?
+            };
+            return Ok(0);
+        }
+        self.identifier();
+        let end = self.at;
+        self.space()?;
+        if self.peek() == Some('(') {
+            self.nested(path, Self::parenthesis)?;
+        } else {
+            self.at = end;
+        }
+        Ok(0)
+    }
+
+    fn identifier(&mut self) {
+        self.take("r#");
+        self.take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '+' | '-'));
+    }
+
+    /// Behind `(`: fields with names, elements, or nothing.
+    fn parenthesis(&mut self, path: &str) -> Read {
+        let mut position = 0;
+        let first = self.index.entries.len();
+        loop {
+            self.space()?;
+            if self.take(")") {
+                break;
+            }
+            match self.field_name()? {
+                Some(key) => {
+                    let name = self.text[key.clone()].trim_start_matches("r#").to_string();
+                    let path = if path.is_empty() { name } else { format!("{path}.{name}") };
+                    self.entry(path, key)?;
+                }
+                None => self.entry(format!("{path}[{position}]"), 0..0)?,
+            }
+            position += 1;
+            self.separator(')')?;
+        }
+        // A variant around one value, as in `Some(…)`, is not a level of its own.
+        let alone = format!("{path}[0]");
+        if position == 1 && self.index.entries[first..].iter().any(|entry| entry.path == alone) {
+            self.index.entries.retain(|entry| entry.path != alone);
+            for entry in &mut self.index.entries[first..] {
+                if let Some(below) = entry.path.strip_prefix(&alone) {
+                    let below = if path.is_empty() { below.trim_start_matches('.') } else { below };
+                    entry.path = format!("{path}{below}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `name :` ahead. Anything else is left where it is.
+    fn field_name(&mut self) -> Read<Option<Range<usize>>> {
+        let start = self.at;
+        if self.peek().is_some_and(|c| c == '_' || c.is_alphabetic()) {
+            self.identifier();
+            let end = self.at;
+            self.space()?;
+            if self.take(":") {
+                return Ok(Some(start..end));
+            }
+        }
+        self.at = start;
+        Ok(None)
+    }
+
+    fn list(&mut self, path: &str) -> Read {
+        let mut position = 0;
+        loop {
+            self.space()?;
+            if self.take("]") {
+                return Ok(());
+            }
+            self.entry(format!("{path}[{position}]"), 0..0)?;
+            position += 1;
+            self.separator(']')?;
+        }
+    }
+
+    fn map(&mut self, path: &str) -> Read {
+        let mut seen = HashSet::new();
+        loop {
+            self.space()?;
+            if self.take("}") {
+                return Ok(());
+            }
+            let start = self.at;
+            let before = self.index.entries.len();
+            self.value("")?;
+            self.index.entries.truncate(before);
+            let key = start..self.at;
+            let written = &self.text[key.clone()];
+            let name = written.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(written);
+            if !seen.insert(name) {
+                self.index.doubled.push(key.clone());
+            }
+            self.space()?;
+            if !self.take(":") {
+                return Err(self.error("a `:` is missing behind a key"));
+            }
+            let path = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+            self.entry(path, key)?;
+            self.separator('}')?;
+        }
+    }
+
+    fn entry(&mut self, path: String, key: Range<usize>) -> Read {
+        self.space()?;
+        let start = self.at;
+        let plain = self.value(&path)?;
+        self.index.entries.push(Entry { path, key, value: start..self.at, plain });
+        Ok(())
+    }
+
+    fn separator(&mut self, close: char) -> Read {
+        self.space()?;
+        match self.take(",") || self.peek() == Some(close) {
+            true => Ok(()),
+            false if self.rest().is_empty() => Err(self.error("the text ends before a bracket is closed")),
+            false => Err(self.error("a `,` is missing")),
+        }
+    }
+
+    /// From its first quote.
+    fn string(&mut self) -> Read<usize> {
+        self.at += 1;
+        let mut plain = 1;
+        loop {
+            match self.peek().ok_or_else(|| self.error("a string is not closed"))? {
+                '"' => break,
+                '\\' => {
+                    plain = 0;
+                    self.at += 1;
+                    self.at += self.peek().map_or(0, char::len_utf8);
+                }
+                c => self.at += c.len_utf8(),
+            }
+        }
+        self.at += 1;
+        Ok(plain)
+    }
+
+    fn raw_string(&mut self) -> Read<usize> {
+        let start = self.at;
+        self.take("b");
+        self.take("r");
+        let hashes = self.take_while(|c| c == '#');
+        if !self.take("\"") {
+            // An identifier such as `r#type`.
+            self.at = start;
+            self.identifier();
+            return Ok(0);
+        }
+        let plain = self.at - start;
+        let end = format!("\"{hashes}");
+        let length = self.rest().find(&end).ok_or_else(|| self.error("a raw string is not closed"))?;
+        self.at += length + end.len();
+        Ok(plain)
+    }
+
+    fn character(&mut self) -> Read<usize> {
+        self.at += 1;
+        loop {
+            match self.peek().ok_or_else(|| self.error("a character is not closed"))? {
+                '\\' => {
+                    self.at += 1;
+                    self.at += self.peek().map_or(0, char::len_utf8);
+                }
+                '\'' if !self.rest().starts_with("''") => break,
+                c => self.at += c.len_utf8(),
+            }
+        }
+        self.at += 1;
+        Ok(0)
+    }
+
+    fn number(&mut self) -> Read {
+        self.take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '+' | '-'));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::manifest::Manifest;
+    use proptest::prelude::*;
+
+    fn value_of<'a>(text: &'a str, path: &str) -> &'a str {
+        let index = Index::of(text).unwrap();
+        &text[index.find(path).unwrap_or_else(|| panic!("no {path} in {index:?}")).value.clone()]
+    }
+
+    const TEXT: &str = r##"#![enable(implicit_some)]
+        // a comment with "quotes" and ( parentheses
+        App(
+            command: "/usr/bin/x", /* nested /* comment */ here */
+            args: ["--a", r#"raw " one"#, "esc\"aped"],
+            env: { "LANG": "en", "A": "B" },
+            prelaunch: [WaitFor(what: Tcp(address: "h:1"), timeout: "3s"), MakeDir(path: "x")],
+            matches: Some((cmdline: "^x")),
+            backoff: Backoff(factor: 2.0, give_up: After(times: 3, within: "1m")),
+        )"##;
+
+    #[test]
+    fn every_field_is_found_by_its_path() {
+        assert_eq!(value_of(TEXT, "command"), "\"/usr/bin/x\"");
+        assert_eq!(value_of(TEXT, "args[1]"), r##"r#"raw " one"#"##);
+        assert_eq!(value_of(TEXT, "env.LANG"), "\"en\"");
+        assert_eq!(value_of(TEXT, "prelaunch[0].timeout"), "\"3s\"");
+        assert_eq!(value_of(TEXT, "prelaunch[0].what.address"), "\"h:1\"");
+        assert_eq!(value_of(TEXT, "matches.cmdline"), "\"^x\"");
+        assert_eq!(value_of(TEXT, "backoff.give_up.times"), "3");
+    }
+
+    #[test]
+    fn a_missing_field_is_placed_at_its_parent() {
+        let index = Index::of(TEXT).unwrap();
+        assert_eq!(index.closest("backoff.give_up.nothing.here").unwrap().path, "backoff.give_up");
+        assert_eq!(index.closest("prelaunch[7].path").unwrap().path, "prelaunch");
+        assert!(index.closest("unheard_of").is_none());
+    }
+
+    #[test]
+    fn a_key_written_twice_is_noticed() {
+        let text = r#"App(command: "x", env: {"A": "1", "B": "2", "A": "3"})"#;
+        let index = Index::of(text).unwrap();
+        assert_eq!(index.doubled.len(), 1);
+        assert_eq!(index.doubled[0].start, text.rfind("\"A\"").unwrap());
+    }
+
+    #[test]
+    fn ten_thousand_parentheses_are_refused_not_followed() {
+        let deep = "(".repeat(10_000);
+        assert_eq!(Index::of(&deep).unwrap_err().what, "this is nested too deeply");
+    }
+
+    /// RON as people and generators write it.
+    fn any_ron() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("true".to_string()),
+            Just("None".to_string()),
+            Just("()".to_string()),
+            Just("'x'".to_string()),
+            Just("'\\''".to_string()),
+            Just("'''".to_string()),
+            Just("b'x'".to_string()),
+            Just("b\"bytes\"".to_string()),
+            Just("inf".to_string()),
+            Just("-NaN".to_string()),
+            Just("1_000u32".to_string()),
+            Just("0xFF".to_string()),
+            any::<f64>().prop_map(|number| format!("{number:?}")),
+            any::<i64>().prop_map(|number| number.to_string()),
+            ".*".prop_map(|text| format!("{text:?}")),
+            "[^\"#]*".prop_map(|text| format!("r#\"{text}\"#")),
+        ];
+        let space = prop_oneof![Just(""), Just(" "), Just("\n"), Just("/* c /* d */ */"), Just("// e\n")];
+        leaf.prop_recursive(4, 40, 5, move |inner| {
+            let space = space.clone();
+            let items = proptest::collection::vec((inner.clone(), space.clone()), 0..5);
+            prop_oneof![
+                items.clone().prop_map(|items| format!(
+                    "[{}]",
+                    items.iter().map(|(i, s)| format!("{s}{i}{s},")).collect::<String>()
+                )),
+                items.clone().prop_map(|items| format!(
+                    "Name({})",
+                    items.iter().enumerate().map(|(n, (i, s))| format!("f{n}{s}:{s}{i},")).collect::<String>()
+                )),
+                items.clone().prop_map(|items| format!(
+                    "({})",
+                    items.iter().map(|(i, s)| format!("{i}{s},")).collect::<String>()
+                )),
+                items.prop_map(|items| format!(
+                    "{{{}}}",
+                    items.iter().enumerate().map(|(n, (i, s))| format!("\"k{n}\"{s}:{i},")).collect::<String>()
+                )),
+                inner.prop_map(|inner| format!("Some({inner})")),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_ron_accepts_is_indexed(text in any_ron()) {
+            if ron::from_str::<ron::Value>(&text).is_ok() {
+                prop_assert!(Index::of(&text).is_ok(), "{text}: {:?}", Index::of(&text));
+            }
+        }
+
+        #[test]
+        fn nothing_makes_it_panic(text in "[\\x20-\\x7e\\n\\\\\"'(){}\\[\\]:,#é]{0,60}") {
+            if Index::of(&text).is_err() {
+                prop_assert!(ron::from_str::<Manifest>(&text).is_err());
+            }
+        }
+    }
+}

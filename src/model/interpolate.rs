@@ -1,0 +1,204 @@
+//! Interpolation: `${VAR}`, `${VAR:-default}`, `${VAR-default}`, `${VAR:+text}`, `${VAR:?message}`, `$$`, and `~` for
+//! the home folder at the beginning of a text or of a default. As in sh: with the colon, empty counts as unset; defaults may nest.
+//! A `$` before anything else stands for itself, so that regexes need no care.
+
+use std::ops::Range;
+
+/// What could not be interpolated, and where in the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    pub span: Range<usize>,
+    pub message: String,
+    pub help: String,
+}
+
+/// Deeper nesting of defaults is refused.
+const DEPTH: usize = 16;
+
+/// The text with everything filled in. `look_up` gives a variable's value; its error is a message.
+pub fn interpolate(
+    text: &str,
+    home: &str,
+    look_up: &mut dyn FnMut(&str) -> Result<Option<String>, String>,
+) -> Result<String, Failed> {
+    Reader { text, at: 0, home: home.trim_end_matches('/'), look_up }.until_end(false, 0)
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+    home: &'a str,
+    look_up: &'a mut dyn FnMut(&str) -> Result<Option<String>, String>,
+}
+
+/// What follows the name in `${NAME…}`.
+enum Form {
+    Value,
+    Default { colon: bool },
+    Alternative { colon: bool },
+    Required,
+}
+
+impl Reader<'_> {
+    fn rest(&self) -> &str {
+        &self.text[self.at..]
+    }
+
+    fn failed(&self, from: usize, message: impl Into<String>, help: impl Into<String>) -> Failed {
+        Failed { span: from..self.at.max(from + 1).min(self.text.len()), message: message.into(), help: help.into() }
+    }
+
+    /// Up to the end of the text, or of the braces around it.
+    fn until_end(&mut self, in_braces: bool, depth: usize) -> Result<String, Failed> {
+        let mut out = String::new();
+        if let Some(behind) = self.rest().strip_prefix('~')
+            && (behind.is_empty() || behind.starts_with('/') || in_braces && behind.starts_with('}'))
+        {
+            self.at += 1;
+            out.push_str(self.home);
+        }
+        while let Some(c) = self.rest().chars().next() {
+            if in_braces && c == '}' {
+                break;
+            }
+            if self.rest().starts_with("$$") {
+                out.push('$');
+                self.at += 2;
+            } else if self.rest().starts_with("${") {
+                out.push_str(&self.reference(depth)?);
+            } else {
+                out.push(c);
+                self.at += c.len_utf8();
+            }
+        }
+        Ok(out)
+    }
+
+    /// At `${`.
+    fn reference(&mut self, depth: usize) -> Result<String, Failed> {
+        let start = self.at;
+        if depth > DEPTH {
+            return Err(self.failed(start, "defaults are nested too deeply", ""));
+        }
+        self.at += 2;
+        let length = self.rest().find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(self.rest().len());
+        let name = self.rest()[..length].to_string();
+        self.at += length;
+        if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+            return Err(self.failed(start, "a variable's name is missing behind `${`", "write `$$` for a dollar sign"));
+        }
+        let form = self.form(start)?;
+        let word = match form {
+            Form::Value => String::new(),
+            _ => self.until_end(true, depth + 1)?,
+        };
+        if !self.rest().starts_with('}') {
+            return Err(self.failed(start, "`${` is not closed", "a `}` is missing"));
+        }
+        self.at += 1;
+        let value = (self.look_up)(&name).map_err(|message| self.failed(start, message, ""))?;
+        let full = |value: &String| !value.is_empty();
+        match form {
+            Form::Value => value.ok_or_else(|| {
+                let help = format!("set it, or give a default: `${{{name}:-…}}`");
+                self.failed(start, format!("`{name}` is not set"), help)
+            }),
+            Form::Default { colon } => Ok(value.filter(|value| !colon || full(value)).unwrap_or(word)),
+            Form::Alternative { colon } => {
+                Ok(value.filter(|value| !colon || full(value)).map(|_| word).unwrap_or_default())
+            }
+            Form::Required => value.filter(full).ok_or_else(|| {
+                let message = if word.is_empty() { "it must be set".into() } else { word.clone() };
+                self.failed(start, format!("`{name}`: {message}"), "set it in the supervisor's environment")
+            }),
+        }
+    }
+
+    fn form(&mut self, start: usize) -> Result<Form, Failed> {
+        if self.rest().is_empty() || self.rest().starts_with('}') {
+            return Ok(Form::Value);
+        }
+        let (sign, form) = match self.rest().as_bytes() {
+            [b':', b'-', ..] => (":-", Form::Default { colon: true }),
+            [b':', b'+', ..] => (":+", Form::Alternative { colon: true }),
+            [b':', b'?', ..] => (":?", Form::Required),
+            [b'-', ..] => ("-", Form::Default { colon: false }),
+            [b'+', ..] => ("+", Form::Alternative { colon: false }),
+            _ => {
+                let help = "it takes `${VAR}`, `${VAR:-default}`, `${VAR:+text}` or `${VAR:?message}`";
+                return Err(self.failed(start, "this is not understood in `${…}`", help));
+            }
+        };
+        self.at += sign.len();
+        Ok(form)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn filled(text: &str) -> Result<String, String> {
+        let mut look_up = |name: &str| {
+            Ok(match name {
+                "NAME" => Some("value".to_string()),
+                "EMPTY" => Some(String::new()),
+                _ => None,
+            })
+        };
+        interpolate(text, "/home/me/", &mut look_up)
+            .map_err(|failed| format!("{} at {:?}", failed.message, failed.span))
+    }
+
+    #[test]
+    fn every_form_does_what_sh_does() {
+        let table = [
+            ("a ${NAME} b", "a value b"),
+            ("${EMPTY}", ""),
+            ("${EMPTY:-d}", "d"),
+            ("${EMPTY-d}", ""),
+            ("${UNSET-d}", "d"),
+            ("${UNSET:-${NAME}/x}", "value/x"),
+            ("${UNSET:-${OTHER:-${NAME}}}", "value"),
+            ("${NAME:+0}", "0"),
+            ("${UNSET:+0}", ""),
+            ("${NAME:?gone}", "value"),
+            ("$$NAME $$${NAME}", "$NAME $value"),
+            ("^a$|b$", "^a$|b$"),
+            ("~/x", "/home/me/x"),
+            ("~", "/home/me"),
+            ("~other/x ~/y", "~other/x ~/y"),
+            ("--dir=${UNSET:-~/x}", "--dir=/home/me/x"),
+            ("${UNSET:-a b:c}", "a b:c"),
+        ];
+        for (text, wanted) in table {
+            assert_eq!(filled(text).as_deref(), Ok(wanted), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_filled_in_is_pointed_at() {
+        let table = [
+            ("x ${UNSET} y", "`UNSET` is not set at 2..10"),
+            ("${UNSET:?no home}", "`UNSET`: no home at 0..17"),
+            ("${EMPTY:?}", "`EMPTY`: it must be set at 0..10"),
+            ("${NAME", "`${` is not closed at 0..6"),
+            ("${}", "a variable's name is missing behind `${` at 0..2"),
+            ("${NAME%x}", "this is not understood in `${…}` at 0..6"),
+        ];
+        for (text, wanted) in table {
+            assert_eq!(filled(text), Err(wanted.to_string()), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic_and_plain_text_stays(text in "[a-z${}:?+~é -]{0,30}") {
+            let result = filled(&text);
+            if !text.contains('$') && !text.starts_with('~') {
+                prop_assert_eq!(result, Ok(text));
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Metrics: a snapshot as OpenMetrics text. Owns the metrics' names and help; measures nothing itself.
+
+use std::fmt::Error;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::protocol::{AppStatus, Snapshot, StateName};
+
+/// Prometheus fails a scrape that does not say what it is.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics of one moment, ordered by app.
+pub fn text(snapshot: &Snapshot) -> String {
+    let mut registry = Registry::with_prefix("kasm_void");
+    registry.register_collector(Box::new(Moment(snapshot.clone())));
+    let mut text = String::new();
+    // Writing into a string fails only when a collector does, and ours only passes on the string's answer.
+    let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+    text
+}
+
+#[derive(Debug)]
+struct Moment(Snapshot);
+
+impl Collector for Moment {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
+        let apps = &self.0.apps;
+        let encoder = &mut encoder;
+        encoder
+            .encode_descriptor("build", "The supervisor that answers", None, MetricType::Info)?
+            .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
+        let problems =
+            encoder.encode_descriptor("manifest_problems", "Problems found in the manifests", None, MetricType::Gauge);
+        problems?.encode_gauge(&(self.0.problems.len() as i64))?;
+        let draining =
+            encoder.encode_descriptor("draining", "1 while everything is being stopped", None, MetricType::Gauge);
+        draining?.encode_gauge(&i64::from(self.0.draining))?;
+
+        gauge(encoder, apps, ("app_up", "1 while the app is running and ready", None), |app| {
+            Some(i64::from(app.state == StateName::Running))
+        })?;
+        states(encoder, apps)?;
+        let stale = ("app_stale", "1 while the manifest is broken and its last good version in use", None);
+        gauge(encoder, apps, stale, |app| Some(i64::from(app.stale.is_some())))?;
+        let uptime = ("app_uptime", "Time since the app became ready", Some(Unit::Seconds));
+        gauge(encoder, apps, uptime, |app| app.uptime_ms.map(|ms| ms as f64 / 1e3))?;
+        let memory = ("app_memory", "Resident memory of the app", Some(Unit::Bytes));
+        gauge(encoder, apps, memory, |app| app.memory_bytes.map(|bytes| bytes as i64))?;
+        starts(encoder, apps)
+    }
+}
+
+fn app_label(app: &AppStatus) -> [(&'static str, &str); 1] {
+    [("app", &app.name)]
+}
+
+fn gauge<V: EncodeGaugeValue>(
+    encoder: &mut DescriptorEncoder,
+    apps: &[AppStatus],
+    (name, help, unit): (&str, &str, Option<Unit>),
+    value: impl Fn(&AppStatus) -> Option<V>,
+) -> Result<(), Error> {
+    let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+    for app in apps {
+        if let Some(value) = value(app) {
+            family.encode_family(&app_label(app))?.encode_gauge(&value)?;
+        }
+    }
+    Ok(())
+}
+
+const STATES: [StateName; 7] = [
+    StateName::Stopped,
+    StateName::Starting,
+    StateName::Running,
+    StateName::Crashed,
+    StateName::Backoff,
+    StateName::Stopping,
+    StateName::GaveUp,
+];
+
+/// One series for each state, 1 for the one the app is in: so a graph shows changes without gaps.
+fn states(encoder: &mut DescriptorEncoder, apps: &[AppStatus]) -> Result<(), Error> {
+    let mut family =
+        encoder.encode_descriptor("app_state", "1 for the state the app is in", None, MetricType::Gauge)?;
+    for app in apps {
+        for state in STATES {
+            let labels = [("app", app.name.clone()), ("state", state.to_string())];
+            family.encode_family(&labels)?.encode_gauge(&i64::from(app.state == state))?;
+        }
+    }
+    Ok(())
+}
+
+fn starts(encoder: &mut DescriptorEncoder, apps: &[AppStatus]) -> Result<(), Error> {
+    let help = "Starts that followed an exit nobody asked for";
+    let mut family = encoder.encode_descriptor("app_restarts", help, None, MetricType::Counter)?;
+    for app in apps {
+        family.encode_family(&app_label(app))?.encode_counter::<[(&str, &str); 0], _, u64>(&app.restarts, None)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(name: &str, state: StateName) -> AppStatus {
+        AppStatus {
+            name: name.into(),
+            about: String::new(),
+            state,
+            detail: String::new(),
+            pid: None,
+            adopted: false,
+            run: 1,
+            uptime_ms: None,
+            restarts: 2,
+            last_exit: None,
+            next_retry_ms: None,
+            memory_bytes: None,
+            stale: None,
+            log_trouble: None,
+            actions: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_reads_as_open_metrics() {
+        let running = AppStatus { uptime_ms: Some(1500), memory_bytes: Some(4096), ..app("a", StateName::Running) };
+        let apps = vec![running, app("b", StateName::GaveUp)];
+        let text = text(&Snapshot { apps, problems: vec!["x".into()], draining: false });
+        for line in [
+            concat!("kasm_void_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            "# TYPE kasm_void_app_restarts counter",
+            "kasm_void_app_restarts_total{app=\"a\"} 2",
+            "kasm_void_app_up{app=\"a\"} 1",
+            "kasm_void_app_up{app=\"b\"} 0",
+            "kasm_void_app_state{app=\"b\",state=\"GaveUp\"} 1",
+            "kasm_void_app_state{app=\"b\",state=\"Running\"} 0",
+            "# UNIT kasm_void_app_uptime_seconds seconds",
+            "kasm_void_app_uptime_seconds{app=\"a\"} 1.5",
+            "kasm_void_app_memory_bytes{app=\"a\"} 4096",
+            "kasm_void_manifest_problems 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+        }
+        assert!(!text.contains("uptime_seconds{app=\"b\"}"), "an app that is down has no uptime:\n{text}");
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn no_name_can_forge_a_metric() {
+        let apps = vec![app("a\"} 1\nforged 1\n#\\", StateName::Running)];
+        let text = text(&Snapshot { apps, ..Snapshot::default() });
+        assert!(!text.lines().any(|line| line.starts_with("forged")), "{text}");
+    }
+}

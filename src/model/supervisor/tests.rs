@@ -1,0 +1,481 @@
+//! Stories of whole sessions, with a world that performs effects at once: hooks succeed, programs start,
+//! stops are obeyed, unless the story says otherwise.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::backoff::{Backoff, GiveUp};
+use crate::model::machine::{Report, Timer};
+use crate::model::manifest::Manifest;
+use crate::model::quantity::Span;
+use crate::model::restart::OnGiveUp;
+
+struct World {
+    supervisor: Supervisor,
+    now: Duration,
+    queue: VecDeque<Input>,
+    /// Every live leader, and the run it belongs to.
+    alive: BTreeMap<AppId, (i32, u64)>,
+    next_pid: i32,
+    timers: BTreeMap<(AppId, Timer), (Duration, u64)>,
+    /// What was done, in order: `+web` spawned, `-web` asked to stop.
+    log: Vec<String>,
+    answers: BTreeMap<AskId, Outcome>,
+    exit: Option<u8>,
+    /// These are not ready until the story says so.
+    slow: BTreeSet<String>,
+    /// These ignore a polite stop.
+    stubborn: BTreeSet<String>,
+    /// Hooks are done when the story says so.
+    held_hooks: bool,
+    /// Not even a kill ends anything.
+    unkillable: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        World {
+            supervisor: Supervisor::default(),
+            now: Duration::ZERO,
+            queue: VecDeque::new(),
+            alive: BTreeMap::new(),
+            next_pid: 100,
+            timers: BTreeMap::new(),
+            log: Vec::new(),
+            answers: BTreeMap::new(),
+            exit: None,
+            slow: BTreeSet::new(),
+            stubborn: BTreeSet::new(),
+            held_hooks: false,
+            unkillable: false,
+        }
+    }
+
+    fn with(apps: &[App]) -> Self {
+        let mut world = World::new();
+        world.load(apps);
+        world
+    }
+
+    fn load(&mut self, apps: &[App]) {
+        self.load_with(Workspace::default(), apps);
+    }
+
+    fn load_with(&mut self, workspace: Workspace, apps: &[App]) {
+        let apps = apps.iter().map(|app| (app.name.clone(), Arc::new(app.clone()))).collect();
+        let checked = Checked { apps, workspace: Arc::new(workspace), ..Checked::default() };
+        self.give(Input::Loaded(Box::new(checked)));
+    }
+
+    fn give(&mut self, input: Input) {
+        self.queue.push_back(input);
+        while let Some(input) = self.queue.pop_front() {
+            let mut effects = Vec::new();
+            self.supervisor.handle(self.now, 0.5, input, &mut effects);
+            effects.into_iter().for_each(|effect| self.perform(effect));
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::App(id, effect) => self.perform_for(id, effect),
+            Effect::Answer(id, outcome) => {
+                assert!(self.answers.insert(id, outcome).is_none(), "two answers to one request");
+            }
+            Effect::Exit(code) => {
+                assert!(self.unkillable || self.alive.is_empty(), "exit with {:?} alive", self.alive);
+                self.exit = Some(code);
+            }
+            Effect::Stage(_) => self.log.push("stage".into()),
+            Effect::Appeared(..) | Effect::Changed(..) | Effect::Vanished(..) | Effect::ArmBudget(_) => {}
+        }
+    }
+
+    fn perform_for(&mut self, id: AppId, effect: AppEffect) {
+        let name = self.supervisor.name(id).unwrap_or_default().to_string();
+        let mut happened = |event| self.queue.push_back(Input::Happened(id, event));
+        match effect {
+            AppEffect::LookUp { run, .. } => happened(Event::NotFound { run }),
+            AppEffect::RunHooks { run, .. } if !self.held_hooks => happened(Event::HooksDone { run }),
+            AppEffect::Spawn { run, .. } => {
+                self.next_pid += 1;
+                happened(Event::Spawned { run, pid: self.next_pid });
+                assert!(self.alive.insert(id, (self.next_pid, run)).is_none(), "two trees of {name}");
+                self.log.push(format!("+{name}"));
+            }
+            AppEffect::Probe { run, .. } if !self.slow.contains(&name) => happened(Event::ProbePassed { run }),
+            AppEffect::Signal { signal: 15, .. } => {
+                self.log.push(format!("-{name}"));
+                if !self.unkillable && !self.stubborn.contains(&name) {
+                    self.die(id, Exit::Signal(15));
+                }
+            }
+            AppEffect::Sweep { run } if !self.unkillable => {
+                self.die(id, Exit::Signal(9));
+                self.queue.push_back(Input::Happened(id, Event::TreeEmpty { run }));
+            }
+            AppEffect::StopRest { run, .. } => happened(Event::TreeEmpty { run }),
+            AppEffect::Arm { run, timer, after } => {
+                self.timers.insert((id, timer), (self.now + after, run));
+            }
+            AppEffect::Disarm(timer) => {
+                self.timers.remove(&(id, timer));
+            }
+            _ => {}
+        }
+    }
+
+    fn die(&mut self, id: AppId, exit: Exit) {
+        if let Some((_, run)) = self.alive.remove(&id) {
+            self.queue.push_back(Input::Happened(id, Event::Exited { run, exit, peak: None }));
+        }
+    }
+
+    fn id(&self, name: &str) -> AppId {
+        self.supervisor.id(name).unwrap()
+    }
+
+    fn kill(&mut self, name: &str) {
+        let id = self.id(name);
+        let (_, run) = self.alive.remove(&id).unwrap();
+        self.give(Input::Happened(id, Event::Exited { run, exit: Exit::Signal(9), peak: None }));
+    }
+
+    fn ready(&mut self, name: &str) {
+        let (id, run) = (self.id(name), self.run(name));
+        self.give(Input::Happened(id, Event::ProbePassed { run }));
+    }
+
+    fn run(&self, name: &str) -> u64 {
+        self.status(name).run
+    }
+
+    fn ask(&mut self, id: AskId, app: &str, verb: Verb) {
+        self.give(Input::Asked { id, app: app.into(), verb, wait: true });
+    }
+
+    /// Time passes, and every timer that is due fires.
+    fn pass(&mut self, span: Duration) {
+        self.now += span;
+        while let Some((key, (_, run))) = self.timers.iter().find(|(_, (at, _))| *at <= self.now).map(|(k, v)| (*k, *v))
+        {
+            self.timers.remove(&key);
+            self.give(Input::Happened(key.0, Event::Fired { run, timer: key.1 }));
+        }
+    }
+
+    fn status(&self, name: &str) -> AppStatus {
+        self.supervisor.snapshot(self.now).apps.into_iter().find(|app| app.name == name).unwrap()
+    }
+
+    fn state(&self, name: &str) -> StateName {
+        self.status(name).state
+    }
+
+    fn told(&mut self) -> String {
+        std::mem::take(&mut self.log).join(" ")
+    }
+}
+
+fn app(name: &str) -> App {
+    App {
+        name: name.into(),
+        manifest: Manifest::new("/usr/bin/x"),
+        enabled: true,
+        argv: vec!["/usr/bin/x".into()],
+        env: BTreeMap::new(),
+        env_hidden: BTreeSet::new(),
+        stop_signal: 15,
+        matcher: None,
+    }
+}
+
+fn after(name: &str, others: &[&str]) -> App {
+    let mut app = app(name);
+    app.manifest.after = others.iter().map(|other| other.to_string()).collect();
+    app
+}
+
+fn with_probe(mut app: App) -> App {
+    let probe = crate::model::probe::Target::Path { path: "/x".into() };
+    app.manifest.ready = Some(crate::model::probe::Ready { probe, within: Span::secs(30) });
+    app
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn apps_start_after_those_they_name_are_ready() {
+    let mut world = World::new();
+    world.slow.insert("display".into());
+    world.load(&[after("browser", &["manager"]), with_probe(app("display")), after("manager", &["display"])]);
+    assert_eq!(world.told(), "+display");
+    assert_eq!(world.status("browser").detail, "waiting for others");
+    world.ready("display");
+    assert_eq!(world.told(), "+manager +browser");
+}
+
+#[test]
+fn an_app_whose_hooks_ran_while_its_display_died_waits_for_the_next_one() {
+    let mut browser = after("browser", &["display"]);
+    browser.manifest.prelaunch =
+        vec![crate::model::hook::Hook::MakeDir { path: "/x".into(), on_failure: Default::default() }];
+    let mut world = World::new();
+    world.load(&[with_probe(app("display")), browser]);
+    world.pass(60 * SECOND);
+    world.slow.insert("display".into());
+    world.held_hooks = true;
+    world.kill("browser");
+    world.kill("display");
+    world.told();
+    let (id, run) = (world.id("browser"), world.run("browser"));
+    world.give(Input::Happened(id, Event::HooksDone { run }));
+    assert_eq!((world.told().as_str(), world.status("browser").detail.as_str()), ("", "waiting for others"));
+    world.held_hooks = false;
+    world.ready("display");
+    assert_eq!(world.told(), "+browser");
+}
+
+#[test]
+fn whoever_waits_for_an_app_that_gave_up_waits_no_longer() {
+    let mut display = with_probe(app("display"));
+    display.manifest.backoff.give_up = GiveUp::After { times: 1, within: Span::secs(60) };
+    let mut world = World::new();
+    world.slow.insert("display".into());
+    world.load(&[display, after("browser", &["display"])]);
+    world.kill("display");
+    assert_eq!((world.state("display"), world.state("browser")), (StateName::GaveUp, StateName::Running));
+}
+
+#[test]
+fn a_drain_stops_in_the_opposite_order_and_exits() {
+    let mut world =
+        World::with(&[app("display"), after("manager", &["display"]), after("browser", &["manager"]), app("alone")]);
+    world.told();
+    world.give(Input::DrainAsked { code: 0 });
+    assert_eq!(world.told(), "-alone -browser -manager -display");
+    assert_eq!(world.exit, Some(0));
+}
+
+#[test]
+fn a_drain_of_nothing_exits_at_once() {
+    let mut world = World::new();
+    world.give(Input::DrainAsked { code: 0 });
+    assert_eq!(world.exit, Some(0));
+}
+
+#[test]
+fn the_impatient_are_obeyed() {
+    let mut world = World::with(&[app("web"), after("leaf", &["web"])]);
+    world.stubborn.extend(["web".to_string(), "leaf".into()]);
+    world.give(Input::DrainAsked { code: 0 });
+    assert_eq!(world.exit, None);
+    world.give(Input::Hurried);
+    assert_eq!(world.exit, Some(0));
+}
+
+#[test]
+fn what_cannot_even_be_killed_does_not_keep_the_session() {
+    let mut world = World::with(&[app("stuck")]);
+    world.unkillable = true;
+    world.give(Input::DrainAsked { code: 3 });
+    world.give(Input::Hurried);
+    assert_eq!(world.exit, None);
+    world.give(Input::Hurried);
+    assert_eq!(world.exit, Some(3));
+}
+
+#[test]
+fn a_stubborn_app_is_killed_when_its_grace_is_over() {
+    let mut world = World::with(&[app("web")]);
+    world.stubborn.insert("web".into());
+    world.ask(1, "web", Verb::Stop);
+    assert_eq!(world.state("web"), StateName::Stopping);
+    world.pass(5 * SECOND);
+    assert_eq!(world.state("web"), StateName::Stopped);
+    assert!(world.answers[&1].done);
+}
+
+#[test]
+fn a_request_is_answered_when_it_is_done() {
+    let mut world = World::new();
+    world.slow.insert("web".into());
+    world.load(&[with_probe(app("web"))]);
+    world.ask(1, "web", Verb::Start);
+    assert!(world.answers.is_empty(), "it is not up yet");
+    world.ready("web");
+    assert!(world.answers[&1].done);
+    world.ask(2, "web", Verb::Start);
+    assert!(world.answers[&2].done, "already running");
+    world.ask(3, "web", Verb::Restart);
+    world.kill("web");
+    assert_eq!(world.answers[&3].refusal, Some(Refusal::Failed));
+}
+
+#[test]
+fn a_stop_beats_a_restart_whoever_comes_first() {
+    for stop_first in [true, false] {
+        let mut world = World::with(&[app("web")]);
+        world.stubborn.insert("web".into());
+        let verbs = if stop_first { [Verb::Stop, Verb::Restart] } else { [Verb::Restart, Verb::Stop] };
+        for (id, verb) in (1..).zip(verbs) {
+            world.ask(id, "web", verb);
+        }
+        world.pass(5 * SECOND);
+        assert_eq!(world.state("web"), StateName::Stopped);
+        let (stop, restart) = if stop_first { (1, 2) } else { (2, 1) };
+        assert!(world.answers[&stop].done);
+        assert_eq!(world.answers[&restart].refusal, Some(Refusal::Overtaken));
+    }
+}
+
+#[test]
+fn a_request_for_nobody_names_who_was_meant() {
+    let mut world = World::with(&[app("browser")]);
+    world.ask(1, "browsr", Verb::Stop);
+    assert_eq!(world.answers[&1].message, "no app is called `browsr`: did you mean `browser`?");
+    world.ask(2, "browser", Verb::Do("reload".into()));
+    assert_eq!(world.answers[&2].refusal, Some(Refusal::NoSuchAction));
+    world.ask(3, "browser", Verb::Stop);
+    world.ask(4, "browser", Verb::Signal(1));
+    assert_eq!(world.answers[&4].refusal, Some(Refusal::WrongState));
+}
+
+#[test]
+fn a_stop_by_hand_survives_reloads() {
+    let mut world = World::with(&[app("web")]);
+    world.ask(1, "web", Verb::Stop);
+    let mut changed = app("web");
+    changed.argv.push("--new".into());
+    world.load(&[changed]);
+    assert_eq!(world.state("web"), StateName::Stopped);
+    world.ask(2, "web", Verb::Start);
+    assert_eq!(world.supervisor.app(world.id("web")).unwrap().argv[1], "--new");
+}
+
+#[test]
+fn a_reload_touches_only_what_changed() {
+    let mut world = World::with(&[app("a"), app("b"), app("c")]);
+    let before: Vec<_> = ["a", "b", "c"].map(|name| world.status(name).pid).into();
+    world.told();
+    let (mut live, mut restarted) = (app("a"), app("b"));
+    live.manifest.backoff = Backoff { first: Span::secs(9), ..Backoff::default() };
+    restarted.argv.push("--new".into());
+    world.load(&[live, restarted, app("d")]);
+    assert_eq!(world.told(), "-c -b +d +b");
+    assert_eq!(world.status("a").pid, before[0]);
+    assert_ne!(world.status("b").pid, before[1]);
+    assert!(world.supervisor.id("c").is_none(), "its manifest is gone");
+}
+
+#[test]
+fn a_manifest_that_comes_back_before_its_app_is_gone_finds_it_again() {
+    let mut world = World::with(&[app("web")]);
+    world.stubborn.insert("web".into());
+    world.load(&[]);
+    assert_eq!(world.state("web"), StateName::Stopping);
+    world.load(&[app("web")]);
+    world.pass(5 * SECOND);
+    assert_eq!(world.state("web"), StateName::Running);
+}
+
+#[test]
+fn a_disabled_app_is_stopped_and_an_enabled_one_started() {
+    let mut world = World::with(&[app("web")]);
+    let off = App { enabled: false, ..app("web") };
+    world.load(&[off]);
+    assert_eq!((world.state("web"), world.status("web").detail.as_str()), (StateName::Stopped, "disabled"));
+    world.load(&[app("web")]);
+    assert_eq!(world.state("web"), StateName::Running);
+}
+
+#[test]
+fn without_autostart_apps_wait_to_be_asked() {
+    let mut world = World::new();
+    world.load_with(Workspace { autostart: "0".into(), ..Workspace::default() }, &[app("web")]);
+    assert_eq!((world.state("web"), world.status("web").detail.as_str()), (StateName::Stopped, "not started"));
+    world.ask(1, "web", Verb::Start);
+    assert!(world.answers[&1].done);
+}
+
+#[test]
+fn nothing_starts_before_the_session_is_staged() {
+    let hook = crate::model::hook::Hook::MakeDir { path: "/x".into(), on_failure: Default::default() };
+    let mut world = World::new();
+    world.load_with(Workspace { stage: vec![hook], ..Workspace::default() }, &[app("web")]);
+    assert_eq!(world.told(), "stage");
+    world.give(Input::Staged);
+    assert_eq!(world.told(), "+web");
+}
+
+#[test]
+fn an_app_whose_end_ends_the_session_takes_it_down() {
+    let mut vital = app("vital");
+    vital.manifest.backoff.give_up = GiveUp::After { times: 1, within: Span::secs(60) };
+    vital.manifest.on_give_up = OnGiveUp::EndSession { code: 7 };
+    let mut world = World::with(&[vital, app("web")]);
+    world.kill("vital");
+    assert_eq!(world.exit, Some(7));
+}
+
+#[test]
+fn a_crash_tells_its_cause_once_and_waits_as_the_backoff_says() {
+    let mut world = World::with(&[app("web")]);
+    let mut effects = Vec::new();
+    let id = world.id("web");
+    let exited = Event::Exited { run: 1, exit: Exit::Code(3), peak: Some(1) };
+    world.alive.clear();
+    world.supervisor.handle(world.now, 0.0, Input::Happened(id, exited), &mut effects);
+    world.supervisor.handle(world.now, 0.0, Input::Happened(id, Event::TreeEmpty { run: 1 }), &mut effects);
+    let crashes =
+        effects.iter().filter(|effect| matches!(effect, Effect::App(_, AppEffect::Report(Report::Crashed { .. }))));
+    assert_eq!(crashes.count(), 1);
+    let status = world.status("web");
+    assert_eq!(
+        (status.state, status.next_retry_ms, status.last_exit),
+        (StateName::Backoff, Some(1000), Some(Exit::Code(3)))
+    );
+}
+
+proptest! {
+    /// Whatever operators, editors and crashes do, in whatever order: no app is ever doubled, every request
+    /// is answered, and a drain ends.
+    #[test]
+    fn every_session_ends_cleanly(story in proptest::collection::vec((0u8..9, 0usize..4), 0..120)) {
+        let names = ["a", "b", "c", "d"];
+        let everyone = || vec![app("a"), after("b", &["a"]), with_probe(after("c", &["b"])), app("d")];
+        let mut world = World::with(&everyone());
+        let mut asked = 0;
+        for (what, who) in story {
+            let name = names[who];
+            let known = world.supervisor.id(name);
+            match what {
+                0 | 1 if known.is_some_and(|id| world.alive.contains_key(&id)) => world.kill(name),
+                2 => { asked += 1; world.ask(asked, name, Verb::Start); }
+                3 => { asked += 1; world.ask(asked, name, Verb::Stop); }
+                4 => { asked += 1; world.ask(asked, name, Verb::Restart); }
+                5 => {
+                    let mut apps = everyone();
+                    apps[who].argv.push(format!("{asked}"));
+                    world.load(&apps);
+                }
+                6 => {
+                    let mut apps = everyone();
+                    apps.remove(who);
+                    apps.iter_mut().for_each(|app| app.manifest.after.retain(|other| other != name));
+                    world.load(&apps);
+                }
+                7 => { if !world.stubborn.remove(name) { world.stubborn.insert(name.into()); } }
+                _ => world.pass(SECOND),
+            }
+        }
+        world.give(Input::DrainAsked { code: 0 });
+        for _ in 0..10 {
+            world.pass(10 * SECOND);
+        }
+        prop_assert_eq!(world.exit, Some(0));
+        prop_assert_eq!(world.answers.len(), asked as usize, "a request was never answered");
+    }
+}
