@@ -1,1 +1,618 @@
-//! Acts: the only loop.
+//! Acts: the only loop. One input, then all its effects, then the next; what there is to tell is told when
+//! the turn's work is done. No `if` about apps: what is to be done is decided in `model::supervisor`.
+
+pub mod control;
+pub mod display;
+pub mod files;
+pub mod hooks;
+pub mod journal;
+pub mod load;
+pub mod logs;
+pub mod probes;
+pub mod proc;
+pub mod process;
+pub mod report;
+pub mod state;
+pub mod sys;
+pub mod timers;
+pub mod watch;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rustix::process::{Resource, Rlimit};
+use tokio::io::Interest;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, LocalSet};
+
+use crate::http::Server;
+use crate::model::app::App;
+use crate::model::check::{Checked, Checker, Surroundings};
+use crate::model::machine::{Effect as AppEffect, Event, ProbeKind, Report};
+use crate::model::manifest::{Log, Workspace};
+use crate::model::problem::Problem;
+use crate::model::protocol::{Outcome, PlanReport};
+use crate::model::supervisor::{AppId, AskId, Effect, Input, Supervisor};
+use control::Ask;
+use hooks::{Hands, Request};
+use journal::Journal;
+use logs::Logs;
+use process::{Found, Processes};
+use report::Reports;
+use timers::Timers;
+
+/// What `kasm-void run` was told.
+pub struct Options {
+    /// Manifest folders; later ones win by file name.
+    pub folders: Vec<PathBuf>,
+    pub state: PathBuf,
+    pub log_format: journal::Format,
+    /// Also write the supervisor's log into daily files here.
+    pub log_dir: Option<PathBuf>,
+}
+
+/// Runs the supervisor until it is asked to drain; the code is that of `on_give_up`, or 0.
+pub fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let state = state::Folder::take(&options.state)?;
+    sys::survive_file_size_limit();
+    let journal = Journal::start(options.log_format, options.log_dir.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(64).build()?;
+    let code = LocalSet::new().block_on(&runtime, async {
+        let mut daemon = Daemon::new(&state.path, options.folders)?;
+        daemon.run().await
+    })?;
+    // Blocking steps that hang on a dead disk must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    drop(journal);
+    Ok(ExitCode::from(code))
+}
+
+/// All problems of all manifests in these folders, as a supervisor started here would find them.
+pub fn check(folders: &[PathBuf]) -> Vec<Problem> {
+    offline(folders).problems
+}
+
+/// What a supervisor started here, with nothing running yet, would do.
+pub fn plan(folders: &[PathBuf]) -> PlanReport {
+    Supervisor::default().plan(&offline(folders))
+}
+
+fn offline(folders: &[PathBuf]) -> Checked {
+    let environment = utf8_environment();
+    check_loaded(&mut Checker::default(), load::load(folders), &environment, &home_of(&environment))
+}
+
+fn check_loaded(
+    checker: &mut Checker,
+    loaded: load::Loaded,
+    environment: &BTreeMap<String, String>,
+    home: &str,
+) -> Checked {
+    let executable = |file: &str| process::executable(Path::new(file));
+    let mut checked = checker.check(&loaded.sources, &Surroundings { env: environment, home, executable: &executable });
+    checked.problems.splice(0..0, loaded.problems);
+    checked
+}
+
+/// What the loop is told by tasks of its own.
+enum Note {
+    Happened(AppId, Event),
+    Staged,
+    /// The manifest folders were read, for this purpose.
+    Read(load::Loaded, Purpose),
+}
+
+enum Purpose {
+    Apply(Option<oneshot::Sender<PlanReport>>),
+    Plan(oneshot::Sender<PlanReport>),
+}
+
+struct Daemon {
+    began: Instant,
+    folders: Vec<PathBuf>,
+    supervisor: Supervisor,
+    checker: Checker,
+    environment: BTreeMap<String, String>,
+    home: String,
+    hostname: Arc<str>,
+    processes: Processes,
+    timers: Timers,
+    budget: Option<Instant>,
+    logs: Logs,
+    reports: Reports,
+    tasks: HashMap<AppId, Tasks>,
+    queue: VecDeque<Input>,
+    answers: HashMap<AskId, oneshot::Sender<Outcome>>,
+    asked: AskId,
+    drained: Vec<oneshot::Sender<()>>,
+    exit: Option<u8>,
+    notes: mpsc::UnboundedSender<Note>,
+    requests: mpsc::UnboundedSender<Request>,
+    servers: Vec<Server>,
+    asks: mpsc::Sender<Ask>,
+    inbox: Option<Inbox>,
+}
+
+/// The ends of the channels that the loop reads.
+struct Inbox {
+    notes: mpsc::UnboundedReceiver<Note>,
+    requests: mpsc::UnboundedReceiver<Request>,
+    asks: mpsc::Receiver<Ask>,
+}
+
+/// What is under way for one app.
+#[derive(Default)]
+struct Tasks {
+    hooks: Option<AbortHandle>,
+    probe: Option<AbortHandle>,
+}
+
+impl Daemon {
+    fn new(state: &Path, folders: Vec<PathBuf>) -> anyhow::Result<Self> {
+        let environment = utf8_environment();
+        let home = home_of(&environment);
+        let processes =
+            Processes::new(state, Path::new(&home), raise_open_files()).context("cannot supervise processes")?;
+        let (notes, notes_end) = mpsc::unbounded_channel();
+        let (requests, requests_end) = mpsc::unbounded_channel();
+        let (asks, asks_end) = mpsc::channel(64);
+        let reports = Reports::default();
+        let control = control::start(&state.join("control.sock"), asks.clone(), reports.events())
+            .with_context(|| format!("cannot open the control socket in {}", state.display()))?;
+        Ok(Daemon {
+            began: Instant::now(),
+            folders,
+            supervisor: Supervisor::default(),
+            checker: Checker::default(),
+            hostname: rustix::system::uname().nodename().to_string_lossy().into(),
+            environment,
+            home,
+            processes,
+            timers: Timers::default(),
+            budget: None,
+            logs: Logs::new(state),
+            reports,
+            tasks: HashMap::new(),
+            queue: VecDeque::new(),
+            answers: HashMap::new(),
+            asked: 0,
+            drained: Vec::new(),
+            exit: None,
+            notes,
+            requests,
+            servers: vec![control],
+            asks,
+            inbox: Some(Inbox { notes: notes_end, requests: requests_end, asks: asks_end }),
+        })
+    }
+
+    async fn run(&mut self) -> anyhow::Result<u8> {
+        let mut inbox = self.inbox.take().context("the loop runs once")?;
+        let mut signals = Signals::new()?;
+        let watched = sys::async_fd(self.processes.wakes()?, Interest::READABLE)?;
+        let mut watch = watch::start(self.folders.clone());
+        self.apply(load::load(&self.folders), None);
+        self.work();
+        self.serve_metrics().await;
+        while self.exit.is_none() {
+            let next = self.next_moment();
+            tokio::select! {
+                biased;
+                _ = signals.child.recv() => {}
+                ready = watched.readable() => ready?.clear_ready(),
+                () = wait_until(next) => {}
+                Some(request) = inbox.requests.recv() => self.serve(request),
+                Some(note) = inbox.notes.recv() => self.take_note(note),
+                Some(ask) = inbox.asks.recv() => self.take_ask(ask),
+                () = watch.changed() => self.read_manifests(Purpose::Apply(None)),
+                _ = signals.reload.recv() => self.read_manifests(Purpose::Apply(None)),
+                _ = signals.terminate.recv() => self.drain_or_hurry("SIGTERM"),
+                _ = signals.interrupt.recv() => self.drain_or_hurry("SIGINT"),
+            }
+            self.work();
+        }
+        for server in self.servers.drain(..) {
+            server.close(Duration::from_millis(500)).await;
+        }
+        self.logs.flush(Duration::from_secs(1)).await;
+        Ok(self.exit.unwrap_or(0))
+    }
+
+    async fn serve_metrics(&mut self) {
+        let Some(address) = self.supervisor.workspace().metrics.clone().filter(|address| !address.is_empty()) else {
+            return;
+        };
+        match control::start_metrics(&address, self.asks.clone()).await {
+            Ok(server) => self.servers.push(server),
+            Err(error) => {
+                let error = error.to_string();
+                tracing::error!(
+                    event = "metrics.failed",
+                    error,
+                    "metrics cannot be served at {address}: {error} (workspace.ron, `metrics`)"
+                );
+            }
+        }
+    }
+
+    /// One turn: everything that has happened, and all that follows from it.
+    fn work(&mut self) {
+        self.processes.forget_table();
+        self.processes.reap();
+        self.processes.watched_ended();
+        let now = Instant::now();
+        while let Some((app, timer, run)) = self.timers.fire(now) {
+            self.queue.push_back(Input::Happened(app, Event::Fired { run, timer }));
+        }
+        if self.budget.is_some_and(|budget| budget <= now) {
+            self.budget = None;
+            tracing::warn!(event = "drain.hurried", "the stop budget is used up: killing what is left");
+            self.queue.push_back(Input::Hurried);
+        }
+        let mut effects = Vec::new();
+        loop {
+            while let Some((app, event)) = self.processes.happened() {
+                self.queue.push_back(Input::Happened(app, event));
+            }
+            let Some(input) = self.queue.pop_front() else { break };
+            self.supervisor.handle(self.began.elapsed(), fastrand::f64(), input, &mut effects);
+            for effect in effects.drain(..) {
+                self.perform(effect);
+            }
+        }
+        self.reports.tell();
+    }
+
+    fn next_moment(&self) -> Option<Instant> {
+        self.timers.next().into_iter().chain(self.budget).min()
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::App(id, effect) => self.perform_for(id, effect),
+            Effect::Appeared(_, app) | Effect::Changed(_, app) => self.attach_log(&app.name, &app.manifest.log),
+            Effect::Vanished(id, name) => {
+                self.tasks.remove(&id);
+                self.logs.detach(&name);
+                self.reports.forget(&name);
+            }
+            Effect::Stage(workspace) => self.stage(workspace),
+            Effect::Answer(id, outcome) => {
+                if let Some(reply) = self.answers.remove(&id) {
+                    let _ = reply.send(outcome); // whoever asked may have left
+                }
+            }
+            Effect::ArmBudget(after) => self.budget = Some(Instant::now() + after),
+            Effect::Exit(code) => {
+                self.exit = Some(code);
+                for reply in self.drained.drain(..) {
+                    let _ = reply.send(()); // as above
+                }
+            }
+        }
+    }
+
+    fn perform_for(&mut self, id: AppId, effect: AppEffect) {
+        match effect {
+            AppEffect::LookUp { run, app, by_cookie } => {
+                let event = match self.processes.look_up(id, run, &app, by_cookie) {
+                    Found::Leader(pid) => Event::Found { run, pid },
+                    Found::Remains => Event::Remains { run },
+                    Found::Nothing => Event::NotFound { run },
+                };
+                self.queue.push_back(Input::Happened(id, event));
+            }
+            AppEffect::Spawn { run, app } => self.spawn(id, run, &app),
+            AppEffect::RunHooks { run, app, action } => self.run_hooks(id, run, app, action),
+            AppEffect::RunPostlaunch { run, app } => self.run_postlaunch(id, run, app),
+            AppEffect::CancelHooks => abort(self.tasks.entry(id).or_default().hooks.take()),
+            AppEffect::Probe { run, app, kind } => self.probe(id, run, app, kind),
+            AppEffect::CancelProbe => abort(self.tasks.entry(id).or_default().probe.take()),
+            AppEffect::Measure { run } => {
+                let name = self.supervisor.name(id).unwrap_or_default().to_string();
+                let bytes = self.processes.measure(id, &name);
+                self.queue.push_back(Input::Happened(id, Event::Measured { run, bytes }));
+            }
+            AppEffect::Signal { pid, signal } => self.processes.signal(pid, signal),
+            AppEffect::StopRest { run, signal } => self.clear(id, run, signal),
+            AppEffect::Sweep { run } => self.clear(id, run, libc::SIGKILL),
+            AppEffect::Arm { run, timer, after } => self.timers.arm(id, timer, run, Instant::now() + after),
+            AppEffect::Disarm(timer) => self.timers.disarm(id, timer),
+            AppEffect::EndSession { code } => {
+                tracing::error!(event = "session.ending", code, "an app whose end ends the session has given up");
+            }
+            AppEffect::Report(report) => self.report(id, report),
+        }
+    }
+
+    fn clear(&mut self, id: AppId, run: u64, signal: i32) {
+        let Some(name) = self.supervisor.name(id) else { return };
+        self.processes.clear(id, run, name, signal);
+    }
+
+    fn report(&mut self, id: AppId, report: Report) {
+        let Some(app) = self.supervisor.app(id) else { return };
+        let mut tail = Vec::new();
+        if let Report::Crashed { run, exit, .. } = &report {
+            tail = self.logs.tail(&app.name, app.manifest.log.tail as usize);
+            // Whoever reads the log alone wants to know; an app that says nothing has no log to say it in.
+            if exit.unexpected() && !tail.is_empty() {
+                self.logs.note(&app.name, &format!("run {run} ended: {exit}"));
+            }
+        }
+        self.reports.take(&app.name, report, tail);
+    }
+
+    fn spawn(&mut self, id: AppId, run: u64, app: &App) {
+        let spawned = match self.logs.pipe(&app.name) {
+            Some(pipe) => self.processes.spawn(id, run, app, pipe.as_fd()),
+            None => Err("no pipe for its output".into()),
+        };
+        let event = match spawned {
+            Ok(pid) => Event::Spawned { run, pid },
+            Err(why) => Event::SpawnFailed { run, why },
+        };
+        self.queue.push_back(Input::Happened(id, event));
+    }
+
+    fn attach_log(&self, name: &str, log: &Log) {
+        if let Err(error) = self.logs.attach(name, log) {
+            tracing::error!(event = "log.trouble", app = name, error = %error, "{name}: its output cannot be captured: {error}");
+        }
+    }
+
+    fn hands(&self, id: AppId, run: u64, app: Arc<App>) -> Hands {
+        let variable =
+            |name: &str| app.env.get(name).or_else(|| self.environment.get(name)).filter(|value| !value.is_empty());
+        let screen = display::Screen {
+            display: variable("DISPLAY").cloned(),
+            authority: variable("XAUTHORITY")
+                .map(PathBuf::from)
+                .or_else(|| Some(Path::new(&self.home).join(".Xauthority"))),
+        };
+        Hands {
+            id,
+            run,
+            screen,
+            hostname: self.hostname.clone(),
+            home: PathBuf::from(&self.home),
+            requests: self.requests.clone(),
+            app,
+        }
+    }
+
+    fn run_hooks(&mut self, id: AppId, run: u64, app: Arc<App>, action: Option<String>) {
+        let (hands, notes) = (self.hands(id, run, app), self.notes.clone());
+        let task = tokio::task::spawn_local(async move {
+            let event = match hands.before_start(action).await {
+                Ok(()) => Event::HooksDone { run },
+                Err(why) => Event::HookFailed { run, why },
+            };
+            let _ = notes.send(Note::Happened(id, event)); // the loop may have ended
+        });
+        let tasks = self.tasks.entry(id).or_default();
+        abort(tasks.hooks.replace(task.abort_handle()));
+    }
+
+    fn run_postlaunch(&mut self, id: AppId, run: u64, app: Arc<App>) {
+        let hands = self.hands(id, run, app);
+        let task = tokio::task::spawn_local(async move {
+            let app = hands.app.clone();
+            if let Err(why) = hands.run("postlaunch", &app.manifest.postlaunch).await {
+                tracing::warn!(event = "hook.failed", app = app.name, reason = why, "{}: {why}", app.name);
+            }
+        });
+        let tasks = self.tasks.entry(id).or_default();
+        abort(tasks.hooks.replace(task.abort_handle()));
+    }
+
+    fn probe(&mut self, id: AppId, run: u64, app: Arc<App>, kind: ProbeKind) {
+        let manifest = &app.manifest;
+        let asked = match kind {
+            ProbeKind::Ready => manifest.ready.as_ref().map(|ready| (ready.probe.clone(), ready.within.0)),
+            ProbeKind::Health => manifest.health.as_ref().map(|health| (health.probe.clone(), health.timeout.0)),
+        };
+        let Some((target, within)) = asked else { return };
+        let (hands, notes) = (self.hands(id, run, app), self.notes.clone());
+        let task = tokio::task::spawn_local(async move {
+            let event = match hands.probe(&target, within).await {
+                Ok(()) => Event::ProbePassed { run },
+                Err(why) => Event::ProbeFailed { run, why },
+            };
+            let _ = notes.send(Note::Happened(id, event)); // the loop may have ended
+        });
+        let tasks = self.tasks.entry(id).or_default();
+        abort(tasks.probe.replace(task.abort_handle()));
+    }
+
+    /// The session's own steps run like an app's hooks, under the name `workspace`.
+    fn stage(&mut self, workspace: Arc<Workspace>) {
+        let app = Arc::new(App::of_workspace(&workspace));
+        self.attach_log(&app.name, &app.manifest.log);
+        let (hands, notes) = (self.hands(AppId::WORKSPACE, 0, app), self.notes.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(why) = hands.run("stage", &workspace.stage).await {
+                tracing::error!(
+                    event = "stage.failed",
+                    reason = why,
+                    "workspace.ron: {why}; the apps are started all the same"
+                );
+            }
+            let _ = notes.send(Note::Staged); // the loop may have ended
+        });
+    }
+
+    fn serve(&mut self, request: Request) {
+        match request {
+            Request::Command { app, id, run, argv, started } => {
+                let reply = match self.logs.pipe(&app.name) {
+                    Some(pipe) => self.processes.spawn_hook(id, (run, &app), &argv, pipe.as_fd()),
+                    None => Err("no pipe for its output".into()),
+                };
+                if let Err(Ok((pid, _))) = started.send(reply) {
+                    self.processes.kill_hook(pid); // cancelled while it was being started
+                }
+            }
+            Request::KillCommand(pid) => self.processes.kill_hook(pid),
+        }
+    }
+
+    fn take_note(&mut self, note: Note) {
+        match note {
+            Note::Happened(id, event) => self.queue.push_back(Input::Happened(id, event)),
+            Note::Staged => self.queue.push_back(Input::Staged),
+            Note::Read(loaded, Purpose::Apply(reply)) => self.apply(loaded, reply),
+            Note::Read(loaded, Purpose::Plan(reply)) => {
+                let checked = self.check(loaded);
+                let _ = reply.send(self.supervisor.plan(&checked)); // whoever asked may have left
+            }
+        }
+    }
+
+    fn read_manifests(&self, purpose: Purpose) {
+        let (folders, notes) = (self.folders.clone(), self.notes.clone());
+        tokio::task::spawn_blocking(move || notes.send(Note::Read(load::load(&folders), purpose)));
+    }
+
+    fn check(&mut self, loaded: load::Loaded) -> Checked {
+        check_loaded(&mut self.checker, loaded, &self.environment, &self.home)
+    }
+
+    fn apply(&mut self, loaded: load::Loaded, reply: Option<oneshot::Sender<PlanReport>>) {
+        let checked = self.check(loaded);
+        let plan = self.supervisor.plan(&checked);
+        self.reports.take_plan(&plan, &checked.problems);
+        self.queue.push_back(Input::Loaded(Box::new(checked)));
+        if let Some(reply) = reply {
+            self.work();
+            let _ = reply.send(plan); // whoever asked may have left
+        }
+    }
+
+    fn take_ask(&mut self, ask: Ask) {
+        match ask {
+            Ask::Apps(reply) => {
+                let mut snapshot = self.supervisor.snapshot(self.began.elapsed());
+                for app in &mut snapshot.apps {
+                    app.memory_bytes = app.pid.map(|pid| self.processes.resident_with_descendants(pid));
+                    let log = self.logs.stats(&app.name);
+                    let (file, dropped) = (self.logs.file(&app.name), log.dropped_lines);
+                    app.log_trouble =
+                        log.trouble.map(|why| format!("{}: {why} ({dropped} lines dropped)", file.display()));
+                }
+                let _ = reply.send(snapshot); // whoever asked may have left; so below
+            }
+            Ask::Verb { app, verb, wait, reply } => {
+                self.forget_the_gone();
+                self.asked += 1;
+                self.answers.insert(self.asked, reply);
+                tracing::info!(event = "app.asked", app, verb = %verb, "asked to {verb} {app}");
+                self.queue.push_back(Input::Asked { id: self.asked, app, verb, wait });
+            }
+            Ask::Crashes { app, reply } => {
+                let known = self.supervisor.id(&app).is_some();
+                let _ = reply.send(known.then(|| self.reports.crashes(&app)));
+            }
+            Ask::Logs { app, lines, reply } => self.send_logs(app, lines, reply),
+            Ask::Plan(reply) => self.read_manifests(Purpose::Plan(reply)),
+            Ask::Reload(reply) => self.read_manifests(Purpose::Apply(Some(reply))),
+            Ask::Drain(reply) => {
+                self.drained.push(reply);
+                self.queue.push_back(Input::DrainAsked { code: 0 });
+            }
+        }
+    }
+
+    fn send_logs(&self, app: String, lines: usize, reply: oneshot::Sender<Option<control::LogStream>>) {
+        if self.supervisor.id(&app).is_none() {
+            let _ = reply.send(None);
+            return;
+        }
+        let logs = self.logs.clone();
+        tokio::task::spawn_local(async move {
+            let follow = logs.follow(&app);
+            let head = logs.lines(&app, lines).await;
+            let _ = reply.send(Some(control::LogStream { head, follow }));
+        });
+    }
+
+    /// Requests whose client has left are not waited for any more.
+    fn forget_the_gone(&mut self) {
+        let gone: Vec<AskId> = self.answers.iter().filter(|(_, reply)| reply.is_closed()).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.answers.remove(&id);
+            self.queue.push_back(Input::Forgotten(id));
+        }
+    }
+
+    fn drain_or_hurry(&mut self, signal: &str) {
+        let draining = self.supervisor.snapshot(self.began.elapsed()).draining;
+        let input = match draining {
+            false => {
+                tracing::info!(event = "drain.begun", "{signal}: stopping everything");
+                Input::DrainAsked { code: 0 }
+            }
+            true => {
+                tracing::warn!(event = "drain.hurried", "{signal} again: killing what is left");
+                Input::Hurried
+            }
+        };
+        self.queue.push_back(input);
+    }
+}
+
+struct Signals {
+    child: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Signals {
+            child: signal(SignalKind::child())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+async fn wait_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn abort(task: Option<AbortHandle>) {
+    if let Some(task) = task {
+        task.abort();
+    }
+}
+
+fn home_of(environment: &BTreeMap<String, String>) -> String {
+    environment.get("HOME").filter(|home| !home.is_empty()).cloned().unwrap_or_else(|| "/".into())
+}
+
+/// Variables that are not UTF-8 are passed on to the apps, but no manifest can name them.
+fn utf8_environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// A thousand apps need more descriptors than the usual soft limit. Returns the old one, for the apps: a
+/// program that uses `select` breaks on more than 1024.
+fn raise_open_files() -> Option<u64> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    rustix::process::setrlimit(Resource::Nofile, raised).ok().and(limit.current)
+}

@@ -1,0 +1,442 @@
+//! The control socket: turns requests into questions to the loop and its answers into JSON. Owns the
+//! routes, the statuses and the waiting; holds no state and decides nothing about apps.
+
+mod stream;
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{self, FromRef, FromRequestParts, Query, Request, State};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Json, Router};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::http::{self, Closing, Error, Limits, Peer, Pieces, Server};
+use crate::model::metrics;
+use crate::model::problem::closest;
+use crate::model::protocol::{AppStatus, Crash, Outcome, PlanReport, Refusal, Snapshot, StateName, Verb};
+use crate::model::quantity::Span;
+use crate::model::restart::signal_number;
+use stream::follow_on;
+
+/// A question to the loop. Who drops the receiving end does not want the answer any more.
+pub enum Ask {
+    /// With `memory_bytes` filled in.
+    Apps(oneshot::Sender<Snapshot>),
+    /// Answered at once, or with `wait` when the app has reached what was asked.
+    Verb {
+        app: String,
+        verb: Verb,
+        wait: bool,
+        reply: oneshot::Sender<Outcome>,
+    },
+    /// `None`: no such app; as below.
+    Crashes {
+        app: String,
+        reply: oneshot::Sender<Option<Vec<Crash>>>,
+    },
+    Logs {
+        app: String,
+        lines: usize,
+        reply: oneshot::Sender<Option<LogStream>>,
+    },
+    Plan(oneshot::Sender<PlanReport>),
+    Reload(oneshot::Sender<PlanReport>),
+    /// Answered when all is down.
+    Drain(oneshot::Sender<()>),
+}
+
+/// An app's output.
+pub struct LogStream {
+    /// The last lines.
+    pub head: Vec<u8>,
+    /// What comes after them, in whole lines; `None` when the app's output is not captured.
+    pub follow: Option<broadcast::Receiver<Bytes>>,
+}
+
+/// Opens the control socket, in place of a dead one. Whoever calls holds the lock of the state folder.
+pub fn start(socket: &Path, asks: mpsc::Sender<Ask>, events: broadcast::Sender<Arc<str>>) -> io::Result<Server> {
+    // Bound aside and then renamed: there is no moment with open access, and none without a socket.
+    let aside = socket.with_extension("new");
+    match std::fs::remove_file(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&aside).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => {
+            let why = format!("{} is too long for a socket's path: use a shorter state folder", socket.display());
+            io::Error::new(error.kind(), why)
+        }
+        _ => error,
+    })?;
+    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&aside, socket)?;
+    Ok(http::serve(listener, router(asks, events), Limits::LOCAL))
+}
+
+/// Serves metrics and the two probes, nothing else, to the network.
+pub async fn start_metrics(address: &str, asks: mpsc::Sender<Ask>) -> io::Result<Server> {
+    let router = with_fallbacks(observing()).with_state(Loop(asks));
+    Ok(http::serve(TcpListener::bind(address).await?, router, Limits::NETWORK))
+}
+
+#[derive(Clone)]
+struct Loop(mpsc::Sender<Ask>);
+
+#[derive(Clone)]
+struct Desk {
+    asks: Loop,
+    events: broadcast::Sender<Arc<str>>,
+}
+
+impl FromRef<Desk> for Loop {
+    fn from_ref(desk: &Desk) -> Loop {
+        desk.asks.clone()
+    }
+}
+
+const ROUTES: &str = "there are GET /v1/apps, /v1/apps/APP, /v1/apps/APP/logs, /v1/apps/APP/crashes, /v1/events, \
+    /v1/plan, /livez, /readyz, /metrics and POST /v1/apps/APP/{start,stop,restart,do/ACTION,signal/SIG}, \
+    /v1/reload, /v1/drain";
+
+fn router(asks: mpsc::Sender<Ask>, events: broadcast::Sender<Arc<str>>) -> Router {
+    let routes = Router::new()
+        .route("/v1/apps", get(apps))
+        .route("/v1/apps/{app}", get(app))
+        .route("/v1/apps/{app}/start", plainly(Verb::Start))
+        .route("/v1/apps/{app}/stop", plainly(Verb::Stop))
+        .route("/v1/apps/{app}/restart", plainly(Verb::Restart))
+        .route("/v1/apps/{app}/do/{action}", post(do_action))
+        .route("/v1/apps/{app}/signal/{signal}", post(send_signal))
+        .route("/v1/apps/{app}/logs", get(logs))
+        .route("/v1/apps/{app}/crashes", get(crashes))
+        .route("/v1/events", get(events_of_all))
+        .route("/v1/plan", get(plan))
+        .route("/v1/reload", post(reload))
+        .route("/v1/drain", post(drain))
+        .merge(observing());
+    with_fallbacks(routes).layer(middleware::from_fn(only_ours)).with_state(Desk { asks: Loop(asks), events })
+}
+
+fn observing<S>() -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+    Loop: FromRef<S>,
+{
+    Router::new()
+        .route("/livez", get(async || Json(serde_json::json!({ "live": true }))))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics_text))
+}
+
+fn with_fallbacks<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    router
+        .fallback(async |request: Request| {
+            Error::new(StatusCode::NOT_FOUND, format!("there is nothing at {}: {ROUTES}", request.uri().path()))
+        })
+        .method_not_allowed_fallback(async |request: Request| {
+            let (method, path) = (request.method(), request.uri().path());
+            Error::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {method}: {ROUTES}"))
+        })
+}
+
+/// The socket's mode keeps others out already; this also holds when somebody has changed it.
+async fn only_ours(request: Request, next: Next) -> Response {
+    let ours = rustix::process::getuid().as_raw();
+    match request.extensions().get::<Peer>() {
+        Some(Peer::Unix { uid }) if *uid == ours || *uid == 0 => next.run(request).await,
+        _ => {
+            let why = format!("only user {ours} and root may control this supervisor");
+            Error::new(StatusCode::FORBIDDEN, why).into_response()
+        }
+    }
+}
+
+impl Loop {
+    /// Asks and waits for the answer; or the error to give.
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.send(question(reply)).await?;
+        answer.await.map_err(|_| ending())
+    }
+
+    async fn send(&self, ask: Ask) -> Result<(), Error> {
+        self.0.send(ask).await.map_err(|_| ending())
+    }
+
+    async fn no_such_app(&self, app: &str) -> Error {
+        let snapshot = match self.ask(Ask::Apps).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => return error,
+        };
+        let names: Vec<&str> = snapshot.apps.iter().map(|app| app.name.as_str()).collect();
+        let way_out = match closest(app, names.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if names.is_empty() => "there are none yet".into(),
+            None => format!("there are {}", names.join(", ")),
+        };
+        Error::new(StatusCode::NOT_FOUND, format!("no app is called `{app}`: {way_out}"))
+    }
+}
+
+/// The names in a request's path; `Asked` are its options. What cannot be read is told like every error.
+struct Named<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Named<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        match extract::Path::from_request_parts(parts, state).await {
+            Ok(extract::Path(names)) => Ok(Named(names)),
+            Err(why) => Err(Error(StatusCode::BAD_REQUEST, why.body_text())),
+        }
+    }
+}
+
+struct Asked<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(options)) => Ok(Asked(options)),
+            Err(why) => Err(Error(StatusCode::BAD_REQUEST, why.body_text())),
+        }
+    }
+}
+
+fn ending() -> Error {
+    Error::new(StatusCode::SERVICE_UNAVAILABLE, "the supervisor is ending and answers no more")
+}
+
+async fn apps(State(asks): State<Loop>) -> Result<Json<Snapshot>, Error> {
+    asks.ask(Ask::Apps).await.map(Json)
+}
+
+async fn app(State(asks): State<Loop>, Named(name): Named<String>) -> Result<Json<AppStatus>, Error> {
+    let snapshot = asks.ask(Ask::Apps).await?;
+    match snapshot.apps.into_iter().find(|app| app.name == name) {
+        Some(app) => Ok(Json(app)),
+        None => Err(asks.no_such_app(&name).await),
+    }
+}
+
+async fn crashes(State(asks): State<Loop>, Named(app): Named<String>) -> Result<Json<Vec<Crash>>, Error> {
+    match asks.ask(|reply| Ask::Crashes { app: app.clone(), reply }).await? {
+        Some(crashes) => Ok(Json(crashes)),
+        None => Err(asks.no_such_app(&app).await),
+    }
+}
+
+async fn plan(State(asks): State<Loop>) -> Result<Json<PlanReport>, Error> {
+    asks.ask(Ask::Plan).await.map(Json)
+}
+
+/// `?wait=&timeout=`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Waiting {
+    wait: bool,
+    timeout: Span,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Waiting { wait: true, timeout: Span::secs(60) }
+    }
+}
+
+/// A verb without an argument.
+fn plainly(verb: Verb) -> MethodRouter<Desk> {
+    post(move |State(asks): State<Loop>, Named(app): Named<String>, Asked(waiting): Asked<Waiting>| {
+        change(asks, app, verb.clone(), waiting)
+    })
+}
+
+async fn do_action(
+    State(asks): State<Loop>,
+    Named((app, action)): Named<(String, String)>,
+    Asked(waiting): Asked<Waiting>,
+) -> Result<Response, Error> {
+    change(asks, app, Verb::Do(action), waiting).await
+}
+
+async fn send_signal(
+    State(asks): State<Loop>,
+    Named((app, signal)): Named<(String, String)>,
+    Asked(waiting): Asked<Waiting>,
+) -> Result<Response, Error> {
+    let number = signal_number(&signal).map_err(|why| Error::new(StatusCode::BAD_REQUEST, why))?;
+    change(asks, app, Verb::Signal(number), waiting).await
+}
+
+async fn change(
+    asks: Loop,
+    app: String,
+    verb: Verb,
+    Waiting { wait, timeout: limit }: Waiting,
+) -> Result<Response, Error> {
+    let question = |reply| Ask::Verb { app: app.clone(), verb: verb.clone(), wait, reply };
+    match timeout(limit.0, asks.ask(question)).await {
+        Ok(outcome) => Ok(told(outcome?)),
+        Err(_) => {
+            let now = asks.ask(Ask::Apps).await?;
+            let state = now.apps.iter().find(|status| status.name == app).map_or("gone".into(), in_words);
+            let message = format!("cannot {verb} `{app}` within {limit}: it is {state} now, and goes on");
+            Ok(told(Outcome { app, done: false, message, refusal: Some(Refusal::TimedOut) }))
+        }
+    }
+}
+
+async fn reload(
+    State(asks): State<Loop>,
+    Asked(Waiting { wait, timeout: limit }): Asked<Waiting>,
+) -> Result<Response, Error> {
+    if !wait {
+        let (reply, _unheard) = oneshot::channel();
+        asks.send(Ask::Reload(reply)).await?;
+        return Ok(told(of_all("reading the manifests again", None)));
+    }
+    match timeout(limit.0, asks.ask(Ask::Reload)).await {
+        Ok(plan) => Ok(Json(plan?).into_response()),
+        Err(_) => {
+            Err(Error(StatusCode::GATEWAY_TIMEOUT, format!("the reload is not done within {limit}, and goes on")))
+        }
+    }
+}
+
+async fn drain(
+    State(asks): State<Loop>,
+    Asked(Waiting { wait, timeout: limit }): Asked<Waiting>,
+) -> Result<Response, Error> {
+    if !wait {
+        let (reply, _unheard) = oneshot::channel();
+        asks.send(Ask::Drain(reply)).await?;
+        return Ok(told(of_all("stopping every app; the supervisor ends after that", None)));
+    }
+    match timeout(limit.0, asks.ask(Ask::Drain)).await {
+        Ok(drained) => {
+            drained?;
+            Ok(told(of_all("every app is down; the supervisor ends", None)))
+        }
+        Err(_) => {
+            let now = asks.ask(Ask::Apps).await?;
+            let up: Vec<String> = not_at_rest(&now, &[StateName::Stopped, StateName::GaveUp]);
+            let message = format!("not everything is down within {limit}: {}; the drain goes on", up.join(", "));
+            Ok(told(of_all(message, Some(Refusal::TimedOut))))
+        }
+    }
+}
+
+/// An outcome that is no single app's.
+fn of_all(message: impl Into<String>, refusal: Option<Refusal>) -> Outcome {
+    Outcome { app: String::new(), done: refusal.is_none(), message: message.into(), refusal }
+}
+
+fn told(outcome: Outcome) -> Response {
+    let status = outcome.refusal.map_or(200, Refusal::status);
+    (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(outcome)).into_response()
+}
+
+fn in_words(app: &AppStatus) -> String {
+    match app.detail.as_str() {
+        "" => app.state.to_string(),
+        detail => format!("{} ({detail})", app.state),
+    }
+}
+
+/// Apps in other states than these, in words.
+fn not_at_rest(snapshot: &Snapshot, rest: &[StateName]) -> Vec<String> {
+    let others = snapshot.apps.iter().filter(|app| !rest.contains(&app.state));
+    others.map(|app| format!("{} is {}", app.name, in_words(app))).collect()
+}
+
+/// Ready: each app runs, or is down because somebody wants it so.
+async fn readyz(State(asks): State<Loop>) -> Result<Response, Error> {
+    let snapshot = asks.ask(Ask::Apps).await?;
+    let waiting = not_at_rest(&snapshot, &[StateName::Running, StateName::Stopped]);
+    let ready = waiting.is_empty() && !snapshot.draining;
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let answer = serde_json::json!({ "ready": ready, "draining": snapshot.draining, "waiting": waiting });
+    Ok((status, Json(answer)).into_response())
+}
+
+async fn metrics_text(State(asks): State<Loop>) -> Result<Response, Error> {
+    let snapshot = asks.ask(Ask::Apps).await?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&snapshot)).into_response())
+}
+
+/// `?follow=&lines=`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Reading {
+    follow: bool,
+    lines: usize,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Reading { follow: false, lines: 100 }
+    }
+}
+
+/// More lines than this are read from the file.
+const MOST_LINES: usize = 100_000;
+
+async fn logs(
+    State(asks): State<Loop>,
+    Extension(closing): Extension<Closing>,
+    Named(app): Named<String>,
+    Asked(Reading { follow, lines }): Asked<Reading>,
+) -> Result<Response, Error> {
+    let lines = lines.min(MOST_LINES);
+    let Some(stream) = asks.ask(|reply| Ask::Logs { app: app.clone(), lines, reply }).await? else {
+        return Err(asks.no_such_app(&app).await);
+    };
+    let head = Bytes::from(stream.head);
+    let body = match stream.follow.filter(|_| follow) {
+        Some(receiver) => Body::new(Pieces::new(async { Some((head, follow_on(receiver, closing))) })),
+        None => Body::from(head),
+    };
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
+}
+
+async fn events_of_all(State(desk): State<Desk>, Extension(closing): Extension<Closing>) -> Response {
+    let body = Body::new(follow_on(desk.events.subscribe(), closing));
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_not_known_to_be_us_controls_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (asks, mut inbox) = mpsc::channel(1);
+        let _server = http::serve(listener, router(asks, broadcast::channel(1).0), Limits::NETWORK);
+        let mut stranger = TcpStream::connect(address).await.unwrap();
+        let drain = "POST /v1/drain?wait=false HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        stranger.write_all(drain.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stranger.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+        assert!(inbox.try_recv().is_err(), "a stranger reached the loop");
+    }
+}

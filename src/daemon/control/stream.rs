@@ -1,0 +1,68 @@
+//! Answers without an end: what a broadcast carries, as long as the client reads it. A slow client costs
+//! the channel's bounded room and one piece, and is told what it has missed.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+
+use crate::http::{Closing, Pieces};
+
+/// What a stream carries: how it is written, and how its gaps are told.
+pub trait Told: Clone + Send + 'static {
+    fn write(&self, piece: &mut Vec<u8>);
+
+    fn write_dropped(count: u64, piece: &mut Vec<u8>);
+}
+
+/// An event: one JSON object.
+impl Told for Arc<str> {
+    fn write(&self, piece: &mut Vec<u8>) {
+        piece.extend_from_slice(self.as_bytes());
+        piece.push(b'\n');
+    }
+
+    fn write_dropped(count: u64, piece: &mut Vec<u8>) {
+        piece.extend_from_slice(format!("{{\"event\":\"dropped\",\"n\":{count}}}\n").as_bytes());
+    }
+}
+
+/// Lines of output.
+impl Told for Bytes {
+    fn write(&self, piece: &mut Vec<u8>) {
+        piece.extend_from_slice(self);
+    }
+
+    fn write_dropped(_: u64, piece: &mut Vec<u8>) {
+        piece.extend_from_slice(b"[kasm-void: some output is left out here, this reader was too slow for it]\n");
+    }
+}
+
+/// One write to the client gathers no more than this, and then some.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// All that is sent from now on. What a slow client misses is overwritten in the channel, and the gap told.
+pub fn follow_on<T: Told>(mut receiver: broadcast::Receiver<T>, mut closing: Closing) -> Pieces {
+    Pieces::new(async move {
+        let first = tokio::select! {
+            biased;
+            first = receiver.recv() => first,
+            () = closing.begun() => return None,
+        };
+        let mut piece = Vec::new();
+        match first {
+            Ok(first) => first.write(&mut piece),
+            Err(RecvError::Lagged(count)) => T::write_dropped(count, &mut piece),
+            Err(RecvError::Closed) => return None,
+        }
+        while piece.len() < PIECE_BYTES {
+            match receiver.try_recv() {
+                Ok(more) => more.write(&mut piece),
+                Err(TryRecvError::Lagged(count)) => T::write_dropped(count, &mut piece),
+                Err(_) => break,
+            }
+        }
+        Some((piece.into(), follow_on(receiver, closing)))
+    })
+}

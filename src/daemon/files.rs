@@ -1,0 +1,129 @@
+//! Performs the file steps of hooks: makes, copies, removes, clears, unlocks and seeds. Blocking: called on
+//! a thread of its own. Must not decide whether a step runs, nor what its failure means.
+//!
+//! The operator wrote the path of a step, so links on the way to it are followed. Below it nothing is:
+//! folders are entered by handle, one name at a time, never through a link.
+
+mod clear;
+mod copy;
+mod locks;
+mod seed;
+mod tree;
+mod write;
+
+use std::fmt::Display;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags};
+use rustix::io::Errno;
+
+use crate::model::hook::Hook;
+use tree::Folder;
+
+/// What a step needs to know of the machine it runs on.
+pub struct Around<'a> {
+    /// As browsers write it into their locks.
+    pub hostname: String,
+    /// Never cleared or removed, nor is a folder that holds it.
+    pub home: PathBuf,
+    /// Whether this pid is alive and a process of the app whose hook this is.
+    pub alive: &'a dyn Fn(i32) -> bool,
+    /// Whether the step was called off; asked between the entries of a folder.
+    pub cancelled: &'a dyn Fn() -> bool,
+}
+
+/// One line on what was done, empty when there was nothing to do; or what could not be done, and the way out.
+type Done = Result<String, String>;
+
+/// Performs a file step. Other hooks are refused: they are not for a blocking thread.
+pub fn perform(hook: &Hook, around: &Around) -> Done {
+    match hook {
+        Hook::MakeDir { path, .. } => make_dir(&absolute(path)?),
+        Hook::Copy { from, to, .. } => copy::copy(&absolute(from)?, &absolute(to)?, around),
+        Hook::Remove { path, .. } => remove(&absolute(path)?, around),
+        Hook::ClearDir { path, .. } => clear::clear_dir(&absolute(path)?, around),
+        Hook::ClearLocks { dir, .. } => locks::clear_locks(&absolute(dir)?, around),
+        Hook::SeedJson { file, set, default, .. } => seed::seed_json(&absolute(file)?, set, default),
+        Hook::WaitFor { .. } | Hook::Run { .. } | Hook::Maximize { .. } => {
+            Err(format!("`{}` is not a file step", hook.name()))
+        }
+    }
+}
+
+fn make_dir(path: &Path) -> Done {
+    if path.is_dir() {
+        return Ok(String::new());
+    }
+    std::fs::create_dir_all(path).map_err(|error| cannot(format!("make the folder `{}`", path.display()), error))?;
+    Ok(format!("made `{}`", path.display()))
+}
+
+fn remove(path: &Path, around: &Around) -> Done {
+    let what = || format!("remove `{}`", path.display());
+    refuse_precious(path, around).map_err(|reason| format!("cannot {}: {reason}", what()))?;
+    let (folder, name) = match Folder::holding(path) {
+        Ok(place) => place,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
+        Err(error) => return Err(cannot(what(), error)),
+    };
+    let removed = fs::unlinkat(&folder.fd, &name, AtFlags::empty()).or_else(|error| match error {
+        Errno::ISDIR => fs::unlinkat(&folder.fd, &name, AtFlags::REMOVEDIR),
+        error => Err(error),
+    });
+    match removed {
+        Ok(()) => Ok(format!("removed `{}`", path.display())),
+        Err(Errno::NOENT) => Ok(String::new()),
+        Err(error) => Err(cannot(what(), error)),
+    }
+}
+
+/// Without the slash or dot at the end that would turn a link into what it points to.
+fn absolute(path: &str) -> Result<PathBuf, String> {
+    if Path::new(path).is_absolute() {
+        return Ok(Path::new(path).components().collect());
+    }
+    Err(format!("`{path}` is not an absolute path: begin it with `/` or `~/`"))
+}
+
+/// The home folder, those above it and `/` are never what a hook should take away.
+fn refuse_precious(path: &Path, around: &Around) -> Result<(), String> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err("it names no file or folder of its own: name one".into());
+    };
+    // What does not resolve is not there, and does no harm.
+    let Ok(real) = parent.canonicalize().map(|parent| parent.join(name)) else { return Ok(()) };
+    let home = around.home.canonicalize().unwrap_or_else(|_| around.home.clone());
+    if home.starts_with(&real) {
+        return Err("it is the home folder or holds it: name the folder meant".into());
+    }
+    Ok(())
+}
+
+/// "cannot do this: why: the way out".
+fn cannot(what: impl Display, error: impl Into<io::Error>) -> String {
+    let error = error.into();
+    let uid = rustix::process::geteuid().as_raw();
+    let (reason, way_out) = match Errno::from_io_error(&error) {
+        Some(Errno::ACCESS | Errno::PERM) => {
+            ("no permission", format!("let uid {uid} write there, or name another path"))
+        }
+        Some(Errno::NOTDIR) => {
+            ("a part of the path is not a folder", "move what is in the way, or name another path".into())
+        }
+        Some(Errno::ISDIR) => ("a folder is in the way", "remove it, or name another path".into()),
+        Some(Errno::EXIST) => ("something else is in the way", "remove it, or name another path".into()),
+        Some(Errno::NOTEMPTY) => ("the folder is not empty", "empty it with ClearDir first".into()),
+        Some(Errno::NOENT) => ("it does not exist", "make it, or name another path".into()),
+        Some(Errno::ROFS) => ("the file system is read-only", "mount it writable, or name another path".into()),
+        Some(Errno::NOSPC | Errno::DQUOT) => ("the disk is full", "free some space".into()),
+        Some(Errno::BUSY) => ("something is mounted there", "unmount it, or name another path".into()),
+        Some(Errno::LOOP) => ("a link leads back to itself, or is in the way", "remove the link".into()),
+        Some(Errno::NAMETOOLONG) => ("the name is too long", "name another path".into()),
+        _ => return format!("cannot {what}: {error}"),
+    };
+    format!("cannot {what}: {reason}: {way_out}")
+}
+
+#[cfg(test)]
+mod tests;

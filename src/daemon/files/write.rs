@@ -1,0 +1,102 @@
+//! Puts a file in place whole: a temporary one beside it, then a rename, so that no reader sees a half and
+//! no link is written through.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Seek};
+use std::os::unix::fs::MetadataExt;
+
+use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+
+use super::tree::Folder;
+
+/// How the file should be when it is in place.
+pub(super) struct Finish {
+    pub mode: Mode,
+    /// Kept where we may.
+    pub owner: Option<(u32, u32)>,
+    /// On the disk before this returns.
+    pub durable: bool,
+}
+
+/// Replaces `name`, whatever it is, except a folder. A file that something is mounted on cannot be renamed
+/// over: it is written in place, while the temporary one holds the whole content.
+pub(super) fn replace(
+    folder: &Folder,
+    name: &OsStr,
+    finish: &Finish,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    let (temporary, mut file) = create_temporary(folder, name)?;
+    let result = fill(&mut file).and_then(|()| put(folder, &temporary, name, &mut file, finish));
+    if result.is_err() {
+        // Best effort: the error that brought us here is the one to tell.
+        let _ = fs::unlinkat(&folder.fd, &temporary, AtFlags::empty());
+    }
+    result
+}
+
+/// Runs `make` with names that nobody has, until one is free.
+pub(super) fn with_temporary_name<T>(
+    name: &OsStr,
+    mut make: impl FnMut(&OsStr) -> Result<T, Errno>,
+) -> Result<(OsString, T), Errno> {
+    loop {
+        // Not the name itself: with it the temporary one could be too long.
+        let mut short: String = name.to_string_lossy().chars().take(40).collect();
+        short.insert(0, '.');
+        let temporary = OsString::from(format!("{short}.{:08x}.tmp", fastrand::u32(..)));
+        match make(&temporary) {
+            Ok(made) => return Ok((temporary, made)),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn create_temporary(folder: &Folder, name: &OsStr) -> io::Result<(OsString, File)> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let (temporary, fd) =
+        with_temporary_name(name, |temporary| fs::openat(&folder.fd, temporary, flags, Mode::RUSR | Mode::WUSR))?;
+    Ok((temporary, File::from(fd)))
+}
+
+fn put(folder: &Folder, temporary: &OsStr, name: &OsStr, file: &mut File, finish: &Finish) -> io::Result<()> {
+    if let Some((uid, gid)) = finish.owner
+        && (file.metadata()?.uid(), file.metadata()?.gid()) != (uid, gid)
+    {
+        // Only root may give files away; then the file is ours from now on.
+        let _ = fs::fchown(&*file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    }
+    fs::fchmod(&*file, finish.mode)?;
+    if finish.durable {
+        file.sync_all()?;
+    }
+    match fs::renameat(&folder.fd, temporary, &folder.fd, name) {
+        Ok(()) => {}
+        Err(Errno::BUSY) => {
+            write_in_place(folder, name, file, finish.durable)?;
+            fs::unlinkat(&folder.fd, temporary, AtFlags::empty())?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    if finish.durable { sync(folder) } else { Ok(()) }
+}
+
+fn write_in_place(folder: &Folder, name: &OsStr, content: &mut File, durable: bool) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut target = File::from(fs::openat(&folder.fd, name, flags, Mode::empty())?);
+    content.rewind()?;
+    let length = io::copy(content, &mut target)?;
+    target.set_len(length)?;
+    if durable { target.sync_all() } else { Ok(()) }
+}
+
+fn sync(folder: &Folder) -> io::Result<()> {
+    match fs::fsync(&folder.fd) {
+        // Some file systems keep folders by other means.
+        Ok(()) | Err(Errno::INVAL) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,279 @@
+//! Reads manifest folders into sources. Owns which files count, the size cap and what is said of a file
+//! or folder that cannot be read. Must not parse, and must never hang on what somebody named `x.ron`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, FileType, Mode, OFlags};
+
+use crate::model::problem::Problem;
+use crate::model::source::Source;
+
+/// A larger file is no manifest.
+const MAX_SIZE: u64 = 1 << 20;
+
+/// All that the folders hold.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// One per name, sorted by it. A file that cannot be read is here too, with the reason.
+    pub sources: Vec<Source>,
+    /// What is wrong with the folders themselves.
+    pub problems: Vec<Problem>,
+    /// Every folder was listed, or is plainly not there. When false, an app without a source was not
+    /// necessarily deleted.
+    pub complete: bool,
+}
+
+/// Reads every `*.ron` of every folder; a later folder's file replaces an earlier one's of the same name.
+pub fn load(folders: &[PathBuf]) -> Loaded {
+    let mut files = BTreeMap::new();
+    let mut loaded = Loaded { complete: true, ..Loaded::default() };
+    for folder in folders {
+        if let Err(error) = list(folder, &mut files, &mut loaded.problems) {
+            loaded.complete &= is_absent(&error);
+            loaded.problems.push(unlisted(folder, &error));
+        }
+    }
+    loaded.sources = files.into_iter().map(|(name, path)| source(name, &path)).collect();
+    loaded
+}
+
+fn list(folder: &Path, files: &mut BTreeMap<String, PathBuf>, problems: &mut Vec<Problem>) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "ron") {
+            continue;
+        }
+        match path.file_stem().and_then(|stem| stem.to_str()) {
+            Some(stem) if is_temporary(stem) => {}
+            Some(stem) => {
+                files.insert(stem.to_owned(), path);
+            }
+            None => problems.push(
+                Problem::whole(&path.display().to_string(), "the file name is not UTF-8, so it cannot name an app")
+                    .help("rename the file"),
+            ),
+        }
+    }
+    Ok(())
+}
+
+/// Hidden files, and Emacs's `.#x.ron` and `#x.ron`: an editor's, not the operator's. The other editor
+/// files (`x.ron~`, `x.ron.swp`, `4913`, `#x.ron#`) do not end in `.ron`.
+fn is_temporary(stem: &str) -> bool {
+    stem.starts_with(['.', '#'])
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+fn unlisted(folder: &Path, error: &io::Error) -> Problem {
+    let name = folder.display().to_string();
+    match error.kind() {
+        io::ErrorKind::NotFound => Problem::whole(&name, "the manifest folder does not exist")
+            .help("make it, or take it out of the command line; it is watched for")
+            .warning(),
+        io::ErrorKind::NotADirectory => {
+            Problem::whole(&name, "is not a folder").help("name the folder that holds the manifests")
+        }
+        io::ErrorKind::PermissionDenied => Problem::whole(&name, "the manifest folder cannot be listed: no permission")
+            .help(format!("give uid {} read and search permission on it", rustix::process::geteuid().as_raw())),
+        _ => Problem::whole(&name, format!("the manifest folder cannot be listed: {error}"))
+            .help("its apps stay as they are until it can be"),
+    }
+}
+
+fn source(name: String, path: &Path) -> Source {
+    Source { name, file: path.display().to_string(), text: read(path) }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let file = open(path)?;
+    let mut bytes = Vec::new();
+    // One byte past the cap tells "too large" without reading the rest.
+    file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
+    if bytes.len() as u64 > MAX_SIZE {
+        return Err("is larger than 1 MiB, which no manifest is: is it the right file?".into());
+    }
+    String::from_utf8(bytes).map_err(|error| not_utf8(&error))
+}
+
+/// A regular file, or a link to one. Others are refused before they are opened: opening a FIFO or a
+/// device can wait for ever, and can itself do something.
+fn open(path: &Path) -> Result<File, String> {
+    let seen = fs::stat(path).map_err(|error| unopened(path, error))?;
+    refuse_special(FileType::from_raw_mode(seen.st_mode))?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = fs::open(path, flags, Mode::empty()).map_err(|error| unopened(path, error))?;
+    let opened = fs::fstat(&file).map_err(|error| unopened(path, error))?;
+    refuse_special(FileType::from_raw_mode(opened.st_mode))?;
+    Ok(File::from(file))
+}
+
+fn refuse_special(kind: FileType) -> Result<(), String> {
+    let what = match kind {
+        FileType::RegularFile => return Ok(()),
+        FileType::Directory => "a folder",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        _ => "no regular file",
+    };
+    Err(format!("is {what}, not a manifest: remove it, or rename it so that it does not end in `.ron`"))
+}
+
+fn unopened(path: &Path, error: rustix::io::Errno) -> String {
+    use rustix::io::Errno;
+    match error {
+        Errno::NOENT if path.is_symlink() => "is a link to nothing: put its target in place, or remove the link".into(),
+        Errno::LOOP => "is a link that leads back to itself: remove it".into(),
+        Errno::ACCESS | Errno::PERM => {
+            format!("cannot be read: give uid {} read permission on it", rustix::process::geteuid().as_raw())
+        }
+        error => format!("cannot be read: {error}"),
+    }
+}
+
+fn not_utf8(error: &std::string::FromUtf8Error) -> String {
+    let at = error.utf8_error().valid_up_to();
+    let line = error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+    format!("is not UTF-8 at byte {at} (line {line}): save it as UTF-8")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{create_dir, write};
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    fn load_one(dir: &tempfile::TempDir) -> Loaded {
+        load(&[dir.path().to_owned()])
+    }
+
+    fn names(loaded: &Loaded) -> Vec<&str> {
+        loaded.sources.iter().map(|source| source.name.as_str()).collect()
+    }
+
+    fn reason(loaded: &Loaded) -> &str {
+        loaded.sources[0].text.as_ref().unwrap_err()
+    }
+
+    #[test]
+    fn later_folders_win_by_file_name() {
+        let (image, user) = (folder(), folder());
+        write(image.path().join("a.ron"), "image").unwrap();
+        write(image.path().join("b.ron"), "image").unwrap();
+        write(user.path().join("b.ron"), "user").unwrap();
+        let loaded = load(&[image.path().to_owned(), user.path().to_owned()]);
+        assert_eq!(names(&loaded), ["a", "b"]);
+        assert_eq!(loaded.sources[1].text.as_deref(), Ok("user"));
+        assert_eq!(loaded.sources[1].file, user.path().join("b.ron").display().to_string());
+        assert!(loaded.complete && loaded.problems.is_empty());
+    }
+
+    #[test]
+    fn what_editors_leave_is_no_manifest() {
+        let dir = folder();
+        for name in [".hidden.ron", ".#a.ron", "#a.ron", "#a.ron#", "a.ron~", ".a.ron.swp", "4913", "a.ron.bak", "ron"]
+        {
+            write(dir.path().join(name), "").unwrap();
+        }
+        write(dir.path().join("a.ron"), "App()").unwrap();
+        assert_eq!(names(&load_one(&dir)), ["a"]);
+    }
+
+    #[test]
+    fn a_config_map_is_read_through_its_links() {
+        let dir = folder();
+        create_dir(dir.path().join("..2026_11_23")).unwrap();
+        write(dir.path().join("..2026_11_23/a.ron"), "App()").unwrap();
+        symlink("..2026_11_23", dir.path().join("..data")).unwrap();
+        symlink("..data/a.ron", dir.path().join("a.ron")).unwrap();
+        let loaded = load_one(&dir);
+        assert_eq!(names(&loaded), ["a"]);
+        assert_eq!(loaded.sources[0].text.as_deref(), Ok("App()"));
+    }
+
+    #[test]
+    fn a_fifo_is_refused_and_nobody_waits() {
+        let dir = folder();
+        fs::mknodat(fs::CWD, dir.path().join("a.ron"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        assert!(reason(&load_one(&dir)).starts_with("is a FIFO"));
+    }
+
+    #[test]
+    fn folders_sockets_and_devices_are_refused() {
+        for (name, what) in [("folder", "is a folder"), ("socket", "is a socket"), ("device", "is a device")] {
+            let dir = folder();
+            let path = dir.path().join("a.ron");
+            match name {
+                "folder" => create_dir(&path).unwrap(),
+                "socket" => drop(std::os::unix::net::UnixListener::bind(&path).unwrap()),
+                _ => symlink("/dev/zero", &path).unwrap(),
+            }
+            let loaded = load_one(&dir);
+            assert!(reason(&loaded).starts_with(what), "{name}: {}", reason(&loaded));
+        }
+    }
+
+    #[test]
+    fn links_to_nowhere_say_so() {
+        let dir = folder();
+        symlink("gone", dir.path().join("a.ron")).unwrap();
+        assert!(reason(&load_one(&dir)).starts_with("is a link to nothing"));
+        let dir = folder();
+        symlink("a.ron", dir.path().join("a.ron")).unwrap();
+        assert!(reason(&load_one(&dir)).starts_with("is a link that leads back"));
+    }
+
+    #[test]
+    fn one_mebibyte_is_a_manifest_and_one_byte_more_is_not() {
+        let dir = folder();
+        write(dir.path().join("a.ron"), vec![b' '; MAX_SIZE as usize]).unwrap();
+        assert!(load_one(&dir).sources[0].text.is_ok());
+        write(dir.path().join("a.ron"), vec![b' '; MAX_SIZE as usize + 1]).unwrap();
+        assert!(reason(&load_one(&dir)).starts_with("is larger than 1 MiB"));
+    }
+
+    #[test]
+    fn a_byte_that_is_not_utf8_is_pointed_at() {
+        let dir = folder();
+        write(dir.path().join("a.ron"), b"App(\n  \xff)").unwrap();
+        assert_eq!(reason(&load_one(&dir)), "is not UTF-8 at byte 7 (line 2): save it as UTF-8");
+    }
+
+    #[test]
+    fn a_missing_folder_is_a_warning_and_the_others_are_read() {
+        let dir = folder();
+        write(dir.path().join("a.ron"), "App()").unwrap();
+        let loaded = load(&[dir.path().join("later"), dir.path().to_owned()]);
+        assert_eq!(names(&loaded), ["a"]);
+        assert!(loaded.complete && !loaded.problems[0].is_error());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_listed_deletes_no_app() {
+        let dir = folder();
+        write(dir.path().join("file"), "").unwrap();
+        let loaded = load(&[dir.path().join("file")]);
+        assert!(!loaded.complete && loaded.problems[0].is_error());
+    }
+
+    #[test]
+    fn a_file_name_that_is_not_utf8_is_a_problem() {
+        let dir = folder();
+        write(dir.path().join(std::ffi::OsStr::from_bytes(b"\xff.ron")), "").unwrap();
+        let loaded = load_one(&dir);
+        assert!(loaded.sources.is_empty());
+        assert!(loaded.problems[0].message.contains("not UTF-8"));
+    }
+}

@@ -1,0 +1,309 @@
+//! One app's pipe and the task that empties it. Never leaves the app waiting for a disk: when the queue
+//! to the writer is full because it is stuck, output is counted and dropped, and only the ring keeps it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use super::live::{Lines, Live};
+use super::text::{Gap, Ring, count_lines};
+use super::writer::{CHUNK, Job, Queue, Target, lock};
+use crate::daemon::sys;
+
+/// What a busy pipe is made to hold, as far as the system lets us.
+const PIPE: usize = 1 << 20;
+
+/// More than a pipe holds: who reads this much without an end races with a flood.
+const DRAIN: usize = 2 * PIPE;
+
+/// Less than this is copied out of the buffer, so that a short line does not hold 256 KiB.
+const SMALL: usize = CHUNK / 4;
+
+/// A pipe that gives this much at once is as good as full, and is made larger.
+const BUSY: usize = 32 << 10;
+
+/// An app that writes line by line is read no more often than this: one read for many lines.
+const PAUSE: Duration = Duration::from_millis(2);
+
+const STUCK: &str = "the disk did not keep up";
+
+pub struct Tap {
+    pipe: AsyncFd<OwnedFd>,
+    queue: Arc<Queue>,
+    state: Mutex<State>,
+}
+
+struct State {
+    target: Arc<Target>,
+    ring: Ring,
+    live: Option<Box<Live>>,
+    /// The writer is stuck: what there is no room for is dropped.
+    stuck: Option<Gap>,
+    bytes: u64,
+    grown: bool,
+}
+
+/// What one read came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Pumped {
+    Bytes(usize),
+    Empty,
+    /// No room in the queue.
+    Full,
+}
+
+impl State {
+    /// Output came: for the ring, and for those who follow.
+    fn take(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.ring.push(bytes);
+        if let Some(live) = &mut self.live {
+            live.feed(&self.target.app, bytes);
+            if live.is_idle() {
+                self.live = None;
+            }
+        }
+    }
+
+    /// The writer is stuck: from now on output is dropped rather than waited with.
+    fn begin_gap(&mut self) {
+        if self.stuck.is_some() {
+            return;
+        }
+        self.stuck = Some(Gap::default());
+        let Target { app, path, status, .. } = &*self.target;
+        let file = path.display();
+        tracing::warn!(
+            %app, %file, error = STUCK,
+            "the app's log is not written: its output is dropped and counted until the disk answers"
+        );
+        status.set_trouble(Some(format!("cannot write {file}: {STUCK}")));
+    }
+
+    fn lose(&mut self, bytes: &[u8]) {
+        self.stuck.get_or_insert_default().lose(bytes);
+        self.target.status.dropped_lines.fetch_add(count_lines(bytes), Ordering::Relaxed);
+    }
+}
+
+impl Tap {
+    pub fn new(pipe: OwnedFd, queue: Arc<Queue>, target: Arc<Target>) -> io::Result<Tap> {
+        let pipe = sys::async_fd(pipe, Interest::READABLE)?;
+        let state = State { target, ring: Ring::default(), live: None, stuck: None, bytes: 0, grown: false };
+        Ok(Tap { pipe, queue, state: Mutex::new(state) })
+    }
+
+    /// Reads until the runtime ends.
+    pub async fn run(self: Arc<Tap>) {
+        let mut last = None;
+        loop {
+            let deadline = self.state().live.as_ref().and_then(|live| live.deadline());
+            let ready = match deadline {
+                None => self.pipe.readable().await,
+                Some(at) => match tokio::time::timeout_at(at, self.pipe.readable()).await {
+                    Ok(ready) => ready,
+                    Err(_) => {
+                        self.tick();
+                        continue;
+                    }
+                },
+            };
+            let Ok(mut ready) = ready else { return };
+            match self.pump() {
+                Pumped::Empty => ready.clear_ready(),
+                Pumped::Bytes(n) => {
+                    let now = Instant::now();
+                    match last.replace(now) {
+                        Some(before) if n < BUSY && now - before < 2 * PAUSE => tokio::time::sleep(PAUSE).await,
+                        // A flood must not keep the loop from its other work.
+                        _ => tokio::task::yield_now().await,
+                    }
+                }
+                Pumped::Full => self.wait_for_room().await,
+            }
+        }
+    }
+
+    /// Reads what is in the pipe now, without waiting for anything.
+    pub fn drain(&self) {
+        let mut read = 0;
+        while let Pumped::Bytes(n) = self.pump_or_drop() {
+            read += n;
+            if read > DRAIN {
+                break;
+            }
+        }
+    }
+
+    /// As [`Tap::drain`], but waits for the writer rather than dropping anything.
+    pub async fn drain_slowly(&self) {
+        let mut read = 0;
+        while read <= DRAIN {
+            match self.pump() {
+                Pumped::Bytes(n) => read += n,
+                Pumped::Empty => break,
+                Pumped::Full => self.wait_for_room().await,
+            }
+        }
+        let target = self.target();
+        let in_a_gap = self.state().stuck.is_some();
+        if in_a_gap && self.queue.room(&target.status).await {
+            self.end_gap(&mut self.state());
+        }
+    }
+
+    pub fn set(&self, target: Arc<Target>, forward: bool) {
+        let mut state = self.state();
+        state.target = target;
+        if forward || state.live.is_some() {
+            state.live.get_or_insert_default().set_forward(forward);
+        }
+    }
+
+    pub fn follow(&self) -> broadcast::Receiver<Lines> {
+        self.state().live.get_or_insert_default().follow()
+    }
+
+    pub fn target(&self) -> Arc<Target> {
+        self.state().target.clone()
+    }
+
+    /// Bytes read from the pipe.
+    pub fn bytes(&self) -> u64 {
+        self.state().bytes
+    }
+
+    /// The last lines of output, as the app wrote them.
+    pub fn last_lines(&self, count: usize) -> Vec<u8> {
+        self.state().ring.last_lines(count).to_vec()
+    }
+
+    /// A line that still has no end will get none: its process is gone.
+    pub fn end_line(&self) {
+        let state = &mut *self.state();
+        if let Some(live) = &mut state.live {
+            live.end_line(&state.target.app);
+        }
+    }
+
+    /// A line of our own, behind all output so far.
+    pub fn note(&self, text: &str) {
+        self.drain();
+        let state = &mut *self.state();
+        if let Some(live) = &mut state.live {
+            live.end_line(&state.target.app);
+            live.note(&format!("[kasm-void: {text}]"));
+        }
+        if self.queue.allowance(&state.target.status) > 0 {
+            // As with output, without a writer there is no file.
+            let _ = self.queue.push(Job::Note(state.target.clone(), text.to_owned()));
+        }
+    }
+
+    async fn wait_for_room(&self) {
+        let target = self.target();
+        if !self.queue.room(&target.status).await {
+            self.state().begin_gap();
+        }
+    }
+
+    fn pump(&self) -> Pumped {
+        let state = &mut *self.state();
+        match self.queue.allowance(&state.target.status) {
+            0 if state.stuck.is_none() => Pumped::Full,
+            room => self.read(state, room),
+        }
+    }
+
+    fn pump_or_drop(&self) -> Pumped {
+        let state = &mut *self.state();
+        let status = &state.target.status;
+        let room = match state.stuck {
+            None => self.queue.urgent_allowance(status),
+            // More in the queue would not be written either.
+            Some(_) => self.queue.allowance(status),
+        };
+        if room == 0 {
+            state.begin_gap();
+        }
+        self.read(state, room)
+    }
+
+    /// Reads once: into the queue when there is room for it there, else only into the ring.
+    fn read(&self, state: &mut State, room: usize) -> Pumped {
+        let mut buffer = if room < CHUNK && room > 0 { Vec::with_capacity(room) } else { self.queue.buffer() };
+        let read = rustix::io::retry_on_intr(|| {
+            rustix::io::read(self.pipe.get_ref(), rustix::buffer::spare_capacity(&mut buffer))
+        });
+        let bytes = match read {
+            Ok(bytes) if bytes > 0 => bytes,
+            _ => {
+                self.queue.spare(buffer);
+                return Pumped::Empty;
+            }
+        };
+        if bytes >= BUSY && !state.grown {
+            state.grown = true;
+            // Refused beyond the user's share of pipe memory: the pipe then stays as it is.
+            let _ = rustix::pipe::fcntl_setpipe_size(self.pipe.get_ref(), PIPE);
+        }
+        state.take(&buffer);
+        if room == 0 {
+            state.lose(&buffer);
+            self.queue.spare(buffer);
+        } else {
+            self.enqueue(state, buffer);
+        }
+        Pumped::Bytes(bytes)
+    }
+
+    fn enqueue(&self, state: &mut State, mut buffer: Vec<u8>) {
+        if let Some(gap) = &mut state.stuck {
+            let lines = gap.lines;
+            let lost = buffer.len() - gap.resume(&buffer).len();
+            state.target.status.dropped_lines.fetch_add(gap.lines - lines, Ordering::Relaxed);
+            buffer.drain(..lost);
+            if buffer.is_empty() {
+                return self.queue.spare(buffer);
+            }
+            self.end_gap(state);
+        }
+        if buffer.len() < SMALL && buffer.capacity() == CHUNK {
+            let small = buffer.as_slice().to_vec();
+            self.queue.spare(std::mem::replace(&mut buffer, small));
+        }
+        if let Err(Job::Output(target, lost)) = self.queue.push(Job::Output(state.target.clone(), buffer)) {
+            target.status.dropped_lines.fetch_add(count_lines(&lost), Ordering::Relaxed);
+        }
+    }
+
+    /// The writer works again: says what is missing.
+    fn end_gap(&self, state: &mut State) {
+        let Some(gap) = state.stuck.take() else { return };
+        let Target { app, path, status, .. } = &*state.target;
+        status.set_trouble(None);
+        tracing::warn!(%app, file = %path.display(), error = STUCK, dropped_lines = gap.lines, "the app's log is written again");
+        if gap.lines > 0 {
+            // Without a writer there is no file to say it in.
+            let _ = self.queue.push(Job::Lost(state.target.clone(), gap.lines, STUCK));
+        }
+    }
+
+    fn tick(&self) {
+        let state = &mut *self.state();
+        if let Some(live) = &mut state.live {
+            live.tick(&state.target.app);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}

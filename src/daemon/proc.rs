@@ -1,0 +1,159 @@
+//! Reads `/proc`: who is alive, whose child, with which command line and cookie. Knows no app.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+pub type Pid = i32;
+
+/// One line of the process table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    pub pid: Pid,
+    pub parent: Pid,
+    pub session: Pid,
+    /// Clock ticks since boot: with the pid, it names a process for good.
+    pub started: u64,
+    /// Dead, but not yet collected by its parent.
+    pub zombie: bool,
+    /// A thread of the kernel's own: it belongs to nobody.
+    pub kernel: bool,
+}
+
+/// The living processes of one user, oldest first.
+pub fn processes_of(uid: u32) -> Vec<Entry> {
+    let Ok(folder) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<Pid>().ok());
+    let ours = pids.filter(|pid| fs::metadata(format!("/proc/{pid}")).is_ok_and(|folder| folder.uid() == uid));
+    let mut entries: Vec<Entry> = ours.filter_map(entry).filter(|entry| !entry.zombie && !entry.kernel).collect();
+    entries.sort_by_key(|entry| (entry.started, entry.pid));
+    entries
+}
+
+/// `None`: no such process.
+pub fn entry(pid: Pid) -> Option<Entry> {
+    let stat = text(&format!("/proc/{pid}/stat"))?;
+    // The name stands in parentheses and may hold any character, parentheses too.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
+    let flags: u32 = fields.nth(2)?.parse().ok()?;
+    let started = fields.nth(12)?.parse().ok()?;
+    let (zombie, kernel) = (matches!(state, "Z" | "X"), flags & KERNEL_THREAD != 0);
+    Some(Entry { pid, parent, session, started, zombie, kernel })
+}
+
+/// PF_KTHREAD of the kernel's `sched.h`.
+const KERNEL_THREAD: u32 = 0x0020_0000;
+
+/// A file of `/proc`, which has no size to ask for.
+fn bytes(path: &str) -> Option<Vec<u8>> {
+    let file = fs::File::open(path).ok()?;
+    let mut bytes = Vec::with_capacity(2048);
+    loop {
+        match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes)) {
+            Ok(0) => return Some(bytes),
+            Ok(_) => bytes.reserve(1024),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+fn text(path: &str) -> Option<String> {
+    // A process may call itself anything.
+    Some(String::from_utf8_lossy(&bytes(path)?).into_owned())
+}
+
+/// Arguments joined by single spaces; empty for kernel threads, zombies and the gone.
+pub fn command_line(pid: Pid) -> String {
+    let bytes = bytes(&format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    String::from_utf8_lossy(words).replace('\0', " ")
+}
+
+/// The value of one variable in the environment the process was executed with. `None` also when it may
+/// not be read.
+pub fn variable(environment: &[u8], name: &str) -> Option<String> {
+    let entries = environment.split(|byte| *byte == 0);
+    let value = entries.filter_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")).next()?;
+    Some(String::from_utf8_lossy(value).into_owned())
+}
+
+/// The whole environment block; empty when it may not be read.
+pub fn environment(pid: Pid) -> Vec<u8> {
+    bytes(&format!("/proc/{pid}/environ")).unwrap_or_default()
+}
+
+/// Our direct children, those that were handed to us as subreaper too. `None` where the kernel does not
+/// tell (it was built without CONFIG_PROC_CHILDREN).
+pub fn children(main_thread: Pid) -> Option<Vec<Pid>> {
+    let text = text(&format!("/proc/{main_thread}/task/{main_thread}/children"))?;
+    Some(text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+}
+
+/// The given processes and all that descend from them.
+pub fn with_descendants<'a>(
+    table: impl IntoIterator<Item = &'a Entry>,
+    roots: impl IntoIterator<Item = Pid>,
+) -> HashSet<Pid> {
+    let mut by_parent: HashMap<Pid, Vec<Pid>> = HashMap::new();
+    for entry in table {
+        by_parent.entry(entry.parent).or_default().push(entry.pid);
+    }
+    let mut found = HashSet::new();
+    let mut queue: Vec<Pid> = roots.into_iter().collect();
+    while let Some(pid) = queue.pop() {
+        if found.insert(pid) {
+            queue.extend(by_parent.get(&pid).into_iter().flatten());
+        }
+    }
+    found
+}
+
+/// Resident bytes of one process; 0 when it is gone.
+pub fn resident(pid: Pid) -> u64 {
+    let pages = text(&format!("/proc/{pid}/statm"));
+    let pages = pages.and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
+}
+
+/// How many processes the kernel has killed in our memory group for want of memory.
+pub fn out_of_memory_kills() -> u64 {
+    let own = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"];
+    let count = |text: String| {
+        let line = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok());
+        line.unwrap_or(0)
+    };
+    own.iter().find_map(|file| fs::read_to_string(file).ok()).map_or(0, count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn we_find_ourselves() {
+        let own = std::process::id() as Pid;
+        let entry = entry(own).unwrap();
+        assert!(entry.started > 0 && !entry.zombie);
+        assert!(processes_of(rustix::process::getuid().as_raw()).contains(&entry));
+        assert!(resident(own) > 100_000);
+        assert_eq!(entry.parent, std::os::unix::process::parent_id() as Pid);
+    }
+
+    #[test]
+    fn descendants_are_found_at_any_depth_and_in_any_order() {
+        let process = |pid, parent| Entry { pid, parent, session: pid, started: 0, zombie: false, kernel: false };
+        let table = [process(7, 5), process(5, 3), process(3, 1), process(9, 1)];
+        assert_eq!(with_descendants(&table, [3]), HashSet::from([3, 5, 7]));
+    }
+
+    #[test]
+    fn a_variable_is_found_by_its_whole_name() {
+        let block = b"KASM_VOID_APPS=x\0KASM_VOID_APP=web:3\0";
+        assert_eq!(variable(block, "KASM_VOID_APP").as_deref(), Some("web:3"));
+        assert_eq!(variable(block, "KASM_VOID"), None);
+    }
+}

@@ -1,0 +1,557 @@
+//! Processes: starts them, learns of their end, finds the trees they belong to, signals and sweeps them.
+//!
+//! Owns the table of our children. An app is a **tree**: what descends from its leader, and whatever
+//! carries its cookie `KASM_VOID_APP=<app>:<run>` in its environment (that finds what left the session).
+//! Nothing else in the program calls `wait` or `kill`.
+//!
+//! How an end is noticed: our children's by SIGCHLD and one `wait` each, which needs no descriptor per
+//! app and collects what was handed to us as subreaper along the way; other processes' by pidfd.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use rustix::event::{Timespec, epoll};
+use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use tokio::sync::oneshot;
+
+use super::proc::{self, Entry, Pid};
+use super::sys::{self, LEADER, Reaped, Step};
+use crate::model::app::App;
+use crate::model::hook::{Hook, LockKind};
+use crate::model::machine::Event;
+use crate::model::restart::Exit;
+use crate::model::supervisor::AppId;
+
+/// In the environment of every process of an app.
+pub const COOKIE: &str = "KASM_VOID_APP";
+/// Beside it: whose app it is, and where its control socket is.
+pub const STATE: &str = "KASM_VOID_STATE";
+/// Beside them in hooks, which are never taken for the app.
+pub const HOOK: &str = "KASM_VOID_HOOK";
+
+pub struct Processes {
+    uid: u32,
+    own_pid: Pid,
+    state: String,
+    environment: Vec<(String, CString)>,
+    home: CString,
+    null: File,
+    open_files: Option<u64>,
+    /// Every child we know the meaning of; all others are strays.
+    children: HashMap<Pid, Role>,
+    /// Processes that are not our children, watched by pidfd.
+    watched: HashMap<Pid, Watched>,
+    epoll: OwnedFd,
+    clearing: BTreeMap<AppId, Clearing>,
+    out_of_memory_kills: u64,
+    happened: VecDeque<(AppId, Event)>,
+    /// What `/proc` said, good for one turn of the loop.
+    table: Option<Rc<Vec<Seen>>>,
+    strays: Option<bool>,
+}
+
+/// A process as it was seen this turn; what it takes a look into it to know, is looked up once.
+struct Seen {
+    entry: Entry,
+    cookie: OnceCell<Cookie>,
+    command_line: OnceCell<String>,
+}
+
+impl Seen {
+    fn cookie(&self) -> &Cookie {
+        self.cookie.get_or_init(|| Cookie::of(self.entry.pid))
+    }
+
+    fn command_line(&self) -> &str {
+        self.command_line.get_or_init(|| proc::command_line(self.entry.pid))
+    }
+}
+
+/// What a look-up found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    Leader(Pid),
+    /// No leader, but something of the tree.
+    Remains,
+    Nothing,
+}
+
+enum Role {
+    Leader { app: AppId, run: u64, locks: bool },
+    Hook { app: AppId, done: oneshot::Sender<Exit> },
+}
+
+struct Watched {
+    pidfd: OwnedFd,
+    app: AppId,
+    /// It is the app's leader in this run; else one of a tree that is being cleared.
+    leader: Option<u64>,
+}
+
+/// A tree that is on its way out.
+struct Clearing {
+    run: u64,
+    name: String,
+    signal: i32,
+    /// Members that are watched and have not ended.
+    left: HashSet<Pid>,
+}
+
+impl Processes {
+    /// `state` is the state folder: it marks our apps as ours.
+    pub fn new(state: &Path, home: &Path, open_files: Option<u64>) -> io::Result<Self> {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        let ours = |name: &str| [COOKIE, STATE, HOOK, LEADER].contains(&name);
+        let inherited = std::env::vars_os().filter_map(|(name, value)| {
+            let name = name.into_string().ok().filter(|name| !ours(name))?;
+            let mut entry = name.clone().into_bytes();
+            entry.push(b'=');
+            entry.extend(value.into_vec());
+            Some((name, CString::new(entry).ok()?))
+        });
+        Ok(Processes {
+            uid: rustix::process::getuid().as_raw(),
+            own_pid: rustix::process::getpid().as_raw_nonzero().get(),
+            state: state.to_string_lossy().into_owned(),
+            environment: inherited.collect(),
+            home: CString::new(home.as_os_str().as_encoded_bytes()).unwrap_or_else(|_| c"/".into()),
+            null: File::open("/dev/null")?,
+            open_files,
+            children: HashMap::new(),
+            watched: HashMap::new(),
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            clearing: BTreeMap::new(),
+            out_of_memory_kills: proc::out_of_memory_kills(),
+            happened: VecDeque::new(),
+            table: None,
+            strays: None,
+        })
+    }
+
+    /// Readable when a watched process has ended; then call [`Processes::watched_ended`].
+    pub fn wakes(&self) -> io::Result<OwnedFd> {
+        self.epoll.try_clone()
+    }
+
+    /// What has happened since the last call, oldest first.
+    pub fn happened(&mut self) -> Option<(AppId, Event)> {
+        self.happened.pop_front()
+    }
+
+    /// A new turn of the loop: what `/proc` said is old.
+    pub fn forget_table(&mut self) {
+        self.table = None;
+        self.strays = None;
+    }
+
+    /// Starts the app's program. The error says what could not be done and why.
+    pub fn spawn(&mut self, id: AppId, run: u64, app: &App, output: BorrowedFd<'_>) -> Result<Pid, String> {
+        let pid = self.execute(app, run, &app.argv, false, output).map_err(|why| explain(app, &app.argv[0], why))?;
+        self.children.insert(pid, Role::Leader { app: id, run, locks: has_chromium_locks(app) });
+        Ok(pid)
+    }
+
+    /// Starts a hook's command in the app's environment; the receiver is told how it ended.
+    pub fn spawn_hook(
+        &mut self,
+        id: AppId,
+        (run, app): (u64, &App),
+        argv: &[String],
+        output: BorrowedFd<'_>,
+    ) -> Result<(Pid, oneshot::Receiver<Exit>), String> {
+        let pid = self.execute(app, run, argv, true, output).map_err(|why| explain(app, &argv[0], why))?;
+        let (done, ended) = oneshot::channel();
+        self.children.insert(pid, Role::Hook { app: id, done });
+        Ok((pid, ended))
+    }
+
+    fn execute(
+        &self,
+        app: &App,
+        run: u64,
+        argv: &[String],
+        hook: bool,
+        output: BorrowedFd<'_>,
+    ) -> Result<Pid, (Step, io::Error)> {
+        let text = |text: &str| CString::new(text).unwrap_or_default(); // `check` has refused NUL
+        let words: Vec<CString> = argv.iter().map(|word| text(word)).collect();
+        let mut added = vec![text(&format!("{COOKIE}={}:{run}", app.name)), text(&format!("{STATE}={}", self.state))];
+        if hook {
+            added.push(text(&format!("{HOOK}=1")));
+        }
+        added.extend(app.env.iter().map(|(name, value)| text(&format!("{name}={value}"))));
+        let kept = |name: &String| !app.env.contains_key(name) && !app.env_hidden.contains(name);
+        let inherited = self.environment.iter().filter(|(name, _)| kept(name)).map(|(_, entry)| entry.as_c_str());
+        let environment: Vec<&CStr> = inherited.chain(added.iter().map(CString::as_c_str)).collect();
+        let cwd = app.manifest.cwd.as_deref().map(text);
+        let score = app.manifest.limits.oom_score_adj.map(|score| text(&score.to_string()));
+        let program = self.program(&argv[0]);
+        sys::spawn(&sys::Child {
+            program: &program,
+            argv: &words,
+            env: &environment,
+            cwd: Some(cwd.as_deref().unwrap_or(&self.home)),
+            stdin: self.null.as_fd(),
+            output,
+            nice: app.manifest.limits.nice,
+            oom_score_adj: score.as_deref(),
+            open_files: self.open_files,
+        })
+    }
+
+    /// An app's command is absolute since `check`; a hook's may be a name on PATH.
+    fn program(&self, name: &str) -> CString {
+        let path = |path: PathBuf| CString::new(path.into_os_string().into_vec()).unwrap_or_default();
+        if name.contains('/') {
+            return path(name.into());
+        }
+        find_on_path(name).map_or_else(|| path(name.into()), path)
+    }
+
+    /// The app's live leader that we did not start, or that an earlier supervisor left; with `by_cookie`
+    /// also what carries its cookie. Whatever is found is watched from here on.
+    pub fn look_up(&mut self, id: AppId, run: u64, app: &App, by_cookie: bool) -> Found {
+        if let Some(found) = self.find(app, by_cookie) {
+            if found.parent == self.own_pid {
+                let role = Role::Leader { app: id, run, locks: has_chromium_locks(app) };
+                self.children.insert(found.pid, role);
+                return Found::Leader(found.pid);
+            }
+            if self.watch(found, id, Some(run)) {
+                return Found::Leader(found.pid);
+            }
+        }
+        let empty = match by_cookie {
+            true => !self.table().iter().any(|seen| self.carries(seen, &app.name)),
+            false => self.surely_empty(id),
+        };
+        if empty {
+            return Found::Nothing;
+        }
+        let mut alive = self.members(id, &app.name);
+        alive.retain(|member| self.children.contains_key(&member.pid) || self.watch(*member, id, None));
+        if alive.is_empty() { Found::Nothing } else { Found::Remains }
+    }
+
+    fn find(&mut self, app: &App, by_cookie: bool) -> Option<Entry> {
+        let table = self.table();
+        let is_it = |seen: &&Seen| {
+            let cookie = seen.cookie();
+            if cookie.hook || cookie.state.as_ref().is_some_and(|state| *state != self.state) {
+                return false;
+            }
+            let ours = cookie.app.as_deref() == Some(&app.name);
+            if by_cookie && ours && cookie.leader == Some(seen.entry.pid) {
+                return true;
+            }
+            let free = cookie.app.is_none() || ours;
+            free && app.matcher.as_ref().is_some_and(|matcher| matcher.is(seen.command_line()))
+        };
+        let candidates = table.iter().filter(|seen| !self.known(seen.entry.pid));
+        candidates.filter(is_it).map(|seen| seen.entry).next()
+    }
+
+    fn known(&self, pid: Pid) -> bool {
+        self.children.contains_key(&pid) || self.watched.get(&pid).is_some_and(|watched| watched.leader.is_some())
+    }
+
+    /// Watches a process that is not our child. False: it is gone already.
+    fn watch(&mut self, entry: Entry, app: AppId, leader: Option<u64>) -> bool {
+        if let Some(watched) = self.watched.get_mut(&entry.pid) {
+            watched.leader = leader.or(watched.leader);
+            return true;
+        }
+        let Some(pid) = rustix::process::Pid::from_raw(entry.pid) else { return false };
+        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+        // The descriptor is of whoever has the pid now: only the start time tells that it is the one we saw.
+        let same = proc::entry(entry.pid).is_some_and(|now| now.started == entry.started && !now.zombie);
+        let data = epoll::EventData::new_u64(entry.pid as u64);
+        if !same || epoll::add(&self.epoll, &pidfd, data, epoll::EventFlags::IN).is_err() {
+            return false;
+        }
+        self.watched.insert(entry.pid, Watched { pidfd, app, leader });
+        true
+    }
+
+    /// Collects every child that has ended.
+    pub fn reap(&mut self) {
+        while let Some(reaped) = sys::reap() {
+            self.child_ended(reaped);
+        }
+    }
+
+    fn child_ended(&mut self, reaped: Reaped) {
+        match self.children.remove(&reaped.pid) {
+            Some(Role::Leader { app, run, locks }) => {
+                let exit = self.exit(reaped.status, locks);
+                self.happened.push_back((app, Event::Exited { run, exit, peak: Some(reaped.peak) }));
+                self.one_less(app, reaped.pid);
+            }
+            Some(Role::Hook { app, done }) => {
+                let exit = self.exit(reaped.status, false);
+                let _ = done.send(exit); // a cancelled hook has nobody who listens
+                self.one_less(app, reaped.pid);
+            }
+            None => self.end_of_watched(reaped.pid, self.exit_of_stray(reaped.status), Some(reaped.peak)),
+        }
+    }
+
+    /// Takes note of every watched process that has ended.
+    pub fn watched_ended(&mut self) {
+        let mut events = Vec::with_capacity(64);
+        loop {
+            events.clear();
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let room = rustix::buffer::spare_capacity(&mut events);
+            if epoll::wait(&self.epoll, room, Some(&now)).is_err() || events.is_empty() {
+                return;
+            }
+            for event in &events {
+                self.end_of_watched(event.data.u64() as Pid, Exit::Unknown, None);
+            }
+        }
+    }
+
+    fn end_of_watched(&mut self, pid: Pid, exit: Exit, peak: Option<u64>) {
+        let Some(watched) = self.watched.remove(&pid) else { return };
+        let _ = epoll::delete(&self.epoll, &watched.pidfd); // closing it does the same
+        if let Some(run) = watched.leader {
+            self.happened.push_back((watched.app, Event::Exited { run, exit, peak }));
+        }
+        self.one_less(watched.app, pid);
+    }
+
+    fn exit(&mut self, status: i32, locks: bool) -> Exit {
+        match (libc::WIFEXITED(status), libc::WEXITSTATUS(status), libc::WTERMSIG(status)) {
+            (true, 0, _) => Exit::Clean,
+            (true, 21, _) if locks => Exit::ProfileLocked,
+            (true, code, _) => Exit::Code(code),
+            (false, _, libc::SIGKILL) if self.memory_ran_out() => Exit::OutOfMemory,
+            (false, _, signal) => Exit::Signal(signal),
+        }
+    }
+
+    fn exit_of_stray(&self, status: i32) -> Exit {
+        match libc::WIFEXITED(status) {
+            true if libc::WEXITSTATUS(status) == 0 => Exit::Clean,
+            true => Exit::Code(libc::WEXITSTATUS(status)),
+            false => Exit::Signal(libc::WTERMSIG(status)),
+        }
+    }
+
+    fn memory_ran_out(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.out_of_memory_kills, proc::out_of_memory_kills());
+        self.out_of_memory_kills > before
+    }
+
+    /// Signals an app's leader. A child that has not been collected keeps its pid, so the pid is enough.
+    pub fn signal(&self, pid: Pid, signal: i32) {
+        match self.watched.get(&pid) {
+            Some(watched) => send(Some(&watched.pidfd), pid, signal),
+            None if self.children.contains_key(&pid) => send(None, pid, signal),
+            None => {}
+        }
+    }
+
+    /// Asks everything that is left of the app's tree to end; `TreeEmpty` follows when it has.
+    pub fn clear(&mut self, id: AppId, run: u64, name: &str, signal: i32) {
+        if let Some(clearing) = self.clearing.get_mut(&id)
+            && clearing.signal == signal
+            && clearing.run == run
+        {
+            return;
+        }
+        let clearing = Clearing { run, name: name.into(), signal, left: HashSet::new() };
+        self.clearing.insert(id, clearing);
+        self.table = None;
+        self.clear_members(id);
+    }
+
+    /// Looks again at what is left, signals it, and waits for its end or says that there is none.
+    fn clear_members(&mut self, id: AppId) {
+        let Some(Clearing { run, name, signal, .. }) = self.clearing.get(&id) else { return };
+        let (run, name, signal) = (*run, name.clone(), *signal);
+        let members = if self.surely_empty(id) { Vec::new() } else { self.members(id, &name) };
+        let mut left = HashSet::new();
+        for member in members {
+            let child = self.children.contains_key(&member.pid);
+            if child || self.watch(member, id, None) {
+                left.insert(member.pid);
+                self.signal(member.pid, signal);
+            }
+        }
+        if left.is_empty() {
+            self.clearing.remove(&id);
+            self.happened.push_back((id, Event::TreeEmpty { run }));
+        } else if let Some(clearing) = self.clearing.get_mut(&id) {
+            clearing.left = left;
+        }
+    }
+
+    /// Kills a hook's command with all it has started.
+    pub fn kill_hook(&mut self, pid: Pid) {
+        self.table = None;
+        let table = self.table();
+        let session = table.iter().map(|seen| seen.entry).filter(|entry| entry.session == pid).map(|entry| entry.pid);
+        for member in descendants(&table, session.chain([pid])) {
+            send(None, member, libc::SIGKILL);
+        }
+    }
+
+    fn one_less(&mut self, id: AppId, pid: Pid) {
+        let Some(clearing) = self.clearing.get_mut(&id) else { return };
+        clearing.left.remove(&pid);
+        if clearing.left.is_empty() {
+            self.forget_table();
+            self.clear_members(id);
+        }
+    }
+
+    /// The quick answer for the usual case. All that outlives a leader we started has been handed to us:
+    /// when every child we have is a known one, and none of them is this app's, nothing is left of it.
+    fn surely_empty(&mut self, id: AppId) -> bool {
+        let strays = match self.strays {
+            Some(known) => known,
+            None => {
+                let children = proc::children(self.own_pid);
+                let strays = children.is_none_or(|all| all.iter().any(|pid| !self.children.contains_key(pid)));
+                self.strays = Some(strays);
+                strays
+            }
+        };
+        let of_app = |role: &Role| match role {
+            Role::Leader { app, .. } | Role::Hook { app, .. } => *app == id,
+        };
+        !strays && !self.watched.values().any(|watched| watched.app == id) && !self.children.values().any(of_app)
+    }
+
+    /// Every live process of the app's tree.
+    fn members(&mut self, id: AppId, name: &str) -> Vec<Entry> {
+        let table = self.table();
+        let of_app = |pid: Pid| {
+            let role = self.children.get(&pid);
+            let child = matches!(role, Some(Role::Leader { app, .. } | Role::Hook { app, .. }) if *app == id);
+            child || self.watched.get(&pid).is_some_and(|watched| watched.app == id)
+        };
+        let roots = table
+            .iter()
+            .filter(|seen| of_app(seen.entry.pid) || of_app(seen.entry.session) || self.carries(seen, name));
+        let found = descendants(&table, roots.map(|seen| seen.entry.pid));
+        table.iter().map(|seen| seen.entry).filter(|entry| found.contains(&entry.pid)).collect()
+    }
+
+    fn carries(&self, seen: &Seen, name: &str) -> bool {
+        let cookie = seen.cookie();
+        cookie.app.as_deref() == Some(name) && cookie.state.as_deref() == Some(&self.state)
+    }
+
+    /// Resident bytes of the app's whole tree.
+    pub fn measure(&mut self, id: AppId, name: &str) -> u64 {
+        self.table = None;
+        self.members(id, name).iter().map(|member| proc::resident(member.pid)).sum()
+    }
+
+    /// Resident bytes of a process and all that descends from it.
+    pub fn resident_with_descendants(&mut self, pid: Pid) -> u64 {
+        let table = self.table();
+        descendants(&table, [pid]).into_iter().map(proc::resident).sum()
+    }
+
+    /// Without us: whoever started us may itself be one of a tree (a terminal in which somebody runs us).
+    fn table(&mut self) -> Rc<Vec<Seen>> {
+        let (uid, own_pid) = (self.uid, self.own_pid);
+        let read = || {
+            let others = proc::processes_of(uid).into_iter().filter(|entry| entry.pid != own_pid);
+            Rc::new(
+                others.map(|entry| Seen { entry, cookie: OnceCell::new(), command_line: OnceCell::new() }).collect(),
+            )
+        };
+        self.table.get_or_insert_with(read).clone()
+    }
+}
+
+fn descendants(table: &[Seen], roots: impl IntoIterator<Item = Pid>) -> HashSet<Pid> {
+    proc::with_descendants(table.iter().map(|seen| &seen.entry), roots)
+}
+
+/// What the environment of a process says about whose it is.
+#[derive(Default)]
+struct Cookie {
+    app: Option<String>,
+    state: Option<String>,
+    /// The pid of the process that was spawned with it; others have inherited it.
+    leader: Option<Pid>,
+    hook: bool,
+}
+
+impl Cookie {
+    fn of(pid: Pid) -> Self {
+        let environment = proc::environment(pid);
+        let Some(app) = proc::variable(&environment, COOKIE) else { return Cookie::default() };
+        Cookie {
+            app: app.rsplit_once(':').map(|(name, _)| name.into()),
+            state: proc::variable(&environment, STATE),
+            leader: proc::variable(&environment, LEADER).and_then(|pid| pid.parse().ok()),
+            hook: proc::variable(&environment, HOOK).is_some(),
+        }
+    }
+}
+
+/// Whether this live process is one of the app's, by cookie or pattern: a lock it holds is not stale.
+pub fn belongs(app: &App, pid: Pid) -> bool {
+    let by_cookie = Cookie::of(pid).app.as_deref() == Some(&app.name);
+    by_cookie || app.matcher.as_ref().is_some_and(|matcher| matcher.is(&proc::command_line(pid)))
+}
+
+/// Signals a process that may be gone: that is no error.
+fn send(pidfd: Option<&OwnedFd>, pid: Pid, signal: i32) {
+    let Some(signal) = Signal::from_named_raw(signal) else { return };
+    let _ = match (pidfd, rustix::process::Pid::from_raw(pid)) {
+        (Some(pidfd), _) => pidfd_send_signal(pidfd, signal),
+        (None, Some(pid)) => kill_process(pid, signal),
+        (None, None) => Ok(()),
+    };
+}
+
+fn has_chromium_locks(app: &App) -> bool {
+    let clears = |hook: &Hook| matches!(hook, Hook::ClearLocks { kind: LockKind::Chromium, .. });
+    app.manifest.prelaunch.iter().any(clears)
+}
+
+/// The first executable file of that name on PATH.
+pub fn find_on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| executable(file))
+}
+
+/// A regular file that we may execute.
+pub fn executable(file: &Path) -> bool {
+    file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+fn explain(app: &App, program: &str, (step, error): (Step, io::Error)) -> String {
+    match (step, error.kind(), error.raw_os_error()) {
+        (Step::Exec, io::ErrorKind::NotFound, _) if Path::new(program).exists() => {
+            format!("the interpreter that `{program}` names does not exist")
+        }
+        (Step::Exec, io::ErrorKind::NotFound, _) => format!("`{program}` does not exist"),
+        (Step::Exec, io::ErrorKind::PermissionDenied, _) => format!("`{program}` may not be executed by this user"),
+        (Step::Exec, _, Some(libc::ENOEXEC)) => {
+            format!("`{program}` is neither a program nor a script that begins with `#!`")
+        }
+        (Step::Exec, ..) => format!("`{program}`: {error}"),
+        (Step::WorkingFolder, ..) => {
+            format!("working folder `{}`: {error} (`cwd`)", app.manifest.cwd.as_deref().unwrap_or("home"))
+        }
+        (Step::Nice, ..) => format!("priority: {error} (`limits.nice`: only root may lower it)"),
+        (Step::OomScore, ..) => format!("oom score: {error} (`limits.oom_score_adj`: only root may lower it)"),
+        (Step::Clone, ..) => format!("no new process: {error}"),
+    }
+}

@@ -1,0 +1,103 @@
+//! The state folder: where it is, that it is ours alone, and the lock that makes us the only one in it.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use rustix::fs::{FlockOperation, flock};
+
+/// Held as long as the supervisor lives; the kernel lets go of it when the process ends, however it ends.
+pub struct Folder {
+    pub path: PathBuf,
+    _lock: File,
+}
+
+/// `$KASM_VOID_STATE`, else `$XDG_RUNTIME_DIR/kasm-void`, else `/tmp/kasm-void-<uid>`.
+pub fn default_path() -> PathBuf {
+    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    named("KASM_VOID_STATE")
+        .or_else(|| named("XDG_RUNTIME_DIR").map(|folder| folder.join("kasm-void")))
+        .unwrap_or_else(|| format!("/tmp/kasm-void-{}", rustix::process::getuid().as_raw()).into())
+}
+
+impl Folder {
+    /// Makes the folder if need be, and takes it for this process.
+    pub fn take(path: &Path) -> anyhow::Result<Folder> {
+        let said = path.display();
+        let uid = rustix::process::getuid().as_raw();
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .with_context(|| format!("cannot make the state folder {said}"))?;
+        // In /tmp anybody could have laid a link to a folder of ours.
+        let link = path.symlink_metadata().with_context(|| format!("cannot look at the state folder {said}"))?;
+        ensure!(!link.is_symlink(), "the state folder {said} is a link: name the folder itself with --state");
+        let path = path.canonicalize().with_context(|| format!("cannot reach the state folder {said}"))?;
+        let found = path.symlink_metadata().with_context(|| format!("cannot look at the state folder {said}"))?;
+        ensure!(
+            found.uid() == uid,
+            "the state folder {said} belongs to user {}, and we are user {uid}: name another with --state or KASM_VOID_STATE",
+            found.uid()
+        );
+        ensure!(
+            found.mode() & 0o077 == 0,
+            "the state folder {said} is open to other users (mode {:o}): `chmod 700 {said}`, or name another with --state",
+            found.mode() & 0o777
+        );
+        let lock = take_lock(&path.join("lock"), &path)?;
+        Ok(Folder { path, _lock: lock })
+    }
+}
+
+fn take_lock(file: &Path, folder: &Path) -> anyhow::Result<File> {
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(file);
+    let mut lock = open.with_context(|| format!("cannot open {}", file.display()))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+            "another supervisor (pid {}) is running on the state folder {}: stop it with `kasm-void drain`, or name another folder with --state",
+            io::read_to_string(&lock).unwrap_or_default().trim(),
+            folder.display()
+        ),
+        Err(error) => return Err(error).with_context(|| format!("cannot lock {}", file.display())),
+    }
+    // Only a help for the message above; the lock is what counts.
+    let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+    Ok(lock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_second_of_two_is_told_who_the_first_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/state");
+        let first = Folder::take(&path).unwrap();
+        let error = Folder::take(&path).err().unwrap().to_string();
+        assert!(error.contains(&format!("pid {}", std::process::id())) && error.contains("kasm-void drain"), "{error}");
+        drop(first);
+        Folder::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_others_can_enter_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let error = Folder::take(folder.path()).err().unwrap().to_string();
+        assert!(error.contains("chmod 700"), "{error}");
+    }
+
+    #[test]
+    fn a_file_in_its_place_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("state");
+        std::fs::write(&file, "").unwrap();
+        assert!(format!("{:#}", Folder::take(&file).err().unwrap()).contains(&*file.to_string_lossy()));
+    }
+}

@@ -1,0 +1,280 @@
+//! The few calls that no safe crate offers: spawning by vfork, reaping with resource usage, tokio's
+//! descriptor registration. The only file that may hold unsafe code; it decides nothing.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// A child that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reaped {
+    pub pid: i32,
+    /// As `wait(2)` gives it.
+    pub status: i32,
+    /// Peak resident bytes of it and of the children it waited for.
+    pub peak: u64,
+}
+
+/// Collects one ended child, whichever comes first; `None` when no child has ended.
+pub fn reap() -> Option<Reaped> {
+    let mut status = 0;
+    // SAFETY: an all-zero rusage is a valid value, and both pointers live through the call.
+    let (pid, usage) = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        (libc::wait4(-1, &mut status, libc::WNOHANG, &mut usage), usage)
+    };
+    (pid > 0).then(|| Reaped { pid, status, peak: usage.ru_maxrss as u64 * 1024 })
+}
+
+/// A file that would grow beyond an inherited `ulimit -f` is an error to be told, not the end of us. Children
+/// get the default back.
+pub fn survive_file_size_limit() {
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// Registers a descriptor with the current tokio runtime.
+pub fn async_fd(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` returns the same open descriptor for as long as it lives, and the `AsyncFd`
+    // owns it.
+    unsafe { Ok(AsyncFd::register_with_interest(fd, interest)?) }
+}
+
+/// What a child is before it becomes the program. Everything is ready to be read by a child that may
+/// not allocate.
+pub struct Child<'a> {
+    pub program: &'a CStr,
+    /// With the name it is called by first.
+    pub argv: &'a [CString],
+    /// `KEY=value`.
+    pub env: &'a [&'a CStr],
+    pub cwd: Option<&'a CStr>,
+    pub stdin: BorrowedFd<'a>,
+    /// Becomes stdout and stderr.
+    pub output: BorrowedFd<'a>,
+    pub nice: Option<i32>,
+    /// Text for `/proc/self/oom_score_adj`.
+    pub oom_score_adj: Option<&'a CStr>,
+    /// Soft limit of open files to give back, where ours was raised.
+    pub open_files: Option<u64>,
+}
+
+/// In the environment of every child: its own pid, so that it can be told from what it starts, which
+/// inherits the rest.
+pub const LEADER: &str = "KASM_VOID_LEADER";
+
+/// Room for the entry: the child writes its pid over the zeros, where it cannot allocate.
+const LEADER_ENTRY: [u8; 28] = *b"KASM_VOID_LEADER=0000000000\0";
+
+/// Which step of becoming the program failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Clone,
+    WorkingFolder,
+    Nice,
+    OomScore,
+    Exec,
+}
+
+struct Hand<'a> {
+    child: &'a Child<'a>,
+    argv: Vec<*const c_char>,
+    env: Vec<*const c_char>,
+    leader: [u8; 28],
+    failed: Option<(Step, i32)>,
+}
+
+const STACK: usize = 64 * 1024;
+
+/// Starts a program as leader of a session of its own, with default signal handling, and returns when
+/// it has been executed or could not be. Never copies our memory: the child borrows it (vfork) until then.
+pub fn spawn(child: &Child<'_>) -> Result<i32, (Step, io::Error)> {
+    let pointers = |list: &mut dyn Iterator<Item = *const c_char>| list.chain([ptr::null()]).collect::<Vec<_>>();
+    let mut hand = Hand {
+        child,
+        argv: pointers(&mut child.argv.iter().map(|word| word.as_ptr())),
+        env: pointers(&mut child.env.iter().map(|entry| entry.as_ptr())),
+        leader: LEADER_ENTRY,
+        failed: None,
+    };
+    let end = hand.env.len() - 1;
+    hand.env.insert(end, hand.leader.as_ptr().cast());
+    let mut stack: Vec<u128> = Vec::with_capacity(STACK / 16);
+    // SAFETY: with CLONE_VFORK this thread sleeps until the child has left our memory, so `hand` and
+    // `stack` outlive its use of them; with all signals blocked and every handler of the child (it has
+    // a table of its own) reset before they are unblocked, no handler of ours runs in the child; it
+    // calls only async-signal-safe functions.
+    let pid = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let top = stack.as_mut_ptr().add(STACK / 16).cast::<c_void>();
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let pid = libc::clone(become_program, top, flags, ptr::from_mut(&mut hand).cast());
+        let error = io::Error::last_os_error();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
+        if pid < 0 {
+            return Err((Step::Clone, error));
+        }
+        pid
+    };
+    // SAFETY: the child has written before it ended, and nobody writes any more.
+    match unsafe { ptr::read_volatile(&hand.failed) } {
+        None => Ok(pid),
+        Some((step, error)) => {
+            // SAFETY: it is our child and has not been collected: nobody reaps while we are in here.
+            unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+            Err((step, io::Error::from_raw_os_error(error)))
+        }
+    }
+}
+
+extern "C" fn become_program(hand: *mut c_void) -> c_int {
+    // SAFETY: `spawn` passes its own `Hand` and sleeps until we are done with it.
+    let hand = unsafe { &mut *hand.cast::<Hand<'_>>() };
+    // SAFETY: only async-signal-safe calls on values prepared before.
+    unsafe {
+        write_digits(&mut hand.leader, libc::getpid());
+        let step = prepare(hand.child);
+        let step = step.err().unwrap_or_else(|| {
+            libc::execve(hand.child.program.as_ptr(), hand.argv.as_ptr(), hand.env.as_ptr());
+            Step::Exec
+        });
+        ptr::write_volatile(&mut hand.failed, Some((step, *libc::__errno_location())));
+        libc::_exit(127)
+    }
+}
+
+/// Over the zeros before the final NUL.
+fn write_digits(entry: &mut [u8], mut number: i32) {
+    for digit in entry.iter_mut().rev().skip(1) {
+        if number == 0 {
+            return;
+        }
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+}
+
+/// Everything between the fork and the exec.
+///
+/// # Safety
+/// Only in a child that may be sharing its parent's memory: calls nothing that allocates or locks.
+unsafe fn prepare(child: &Child<'_>) -> Result<(), Step> {
+    // SAFETY: as the function's own contract.
+    unsafe {
+        let mut default: libc::sigaction = std::mem::zeroed();
+        default.sa_sigaction = libc::SIG_DFL;
+        for signal in 1..=64 {
+            libc::sigaction(signal, &default, ptr::null_mut());
+        }
+        libc::setsid();
+        libc::dup2(child.stdin.as_raw_fd(), 0);
+        libc::dup2(child.output.as_raw_fd(), 1);
+        libc::dup2(child.output.as_raw_fd(), 2);
+        if let Some(cwd) = child.cwd
+            && libc::chdir(cwd.as_ptr()) != 0
+        {
+            return Err(Step::WorkingFolder);
+        }
+        if let Some(soft) = child.open_files {
+            let mut limit: libc::rlimit = std::mem::zeroed();
+            libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+            limit.rlim_cur = soft;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+        if let Some(nice) = child.nice
+            && libc::setpriority(libc::PRIO_PROCESS, 0, nice) != 0
+        {
+            return Err(Step::Nice);
+        }
+        if let Some(score) = child.oom_score_adj {
+            let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            let text = score.to_bytes();
+            if file < 0 || libc::write(file, text.as_ptr().cast(), text.len()) < 0 {
+                return Err(Step::OomScore);
+            }
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::fd::AsFd;
+
+    fn run(script: &str, change: impl FnOnce(&mut Child<'_>)) -> (Result<i32, (Step, io::Error)>, String) {
+        let null = File::open("/dev/null").unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        let argv = [c"sh".into(), c"-c".into(), CString::new(script).unwrap()];
+        let mut child = Child {
+            program: c"/bin/sh",
+            argv: &argv,
+            env: &[c"PATH=/usr/bin:/bin", c"GREETING=hello"],
+            cwd: None,
+            stdin: null.as_fd(),
+            output: writer.as_fd(),
+            nice: None,
+            oom_score_adj: None,
+            open_files: None,
+        };
+        change(&mut child);
+        let pid = spawn(&child);
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        (pid, text)
+    }
+
+    #[test]
+    fn a_child_leads_its_own_session_with_default_signals() {
+        let (pid, text) =
+            run("echo $GREETING; cut -d' ' -f6 /proc/$$/stat; exec grep -E 'Sig(Ign|Blk)' /proc/self/status", |_| {});
+        let pid = pid.unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..2], ["hello", &pid.to_string()]);
+        // Read by the program itself: while a shell starts another one it blocks signals for a moment.
+        // Signals 32 and 33 are the C library's own, which lets nobody change them.
+        let masks =
+            lines[2..].iter().map(|line| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap());
+        assert_eq!(masks.map(|mask| mask & !(3 << 31)).collect::<Vec<_>>(), [0, 0], "{text}");
+    }
+
+    #[test]
+    fn a_child_is_told_its_own_pid() {
+        let (pid, text) = run("echo $KASM_VOID_LEADER", |_| {});
+        assert_eq!(text.trim().parse::<i32>().unwrap(), pid.unwrap());
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_executed_is_told_apart_from_a_missing_folder() {
+        let (missing, _) = run("", |child| child.program = c"/nonexistent/program");
+        let (step, error) = missing.unwrap_err();
+        assert_eq!((step, error.kind()), (Step::Exec, io::ErrorKind::NotFound));
+        let (folder, _) = run("", |child| child.cwd = Some(c"/nonexistent"));
+        assert_eq!(folder.unwrap_err().0, Step::WorkingFolder);
+    }
+
+    #[test]
+    fn limits_hold_from_the_first_instruction() {
+        let (pid, text) = run("nice; cat /proc/self/oom_score_adj; ulimit -Sn", |child| {
+            child.nice = Some(5);
+            child.oom_score_adj = Some(c"300");
+            child.open_files = Some(256);
+        });
+        pid.unwrap();
+        assert_eq!(text.lines().collect::<Vec<_>>(), ["5", "300", "256"]);
+    }
+}

@@ -1,0 +1,662 @@
+//! Says when something in the manifest folders may have changed. Owns which folders are watched, the
+//! settling of bursts, and the polling where inotify cannot be had or trusted. Must not read a manifest
+//! and must not judge a change: a false alarm costs one comparison, a missed one a reload.
+//!
+//! A watch follows an inode, not a path: it says nothing once its folder was replaced, and nothing at all
+//! of a link that was re-pointed. So a folder is watched together with its parent, every link on the way
+//! with the folder that holds it, and a missing folder by its nearest ancestor; and all that is worked
+//! out anew after every change. A grandparent that is renamed away, or mounted over, is not seen.
+//!
+//! Idle costs nothing. A parent that is busy with other files wakes notify's thread, which drops the event;
+//! the loop sleeps on.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::fs::{read_dir, read_link, symlink_metadata};
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// Silence that ends a burst of changes.
+const SETTLE: Duration = Duration::from_millis(100);
+/// A burst that does not end is told all the same.
+const SETTLE_CAP: Duration = Duration::from_secs(2);
+/// How often the folders are looked at where inotify is no help.
+const POLL: Duration = Duration::from_secs(2);
+/// As many links as the kernel follows in one path.
+const MAX_LINKS: usize = 40;
+/// Folders that are swapped while they are being watched are tried again this often at once.
+const MAX_AIMS: usize = 8;
+
+/// Watches until dropped.
+pub struct Watch {
+    changes: mpsc::Receiver<()>,
+    task: JoinHandle<()>,
+}
+
+/// Watches `folders`, which need not exist. What changes after this returned is told, so start before the
+/// first load. Needs a tokio runtime.
+pub fn start(folders: Vec<PathBuf>) -> Watch {
+    start_with(folders, notify::recommended_watcher)
+}
+
+impl Watch {
+    /// Returns once something may have changed since the last time, settled. Cancel-safe.
+    pub async fn changed(&mut self) {
+        if self.changes.recv().await.is_none() {
+            // The task ends only by a panic of ours, which was told; the loop's other work goes on.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+type Handler = Box<dyn FnMut(notify::Result<Event>) + Send>;
+type Open = fn(Handler) -> notify::Result<RecommendedWatcher>;
+
+fn start_with(folders: Vec<PathBuf>, open: Open) -> Watch {
+    let (tell, changes) = mpsc::channel(1);
+    let lookout = Lookout::new(folders, open);
+    Watch { changes, task: tokio::spawn(follow(lookout, tell)) }
+}
+
+async fn follow(mut lookout: Lookout, tell: mpsc::Sender<()>) {
+    let dirty = Arc::clone(&lookout.dirty);
+    loop {
+        if lookout.polls() {
+            tokio::select! {
+                () = dirty.notified() => settle(&dirty).await,
+                () = sleep(POLL) => {}
+            }
+        } else {
+            dirty.notified().await;
+            settle(&dirty).await;
+        }
+        let before = lookout.seen;
+        let Ok(aimed) = spawn_blocking(move || lookout.aimed()).await else { return };
+        lookout = aimed;
+        // Told after aiming: what changed before the new watches stood is in the load that follows.
+        if before.is_none() || before != lookout.seen {
+            // A full channel holds a change nobody has fetched yet: it stands for this one too.
+            let _ = tell.try_send(());
+        }
+    }
+}
+
+async fn settle(dirty: &Notify) {
+    let cap = Instant::now() + SETTLE_CAP;
+    loop {
+        let now = Instant::now();
+        let quiet = (now + SETTLE).min(cap);
+        if now >= cap || timeout_at(quiet, dirty.notified()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The watches, and what they are for.
+struct Lookout {
+    folders: Vec<PathBuf>,
+    open: Open,
+    watcher: Option<RecommendedWatcher>,
+    interests: Arc<Mutex<Interests>>,
+    dirty: Arc<Notify>,
+    /// The folders watched now.
+    watched: Identities,
+    /// What the folders looked like; only while polling.
+    seen: Option<u64>,
+    warned: bool,
+}
+
+type Interests = BTreeMap<PathBuf, Interest>;
+/// Device and inode by path.
+type Identities = BTreeMap<PathBuf, (u64, u64)>;
+
+/// What is worth waking for in a watched folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Interest {
+    All,
+    Names(BTreeSet<OsString>),
+}
+
+impl Lookout {
+    fn new(folders: Vec<PathBuf>, open: Open) -> Self {
+        let folders =
+            folders.iter().map(|folder| std::path::absolute(folder).unwrap_or_else(|_| folder.clone())).collect();
+        let lookout = Lookout {
+            folders,
+            open,
+            watcher: None,
+            interests: Arc::default(),
+            dirty: Arc::default(),
+            watched: Identities::new(),
+            seen: None,
+            warned: false,
+        };
+        lookout.aimed()
+    }
+
+    fn polls(&self) -> bool {
+        self.seen.is_some()
+    }
+
+    /// Watches what there is to watch now, and polls if that is not enough.
+    fn aimed(mut self) -> Self {
+        let mut lack = self.watcher().err();
+        let mut route = Route::to(&self.folders);
+        for _ in 0..MAX_AIMS {
+            if self.watcher.is_some() {
+                lack = self.aim(&route).err();
+            }
+            let now = Route::to(&self.folders);
+            if now == route {
+                break;
+            }
+            // Something was swapped between the look and the watch.
+            route = now;
+            self.dirty.notify_one();
+        }
+        let lack = lack.or_else(|| route.found.iter().find_map(|folder| untrusted(folder)));
+        self.seen = lack.is_some().then(|| fingerprint(&self.folders));
+        self.warn_once(lack);
+        self
+    }
+
+    fn watcher(&mut self) -> Result<(), String> {
+        if self.watcher.is_some() {
+            return Ok(());
+        }
+        let (interests, dirty) = (Arc::clone(&self.interests), Arc::clone(&self.dirty));
+        let handler = move |event| {
+            if stirs(&interests.lock().unwrap_or_else(PoisonError::into_inner), &event) {
+                dirty.notify_one();
+            }
+        };
+        let watcher = (self.open)(Box::new(handler)).map_err(|error| refused(&error))?;
+        self.watcher = Some(watcher);
+        Ok(())
+    }
+
+    fn aim(&mut self, route: &Route) -> Result<(), String> {
+        self.interests.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&route.interests);
+        let Some(watcher) = &mut self.watcher else { return Ok(()) };
+        for (path, id) in std::mem::take(&mut self.watched) {
+            if route.ids.get(&path) != Some(&id) {
+                // An error: the watch went with its folder.
+                let _ = watcher.unwatch(&path);
+            }
+        }
+        let mut result = Ok(());
+        // All of them, not only the new: an inode number can be used again by the folder made anew.
+        for (path, id) in &route.ids {
+            match watcher.watch(path, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.watched.insert(path.clone(), *id);
+                }
+                Err(error) if is_gone(&error) => {}
+                Err(error) => result = Err(format!("`{}`: {}", path.display(), refused(&error))),
+            }
+        }
+        result
+    }
+
+    fn warn_once(&mut self, lack: Option<String>) {
+        if let Some(reason) = lack
+            && !self.warned
+        {
+            self.warned = true;
+            tracing::warn!(event = "watch.polling", reason, "cannot be told of changed manifests, so looks every 2 s");
+        }
+    }
+}
+
+/// Which folders tell all that can happen to the manifest folders.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Route {
+    interests: Interests,
+    /// The manifest folders that exist, free of links.
+    found: Vec<PathBuf>,
+    ids: Identities,
+}
+
+impl Route {
+    fn to(folders: &[PathBuf]) -> Self {
+        let mut route = Route::default();
+        for folder in folders {
+            if let Some(real) = route.walk(folder) {
+                route.whole(real);
+            }
+        }
+        route.ids = route.interests.keys().filter_map(|path| Some((path.clone(), identity(path)?))).collect();
+        route
+    }
+
+    /// Follows `path` as the kernel does, and notes the names whose change would lead elsewhere. Returns
+    /// where it leads, if anything is there.
+    fn walk(&mut self, path: &Path) -> Option<PathBuf> {
+        let mut rest: VecDeque<OsString> = names(path);
+        let mut here = PathBuf::from("/");
+        let mut links = 0;
+        while let Some(name) = rest.pop_front() {
+            if name == ".." {
+                here.pop();
+                continue;
+            }
+            let next = here.join(&name);
+            match symlink_metadata(&next) {
+                Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                    self.name_of(&here);
+                    return None;
+                }
+                Err(_) => {
+                    self.name(&here, &name);
+                    return None;
+                }
+                Ok(found) if found.is_symlink() => {
+                    self.name(&here, &name);
+                    links += 1;
+                    let target = read_link(&next).ok().filter(|_| links <= MAX_LINKS)?;
+                    if target.is_absolute() {
+                        here = PathBuf::from("/");
+                    }
+                    names(&target).into_iter().rev().for_each(|name| rest.push_front(name));
+                }
+                Ok(_) => here = next,
+            }
+        }
+        self.name_of(&here);
+        Some(here)
+    }
+
+    /// A manifest folder: everything in it, and where its linked manifests lead.
+    fn whole(&mut self, folder: PathBuf) {
+        let entries = read_dir(&folder).into_iter().flatten().flatten();
+        let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+        for link in links.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "ron")) {
+            self.walk(&link);
+        }
+        self.interests.insert(folder.clone(), Interest::All);
+        self.found.push(folder);
+    }
+
+    fn name_of(&mut self, path: &Path) {
+        if let (Some(folder), Some(name)) = (path.parent(), path.file_name()) {
+            self.name(folder, name);
+        }
+    }
+
+    fn name(&mut self, folder: &Path, name: &OsStr) {
+        let interest = self.interests.entry(folder.to_owned()).or_insert_with(|| Interest::Names(BTreeSet::new()));
+        if let Interest::Names(names) = interest {
+            names.insert(name.to_owned());
+        }
+    }
+}
+
+fn names(path: &Path) -> VecDeque<OsString> {
+    path.components()
+        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir))
+        .map(|part| part.as_os_str().to_owned())
+        .collect()
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// Whether an event is worth a look. That somebody read a file (we, for one) is not.
+fn stirs(interests: &Interests, event: &notify::Result<Event>) -> bool {
+    let Ok(event) = event else { return true };
+    match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => {}
+        EventKind::Access(_) => return false,
+        _ => {}
+    }
+    event.need_rescan() || event.paths.is_empty() || event.paths.iter().any(|path| concerns(interests, path))
+}
+
+fn concerns(interests: &Interests, path: &Path) -> bool {
+    if interests.contains_key(path) {
+        return true;
+    }
+    match path.parent().and_then(|folder| interests.get(folder)) {
+        Some(Interest::All) => true,
+        Some(Interest::Names(names)) => path.file_name().is_some_and(|name| names.contains(name)),
+        None => false,
+    }
+}
+
+fn is_gone(error: &notify::Error) -> bool {
+    match &error.kind {
+        notify::ErrorKind::PathNotFound => true,
+        notify::ErrorKind::Io(error) => {
+            matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        }
+        _ => false,
+    }
+}
+
+fn refused(error: &notify::Error) -> String {
+    match &error.kind {
+        notify::ErrorKind::MaxFilesWatch => "inotify watches are used up: raise fs.inotify.max_user_watches".into(),
+        notify::ErrorKind::Io(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+            "inotify instances are used up: raise fs.inotify.max_user_instances".into()
+        }
+        _ => format!("inotify refuses: {error}"),
+    }
+}
+
+/// File systems whose content others change without this kernel's knowledge: the reason to poll.
+fn untrusted(folder: &Path) -> Option<String> {
+    const REMOTE: [(u32, &str); 9] = [
+        (0x6969, "NFS"),
+        (0x0102_1997, "9p"),
+        (0x6573_5546, "FUSE"),
+        (0x517b, "SMB"),
+        (0xff53_4d42, "CIFS"),
+        (0xfe53_4d42, "SMB2"),
+        (0x00c3_6400, "Ceph"),
+        (0x5346_414f, "AFS"),
+        (0x7375_7245, "Coda"),
+    ];
+    // The magic is 32 bits wide in a field whose width differs between machines.
+    let kind = rustix::fs::statfs(folder).ok()?.f_type as u32;
+    let (_, name) = REMOTE.iter().find(|(magic, _)| *magic == kind)?;
+    Some(format!("`{}` is on {name}, where changes made elsewhere are not told", folder.display()))
+}
+
+/// Differs when a name, a size, a time or a target in the folders does.
+fn fingerprint(folders: &[PathBuf]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for folder in folders {
+        let mut entries: Vec<PathBuf> = read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        entries.sort();
+        stamp(folder).hash(&mut hasher);
+        for path in entries {
+            stamp(&path).hash(&mut hasher);
+            path.hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+/// Inode, size, and when content and inode last changed.
+fn stamp(path: &Path) -> Option<(u64, u64, [i64; 4])> {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.ino(), found.size(), [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{create_dir, create_dir_all, remove_dir_all, remove_file, rename, write};
+    use std::os::unix::fs::symlink;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// A watched folder `m` in a folder of its own.
+    struct Ground {
+        dir: tempfile::TempDir,
+        watch: Watch,
+    }
+
+    impl Ground {
+        fn new(prepare: impl FnOnce(&Path)) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            prepare(dir.path());
+            let watch = start(vec![dir.path().join("m")]);
+            Ground { dir, watch }
+        }
+
+        fn with_file() -> Self {
+            Ground::new(|dir| {
+                create_dir(dir.join("m")).unwrap();
+                write(dir.join("m/a.ron"), "1").unwrap();
+            })
+        }
+
+        fn at(&self, path: &str) -> PathBuf {
+            self.dir.path().join(path)
+        }
+
+        async fn told(&mut self) {
+            timeout(Duration::from_secs(20), self.watch.changed()).await.expect("a change was not told");
+        }
+
+        async fn calm(&mut self) {
+            while !self.silent().await {}
+        }
+
+        /// Whether nothing is told for a while. Longer than the settling, so a stray notification is seen.
+        async fn silent(&mut self) -> bool {
+            timeout(SETTLE * 5, self.watch.changed()).await.is_err()
+        }
+
+        /// The change is told, and so is the next one in the folder that is there then.
+        async fn told_and_still_watched(&mut self) {
+            self.told().await;
+            self.still_watched().await;
+        }
+
+        async fn still_watched(&mut self) {
+            self.calm().await;
+            write(self.at("m/next.ron"), "next").unwrap();
+            self.told().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_written_in_place_is_told() {
+        let mut ground = Ground::with_file();
+        write(ground.at("m/a.ron"), "2").unwrap();
+        ground.told_and_still_watched().await;
+    }
+
+    #[tokio::test]
+    async fn a_file_renamed_over_is_told_each_time() {
+        let mut ground = Ground::with_file();
+        for _ in 0..2 {
+            write(ground.at("new"), "2").unwrap();
+            rename(ground.at("new"), ground.at("m/a.ron")).unwrap();
+            ground.told().await;
+            ground.calm().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn new_and_deleted_files_are_told() {
+        let mut ground = Ground::with_file();
+        write(ground.at("m/b.ron"), "").unwrap();
+        ground.told().await;
+        ground.calm().await;
+        remove_file(ground.at("m/b.ron")).unwrap();
+        ground.told_and_still_watched().await;
+    }
+
+    #[tokio::test]
+    async fn a_config_map_swap_is_told_each_time() {
+        let mut ground = Ground::new(|dir| {
+            create_dir_all(dir.join("m/..v1")).unwrap();
+            write(dir.join("m/..v1/a.ron"), "1").unwrap();
+            symlink("..v1", dir.join("m/..data")).unwrap();
+            symlink("..data/a.ron", dir.join("m/a.ron")).unwrap();
+        });
+        for version in 2..4 {
+            create_dir(ground.at(&format!("m/..v{version}"))).unwrap();
+            write(ground.at(&format!("m/..v{version}/a.ron")), "2").unwrap();
+            symlink(format!("..v{version}"), ground.at("m/..tmp")).unwrap();
+            rename(ground.at("m/..tmp"), ground.at("m/..data")).unwrap();
+            remove_dir_all(ground.at(&format!("m/..v{}", version - 1))).unwrap();
+            ground.told().await;
+            ground.calm().await;
+        }
+        ground.still_watched().await;
+    }
+
+    #[tokio::test]
+    async fn a_folder_removed_and_made_again_is_watched_again() {
+        let mut ground = Ground::with_file();
+        remove_dir_all(ground.at("m")).unwrap();
+        ground.told().await;
+        ground.calm().await;
+        create_dir(ground.at("m")).unwrap();
+        ground.told_and_still_watched().await;
+    }
+
+    #[tokio::test]
+    async fn a_folder_removed_and_made_again_at_once_is_watched_again() {
+        let mut ground = Ground::with_file();
+        remove_dir_all(ground.at("m")).unwrap();
+        create_dir(ground.at("m")).unwrap();
+        ground.told_and_still_watched().await;
+    }
+
+    #[tokio::test]
+    async fn a_folder_replaced_by_another_is_watched_again() {
+        let mut ground = Ground::with_file();
+        create_dir(ground.at("other")).unwrap();
+        rename(ground.at("m"), ground.at("old")).unwrap();
+        rename(ground.at("other"), ground.at("m")).unwrap();
+        ground.told_and_still_watched().await;
+        ground.calm().await;
+        write(ground.at("old/a.ron"), "2").unwrap();
+        assert!(ground.silent().await, "the folder renamed away is nobody's business");
+    }
+
+    #[tokio::test]
+    async fn a_link_pointed_elsewhere_is_told_and_its_target_watched() {
+        let mut ground = Ground::new(|dir| {
+            create_dir_all(dir.join("far/one")).unwrap();
+            create_dir_all(dir.join("far/two")).unwrap();
+            symlink("far/one", dir.join("m")).unwrap();
+        });
+        write(ground.at("far/one/a.ron"), "1").unwrap();
+        ground.told().await;
+        ground.calm().await;
+        symlink("far/two", ground.at("new")).unwrap();
+        rename(ground.at("new"), ground.at("m")).unwrap();
+        ground.told_and_still_watched().await;
+    }
+
+    #[tokio::test]
+    async fn a_missing_folder_is_watched_for() {
+        let mut ground = Ground::new(|_| ());
+        create_dir(ground.at("m")).unwrap();
+        ground.told_and_still_watched().await;
+    }
+
+    #[tokio::test]
+    async fn a_folder_whose_parents_are_missing_is_watched_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let watch = start(vec![dir.path().join("a/b/m")]);
+        let mut ground = Ground { dir, watch };
+        create_dir_all(ground.at("a/b/m")).unwrap();
+        ground.told().await;
+        ground.calm().await;
+        write(ground.at("a/b/m/a.ron"), "").unwrap();
+        ground.told().await;
+    }
+
+    #[tokio::test]
+    async fn a_linked_manifest_edited_where_it_lies_is_told() {
+        let mut ground = Ground::new(|dir| {
+            create_dir_all(dir.join("m")).unwrap();
+            create_dir_all(dir.join("dotfiles")).unwrap();
+            write(dir.join("dotfiles/a.ron"), "1").unwrap();
+            symlink("../dotfiles/a.ron", dir.join("m/a.ron")).unwrap();
+        });
+        write(ground.at("dotfiles/a.ron"), "2").unwrap();
+        ground.told().await;
+        ground.calm().await;
+        write(ground.at("dotfiles/b.ron"), "2").unwrap();
+        assert!(ground.silent().await, "its neighbours are nobody's business");
+    }
+
+    #[tokio::test]
+    async fn a_busy_parent_and_a_reader_wake_nobody() {
+        let mut ground = Ground::with_file();
+        for i in 0..200 {
+            write(ground.at(&format!("noise{}", i % 7)), "noise").unwrap();
+            let _ = std::fs::read(ground.at("m/a.ron")).unwrap();
+            let _ = read_dir(ground.at("m")).unwrap().count();
+        }
+        assert!(ground.silent().await);
+        ground.still_watched().await;
+    }
+
+    #[tokio::test]
+    async fn a_burst_is_told_in_few_words() {
+        let mut ground = Ground::with_file();
+        for i in 0..500 {
+            write(ground.at(&format!("m/{i}.ron")), "x").unwrap();
+        }
+        let mut times = 0;
+        while !ground.silent().await {
+            times += 1;
+        }
+        assert!((1..=3).contains(&times), "500 writes were told {times} times");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_that_never_end_are_told_at_the_cap() {
+        let dirty = Arc::new(Notify::new());
+        let noise = tokio::spawn({
+            let dirty = Arc::clone(&dirty);
+            async move {
+                loop {
+                    dirty.notify_one();
+                    sleep(SETTLE / 2).await;
+                }
+            }
+        });
+        let start = Instant::now();
+        settle(&dirty).await;
+        noise.abort();
+        assert_eq!(start.elapsed(), SETTLE_CAP);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_inotify_the_folders_are_polled() {
+        let dir = tempfile::tempdir().unwrap();
+        let refuse: Open = |_| Err(notify::Error::new(notify::ErrorKind::MaxFilesWatch));
+        let mut watch = start_with(vec![dir.path().to_owned()], refuse);
+        assert!(timeout(POLL * 3, watch.changed()).await.is_err(), "nothing changed");
+        write(dir.path().join("a.ron"), "").unwrap();
+        timeout(POLL * 3, watch.changed()).await.expect("the poll missed a new file");
+        write(dir.path().join("a.ron"), "longer").unwrap();
+        timeout(POLL * 3, watch.changed()).await.expect("the poll missed a change");
+    }
+
+    #[test]
+    fn errors_and_lost_events_are_changes() {
+        let overflow = Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
+        assert!(stirs(&Interests::new(), &Ok(overflow)));
+        assert!(stirs(&Interests::new(), &Err(notify::Error::generic("lost"))));
+    }
+
+    #[test]
+    fn links_in_a_circle_end() {
+        let dir = tempfile::tempdir().unwrap();
+        symlink("b", dir.path().join("a")).unwrap();
+        symlink("a", dir.path().join("b")).unwrap();
+        let route = Route::to(&[dir.path().join("a")]);
+        assert!(route.found.is_empty());
+        assert!(concerns(&route.interests, &dir.path().join("b")));
+    }
+}
