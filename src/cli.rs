@@ -1,1 +1,313 @@
-//! Speaks.
+//! Speaks: the command line. Owns its words, its help and how each verb ends; asks the supervisor through
+//! `client` and decides nothing itself.
+
+pub mod change;
+pub mod client;
+pub mod follow;
+pub mod manifests;
+pub mod print;
+pub mod session;
+pub mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::daemon::{self, journal};
+use crate::model::quantity::Span;
+use change::Which;
+use client::{Client, Waiting};
+
+/// How a verb ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Ended {
+    Done,
+    Refused,
+    TimedOut,
+    /// The supervisor has run, and ended with this code.
+    Ran(ExitCode),
+}
+
+impl Ended {
+    /// Of two that were asked for together: a refusal weighs more than a wait that took too long.
+    pub fn and(self, other: Ended) -> Ended {
+        match (self, other) {
+            (Ended::Done, other) | (other, Ended::Done) => other,
+            (Ended::TimedOut, Ended::TimedOut) => Ended::TimedOut,
+            _ => Ended::Refused,
+        }
+    }
+}
+
+#[derive(Parser)]
+#[command(name = "kasm-void", version, about, after_help = AFTER, max_term_width = 100)]
+pub struct Cli {
+    /// The supervisor's state folder, where its control socket is [default: $KASM_VOID_STATE, else
+    /// $XDG_RUNTIME_DIR/kasm-void, else /tmp/kasm-void-UID]
+    #[arg(long, global = true, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Answer in JSON, for scripts
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const AFTER: &str = "\
+First steps:
+  kasm-void new discord -- /usr/bin/discord    write manifests/discord.ron
+  kasm-void check                              find every mistake in the manifests
+  kasm-void run manifests                      supervise the apps in it
+  kasm-void status                             what runs, since when, what happens next
+  kasm-void why discord                        how it ended the last times, and its last words
+
+Exit codes:
+  0 done   1 refused or failed   2 wrong usage   3 no supervisor is running   4 timed out";
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Supervise the apps of these manifest folders
+    #[command(after_help = RUN)]
+    Run {
+        /// Manifest folders; a file in a later one replaces the file of the same name in an earlier one
+        /// [default: ~/.config/kasm-void/manifests when it is there, else a desktop session built in]
+        #[arg(value_name = "DIR")]
+        folders: Vec<PathBuf>,
+        /// The supervisor's own log on stdout: readable on a terminal and JSON elsewhere, or always the same
+        #[arg(long, value_enum, default_value_t)]
+        log_format: LogFormat,
+        /// Also write the supervisor's log into daily files in this folder
+        #[arg(long, value_name = "DIR")]
+        log_dir: Option<PathBuf>,
+    },
+    /// Find every mistake in the manifests, and start nothing
+    Check {
+        /// Manifest folders, as `run` takes them
+        #[arg(value_name = "DIR", default_value = "manifests")]
+        folders: Vec<PathBuf>,
+    },
+    /// Show what a reload would do now: + start, ~ restart, · change in place, - stop, ! kept back
+    Plan {
+        /// What a supervisor started now on these folders would do; asks none
+        #[arg(long, value_name = "DIR", num_args = 1..)]
+        offline: Vec<PathBuf>,
+    },
+    /// Write a first manifest for a command
+    #[command(after_help = NEW)]
+    New {
+        /// The app's name: the manifest is NAME.ron
+        name: String,
+        /// The program and its arguments
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<String>,
+        /// The folder to write it into
+        #[arg(long, value_name = "DIR", default_value = "manifests")]
+        dir: PathBuf,
+        /// Write over a manifest that is there
+        #[arg(long)]
+        force: bool,
+    },
+    #[command(flatten)]
+    Ask(Ask),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  source <(kasm-void completions bash)")]
+    Completions { shell: clap_complete::Shell },
+}
+
+/// The verbs that ask a supervisor.
+#[derive(Subcommand)]
+enum Ask {
+    /// Show the apps: state, uptime, restarts, last exit, memory, next start
+    Status {
+        /// Only these
+        #[arg(value_name = "APP")]
+        apps: Vec<String>,
+    },
+    /// Start apps; one that waits for its next try is started at once
+    Start(Change),
+    /// Stop apps; they stay down until somebody starts them
+    Stop(Change),
+    /// Stop and start apps
+    Restart(Change),
+    /// Stop an app, run an action of its manifest, start it
+    #[command(after_help = "Example:\n  kasm-void do cloakbrowser reload")]
+    Do {
+        app: String,
+        action: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Send a signal to an app's main process
+    #[command(after_help = "Examples:\n  kasm-void signal discord USR1\n  kasm-void signal discord 10")]
+    Signal {
+        app: String,
+        /// A name with or without SIG, or a number
+        #[arg(value_parser = known_signal)]
+        signal: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Read the manifests again and apply what has changed, as a change on disk does by itself
+    Reload {
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Show an app's output
+    #[command(after_help = "Examples:\n  kasm-void logs discord -f\n  kasm-void logs discord -n 1000 | grep ERROR")]
+    Logs {
+        app: String,
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+        /// How many of the last lines to begin with
+        #[arg(short = 'n', long, default_value_t = 100)]
+        lines: usize,
+    },
+    /// Show what happens, as it happens
+    Events,
+    /// Tell how an app ended the last times, with its last words
+    Why {
+        app: String,
+        /// How many of the last ends
+        #[arg(short = 'n', long, default_value_t = 5)]
+        last: usize,
+    },
+    /// Ask whether the supervisor answers, or whether every app is up: for probes of Docker and Kubernetes
+    Health {
+        /// Every app runs, or is down because somebody wants it so
+        #[arg(long)]
+        ready: bool,
+        /// The supervisor answers (this is the default)
+        #[arg(long, conflicts_with = "ready")]
+        live: bool,
+    },
+    /// Stop every app in order, then the supervisor
+    Drain {
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+const RUN: &str = "\
+Examples:
+  kasm-void run manifests
+  kasm-void run /usr/share/kasm-void/manifests /etc/kasm-void/manifests ~/.config/kasm-void
+
+Changed manifests are applied while it runs. SIGTERM stops every app in order and ends it.";
+
+const NEW: &str = "\
+Examples:
+  kasm-void new terminal -- xterm -maximized
+  kasm-void new discord --dir ~/.config/kasm-void -- /usr/bin/discord --no-sandbox";
+
+#[derive(Args)]
+struct Change {
+    #[arg(value_name = "APP", required_unless_present = "all", conflicts_with = "all")]
+    apps: Vec<String>,
+    /// Every app
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Args)]
+struct Wait {
+    /// Wait until it is done (this is the default)
+    #[arg(long, overrides_with = "no_wait")]
+    wait: bool,
+    /// Only ask for it
+    #[arg(long, overrides_with = "wait")]
+    no_wait: bool,
+    /// Wait no longer than this
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    timeout: Span,
+}
+
+impl From<Wait> for Waiting {
+    fn from(wait: Wait) -> Waiting {
+        Waiting { wait: !wait.no_wait, timeout: wait.timeout }
+    }
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum LogFormat {
+    #[default]
+    Auto,
+    Json,
+    Text,
+}
+
+impl From<LogFormat> for journal::Format {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Auto => journal::Format::Auto,
+            LogFormat::Json => journal::Format::Json,
+            LogFormat::Text => journal::Format::Text,
+        }
+    }
+}
+
+fn known_signal(text: &str) -> Result<String, String> {
+    crate::model::restart::signal_number(text).map(|number| number.to_string())
+}
+
+/// Carries out the command line; clap itself ends wrong usage with code 2.
+pub fn run(cli: Cli) -> anyhow::Result<Ended> {
+    let Cli { state, json, verb } = cli;
+    let state = state.unwrap_or_else(daemon::state::default_path);
+    match verb {
+        Verb::Run { mut folders, log_format, log_dir } => {
+            if folders.is_empty() {
+                let (folder, said) = session::folders(&state)?;
+                anstream::eprintln!("kasm-void: {said}");
+                folders.push(folder);
+            }
+            let log_format = if json { journal::Format::Json } else { log_format.into() };
+            daemon::run(daemon::Options { folders, state, log_format, log_dir }).map(Ended::Ran)
+        }
+        Verb::Check { folders } => manifests::tell_problems(&daemon::check(&folders), json),
+        Verb::Plan { offline } if !offline.is_empty() => status::tell_plan(&daemon::plan(&offline), json),
+        Verb::Plan { .. } => asking(status::plan(&Client::new(&state), json)),
+        Verb::New { name, command, dir, force } => manifests::new(&name, &command, &dir, force, json),
+        Verb::Ask(question) => asking(ask(question, &Client::new(&state), json)),
+        Verb::Completions { shell } => completions(shell),
+    }
+}
+
+fn asking(question: impl Future<Output = anyhow::Result<Ended>>) -> anyhow::Result<Ended> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(question)
+}
+
+async fn ask(question: Ask, client: &Client, json: bool) -> anyhow::Result<Ended> {
+    match question {
+        Ask::Status { apps } => status::status(client, &apps, json).await,
+        Ask::Why { app, last } => status::why(client, &app, last, json).await,
+        Ask::Health { ready, .. } => status::health(client, ready, json).await,
+        Ask::Start(asked) => change_apps(client, asked, "start", json).await,
+        Ask::Stop(asked) => change_apps(client, asked, "stop", json).await,
+        Ask::Restart(asked) => change_apps(client, asked, "restart", json).await,
+        Ask::Do { app, action, wait } => change::one(client, &app, ("do", &action), wait.into(), json).await,
+        Ask::Signal { app, signal, wait } => change::one(client, &app, ("signal", &signal), wait.into(), json).await,
+        Ask::Reload { wait } => change::reload(client, wait.into(), json).await,
+        Ask::Drain { wait } => change::drain(client, wait.into(), json).await,
+        Ask::Logs { app, follow, lines } => follow::logs(client, &app, (follow, lines), json).await,
+        Ask::Events => follow::events(client, json).await,
+    }
+}
+
+async fn change_apps(client: &Client, asked: Change, verb: &str, json: bool) -> anyhow::Result<Ended> {
+    let which = if asked.all { Which::All } else { Which::Named(asked.apps) };
+    change::each(client, which, verb, asked.wait.into(), json).await
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<Ended> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "kasm-void", &mut script);
+    print::pass_on(&script)?;
+    Ok(Ended::Done)
+}
+
+#[cfg(test)]
+mod tests;

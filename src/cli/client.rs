@@ -1,0 +1,187 @@
+//! The client: asks the supervisor over its control socket and tells apart no supervisor, refused and
+//! timed out. Prints nothing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use axum::body::Bytes;
+use axum::http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::model::protocol::{Outcome, Refusal};
+use crate::model::quantity::Span;
+
+/// Nobody listens on the control socket.
+#[derive(Debug, thiserror::Error)]
+#[error("no supervisor is running (no socket at {}): start one with `kasm-void run DIR`", .0.display())]
+pub struct NoSupervisor(pub PathBuf);
+
+/// A question was not answered in time: why, in words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NoAnswer(pub String);
+
+/// How long plain questions may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How much longer than the supervisor we wait for what it waits for.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// How a change is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    pub wait: bool,
+    pub timeout: Span,
+}
+
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    pub fn new(state: &Path) -> Self {
+        Client { socket: state.join("control.sock") }
+    }
+
+    /// Gets what is at `path`; a refusal is an error in the supervisor's words.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.within(PATIENCE, async { read(self.send(Method::GET, path).await?).await }).await
+    }
+
+    /// As [`Client::get`] of the answer that comes with any status.
+    pub async fn probe(&self, path: &str) -> anyhow::Result<(StatusCode, serde_json::Value)> {
+        let answer = async {
+            let response = self.send(Method::GET, path).await?;
+            let status = response.status();
+            Ok((status, parsed(&collected(response).await?)?))
+        };
+        self.within(PATIENCE, answer).await
+    }
+
+    /// As [`Client::get`], for what changes something and may take until `limit`.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, limit: Span) -> anyhow::Result<T> {
+        let path = format!("{path}?timeout={}", encoded(&limit.to_string()));
+        self.within(limit.0.saturating_add(MARGIN), async { read(self.send(Method::POST, &path).await?).await }).await
+    }
+
+    /// Asks for a change; a refusal is an outcome too.
+    pub async fn change(&self, path: &str, Waiting { wait, timeout }: Waiting) -> anyhow::Result<Outcome> {
+        let path = format!("{path}?wait={wait}&timeout={}", encoded(&timeout.to_string()));
+        let answer = async {
+            let response = self.send(Method::POST, &path).await?;
+            let body = collected(response).await?;
+            serde_json::from_slice(&body).or_else(|_| bail!(complaint(&body)))
+        };
+        self.within(timeout.0.saturating_add(MARGIN), answer).await
+    }
+
+    /// Follows what is at `path`: gives each piece to `take` as it comes, until the stream or `take` ends.
+    pub async fn follow(&self, path: &str, mut take: impl FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let mut response = self.within(PATIENCE, self.send(Method::GET, path)).await?;
+        if !response.status().is_success() {
+            bail!(complaint(&collected(response).await?));
+        }
+        while let Some(frame) = response.frame().await {
+            let frame = frame.context("the supervisor has broken off")?;
+            if let Some(piece) = frame.data_ref() {
+                take(piece)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, method: Method, path: &str) -> anyhow::Result<hyper::Response<Incoming>> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(error))?;
+        self.trust(stream.peer_cred()?.uid())?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection); // ends with the answer; its errors are the answer's as well
+        let request =
+            Request::builder().method(method).uri(path).header("host", "kasm-void").body(Empty::<Bytes>::new());
+        let request = request.with_context(|| format!("cannot ask for {path}"))?;
+        sender.send_request(request).await.context("the supervisor has broken off")
+    }
+
+    /// In a folder of everybody's, somebody else could have made the socket.
+    fn trust(&self, uid: u32) -> anyhow::Result<()> {
+        let ours = rustix::process::getuid();
+        let socket = self.socket.display();
+        ensure!(
+            uid == ours.as_raw() || uid == 0 || ours.is_root(),
+            "the supervisor at {socket} is that of user {uid}: name the folder of ours with --state"
+        );
+        Ok(())
+    }
+
+    fn unreachable(&self, error: io::Error) -> anyhow::Error {
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => NoSupervisor(self.socket.clone()).into(),
+            io::ErrorKind::InvalidInput => anyhow::Error::new(error).context(format!(
+                "{} is too long for a socket's path: name a shorter state folder with --state",
+                self.socket.display()
+            )),
+            _ => anyhow::Error::new(error).context(format!(
+                "cannot reach the supervisor at {}: be the user it runs as, or name its folder with --state",
+                self.socket.display()
+            )),
+        }
+    }
+
+    async fn within<T>(&self, limit: Duration, answer: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        timeout(limit, answer).await.unwrap_or_else(|_| {
+            let limit = Span(limit);
+            Err(NoAnswer(format!("the supervisor has not answered within {limit}: it may hang, its log says more"))
+                .into())
+        })
+    }
+}
+
+/// An app's or action's name as a path segment.
+pub fn encoded(name: &str) -> String {
+    let mut segment = String::new();
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => segment.push(byte.into()),
+            _ => segment.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    segment
+}
+
+/// Whether the outcome is one that took too long.
+pub fn timed_out(outcome: &Outcome) -> bool {
+    outcome.refusal == Some(Refusal::TimedOut)
+}
+
+async fn read<T: DeserializeOwned>(response: hyper::Response<Incoming>) -> anyhow::Result<T> {
+    let status = response.status();
+    let body = collected(response).await?;
+    match status {
+        StatusCode::GATEWAY_TIMEOUT => Err(NoAnswer(complaint(&body)).into()),
+        _ if status.is_success() => parsed(&body),
+        _ => bail!(complaint(&body)),
+    }
+}
+
+async fn collected(response: hyper::Response<Incoming>) -> anyhow::Result<Bytes> {
+    let body = response.into_body().collect().await;
+    Ok(body.context("the supervisor has broken off")?.to_bytes())
+}
+
+fn parsed<T: DeserializeOwned>(body: &[u8]) -> anyhow::Result<T> {
+    serde_json::from_slice(body)
+        .context("cannot understand the supervisor's answer: it may be of another version than this command")
+}
+
+fn complaint(body: &[u8]) -> String {
+    let error = serde_json::from_slice::<serde_json::Value>(body).ok();
+    let why = error.as_ref().and_then(|error| error["error"].as_str());
+    why.map_or_else(|| format!("the supervisor refused: {}", String::from_utf8_lossy(body)), str::to_string)
+}

@@ -1,0 +1,191 @@
+//! Verbs about manifests, without a supervisor: `check`, `new`.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::json;
+
+use super::Ended;
+use super::print::{problem, say, say_json};
+use crate::model::problem::Problem;
+
+/// Tells the problems of all files; refused when one of them keeps a file from being applied.
+pub fn tell_problems(problems: &[Problem], json: bool) -> anyhow::Result<Ended> {
+    let errors = problems.iter().filter(|problem| problem.is_error()).count();
+    if json {
+        say_json(&json!({ "ok": errors == 0, "problems": problems }))?;
+    } else {
+        for found in problems {
+            say(&format!("{}\n", problem(found)))?;
+        }
+        say(&summary(errors, problems.len() - errors))?;
+    }
+    Ok(if errors == 0 { Ended::Done } else { Ended::Refused })
+}
+
+fn summary(errors: usize, warnings: usize) -> String {
+    let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    match (errors, warnings) {
+        (0, 0) => "no problems".into(),
+        (0, _) => counted(warnings, "warning"),
+        (_, 0) => counted(errors, "error"),
+        _ => format!("{}, {}", counted(errors, "error"), counted(warnings, "warning")),
+    }
+}
+
+/// Writes a first manifest for `command` into `folder`.
+pub fn new(name: &str, command: &[String], folder: &Path, force: bool, json: bool) -> anyhow::Result<Ended> {
+    let text = manifest(name, command)?;
+    let file = folder.join(format!("{name}.ron"));
+    write(&file, &text, force)?;
+    if json {
+        say_json(&json!({ "file": file }))?;
+    } else {
+        let (shown, folder) = (file.display(), folder.display());
+        say(&format!("wrote {shown}: look it over, then `kasm-void check {folder}`"))?;
+    }
+    Ok(Ended::Done)
+}
+
+fn write(file: &Path, text: &str, force: bool) -> anyhow::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).create_new(!force);
+    match options.open(file).and_then(|mut file| file.write_all(text.as_bytes())) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            bail!("{} is there already: choose another name, or write over it with --force", file.display())
+        }
+        written => written.with_context(|| format!("cannot write {}", file.display())),
+    }
+}
+
+/// The manifest's text, with what people change most as comments.
+fn manifest(name: &str, command: &[String]) -> anyhow::Result<String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    ensure!(
+        name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(allowed) && !name.ends_with(".ron"),
+        "`{name}` cannot name an app: use letters, digits, `-`, `_` and `.`, a letter or digit first, without `.ron`"
+    );
+    ensure!(name != "workspace", "`workspace` is the session's own manifest: choose another name");
+    let (program, args) =
+        command.split_first().context("a manifest needs a command: `kasm-void new NAME -- COMMAND`")?;
+    let program = ron::to_string(&literal(&absolute(program)?))?;
+    let mut text = String::from("// See docs/manifest.md for every field and its default.\nApp(\n");
+    text.push_str(&format!("    command: {program},\n"));
+    if !args.is_empty() {
+        let words: Vec<String> = args.iter().map(|arg| ron::to_string(&literal(arg))).collect::<Result<_, _>>()?;
+        text.push_str(&format!("    args: [\n        {},\n    ],\n", words.join(",\n        ")));
+    }
+    text.push('\n');
+    text.push_str(TEACHING);
+    Ok(text)
+}
+
+/// As the manifest must write it for the app to get these very characters.
+fn literal(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+/// A path from here is made one that holds everywhere; a bare name is looked up on PATH at each start.
+fn absolute(program: &str) -> anyhow::Result<String> {
+    if !program.contains('/') {
+        return Ok(program.into());
+    }
+    let path: PathBuf = std::path::absolute(program).with_context(|| format!("cannot make `{program}` absolute"))?;
+    path.into_os_string().into_string().ok().with_context(|| format!("the path of `{program}` is not UTF-8"))
+}
+
+const TEACHING: &str = r#"    // Which live process is this app, however it was started (a desktop icon, a dead supervisor):
+    // matches: Match(cmdline: "^/usr/bin/program", exclude: "--type="),
+
+    // Before every start; each step has a timeout and says what its failure means:
+    // prelaunch: [WaitFor(what: Display, timeout: "30s")],
+
+    // Started, but is it of use? And later: is it still?
+    // ready: Ready(probe: Tcp(address: "127.0.0.1:9222"), within: "30s"),
+    // health: Health(probe: Tcp(address: "127.0.0.1:9222"), every: "10s", failures: 3),
+
+    // Always | OnFailure | Never; and what it means that somebody closes it: Restart | Hold
+    // restart: Always,
+    // on_close: Restart,
+    // backoff: Backoff(first: "1s", factor: 2.0, max: "30s", give_up: After(times: 10, within: "10m")),
+
+    // How it is asked to end, and when it is made to:
+    // stop: Stop(signal: "TERM", grace: "5s"),
+
+    // log: Log(max_size: "10MiB", keep: 3),
+    // limits: Limits(max_rss: "2GiB"),
+)
+"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::manifest::Manifest;
+
+    fn parsed(text: &str) -> Manifest {
+        let options = ron::Options::default().with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME);
+        options.from_str(text).unwrap_or_else(|error| panic!("{error}:\n{text}"))
+    }
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| word.to_string()).collect()
+    }
+
+    #[test]
+    fn the_written_manifest_starts_the_same_command() {
+        let text = manifest("a", &words(&["xterm", "-e", "say \"hi\" \\ \n$HOME", "é"])).unwrap();
+        let manifest = parsed(&text);
+        assert_eq!(manifest.command, "xterm");
+        assert_eq!(manifest.args, ["-e", "say \"hi\" \\ \n$$HOME", "é"]);
+    }
+
+    #[test]
+    fn what_it_teaches_is_right() {
+        let text = manifest("a", &words(&["/bin/true"])).unwrap();
+        let is_field = |line: &str| line.split_once(": ").is_some_and(|(name, _)| !name.contains([' ', '/']));
+        let fields = text.lines().map(|line| match line.trim().strip_prefix("// ") {
+            Some(field) if is_field(field) => field,
+            _ => line,
+        });
+        let uncommented = parsed(&fields.collect::<Vec<_>>().join("\n"));
+        assert!(uncommented.health.is_some() && uncommented.matches.is_some() && uncommented.limits.max_rss.is_some());
+        assert_eq!(uncommented.prelaunch.len(), 1);
+    }
+
+    #[test]
+    fn a_relative_program_is_written_so_that_it_holds_everywhere() {
+        let manifest = parsed(&manifest("a", &words(&["./run.sh"])).unwrap());
+        assert!(Path::new(&manifest.command).is_absolute(), "{}", manifest.command);
+    }
+
+    #[test]
+    fn names_that_are_no_file_names_are_refused() {
+        for name in ["", "../a", "a/b", ".a", "-a", "a b", "workspace", "a.ron"] {
+            assert!(manifest(name, &words(&["x"])).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_not_written_over_unless_told_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("deep/manifests");
+        new("a", &words(&["first"]), &dir, false, true).unwrap();
+        let error = new("a", &words(&["second"]), &dir, false, true).unwrap_err().to_string();
+        assert!(error.contains("--force"), "{error}");
+        assert!(std::fs::read_to_string(dir.join("a.ron")).unwrap().contains("first"));
+        new("a", &words(&["third"]), &dir, true, true).unwrap();
+        assert_eq!(parsed(&std::fs::read_to_string(dir.join("a.ron")).unwrap()).command, "third");
+    }
+
+    #[test]
+    fn only_errors_refuse() {
+        let (error, warning) = (Problem::whole("a.ron", "no"), Problem::whole("a.ron", "hm").warning());
+        assert_eq!(tell_problems(std::slice::from_ref(&warning), true).unwrap(), Ended::Done);
+        assert_eq!(tell_problems(&[warning, error], true).unwrap(), Ended::Refused);
+        assert_eq!((summary(0, 0), summary(2, 1)), ("no problems".into(), "2 errors, 1 warning".into()));
+    }
+}
