@@ -1,0 +1,190 @@
+//! The command line and what it asks: verbs, exit codes, clients that race, and a socket that is abused.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kasm_void::model::protocol::{Outcome, StateName};
+use kasm_void::model::restart::Exit;
+
+use crate::harness::{FOREVER, NOBODY, NOTHING, Session, binary, until};
+
+fn one_app() -> Session {
+    let session = Session::new().stayer("web").app("web", r#"App(command: "${BIN}/web", about: "The web")"#).start();
+    session.pid("web");
+    session
+}
+
+/// An app that takes its whole grace to stop and notes in `${DATA}/doubled` when another one lives.
+fn slow_to_stop(grace: &str) -> Session {
+    let body = format!(
+        "trap '' TERM\nmkdir \"$DATA/alive\" 2>/dev/null || {{ read -r other <\"$DATA/alive/pid\"; kill -0 \"$other\" 2>/dev/null && echo \"$other\" >>\"$DATA/doubled\"; }}\n\
+         echo $$ >\"$DATA/alive/pid\"\necho $$ >>\"$DATA/starts\"\n: >\"$DATA/ready\"\n{FOREVER}"
+    );
+    let manifest = format!(
+        r#"App(command: "${{BIN}}/slow", stop: Stop(grace: "{grace}"), ready: Ready(probe: Path(path: "${{DATA}}/ready")))"#
+    );
+    let session = Session::new().program("slow", &body).app("web", &manifest).start();
+    session.pid("web");
+    session
+}
+
+#[test]
+fn verbs_do_what_they_say_and_wait_for_it() {
+    let session = one_app();
+    let first = session.pid("web");
+    session.ok(&["stop", "web"]);
+    assert_eq!(session.find("web").map(|app| app.state), Some(StateName::Stopped));
+    assert_eq!(session.processes(), NOBODY);
+    session.ok(&["start", "web"]);
+    let second = session.find("web").expect("the app");
+    assert_eq!(second.state, StateName::Running);
+    session.ok(&["restart", "web"]);
+    let third = session.find("web").expect("the app");
+    assert_eq!(third.state, StateName::Running);
+    assert!(third.pid != second.pid && second.pid != Some(first));
+}
+
+#[test]
+fn a_signal_reaches_the_app() {
+    let session = one_app();
+    session.ok(&["signal", "web", "USR1"]);
+    session.wait("web", "has ended by the signal", |app| app.last_exit == Some(Exit::Signal(10)));
+}
+
+#[test]
+fn status_is_a_table_for_people() {
+    let table = one_app().ok(&["status"]);
+    assert!(table.contains("web") && table.contains("Running"), "{table}");
+    assert!(!table.contains('\u{1b}'), "colour without a terminal: {table:?}");
+}
+
+#[test]
+fn an_unknown_app_is_refused_with_what_was_meant() {
+    let session = one_app();
+    let output = session.cli(&["stop", "wbe"]);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    let said = output.stdout + &output.stderr;
+    assert!(said.contains("wbe") && said.contains("web"), "{said}");
+
+    let output = session.cli(&["stop", "wbe", "--json"]);
+    let outcome: Outcome = serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    assert!(!outcome.done);
+}
+
+#[test]
+fn an_unknown_action_is_refused() {
+    let output = one_app().cli(&["do", "web", "reset"]);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!((output.stdout + &output.stderr).contains("reset"));
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_no_supervisor_with_3() {
+    let session = Session::new();
+    assert_eq!(session.cli(&["stopp", "web"]).code, Some(2));
+    let output = session.cli(&["status"]);
+    assert_eq!(output.code, Some(3), "{output:?}");
+    assert!(output.stderr.contains("kasm-void run"), "no way out: {}", output.stderr);
+}
+
+#[test]
+fn a_stop_that_takes_longer_than_its_client_waits_ends_with_4() {
+    let session = slow_to_stop("2s");
+    let output = session.cli(&["stop", "web", "--timeout", "100ms"]);
+    assert_eq!(output.code, Some(4), "{output:?}");
+    session.wait_state("web", StateName::Stopped);
+}
+
+#[test]
+fn a_client_that_does_not_wait_is_answered_at_once() {
+    let session = slow_to_stop("2s");
+    session.ok(&["stop", "web", "--no-wait"]);
+    assert_eq!(session.find("web").map(|app| app.state), Some(StateName::Stopping));
+    session.wait_state("web", StateName::Stopped);
+}
+
+#[test]
+fn a_stop_overtakes_a_restart_that_is_under_way() {
+    let session = slow_to_stop("1s");
+    session.ok(&["restart", "web", "--no-wait"]);
+    session.wait_state("web", StateName::Stopping);
+    session.ok(&["stop", "web"]);
+    assert_eq!(session.find("web").map(|app| app.state), Some(StateName::Stopped));
+    assert_eq!(session.lines("starts").len(), 1);
+}
+
+#[test]
+fn clients_that_race_never_double_an_app() {
+    let session = slow_to_stop("300ms");
+    std::thread::scope(|scope| {
+        for verb in ["stop", "restart", "start", "restart", "stop", "start"] {
+            let session = &session;
+            scope.spawn(move || {
+                for _ in 0..3 {
+                    session.cli(&[verb, "web"]);
+                }
+            });
+        }
+    });
+    session.ok(&["stop", "web"]);
+    assert_eq!(session.find("web").map(|app| app.state), Some(StateName::Stopped));
+    assert_eq!(session.lines("doubled"), NOTHING);
+    assert_eq!(session.processes(), NOBODY);
+}
+
+#[test]
+fn events_tell_what_happens() {
+    let session = one_app();
+    let mut follow = session.command(binary());
+    let file = std::fs::File::create(session.data().join("events")).expect("a file");
+    let mut client = follow.args(["events", "--json"]).stdout(file).spawn().expect("a client");
+    // The client may not be connected yet: make something happen until it tells.
+    until("an event of `web`", || {
+        session.ok(&["restart", "web"]);
+        session.lines("events").iter().any(|line| line.contains("\"web\"")).then_some(())
+    });
+    for line in session.lines("events") {
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(event.is_object(), "{line}");
+    }
+    client.kill().expect("kill");
+    client.wait().expect("a reaped client");
+}
+
+#[test]
+fn garbage_on_the_control_socket_disturbs_nobody() {
+    let session = one_app();
+    let pid = session.pid("web");
+    let path = socket(&session);
+    let long = "A".repeat(1 << 20);
+    let endless = format!("GET /v1/apps HTTP/1.1\r\nX: {long}");
+    for garbage in ["\0\u{1}\u{2}garbage", "GET\r\n\r\n", "POST /v1/apps/../../etc HTTP/1.1\r\n\r\n", &endless] {
+        let mut stream = UnixStream::connect(&path).expect("the control socket");
+        stream.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+        // It may be cut off before all is written, and that is an answer too.
+        let _ = stream.write_all(garbage.as_bytes());
+        let _ = stream.read(&mut [0; 1024]);
+    }
+    let silent: Vec<UnixStream> = (0..50).map(|_| UnixStream::connect(&path).expect("one more client")).collect();
+    assert_eq!(session.pid("web"), pid);
+    drop(silent);
+    session.ok(&["restart", "web"]);
+}
+
+#[test]
+fn the_control_socket_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let session = one_app();
+    let mode = socket(&session).metadata().expect("the socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+/// The one socket in the state folder.
+fn socket(session: &Session) -> PathBuf {
+    let entries = std::fs::read_dir(session.state()).expect("the state folder").flatten();
+    let is_socket = |path: &PathBuf| path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
+    entries.map(|entry| entry.path()).find(is_socket).expect("a control socket in the state folder")
+}

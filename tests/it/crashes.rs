@@ -1,0 +1,179 @@
+//! Apps that end by themselves: they come back, at the pace of their policy, and the cause is told.
+
+use std::time::{Duration, Instant};
+
+use kasm_void::model::protocol::StateName;
+use kasm_void::model::restart::Exit;
+
+use crate::harness::{FOREVER, NOBODY, Session, kill, until_ok};
+
+/// Ends at once, five retries apart by 50, 100, 200, 200 and 200 ms.
+const DIES_AT_ONCE: &str = r#"App(command: "${BIN}/dies", backoff: Backoff(
+    first: "50ms", factor: 2.0, max: "200ms", jitter: 0.0, stable_after: "1m",
+    give_up: After(times: 6, within: "1m"),
+))"#;
+
+#[test]
+fn an_app_killed_by_sigkill_is_back() {
+    let session = Session::new()
+        .stayer("web")
+        .app("web", r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "0s"))"#)
+        .start();
+    let first = session.pid("web");
+    kill(first);
+    let second = session.next_pid("web", first);
+    assert_eq!(session.wait_lines("web.pids", 2), [first.to_string(), second.to_string()]);
+
+    let app = session.find("web").expect("still there");
+    assert_eq!((app.last_exit, app.restarts, app.run), (Some(Exit::Signal(9)), 1, 2));
+    let why = session.ok(&["why", "web"]);
+    assert!(why.contains("SIGKILL"), "{why}");
+}
+
+#[test]
+fn a_stable_app_does_not_wait_out_its_backoff() {
+    let session = Session::new()
+        .stayer("web")
+        .app("web", r#"App(command: "${BIN}/web", backoff: Backoff(first: "10m", max: "10m", stable_after: "0s"))"#)
+        .start();
+    let first = session.pid("web");
+    kill(first);
+    session.next_pid("web", first);
+}
+
+#[test]
+fn every_exit_code_is_told_as_it_was() {
+    let mut session = Session::new().program("ends", "exit \"$1\"\n");
+    for code in 0..=255 {
+        let manifest = format!(r#"App(command: "${{BIN}}/ends", args: ["{code}"], restart: Never)"#);
+        session = session.app(&format!("exit-{code}"), &manifest);
+    }
+    let session = session.start();
+    let apps = until_ok("all 256 have ended; not yet", || {
+        let (ended, not): (Vec<_>, Vec<_>) =
+            session.status().apps.into_iter().partition(|app| app.state == StateName::Stopped && app.run == 1);
+        if not.is_empty() && ended.len() == 256 { Ok(ended) } else { Err(format!("{not:#?}")) }
+    });
+    for app in apps {
+        let code: i32 = app.name.strip_prefix("exit-").and_then(|code| code.parse().ok()).expect("a code");
+        match app.last_exit.expect("an app that ended has an exit") {
+            Exit::Clean => assert_eq!(code, 0),
+            // What it means for a Chromium.
+            Exit::ProfileLocked => assert_eq!(code, 21),
+            exit => assert_eq!(exit, Exit::Code(code)),
+        }
+    }
+    for code in [1, 127, 255] {
+        let why = session.ok(&["why", &format!("exit-{code}")]);
+        assert!(why.contains(&format!("exit code {code}")), "{why}");
+    }
+}
+
+#[test]
+fn an_app_that_dies_at_once_is_tried_at_its_pace_and_given_up() {
+    let began = Instant::now();
+    let session =
+        Session::new().program("dies", "echo $$ >>\"$DATA/starts\"\nexit 3\n").app("web", DIES_AT_ONCE).start();
+    let app = session.wait_state("web", StateName::GaveUp);
+    assert!(began.elapsed() >= Duration::from_millis(750), "five retries took only {:?}", began.elapsed());
+    assert_eq!(app.last_exit, Some(Exit::Code(3)));
+    assert_eq!(session.lines("starts").len(), 6);
+    assert_eq!(session.processes(), NOBODY);
+}
+
+#[test]
+fn a_start_by_hand_forgets_that_the_app_was_given_up() {
+    let session =
+        Session::new().program("dies", "echo $$ >>\"$DATA/starts\"\nexit 3\n").app("web", DIES_AT_ONCE).start();
+    session.wait_state("web", StateName::GaveUp);
+    session.cli(&["start", "web", "--no-wait"]);
+    session.wait_lines("starts", 12);
+    session.wait_state("web", StateName::GaveUp);
+    assert_eq!(session.lines("starts").len(), 12);
+}
+
+#[test]
+fn a_corrected_manifest_brings_a_given_up_app_back() {
+    let session = Session::new().stayer("web").program("dies", "exit 3\n").app("web", DIES_AT_ONCE).start();
+    session.wait_state("web", StateName::GaveUp);
+    session.edit("web", r#"App(command: "${BIN}/web")"#);
+    session.pid("web");
+}
+
+#[test]
+fn a_waiting_app_says_when_it_is_tried_again() {
+    let manifest = r#"App(command: "${BIN}/dies", backoff: Backoff(first: "10m", max: "10m", jitter: 0.0))"#;
+    let session = Session::new().program("dies", "echo x >>\"$DATA/starts\"\nexit 3\n").app("web", manifest).start();
+    let app = session.wait_state("web", StateName::Backoff);
+    let left = app.next_retry_ms.expect("a time for the next try");
+    assert!((1..=600_000).contains(&left), "{left} ms");
+
+    session.cli(&["start", "web", "--no-wait"]);
+    session.wait_lines("starts", 2);
+}
+
+#[test]
+fn an_app_closed_by_its_person_stays_closed_when_asked_to() {
+    let session = Session::new()
+        .program("closes", "sleep 0.2\necho closed >>\"$DATA/closed\"\nexit 0\n")
+        .app("web", r#"App(command: "${BIN}/closes", on_close: Hold)"#)
+        .start();
+    let app = session.wait("web", "is held", |app| app.state == StateName::Stopped);
+    assert_eq!(app.last_exit, Some(Exit::Clean));
+    assert_eq!(session.lines("closed").len(), 1);
+}
+
+#[test]
+fn an_app_whose_program_is_removed_says_so_and_the_others_run() {
+    let session = Session::new()
+        .stayer("web")
+        .stayer("other")
+        .app("web", r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "0s", give_up: After(times: 2, within: "1m")))"#)
+        .app("other", r#"App(command: "${BIN}/other")"#)
+        .start();
+    let (web, other) = (session.pid("web"), session.pid("other"));
+    std::fs::remove_file(session.bin().join("web")).expect("the program");
+    kill(web);
+    let app = session.wait_state("web", StateName::GaveUp);
+    let Some(Exit::SpawnFailed(why)) = &app.last_exit else { panic!("{app:#?}") };
+    assert!(why.contains("/web"), "the program is not named: {why}");
+    assert_eq!(session.pid("other"), other);
+}
+
+#[test]
+fn a_crash_is_told_with_the_last_lines_the_app_said() {
+    let body = "for line in 1 2 3 4 5 6 7; do echo \"line $line\"; done\nexit 9\n";
+    let manifest = r#"App(command: "${BIN}/talks", restart: Never, log: Log(tail: 3))"#;
+    let session = Session::new().program("talks", body).app("web", manifest).start();
+    session.wait("web", "has ended", |app| app.last_exit == Some(Exit::Code(9)));
+    let why = session.ok(&["why", "web"]);
+    assert!(why.contains("line 5") && why.contains("line 7") && !why.contains("line 4"), "{why}");
+}
+
+#[test]
+fn an_app_that_is_never_ready_is_stopped_and_tried_again() {
+    let manifest = r#"App(command: "${BIN}/web",
+        ready: Ready(probe: Path(path: "${DATA}/ready"), within: "200ms"),
+        backoff: Backoff(first: "50ms", give_up: After(times: 2, within: "1m")))"#;
+    let session = Session::new().stayer("web").app("web", manifest).start();
+    let app = session.wait_state("web", StateName::GaveUp);
+    assert!(matches!(app.last_exit, Some(Exit::NotReady(_))), "{app:#?}");
+    assert_eq!(session.processes(), NOBODY);
+
+    std::fs::write(session.data().join("ready"), "").expect("a file");
+    session.ok(&["start", "web"]);
+    session.pid("web");
+}
+
+#[test]
+fn an_unhealthy_app_is_restarted() {
+    let manifest = r#"App(command: "${BIN}/web",
+        health: Health(probe: Path(path: "${DATA}/well"), every: "50ms", timeout: "1s", failures: 2),
+        backoff: Backoff(stable_after: "0s", give_up: Never))"#;
+    let session = Session::new().program("web", &format!(": >\"$DATA/well\"\n{FOREVER}")).app("web", manifest).start();
+    let sick = session.pid("web");
+    std::fs::remove_file(session.data().join("well")).expect("a healthy app");
+    session.next_pid("web", sick);
+    let app = session.find("web").expect("still there");
+    assert!(matches!(app.last_exit, Some(Exit::Unhealthy(_))), "{app:#?}");
+}

@@ -1,0 +1,260 @@
+//! A real display, window manager and Chromium under the shipped manifests, as a user without rights.
+//!
+//! Run as root, each story runs itself again as such a user, in a network, process and host name of its
+//! own where the machine grants them.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use kasm_void::model::protocol::StateName;
+use kasm_void::model::restart::Exit;
+
+use crate::harness::{STAGE, Session, binary, finish, kill, until};
+
+/// Whom the stories run as when root runs them; nobody has to know this user.
+const USER: u32 = 61_000;
+
+/// Runs `story`, as root by way of another process that is not root. `name` is the test's own.
+fn as_a_user(name: &str, story: impl FnOnce()) {
+    if !rustix::process::geteuid().is_root() {
+        return story();
+    }
+    let stage = stage();
+    let mut command = match hermetic() {
+        true => {
+            let mut command = Command::new("unshare");
+            command.args(["--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"]);
+            command.args(["sh", "-c", ALONE, "sh"]);
+            command
+        }
+        false => Command::new("env"),
+    };
+    command.args(["setpriv", &format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups"]);
+    command.args(["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]);
+    command.args(["env", "-i", "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "SHELL=/bin/sh"]);
+    command.arg(format!("{STAGE}={}", stage.path().display()));
+    command.arg(stage.path().join("it")).args(["--exact", &format!("desktop::{name}"), "--nocapture"]);
+    let output = finish_slowly(command);
+    keep_pictures(&stage.path().join("pictures"));
+    assert_eq!(output.0, Some(0), "{}", output.1);
+    assert!(output.1.contains("1 passed"), "the story did not run:\n{}", output.1);
+}
+
+/// Its own loopback, host name and /tmp (where X keeps its locks); the arguments are the command.
+const ALONE: &str = "hostname pod-b && ip link set lo up && mount -t tmpfs -o mode=1777 tmpfs /tmp \
+    && mkdir -m 1777 /tmp/.X11-unix && exec \"$@\"";
+
+fn hermetic() -> bool {
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"]);
+    command.args(["sh", "-c", ALONE, "sh", "true"]);
+    finish(command).code == Some(0)
+}
+
+/// Copies of all that a story needs, where any user can read them and outside /tmp.
+fn stage() -> tempfile::TempDir {
+    let stage = tempfile::Builder::new().prefix("kasm-void-").tempdir_in("/var/tmp").expect("a stage");
+    let path = stage.path();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
+    fs::copy(std::env::current_exe().expect("this test"), path.join("it")).expect("a copy of the tests");
+    fs::copy(binary(), path.join("kasm-void")).expect("a copy of the binary");
+    fs::create_dir_all(path.join("manifests/desktop")).expect("a folder");
+    for entry in fs::read_dir(manifests()).expect("the shipped manifests").flatten() {
+        fs::copy(entry.path(), path.join("manifests/desktop").join(entry.file_name())).expect("a manifest");
+    }
+    fs::create_dir(path.join("pictures")).expect("a folder");
+    chown(path.join("pictures"), Some(USER), Some(USER)).expect("chown");
+    stage
+}
+
+fn manifests() -> PathBuf {
+    staged("manifests/desktop").unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/desktop"))
+}
+
+/// Where screenshots go: target/tmp, in the end.
+fn pictures() -> PathBuf {
+    staged("pictures").unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into())
+}
+
+fn staged(path: &str) -> Option<PathBuf> {
+    std::env::var_os(STAGE).map(|stage| Path::new(&stage).join(path))
+}
+
+fn keep_pictures(from: &Path) {
+    for entry in fs::read_dir(from).expect("the pictures").flatten() {
+        fs::copy(entry.path(), Path::new(env!("CARGO_TARGET_TMPDIR")).join(entry.file_name())).expect("a picture");
+    }
+}
+
+/// A whole story may take several deadlines of its own.
+fn finish_slowly(mut command: Command) -> (Option<i32>, String) {
+    let output = command.output().expect("the story as a user");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), text)
+}
+
+/// The shipped session with these apps; not started yet.
+fn desktop(apps: &[&str]) -> Session {
+    // Without a network of our own, other displays of this machine may be anywhere.
+    let number = 10 + std::process::id() % 500;
+    let mut session = Session::new()
+        .env("DISPLAY_NUMBER", &number.to_string())
+        .env("VNC_PORT", &(5900 + number).to_string())
+        .env("NOVNC_PORT", &(7000 + number).to_string())
+        .env("CDP_PORT", &(8000 + number).to_string())
+        .env("DISPLAY", &format!(":{number}"));
+    for name in ["workspace"].iter().chain(apps) {
+        session = session.app(name, &shipped(name));
+    }
+    session
+}
+
+fn shipped(name: &str) -> String {
+    fs::read_to_string(manifests().join(format!("{name}.ron"))).expect("a shipped manifest")
+}
+
+const BROWSER: &[&str] = &["display", "wm", "chromium"];
+
+/// Runs a program on the session's display; its stdout when it worked.
+fn on_display(session: &Session, argv: &[&str]) -> Option<String> {
+    let mut command = session.command(argv[0]);
+    command.args(&argv[1..]);
+    let output = finish(command);
+    (output.code == Some(0)).then_some(output.stdout)
+}
+
+/// Waits for a window with this in its class or title, in lower case, and gives its id.
+fn window(session: &Session, class: &str) -> String {
+    until(&format!("a window of {class}"), || {
+        let windows = on_display(session, &["wmctrl", "-lx"])?;
+        let line = windows.lines().find(|line| line.to_lowercase().contains(class))?;
+        line.split_whitespace().next().map(str::to_owned)
+    })
+}
+
+fn wait_maximised(session: &Session, class: &str) {
+    until(&format!("a maximised window of class {class}"), || {
+        let id = window(session, class);
+        let state = on_display(session, &["xprop", "-id", &id, "_NET_WM_STATE"])?;
+        (state.contains("MAXIMIZED_VERT") && state.contains("MAXIMIZED_HORZ")).then_some(())
+    });
+}
+
+/// A screenshot, once there is more to see than an empty window.
+fn picture(session: &Session, name: &str) {
+    let file = pictures().join(name);
+    until("a screenshot with something on it", || {
+        on_display(session, &["scrot", "--overwrite", file.to_str().expect("UTF-8")])?;
+        (fs::metadata(&file).ok()?.len() > 25_000).then_some(())
+    });
+}
+
+#[test]
+fn the_session_of_the_readme_is_a_whole_desktop() {
+    as_a_user("the_session_of_the_readme_is_a_whole_desktop", || {
+        let apps = ["display", "wm", "novnc", "chromium", "terminal"];
+        let session = desktop(&apps);
+        session.ok(&["check", session.manifests().to_str().expect("UTF-8")]);
+        let mut session = session.start();
+        for name in apps {
+            session.pid(name);
+        }
+        wait_maximised(&session, "chromium");
+        window(&session, "supervised - chromium");
+        let terminal = window(&session, "xterm");
+        on_display(&session, &["wmctrl", "-i", "-a", &terminal]).expect("the terminal is raised");
+        picture(&session, "session.png");
+        let (status, _) = session.interrupt();
+        assert_eq!(status.code(), Some(0), "{}", session.supervisor_output());
+        assert_eq!(session.processes(), crate::harness::NOBODY);
+    });
+}
+
+#[test]
+fn a_closed_browser_window_is_back() {
+    as_a_user("a_closed_browser_window_is_back", || {
+        let session = desktop(BROWSER).start();
+        let first = session.pid("chromium");
+        let id = window(&session, "chromium");
+        on_display(&session, &["wmctrl", "-i", "-c", &id]).expect("the window is closed");
+        session.next_pid("chromium", first);
+        window(&session, "chromium");
+        assert_eq!(session.find("chromium").and_then(|app| app.last_exit), Some(Exit::Clean));
+    });
+}
+
+#[test]
+fn a_killed_browser_is_back() {
+    as_a_user("a_killed_browser_is_back", || {
+        let session = desktop(BROWSER).start();
+        let first = session.pid("chromium");
+        window(&session, "chromium");
+        kill(first);
+        session.next_pid("chromium", first);
+        wait_maximised(&session, "chromium");
+        assert_eq!(session.find("chromium").and_then(|app| app.last_exit), Some(Exit::Signal(9)));
+    });
+}
+
+#[test]
+fn a_dead_display_takes_its_apps_along_and_brings_them_back() {
+    as_a_user("a_dead_display_takes_its_apps_along_and_brings_them_back", || {
+        let session = desktop(&["display", "wm", "terminal"]).start();
+        let (display, terminal) = (session.pid("display"), session.pid("terminal"));
+        kill(display);
+        session.next_pid("display", display);
+        session.next_pid("terminal", terminal);
+        window(&session, "xterm");
+    });
+}
+
+#[test]
+fn an_app_that_does_not_maximise_itself_is_maximised() {
+    as_a_user("an_app_that_does_not_maximise_itself_is_maximised", || {
+        let session = desktop(&["display", "wm"]);
+        let terminal = shipped("terminal").replacen("App(", "App(postlaunch: [Maximize(class: \"xterm\")],", 1);
+        session.edit("terminal", &terminal);
+        wait_maximised(&session.start(), "xterm");
+    });
+}
+
+/// A session whose browser finds a lock that another host left.
+fn locked_by_another_host(chromium: &str) -> (Session, PathBuf) {
+    let session = desktop(&["display", "wm"]);
+    session.edit("chromium", chromium);
+    let profile = session.home().join(".config/kasm-void/chromium");
+    fs::create_dir_all(&profile).expect("a profile");
+    symlink("pod-a-32", profile.join("SingletonLock")).expect("a lock");
+    (session.start(), profile.join("SingletonLock"))
+}
+
+#[test]
+fn a_lock_of_another_host_does_not_stop_the_browser() {
+    as_a_user("a_lock_of_another_host_does_not_stop_the_browser", || {
+        let (session, lock) = locked_by_another_host(&shipped("chromium"));
+        session.pid("chromium");
+        let owner = fs::read_link(lock).expect("its own lock");
+        assert_ne!(owner, Path::new("pod-a-32"));
+    });
+}
+
+#[test]
+fn without_the_hook_a_lock_of_another_host_stops_the_browser() {
+    as_a_user("without_the_hook_a_lock_of_another_host_stops_the_browser", || {
+        let clear = "ClearLocks(dir: \"${profile}\", kind: Chromium),";
+        let manifest = shipped("chromium");
+        assert!(manifest.contains(clear), "the hook is written otherwise now:\n{manifest}");
+        let manifest = manifest.replace(clear, "").replace("within: \"30s\")", "within: \"10s\")").replacen(
+            "App(",
+            "App(backoff: Backoff(give_up: After(times: 1, within: \"1m\")),",
+            1,
+        );
+        let (session, lock) = locked_by_another_host(&manifest);
+        let app = session.wait_state("chromium", StateName::GaveUp);
+        // With a dialog program it waits behind a dialog for ever, without one it exits 21.
+        assert!(matches!(app.last_exit, Some(Exit::NotReady(_) | Exit::ProfileLocked)), "{app:#?}");
+        assert_eq!(fs::read_link(lock).expect("the lock"), Path::new("pod-a-32"));
+    });
+}

@@ -1,0 +1,381 @@
+//! One session of the real binary in folders of its own, and the one way to wait for it. Whatever a story
+//! does, dropping its session drains it and fails the story when a process is left.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use kasm_void::model::protocol::{AppStatus, Snapshot, StateName};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// Where the desktop stories put copies of what they need, for a user who may not read the source tree.
+pub const STAGE: &str = "KASM_VOID_STAGE";
+
+/// The built `kasm-void`.
+pub fn binary() -> PathBuf {
+    match std::env::var_os(STAGE) {
+        Some(stage) => Path::new(&stage).join("kasm-void"),
+        None => env!("CARGO_BIN_EXE_kasm-void").into(),
+    }
+}
+
+/// Nothing that works takes this long, not even on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The last line of a program that stays: it blocks without a child of its own, and TERM ends it.
+pub const FOREVER: &str = "read _ <>\"$DATA/never\"\n";
+
+/// No process, and no line: what most stories end with.
+pub const NOBODY: [i32; 0] = [];
+pub const NOTHING: [&str; 0] = [];
+
+/// Looks until there is an answer.
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    until_ok(what, || look().ok_or_else(String::new))
+}
+
+/// Looks until there is an answer, or fails with what was seen last; the only wait of all stories.
+pub fn until_ok<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        match look() {
+            Ok(answer) => return answer,
+            Err(seen) => assert!(Instant::now() < end, "after {DEADLINE:?} still not: {what} {seen}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What a command said and how it ended.
+#[derive(Debug)]
+pub struct Output {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A session being built (`new` to `start`) and then a running one.
+pub struct Session {
+    root: TempDir,
+    env: Vec<(String, String)>,
+    folders: Vec<PathBuf>,
+    supervisor: Option<Child>,
+}
+
+impl Session {
+    pub fn new() -> Self {
+        let root = tempfile::Builder::new().prefix("kasm-void-").tempdir().expect("a folder for the session");
+        let session = Session { root, env: Vec::new(), folders: Vec::new(), supervisor: None };
+        for folder in [session.state(), session.manifests(), session.bin(), session.data(), session.home()] {
+            fs::create_dir(&folder).expect("the session's folders");
+        }
+        fs::set_permissions(session.state(), fs::Permissions::from_mode(0o700)).expect("a private state folder");
+        let made = Command::new("mkfifo").arg(session.data().join("never")).status().expect("mkfifo");
+        assert!(made.success(), "mkfifo: {made}");
+        session
+    }
+
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.root().join("state")
+    }
+
+    pub fn manifests(&self) -> PathBuf {
+        self.root().join("manifests")
+    }
+
+    /// Where programs are; `${BIN}` in manifests and programs.
+    pub fn bin(&self) -> PathBuf {
+        self.root().join("bin")
+    }
+
+    /// Where programs leave what they have to tell; `${DATA}` in manifests and programs.
+    pub fn data(&self) -> PathBuf {
+        self.root().join("data")
+    }
+
+    pub fn home(&self) -> PathBuf {
+        self.root().join("home")
+    }
+
+    /// A shell script at `${BIN}/name`; its command line is `/bin/sh ${BIN}/name`.
+    pub fn program(self, name: &str, body: &str) -> Self {
+        let path = self.bin().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{body}")).expect("a program");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("an executable program");
+        self
+    }
+
+    /// The program most stories supervise: notes its pid and arguments in `${DATA}/name.pids` and
+    /// `${DATA}/name.args`, and stays.
+    pub fn stayer(self, name: &str) -> Self {
+        let body = format!("echo $$ >>\"$DATA/{name}.pids\"\necho \"$*\" >>\"$DATA/{name}.args\"\n{FOREVER}");
+        self.program(name, &body)
+    }
+
+    pub fn app(self, name: &str, manifest: &str) -> Self {
+        self.edit(name, manifest);
+        self
+    }
+
+    pub fn workspace(self, text: &str) -> Self {
+        self.app("workspace", text)
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// One more manifest folder, behind the session's own.
+    pub fn folder(mut self, folder: PathBuf) -> Self {
+        self.folders.push(folder);
+        self
+    }
+
+    /// Starts the supervisor and waits until it answers.
+    pub fn start(mut self) -> Self {
+        self.start_supervisor();
+        self
+    }
+
+    pub fn start_supervisor(&mut self) {
+        let log = fs::File::options().create(true).append(true).open(self.supervisor_log()).expect("a log");
+        let mut run = self.command(binary());
+        run.arg("run").arg(self.manifests()).args(&self.folders);
+        run.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        self.supervisor = Some(run.spawn().expect("the built binary"));
+        until("the supervisor answers `status`", || {
+            if let Ok(Some(status)) = self.supervisor.as_mut().expect("just started").try_wait() {
+                panic!("the supervisor ended at once, {status}:\n{}", self.supervisor_output());
+            }
+            (self.cli(&["status", "--json"]).code == Some(0)).then_some(())
+        });
+    }
+
+    /// A command in the session's environment.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("KASM_VOID_STATE", self.state())
+            .env(COOKIE, self.root())
+            .env("BIN", self.bin())
+            .env("DATA", self.data())
+            .env("HOME", self.home())
+            .env_remove("RUST_LOG")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// `kasm-void ARGS…`, to its end.
+    pub fn cli(&self, args: &[&str]) -> Output {
+        let mut command = self.command(binary());
+        command.args(args);
+        finish(command)
+    }
+
+    /// `kasm-void ARGS…` that has to work; its stdout.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.cli(args);
+        assert_eq!(output.code, Some(0), "kasm-void {args:?}: {output:?}");
+        output.stdout
+    }
+
+    pub fn status(&self) -> Snapshot {
+        let text = self.ok(&["status", "--json"]);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("status --json is not a Snapshot: {error}: {text}"))
+    }
+
+    pub fn find(&self, name: &str) -> Option<AppStatus> {
+        self.status().apps.into_iter().find(|app| app.name == name)
+    }
+
+    /// Waits for an app to be as asked; `what` says it for the failure.
+    pub fn wait(&self, name: &str, what: &str, is: impl Fn(&AppStatus) -> bool) -> AppStatus {
+        until_ok(&format!("`{name}` {what}; it is"), || match self.find(name) {
+            Some(app) if is(&app) => Ok(app),
+            seen => Err(format!("{seen:#?}")),
+        })
+    }
+
+    pub fn wait_state(&self, name: &str, state: StateName) -> AppStatus {
+        self.wait(name, &format!("is {state}"), |app| app.state == state)
+    }
+
+    /// The pid of an app once it runs.
+    pub fn pid(&self, name: &str) -> i32 {
+        self.wait_state(name, StateName::Running).pid.expect("a running app has a pid")
+    }
+
+    /// The pid of an app once it runs with another one than `old`.
+    pub fn next_pid(&self, name: &str, old: i32) -> i32 {
+        let back = self.wait(name, &format!("runs, not as {old}"), |app| {
+            app.state == StateName::Running && app.pid.is_some_and(|pid| pid != old)
+        });
+        back.pid.expect("just looked")
+    }
+
+    /// Writes a manifest as a careless editor does: truncated, then filled.
+    pub fn edit(&self, name: &str, manifest: &str) {
+        let mut file = fs::File::create(self.manifests().join(format!("{name}.ron"))).expect("a manifest");
+        file.write_all(manifest.as_bytes()).expect("a whole manifest");
+    }
+
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.manifests().join(format!("{name}.ron"))).expect("a manifest to remove");
+    }
+
+    /// What a program wrote to `${DATA}/name`, by line; none when it has not.
+    pub fn lines(&self, name: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.data().join(name)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Waits until `${DATA}/name` has so many lines.
+    pub fn wait_lines(&self, name: &str, count: usize) -> Vec<String> {
+        until(&format!("{count} lines in {name}"), || Some(self.lines(name)).filter(|lines| lines.len() >= count))
+    }
+
+    /// Starts `${BIN}/name` as a person would: in a session of its own, nobody's child.
+    pub fn by_hand(&self, name: &str) {
+        let mut command = self.command("setsid");
+        command.arg("--fork").arg(self.bin().join(name)).stdout(Stdio::null()).stderr(Stdio::null());
+        let started = command.status().expect("setsid of util-linux");
+        assert!(started.success(), "setsid: {started}");
+    }
+
+    /// Live processes of this session, without kasm-void's own.
+    pub fn processes(&self) -> Vec<i32> {
+        self.all_processes().into_iter().filter(|pid| !is_ours(*pid)).collect()
+    }
+
+    /// Kills the supervisor as the kernel would.
+    pub fn kill_supervisor(&mut self) {
+        let mut supervisor = self.supervisor.take().expect("a running supervisor");
+        supervisor.kill().expect("kill");
+        supervisor.wait().expect("a reaped supervisor");
+    }
+
+    /// Ctrl-C; how the supervisor ended and how long it took.
+    pub fn interrupt(&mut self) -> (ExitStatus, Duration) {
+        let began = Instant::now();
+        send(self.supervisor.as_ref().expect("a running supervisor").id() as i32, Signal::INT);
+        (self.wait_end(), began.elapsed())
+    }
+
+    /// Waits for the supervisor to end by itself.
+    pub fn wait_end(&mut self) -> ExitStatus {
+        let supervisor = self.supervisor.as_mut().expect("a running supervisor");
+        let status = until("the supervisor ends", || supervisor.try_wait().expect("wait"));
+        self.supervisor = None;
+        status
+    }
+
+    fn supervisor_log(&self) -> PathBuf {
+        self.root().join("supervisor.log")
+    }
+
+    /// All the supervisor said.
+    pub fn supervisor_output(&self) -> String {
+        fs::read_to_string(self.supervisor_log()).unwrap_or_default()
+    }
+
+    fn all_processes(&self) -> Vec<i32> {
+        let cookie = format!("{COOKIE}={}", self.root().display());
+        let has = |pid: &i32| environ(*pid).contains(&cookie);
+        pids().filter(has).collect()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the supervisor's log ---\n{}", self.supervisor_output());
+        } else if self.supervisor.is_some() {
+            let drained = catch_unwind(AssertUnwindSafe(|| self.interrupt().0));
+            let left = self.processes();
+            kill_all(|| self.all_processes());
+            let said = self.supervisor_output();
+            let status = drained.unwrap_or_else(|panic| resume_unwind(panic));
+            assert!(status.success(), "the drain at the end of the story ended with {status}:\n{said}");
+            assert!(left.is_empty(), "the drain left processes {left:?}:\n{said}");
+        }
+        kill_all(|| self.all_processes());
+        if let Some(mut supervisor) = self.supervisor.take() {
+            let _ = supervisor.wait();
+        }
+    }
+}
+
+/// In the environment of every process of one session.
+const COOKIE: &str = "KASM_VOID_STORY";
+
+/// Runs a command to its end; one that hangs fails the story.
+pub fn finish(mut command: Command) -> Output {
+    let what = format!("{command:?}");
+    let (done, result) = mpsc::channel();
+    std::thread::spawn(move || done.send(command.output()));
+    let output = result
+        .recv_timeout(DEADLINE)
+        .unwrap_or_else(|_| panic!("after {DEADLINE:?} still runs: {what}"))
+        .unwrap_or_else(|error| panic!("cannot run {what}: {error}"));
+    Output {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+pub fn send(pid: i32, signal: Signal) {
+    let pid = Pid::from_raw(pid).expect("a pid is not 0");
+    kill_process(pid, signal).unwrap_or_else(|error| panic!("cannot send {signal:?} to {pid:?}: {error}"));
+}
+
+/// `kill -9`
+pub fn kill(pid: i32) {
+    send(pid, Signal::KILL);
+}
+
+/// Whether it is there and no zombie.
+pub fn alive(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with(['Z', 'X'])))
+}
+
+/// The environment a process was started with, `NAME=value` each; none when it is gone.
+pub fn environ(pid: i32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+fn pids() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").expect("/proc");
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn is_ours(pid: i32) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == binary())
+}
+
+/// Kills again and again: what is killed may have just forked.
+fn kill_all(left: impl Fn() -> Vec<i32>) {
+    until("all processes of the session are gone", || {
+        let left = left();
+        for pid in &left {
+            if let Some(pid) = Pid::from_raw(*pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        left.is_empty().then_some(())
+    });
+}

@@ -1,0 +1,182 @@
+//! Steps around a start: profile locks, seeded settings, and steps that hang or fail.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use kasm_void::model::protocol::StateName;
+use kasm_void::model::restart::Exit;
+use serde_json::json;
+
+use crate::harness::{NOTHING, Session, alive, until};
+
+const CLEARS_LOCKS: &str = r#"App(command: "${BIN}/web", matches: Match(cmdline: "^/bin/sh ${BIN}/web$$"),
+    prelaunch: [MakeDir(path: "${DATA}/profile"), ClearLocks(dir: "${DATA}/profile", kind: Chromium)])"#;
+
+/// A session whose profile is locked by `owner`.
+fn locked_by(owner: &str) -> Session {
+    let session = Session::new().stayer("web").app("web", CLEARS_LOCKS);
+    let profile = session.data().join("profile");
+    fs::create_dir(&profile).expect("a profile");
+    symlink(owner, profile.join("SingletonLock")).expect("a lock");
+    symlink("/tmp/nowhere/SingletonSocket", profile.join("SingletonSocket")).expect("a socket link");
+    fs::write(profile.join("Preferences"), "{}").expect("a profile with something in it");
+    session
+}
+
+fn lock(session: &Session) -> PathBuf {
+    session.data().join("profile/SingletonLock")
+}
+
+fn locked(session: &Session) -> bool {
+    lock(session).symlink_metadata().is_ok()
+}
+
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_lock_of_another_host_is_cleared() {
+    let session = locked_by("pod-a-32").start();
+    session.pid("web");
+    assert!(!locked(&session));
+    assert!(session.data().join("profile/SingletonSocket").symlink_metadata().is_err());
+    assert!(session.data().join("profile/Preferences").exists());
+}
+
+#[test]
+fn a_lock_of_a_dead_process_is_cleared() {
+    let mut dead = std::process::Command::new("true").spawn().expect("true");
+    dead.wait().expect("an end");
+    let session = locked_by(&format!("{}-{}", host(), dead.id())).start();
+    session.pid("web");
+    assert!(!locked(&session));
+}
+
+#[test]
+fn a_lock_of_a_process_that_is_another_app_is_cleared() {
+    let session = locked_by(&format!("{}-{}", host(), std::process::id())).start();
+    session.pid("web");
+    assert!(!locked(&session));
+}
+
+#[test]
+fn the_lock_of_a_live_browser_is_left_alone() {
+    let session = locked_by("replaced below");
+    session.by_hand("web");
+    let owner = session.wait_lines("web.pids", 1)[0].clone();
+    fs::remove_file(lock(&session)).expect("the first lock");
+    symlink(format!("{}-{owner}", host()), lock(&session)).expect("a live lock");
+    let session = session.start();
+    assert_eq!(session.pid("web").to_string(), owner);
+    assert!(locked(&session));
+}
+
+const SEEDS: &str = r#"App(command: "${BIN}/web", prelaunch: [
+    MakeDir(path: "${DATA}/discord"),
+    SeedJson(file: "${DATA}/discord/settings.json",
+        set: { "SKIP_HOST_UPDATE": true }, default: { "IS_MAXIMIZED": true, "IS_MINIMIZED": false }),
+])"#;
+
+/// The settings file as it is after a start that found it as `before`.
+fn seeded(before: Option<&str>) -> (Session, String) {
+    let session = Session::new().stayer("web").app("web", SEEDS);
+    let folder = session.data().join("discord");
+    fs::create_dir(&folder).expect("a folder");
+    if let Some(before) = before {
+        fs::write(folder.join("settings.json"), before).expect("settings");
+    }
+    let session = session.start();
+    session.pid("web");
+    let after = fs::read_to_string(folder.join("settings.json")).expect("seeded settings");
+    (session, after)
+}
+
+#[test]
+fn missing_settings_are_made() {
+    let (_session, after) = seeded(None);
+    let settings: serde_json::Value = serde_json::from_str(&after).expect("JSON");
+    assert_eq!(settings, json!({"SKIP_HOST_UPDATE": true, "IS_MAXIMIZED": true, "IS_MINIMIZED": false}));
+}
+
+#[test]
+fn settings_of_the_person_are_kept_in_their_order() {
+    let (_session, after) =
+        seeded(Some(r#"{"zoom": 1.5, "IS_MAXIMIZED": false, "SKIP_HOST_UPDATE": false, "a": [1]}"#));
+    let order = ["\"zoom\": 1.5", "\"IS_MAXIMIZED\": false", "\"SKIP_HOST_UPDATE\": true", "\"a\": ["];
+    let places: Vec<Option<usize>> = order.iter().map(|line| after.find(line)).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{after}");
+    assert!(after.starts_with("{\n  \"zoom\""), "not indented by 2: {after}");
+    assert!(after.contains("\"IS_MINIMIZED\": false"), "{after}");
+}
+
+#[test]
+fn unreadable_settings_are_kept_aside_and_replaced() {
+    let (session, after) = seeded(Some("{\"zoom\": 1.5, "));
+    assert!(after.contains("\"SKIP_HOST_UPDATE\": true"), "{after}");
+    let bad = fs::read_to_string(session.data().join("discord/settings.json.bad")).expect("the old file");
+    assert_eq!(bad, "{\"zoom\": 1.5, ");
+}
+
+#[test]
+fn settings_that_cannot_be_written_fail_the_start_by_name() {
+    let manifest = r#"App(command: "${BIN}/web", backoff: Backoff(give_up: After(times: 1, within: "1m")),
+        prelaunch: [SeedJson(file: "${DATA}/file/settings.json", set: { "a": true })])"#;
+    let session = Session::new().stayer("web").app("web", manifest);
+    fs::write(session.data().join("file"), "not a folder").expect("a file");
+    let session = session.start();
+    let app = session.wait_state("web", StateName::GaveUp);
+    let Some(Exit::HookFailed(why)) = &app.last_exit else { panic!("{app:#?}") };
+    assert!(why.contains("settings.json"), "the file is not named: {why}");
+    assert_eq!(session.lines("web.pids"), NOTHING);
+}
+
+#[test]
+fn a_failed_step_that_may_fail_keeps_no_app_down() {
+    let manifest = r#"App(command: "${BIN}/web",
+        prelaunch: [SeedJson(file: "${DATA}/file/settings.json", set: { "a": true }, on_failure: Continue)])"#;
+    let session = Session::new().stayer("web").app("web", manifest);
+    fs::write(session.data().join("file"), "not a folder").expect("a file");
+    session.start().pid("web");
+}
+
+#[test]
+fn a_step_that_hangs_fails_the_start_after_its_timeout() {
+    let manifest = r#"App(command: "${BIN}/web", backoff: Backoff(give_up: After(times: 1, within: "1m")),
+        prelaunch: [Run(argv: ["${BIN}/hangs"], timeout: "300ms")])"#;
+    let session = Session::new().stayer("web").stayer("hangs").app("web", manifest).start();
+    let app = session.wait_state("web", StateName::GaveUp);
+    let Some(Exit::HookFailed(why)) = &app.last_exit else { panic!("{app:#?}") };
+    assert!(why.contains("hangs"), "the step is not named: {why}");
+    until("the step's process is gone", || session.processes().is_empty().then_some(()));
+    assert_eq!(session.lines("web.pids"), NOTHING);
+}
+
+#[test]
+fn a_stop_cancels_a_step_that_hangs() {
+    let manifest = r#"App(command: "${BIN}/web", prelaunch: [Run(argv: ["${BIN}/hangs"], timeout: "10m")])"#;
+    let session = Session::new().stayer("web").stayer("hangs").app("web", manifest).start();
+    let step: i32 = session.wait_lines("hangs.pids", 1)[0].parse().expect("a pid");
+    assert_eq!(session.find("web").map(|app| app.state), Some(StateName::Starting));
+    session.ok(&["stop", "web"]);
+    assert!(!alive(step), "the step outlived the stop");
+    assert_eq!(session.find("web").map(|app| app.state), Some(StateName::Stopped));
+    assert_eq!(session.lines("web.pids"), NOTHING);
+}
+
+#[test]
+fn an_action_runs_its_steps_between_stop_and_start() {
+    let manifest = r#"App(command: "${BIN}/web", actions: { "reset": [ClearDir(path: "${DATA}/cache")] })"#;
+    let session = Session::new().stayer("web").app("web", manifest);
+    fs::create_dir_all(session.data().join("cache/deep")).expect("a cache");
+    fs::write(session.data().join("cache/deep/entry"), "x").expect("a cache entry");
+    fs::write(session.data().join("kept"), "x").expect("a file elsewhere");
+    symlink(session.data().join("kept"), session.data().join("cache/link")).expect("a link out of the cache");
+    let session = session.start();
+    let first = session.pid("web");
+    session.ok(&["do", "web", "reset"]);
+    session.next_pid("web", first);
+    assert_eq!(fs::read_dir(session.data().join("cache")).expect("the folder stays").count(), 0);
+    assert!(session.data().join("kept").exists(), "a link was followed out of the folder");
+}

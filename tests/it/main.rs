@@ -1,0 +1,16 @@
+//! The stories: the real binary, real processes, real files, seen from outside through the command line.
+//! One file per kind of story; `harness` is the only place that waits.
+
+mod harness;
+
+mod adoption;
+mod bad_input;
+mod control;
+mod crashes;
+mod desktop;
+mod hooks;
+mod logs;
+mod reload;
+mod session;
+mod tidy;
+mod trees;

@@ -1,0 +1,190 @@
+//! House rules that the compiler and clippy cannot check.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kasm_void::model::manifest::{Manifest, Workspace};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All files below `folder` with this ending, by name.
+fn files(folder: &str, ending: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())).flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.to_string_lossy().ends_with(ending) {
+                let name = path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
+                found.push((name, fs::read_to_string(&path).expect("a text file")));
+            }
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "no {ending} in {folder}");
+    found
+}
+
+/// The lines of a source file that are compiled into the product, numbered.
+fn product(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let shipped = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    shipped
+        .lines()
+        .enumerate()
+        .map(|(at, line)| (at + 1, line))
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+#[test]
+fn the_model_touches_nothing() {
+    let banned = [
+        "tokio::",
+        "rustix::",
+        "libc::",
+        "std::fs",
+        "std::env",
+        "std::net",
+        "std::process",
+        "std::thread",
+        "std::io",
+        "Instant::now",
+        "SystemTime",
+        "crate::daemon",
+        "crate::cli",
+        "println!",
+    ];
+    let mut found = Vec::new();
+    for (name, text) in files("src/model", ".rs").into_iter().filter(|(name, _)| !name.ends_with("tests.rs")) {
+        for (line, code) in product(&text) {
+            found
+                .extend(banned.iter().filter(|word| code.contains(*word)).map(|word| format!("{name}:{line}: {word}")));
+        }
+    }
+    assert!(found.is_empty(), "the model decides and touches nothing:\n{}", found.join("\n"));
+}
+
+#[test]
+fn files_of_the_daemon_do_not_import_one_another() {
+    // What every file may stand on, and the one file that puts others together.
+    let floor = ["sys", "proc"];
+    let composed = [("hooks", ["display", "files", "probes", "process"])];
+    let all: Vec<(String, String)> = files("src/daemon", ".rs");
+    let room = |name: &str| name["src/daemon/".len()..].split(['/', '.']).next().unwrap_or_default().to_owned();
+    let rooms: Vec<String> = all.iter().map(|(name, _)| room(name)).collect();
+
+    let mut found = Vec::new();
+    for (name, text) in &all {
+        let own = room(name);
+        let beside = name.matches('/').count() == 2;
+        for (line, code) in product(text).filter(|(_, code)| code.contains("use ")) {
+            for other in rooms.iter().filter(|other| **other != own && !floor.contains(&other.as_str())) {
+                let named = imports(code, "crate::daemon::", other) || (beside && imports(code, "super::", other));
+                let may = composed.iter().any(|(file, others)| *file == own && others.contains(&other.as_str()));
+                if named && !may {
+                    found.push(format!("{name}:{line}: {other}"));
+                }
+            }
+        }
+    }
+    found.dedup();
+    assert!(found.is_empty(), "each file of the daemon does one thing alone:\n{}", found.join("\n"));
+}
+
+/// Whether `use PREFIXname…` or `use PREFIX{…, name, …}` is in this line.
+fn imports(code: &str, prefix: &str, name: &str) -> bool {
+    let Some((_, path)) = code.split_once(prefix) else { return false };
+    path.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':')
+        .any(|word| word == name || word.strip_prefix(name).is_some_and(|rest| rest.starts_with("::")))
+        && (path.starts_with('{') || path.starts_with(name))
+}
+
+#[test]
+fn each_file_says_what_it_owns() {
+    let mut silent = Vec::new();
+    for (name, text) in files("src", ".rs").into_iter().chain(files("tests", ".rs")) {
+        if !text.starts_with("//! ") {
+            silent.push(name);
+        }
+    }
+    assert!(silent.is_empty(), "no `//!` header: {silent:?}");
+}
+
+#[test]
+fn unsafe_code_is_in_one_file() {
+    let mut found = Vec::new();
+    for (name, text) in files("src", ".rs") {
+        if name != "src/daemon/sys.rs" {
+            found.extend(
+                product(&text)
+                    .filter(|(_, code)| code.contains("unsafe ") || code.contains("allow(unsafe_code)"))
+                    .map(|(line, _)| format!("{name}:{line}")),
+            );
+        }
+    }
+    assert!(found.is_empty(), "unsafe code outside src/daemon/sys.rs: {found:?}");
+}
+
+#[test]
+fn each_manifest_field_is_in_the_reference() {
+    let reference = fs::read_to_string(root().join("docs/manifest.md")).expect("docs/manifest.md");
+    let mut missing = Vec::new();
+    for file in ["manifest", "hook", "probe", "backoff", "restart"] {
+        let text = fs::read_to_string(root().join(format!("src/model/{file}.rs"))).expect("a model file");
+        for word in fields_and_variants(&text) {
+            if !reference.contains(&word) {
+                missing.push(format!("{file}.rs: {word}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not in docs/manifest.md:\n{}", missing.join("\n"));
+}
+
+/// Names of the fields and variants of every type that is read from a manifest.
+fn fields_and_variants(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut inside = false;
+    for (_, line) in product(text) {
+        let code = line.trim();
+        if code.starts_with("#[derive(") {
+            inside = code.contains("Deserialize");
+        } else if line == "}" {
+            inside = false;
+        } else if inside && line.starts_with("    ") && !code.starts_with('#') {
+            let name = code.trim_start_matches("pub ");
+            let end = name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len());
+            names.push(name[..end].to_owned());
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    // Exits are told, not written.
+    let told = ["Clean", "Code", "Signal", "OutOfMemory", "ProfileLocked", "HookFailed", "SpawnFailed", "NotReady"];
+    let also_told = ["Unhealthy", "TooMuchMemory", "StoppedByUs", "Unknown"];
+    names.retain(|name| !told.contains(&name.as_str()) && !also_told.contains(&name.as_str()));
+    names
+}
+
+#[test]
+fn all_shipped_manifests_are_read() {
+    let ron = ron::Options::default().with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME);
+    for (name, text) in files("manifests", ".ron") {
+        let read = match name.ends_with("workspace.ron") {
+            true => ron.from_str::<Workspace>(&text).map(|_| ()),
+            false => ron.from_str::<Manifest>(&text).map(|_| ()),
+        };
+        read.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
+#[test]
+fn scripts_are_executable() {
+    use std::os::unix::fs::PermissionsExt;
+    for script in ["tests/setup.sh", "tests/run.sh", "image/session.sh", ".ci/run"] {
+        let mode =
+            fs::metadata(root().join(script)).unwrap_or_else(|error| panic!("{script}: {error}")).permissions().mode();
+        assert_eq!(mode & 0o111, 0o111, "{script}");
+    }
+}

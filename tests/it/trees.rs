@@ -1,0 +1,193 @@
+//! An app is its whole tree: helpers that left the session, that hold its pipe or that outlived it, apps
+//! that fork away from their launcher, and processes that were there before.
+
+use std::time::{Duration, Instant};
+
+use kasm_void::model::protocol::StateName;
+use kasm_void::model::restart::Exit;
+
+use crate::harness::{FOREVER, NOBODY, NOTHING, Session, alive, kill, until};
+
+/// Notes in `${DATA}/doubled` each earlier helper that still lives, then starts one more that leaves the
+/// session, and stays.
+const LEAVES_A_HELPER: &str = r#"
+for helper in $(cat "$DATA/helper.pids" 2>/dev/null); do
+    if [ -e "/proc/$helper" ] && ! grep -q '^State:.Z' "/proc/$helper/status"; then echo "$helper" >>"$DATA/doubled"; fi
+done
+(setsid "$BIN/helper" &)
+echo $$ >>"$DATA/starts"
+"#;
+
+fn with_helper() -> Session {
+    Session::new()
+        .stayer("helper")
+        .program("web", &format!("{LEAVES_A_HELPER}{FOREVER}"))
+        .app("web", r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "0s"))"#)
+        .start()
+}
+
+#[test]
+fn a_helper_that_left_the_session_is_gone_before_the_respawn() {
+    let session = with_helper();
+    let web = session.pid("web");
+    let helper: i32 = session.wait_lines("helper.pids", 1)[0].parse().expect("a pid");
+    kill(web);
+    session.next_pid("web", web);
+    session.wait_lines("starts", 2);
+    assert!(!alive(helper), "helper {helper} outlived its app");
+    assert_eq!(session.lines("doubled"), NOTHING);
+}
+
+#[test]
+fn a_stop_is_done_when_the_whole_tree_is_gone() {
+    let session = with_helper();
+    session.pid("web");
+    session.wait_lines("helper.pids", 1);
+    session.ok(&["stop", "web"]);
+    assert_eq!(session.processes(), NOBODY);
+    assert_eq!(session.find("web").map(|app| app.state), Some(StateName::Stopped));
+}
+
+#[test]
+fn a_helper_that_holds_the_output_open_hides_no_exit() {
+    let body = "setsid sleep infinity &\necho $$ >>\"$DATA/starts\"\nexit 4\n";
+    let session = Session::new()
+        .program("web", body)
+        .app(
+            "web",
+            r#"App(command: "${BIN}/web", backoff: Backoff(first: "50ms", give_up: After(times: 4, within: "1m")))"#,
+        )
+        .start();
+    let app = session.wait_state("web", StateName::GaveUp);
+    assert_eq!(app.last_exit, Some(Exit::Code(4)));
+    assert_eq!(session.lines("starts").len(), 4);
+    assert_eq!(session.processes(), NOBODY);
+}
+
+#[test]
+fn an_app_that_ignores_term_is_killed_after_its_grace() {
+    let session = Session::new()
+        .program("deaf", &format!("trap '' TERM\n: >\"$DATA/deaf\"\n{FOREVER}"))
+        .app(
+            "web",
+            r#"App(command: "${BIN}/deaf", stop: Stop(signal: "TERM", grace: "300ms"),
+            ready: Ready(probe: Path(path: "${DATA}/deaf")))"#,
+        )
+        .start();
+    let pid = session.pid("web");
+    let began = Instant::now();
+    session.ok(&["stop", "web"]);
+    assert!(began.elapsed() >= Duration::from_millis(300), "killed after {:?}", began.elapsed());
+    assert!(!alive(pid));
+    assert_eq!(session.find("web").and_then(|app| app.last_exit), Some(Exit::StoppedByUs));
+}
+
+#[test]
+fn an_app_is_asked_with_the_signal_of_its_manifest() {
+    let session = Session::new()
+        .program(
+            "polite",
+            "trap 'echo INT >>\"$DATA/asked\"; exit 0' INT\n: >\"$DATA/polite\"\nsleep infinity & wait\n",
+        )
+        .app(
+            "web",
+            r#"App(command: "${BIN}/polite", stop: Stop(signal: "INT", grace: "20s"),
+            ready: Ready(probe: Path(path: "${DATA}/polite")))"#,
+        )
+        .start();
+    session.pid("web");
+    session.ok(&["stop", "web"]);
+    assert_eq!(session.lines("asked"), ["INT"]);
+}
+
+/// A launcher that starts `${BIN}/daemon` and goes, as desktop apps with an updater do.
+fn with_daemon() -> Session {
+    Session::new()
+        .stayer("daemon")
+        .program("launcher", "echo $$ >>\"$DATA/launches\"\nsetsid \"$BIN/daemon\" &\nexit 0\n")
+        .app(
+            "web",
+            r#"App(command: "${BIN}/launcher", matches: Match(cmdline: "^/bin/sh ${BIN}/daemon$$"),
+            backoff: Backoff(first: "100ms", jitter: 0.0))"#,
+        )
+}
+
+#[test]
+fn an_app_that_forks_away_from_its_launcher_is_the_app() {
+    let session = with_daemon().start();
+    let daemon = session.wait_lines("daemon.pids", 1)[0].parse().expect("a pid");
+    session.wait("web", "runs as the daemon", |app| app.state == StateName::Running && app.pid == Some(daemon));
+    assert_eq!(session.lines("launches").len(), 1);
+
+    kill(daemon);
+    let second = session.wait_lines("daemon.pids", 2)[1].parse().expect("a pid");
+    session.wait("web", "runs as the second daemon", |app| app.state == StateName::Running && app.pid == Some(second));
+    assert_eq!(session.lines("launches").len(), 2);
+}
+
+#[test]
+fn an_app_started_by_hand_is_adopted_not_doubled() {
+    let session = with_daemon();
+    session.by_hand("daemon");
+    let by_hand = session.wait_lines("daemon.pids", 1)[0].parse().expect("a pid");
+    let session = session.start();
+    let app = session.wait_state("web", StateName::Running);
+    assert_eq!((app.pid, app.adopted), (Some(by_hand), true));
+    assert_eq!(session.lines("launches"), NOTHING);
+}
+
+#[test]
+fn a_start_adopts_what_was_started_by_hand_a_moment_ago() {
+    let session = with_daemon().start();
+    session.pid("web");
+    session.ok(&["stop", "web"]);
+    session.by_hand("daemon");
+    let by_hand = session.wait_lines("daemon.pids", 2)[1].parse().expect("a pid");
+    session.ok(&["start", "web"]);
+    let app = session.wait_state("web", StateName::Running);
+    assert_eq!((app.pid, app.adopted), (Some(by_hand), true));
+    assert_eq!(session.lines("daemon.pids").len(), 2);
+}
+
+#[test]
+fn an_adopted_app_that_dies_is_replaced() {
+    let session = with_daemon();
+    session.by_hand("daemon");
+    let by_hand: i32 = session.wait_lines("daemon.pids", 1)[0].parse().expect("a pid");
+    let session = session.start();
+    assert_eq!(session.pid("web"), by_hand);
+    kill(by_hand);
+    session.next_pid("web", by_hand);
+    assert_eq!(session.lines("launches").len(), 1);
+}
+
+#[test]
+fn an_adopted_app_is_stopped_like_any_other() {
+    let session = with_daemon();
+    session.by_hand("daemon");
+    let by_hand: i32 = session.wait_lines("daemon.pids", 1)[0].parse().expect("a pid");
+    let session = session.start();
+    assert_eq!(session.pid("web"), by_hand);
+    session.ok(&["stop", "web"]);
+    until("the adopted process is gone", || (!alive(by_hand)).then_some(()));
+}
+
+#[test]
+fn a_command_line_that_only_contains_the_name_keeps_nothing_alive() {
+    let session =
+        Session::new().stayer("web").stayer("editor").program("tail", "exec \"$BIN/editor\" \"$BIN/web\"\n").app(
+            "web",
+            r#"App(command: "${BIN}/web", matches: Match(cmdline: "^/bin/sh ${BIN}/web$$"),
+            backoff: Backoff(stable_after: "0s"))"#,
+        );
+    session.by_hand("tail");
+    session.wait_lines("editor.args", 1);
+    let session = session.start();
+    let first = session.pid("web");
+    kill(first);
+    let second = session.next_pid("web", first);
+    assert_eq!(session.wait_lines("web.pids", 2), [first.to_string(), second.to_string()]);
+    for pid in session.lines("editor.pids") {
+        kill(pid.parse().expect("a pid"));
+    }
+}

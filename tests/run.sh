@@ -1,0 +1,27 @@
+#!/bin/sh
+# All tests, from a fresh clone: installs what they need (as root), then formatting, lints, the purity of
+# the model, shell scripts and every test, up to a real browser on a real display.
+set -eu
+
+cd "$(dirname "$0")/.."
+
+step() {
+	printf '\n== %s\n' "$1"
+	shift
+	printf '   %s\n' "$*"
+	"$@"
+}
+
+tests/setup.sh tests
+PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo, before the next login shell finds it
+export PATH
+
+step "formatting" cargo fmt --check
+step "lints" cargo clippy --locked --all-targets -- -D warnings
+step "the model builds without anything that touches the machine" cargo check --locked --no-default-features --lib
+step "shell scripts" shellcheck -x tests/setup.sh tests/run.sh image/session.sh .ci/run
+if cargo nextest --version >/dev/null 2>&1; then
+	step "tests" cargo nextest run --locked --no-fail-fast "$@"
+else
+	step "tests" cargo test --locked --no-fail-fast "$@"
+fi
