@@ -320,7 +320,7 @@ impl Daemon {
                 self.queue.push_back(Input::Happened(id, Event::Measured { run, bytes }));
             }
             AppEffect::Signal { pid, signal } => self.processes.signal(pid, signal),
-            AppEffect::StopRest { run, signal } => self.clear(id, run, signal),
+            AppEffect::StopRest { run } => self.clear(id, run, libc::SIGTERM),
             AppEffect::Sweep { run } => self.clear(id, run, libc::SIGKILL),
             AppEffect::Arm { run, timer, after } => self.timers.arm(id, timer, run, Instant::now() + after),
             AppEffect::Disarm(timer) => self.timers.disarm(id, timer),
@@ -502,9 +502,7 @@ impl Daemon {
                 for app in &mut snapshot.apps {
                     app.memory_bytes = app.pid.map(|pid| self.processes.resident_with_descendants(pid));
                     let log = self.logs.stats(&app.name);
-                    let (file, dropped) = (self.logs.file(&app.name), log.dropped_lines);
-                    app.log_trouble =
-                        log.trouble.map(|why| format!("{}: {why} ({dropped} lines dropped)", file.display()));
+                    app.log_trouble = log.trouble.map(|why| format!("{why} ({} lines dropped)", log.dropped_lines));
                 }
                 let _ = reply.send(snapshot); // whoever asked may have left; so below
             }

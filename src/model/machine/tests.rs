@@ -285,7 +285,7 @@ impl World {
                 }
                 self.owed.push(Event::TreeEmpty { run });
             }
-            Effect::StopRest { run, .. } => self.owed.push(Event::TreeEmpty { run }),
+            Effect::StopRest { run } => self.owed.push(Event::TreeEmpty { run }),
             Effect::Arm { timer, .. } => {
                 self.armed.insert(timer);
             }

@@ -116,7 +116,7 @@ impl World {
                 self.die(id, Exit::Signal(9));
                 self.queue.push_back(Input::Happened(id, Event::TreeEmpty { run }));
             }
-            AppEffect::StopRest { run, .. } => happened(Event::TreeEmpty { run }),
+            AppEffect::StopRest { run } => happened(Event::TreeEmpty { run }),
             AppEffect::Arm { run, timer, after } => {
                 self.timers.insert((id, timer), (self.now + after, run));
             }
