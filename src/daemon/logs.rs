@@ -133,6 +133,7 @@ impl Logs {
     }
 
     /// Where the app's output is written.
+    #[cfg(test)]
     pub fn file(&self, app: &str) -> PathBuf {
         match self.tap(app) {
             Some(tap) => tap.target().path.clone(),
@@ -165,7 +166,7 @@ impl Logs {
         }
         let path = self.pipe_path(app);
         if let Err(error) = pipe::remove(&path) {
-            tracing::warn!(app, pipe = %path.display(), %error, "cannot remove the app's output pipe");
+            tracing::warn!(event = "log.trouble", app, pipe = %path.display(), %error, "cannot remove the app's output pipe");
         }
     }
 
@@ -183,7 +184,10 @@ impl Logs {
             }
         };
         if tokio::time::timeout(within, written).await.is_err() {
-            tracing::warn!("not all output is in the log files: the disk did not take it in {within:?}");
+            tracing::warn!(
+                event = "log.trouble",
+                "not all output is in the log files: the disk did not take it in {within:?}"
+            );
         }
     }
 
@@ -195,7 +199,7 @@ impl Logs {
         let path = self.pipe_path(app);
         pipe::named(&path).or_else(|error| {
             tracing::warn!(
-                app, pipe = %path.display(), %error,
+                event = "log.trouble", app, pipe = %path.display(), %error,
                 "cannot make a named pipe for the app's output: what is in it is lost should the supervisor die"
             );
             pipe::anonymous()

@@ -142,6 +142,7 @@ impl LogFile {
             match shift(&open.path, self.keep) {
                 Ok(()) => return Ok(()),
                 Err(error) => tracing::warn!(
+                    event = "log.trouble",
                     file = %open.path.display(), %error,
                     "cannot rename the log file, so it is emptied instead: make its folder writable"
                 ),

@@ -81,8 +81,9 @@ impl State {
         let Target { app, path, status, .. } = &*self.target;
         let file = path.display();
         tracing::warn!(
+            event = "log.trouble",
             %app, %file, error = STUCK,
-            "the app's log is not written: its output is dropped and counted until the disk answers"
+            "{app}: its log is not written: output is dropped and counted until the disk answers"
         );
         status.set_trouble(Some(format!("cannot write {file}: {STUCK}")));
     }
@@ -289,7 +290,7 @@ impl Tap {
         let Some(gap) = state.stuck.take() else { return };
         let Target { app, path, status, .. } = &*state.target;
         status.set_trouble(None);
-        tracing::warn!(%app, file = %path.display(), error = STUCK, dropped_lines = gap.lines, "the app's log is written again");
+        tracing::info!(event = "log.recovered", %app, file = %path.display(), error = STUCK, dropped_lines = gap.lines, "{app}: its log is written again; {} lines were dropped", gap.lines);
         if gap.lines > 0 {
             // Without a writer there is no file to say it in.
             let _ = self.queue.push(Job::Lost(state.target.clone(), gap.lines, STUCK));

@@ -209,7 +209,7 @@ fn start(shared: &Arc<Shared>) -> Option<mpsc::Sender<Job>> {
     match thread.spawn(move || writer.run(&queue)) {
         Ok(_) => Some(jobs),
         Err(error) => {
-            tracing::warn!(%error, "cannot start the thread that writes logs; tried again at the next output");
+            tracing::warn!(event = "log.trouble", %error, "cannot start the thread that writes logs; tried again at the next output");
             None
         }
     }
@@ -399,8 +399,8 @@ impl Outlet {
             return;
         }
         tracing::warn!(
-            %app, file = %path.display(), error = %short.error,
-            "cannot write the app's log: its output is dropped and counted until the file can be written again"
+            event = "log.trouble", %app, file = %path.display(), error = %short.error,
+            "{app}: cannot write its log: output is dropped and counted until {} can be written again", path.display()
         );
         self.trouble = Some(Trouble { cause, gap: Gap::default(), lines: 0, retry });
     }
@@ -409,9 +409,9 @@ impl Outlet {
         let Some(trouble) = self.trouble.take() else { return };
         let Target { app, path, status, .. } = &*self.target;
         status.set_trouble(None);
-        tracing::warn!(
-            %app, file = %path.display(), error = %trouble.cause, dropped_lines = trouble.lines,
-            "the app's log is written again"
+        tracing::info!(
+            event = "log.recovered", %app, file = %path.display(), error = %trouble.cause, dropped_lines = trouble.lines,
+            "{app}: its log is written again; {} lines were dropped", trouble.lines
         );
     }
 }
