@@ -188,3 +188,22 @@ fn socket(session: &Session) -> PathBuf {
     let is_socket = |path: &PathBuf| path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
     entries.map(|entry| entry.path()).find(is_socket).expect("a control socket in the state folder")
 }
+
+#[test]
+fn metrics_are_served_where_the_workspace_says() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = free.local_addr().expect("an address");
+    drop(free);
+    let session = Session::new()
+        .workspace(&format!(r#"Workspace(metrics: "{address}")"#))
+        .stayer("web")
+        .app("web", r#"App(command: "${BIN}/web")"#)
+        .start();
+    session.pid("web");
+    let mut stream = until("somebody listens", || std::net::TcpStream::connect(address).ok());
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.contains("content-type: application/openmetrics-text"), "{answer}");
+    assert!(answer.contains("kasm_void_app_up{app=\"web\"} 1"), "{answer}");
+}

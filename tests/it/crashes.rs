@@ -177,3 +177,13 @@ fn an_unhealthy_app_is_restarted() {
     let app = session.find("web").expect("still there");
     assert!(matches!(app.last_exit, Some(Exit::Unhealthy(_))), "{app:#?}");
 }
+
+#[test]
+fn an_app_that_needs_too_much_memory_is_restarted_before_the_pod_is_killed() {
+    let body = "hoard=$(head -c 60000000 /dev/zero | tr '\\0' x)\n".to_owned() + FOREVER;
+    let manifest = r#"App(command: "${BIN}/hoarder", limits: Limits(max_rss: "30MiB"))"#;
+    let session = Session::new().program("hoarder", &body).app("web", manifest).start();
+    let app = session.wait("web", "was stopped for its memory", |app| app.last_exit.is_some());
+    assert!(matches!(app.last_exit, Some(Exit::TooMuchMemory(bytes)) if bytes > 30 << 20), "{app:#?}");
+    assert!(session.ok(&["why", "web"]).contains("too much memory"));
+}
