@@ -67,6 +67,8 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
         let mut daemon = Daemon::new(&state.path, options.folders)?;
         daemon.run().await
     })?;
+    // The lock is still ours, so the socket is too.
+    let _ = std::fs::remove_file(state.path.join("control.sock"));
     // Blocking steps that hang on a dead disk must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(100));
     drop(journal);

@@ -399,8 +399,10 @@ impl Processes {
     pub fn kill_hook(&mut self, pid: Pid) {
         self.table = None;
         let table = self.table();
+        // Its own pid may be somebody else's since it was collected; its session lives as long as a member does.
+        let own = self.children.contains_key(&pid).then_some(pid);
         let session = table.iter().map(|seen| seen.entry).filter(|entry| entry.session == pid).map(|entry| entry.pid);
-        for member in descendants(&table, session.chain([pid])) {
+        for member in descendants(&table, session.chain(own)) {
             send(None, member, libc::SIGKILL);
         }
     }
