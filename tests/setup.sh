@@ -53,7 +53,10 @@ list_missing() {
 	browser || missing="$missing chromium"
 	if [ "$purpose" = tests ]; then
 		need shellcheck shellcheck
+		need Xvfb xvfb
 		need setsid util-linux
+		need mount mount
+		need hostname hostname
 		need ip iproute2
 		need xprop x11-utils
 		need scrot scrot

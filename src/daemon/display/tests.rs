@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::*;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -34,9 +36,9 @@ impl Server {
         self.processes.push(child.unwrap_or_else(|_| panic!("this test needs {program}: tests/setup.sh installs it")));
     }
 
-    fn signal(&self, signal: &str) {
-        let pid = self.processes[0].id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.processes[0]);
+        kill_process(pid, signal).unwrap();
     }
 }
 
@@ -77,9 +79,9 @@ async fn without_a_window_manager_nothing_can_be_maximised() {
 #[tokio::test]
 async fn a_stopped_server_holds_up_nobody() {
     let server = Server::start(&[]);
-    server.signal("-STOP");
+    server.signal(Signal::STOP);
     let error = is_up(&server.screen, Duration::from_millis(300)).await.unwrap_err();
-    server.signal("-CONT");
+    server.signal(Signal::CONT);
     assert!(error.contains("did not answer within 300ms"), "{error}");
     is_up(&server.screen, SOON).await.unwrap();
 }
