@@ -21,6 +21,8 @@ pub mod interpolate;
 pub mod parse;
 pub mod place;
 
+pub mod scope;
+
 pub mod check;
 pub mod resolve;
 

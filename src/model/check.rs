@@ -13,9 +13,11 @@ use super::app::App;
 use super::manifest::{Manifest, Workspace};
 use super::parse::parse;
 use super::place::Place;
-use super::problem::{Problem, closest};
+use super::problem::Problem;
 use super::resolve;
 use super::source::Source;
+
+mod together;
 
 /// The manifest that holds what belongs to the session.
 pub const WORKSPACE: &str = "workspace";
@@ -54,6 +56,12 @@ struct Known {
     good: Option<Arc<App>>,
 }
 
+impl Known {
+    fn is_wrong(&self) -> bool {
+        self.problems.iter().any(Problem::is_error)
+    }
+}
+
 impl Checker {
     /// `sources`: one of each name.
     pub fn check(&mut self, sources: &[Source], around: &Surroundings<'_>) -> Checked {
@@ -67,13 +75,13 @@ impl Checker {
             self.workspace = Arc::default();
         }
         let apps: Vec<&Source> = sources.iter().filter(|source| source.name != WORKSPACE).collect();
-        let session = hash(&format!("{:?}", self.workspace));
+        let session = hash(&(format!("{:?}", self.workspace), around.env, around.home));
         for source in &apps {
             self.check_one(source, session, around);
         }
         let names: BTreeSet<&str> = apps.iter().map(|source| source.name.as_str()).collect();
         self.known.retain(|name, _| names.contains(name.as_str()));
-        let together = self.check_together(&apps);
+        let together = together::check(&self.known, &apps);
         self.conclude(problems, together)
     }
 
@@ -89,46 +97,7 @@ impl Checker {
         self.known.insert(source.name.clone(), Known { hash, latest: latest.map(Arc::new), problems, good });
     }
 
-    /// What only shows between apps: names in `after`, circles, two apps that would both take one process.
-    fn check_together(&self, sources: &[&Source]) -> BTreeMap<String, Vec<Problem>> {
-        let latest: BTreeMap<&str, &App> =
-            self.known.iter().filter_map(|(name, known)| Some((name.as_str(), &**known.latest.as_ref()?))).collect();
-        let mut problems: BTreeMap<String, Vec<Problem>> = BTreeMap::new();
-        let mut patterns: BTreeMap<&str, &str> = BTreeMap::new();
-        for source in sources {
-            let Some(app) = latest.get(source.name.as_str()) else { continue };
-            let place = Place::new(source);
-            let mut add = |problem| problems.entry(source.name.clone()).or_default().push(problem);
-            for (i, other) in app.manifest.after.iter().enumerate() {
-                let field = format!("after[{i}]");
-                if !self.known.contains_key(other) {
-                    let names = self.known.keys().map(String::as_str).filter(|name| *name != source.name);
-                    let help = closest(other, names.clone()).map_or_else(
-                        || format!("there are {}", names.collect::<Vec<_>>().join(", ")),
-                        |near| format!("did you mean `{near}`?"),
-                    );
-                    add(place.problem(&field, format!("no app is called `{other}`")).help(help));
-                }
-            }
-            if let Some(circle) = circle(&latest, &source.name) {
-                let message = format!("these wait for each other: {}", circle.join(" -> "));
-                add(place.problem("after", message).help("take one of them out of the circle"));
-            }
-            if let Some(pattern) = app.manifest.matches.as_ref().map(|matches| matches.cmdline.as_str()) {
-                match patterns.get(pattern) {
-                    Some(first) => add(place
-                        .problem("matches.cmdline", format!("`{first}` has the same pattern"))
-                        .help("one process cannot be two apps: make one pattern narrower")),
-                    None => {
-                        patterns.insert(pattern, app.name.as_str());
-                    }
-                }
-            }
-        }
-        problems
-    }
-
-    fn conclude(&mut self, mut problems: Vec<Problem>, mut together: BTreeMap<String, Vec<Problem>>) -> Checked {
+    fn conclude(&mut self, mut problems: Vec<Problem>, mut together: together::Found) -> Checked {
         let mut checked = Checked { workspace: self.workspace.clone(), ..Checked::default() };
         for (name, known) in &mut self.known {
             let mut all = known.problems.clone();
@@ -171,7 +140,8 @@ fn app(source: &Source, workspace: &Workspace, around: &Surroundings<'_>) -> (Op
         Ok(written) => written,
         Err(problems) => return (None, problems),
     };
-    resolve::app(&source.name, written, workspace, &Place::new(source), around)
+    let (app, problems) = resolve::app(&source.name, written, workspace, &Place::new(source), around);
+    (Some(app), problems)
 }
 
 fn text(source: &Source) -> Result<&str, Vec<Problem>> {
@@ -190,35 +160,6 @@ fn bad_name(source: &Source) -> Option<Problem> {
         Problem::whole(&source.file, message)
             .help("name the file with letters, digits, `.`, `_` and `-`, beginning with a letter or digit, 63 at most"),
     )
-}
-
-/// The way from an app through `after` back to itself, told once: by the first of its names.
-fn circle(apps: &BTreeMap<&str, &App>, start: &str) -> Option<Vec<String>> {
-    fn walk<'a>(
-        apps: &BTreeMap<&'a str, &'a App>,
-        at: &'a str,
-        path: &mut Vec<&'a str>,
-        seen: &mut BTreeSet<&'a str>,
-    ) -> bool {
-        for next in apps.get(at).into_iter().flat_map(|app| &app.manifest.after) {
-            if *next == path[0] {
-                path.push(path[0]);
-                return true;
-            }
-            if seen.insert(next) {
-                path.push(next);
-                if walk(apps, next, path, seen) {
-                    return true;
-                }
-                path.pop();
-            }
-        }
-        false
-    }
-    let (mut path, mut seen) = (vec![start], BTreeSet::new());
-    let closed = walk(apps, start, &mut path, &mut seen);
-    let told_here = path.iter().min() == Some(&start);
-    (closed && told_here).then(|| path.into_iter().map(String::from).collect())
 }
 
 #[cfg(test)]

@@ -68,6 +68,11 @@ impl Index {
         }
     }
 
+    /// The innermost field whose value has this byte inside, as a struct has its closing parenthesis.
+    pub fn holding(&self, at: usize) -> Option<&Entry> {
+        self.entries.iter().filter(|entry| entry.value.contains(&at)).min_by_key(|entry| entry.value.len())
+    }
+
     /// The innermost field around a byte.
     pub fn around(&self, at: usize) -> Option<&Entry> {
         let holds = |entry: &&Entry| entry.whole().start <= at && at <= entry.whole().end;
@@ -163,7 +168,7 @@ impl<'a> Reader<'a> {
             '"' => self.string(),
             '\'' => self.character(),
             c if c.is_ascii_digit() || matches!(c, '+' | '-' | '.') => self.number().map(|()| 0),
-            c if c == '_' || c.is_alphabetic() => self.named(path),
+            c if begins_name(c) => self.named(path),
             _ => Err(self.error("this begins no value")),
         }
     }
@@ -207,7 +212,7 @@ impl<'a> Reader<'a> {
 
     fn identifier(&mut self) {
         self.take("r#");
-        self.take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '+' | '-'));
+        self.take_while(is_of_name);
     }
 
     /// Behind `(`: fields with names, elements, or nothing.
@@ -225,29 +230,36 @@ impl<'a> Reader<'a> {
                     let path = if path.is_empty() { name } else { format!("{path}.{name}") };
                     self.entry(path, key)?;
                 }
-                None => self.entry(format!("{path}[{position}]"), 0..0)?,
+                None => self.element(format!("{path}[{position}]"))?,
             }
             position += 1;
             self.separator(')')?;
         }
-        // A variant around one value, as in `Some(…)`, is not a level of its own.
-        let alone = format!("{path}[0]");
-        if position == 1 && self.index.entries[first..].iter().any(|entry| entry.path == alone) {
-            self.index.entries.retain(|entry| entry.path != alone);
-            for entry in &mut self.index.entries[first..] {
-                if let Some(below) = entry.path.strip_prefix(&alone) {
-                    let below = if path.is_empty() { below.trim_start_matches('.') } else { below };
-                    entry.path = format!("{path}{below}");
-                }
-            }
+        if position == 1 {
+            self.flatten(path, first);
         }
         Ok(())
+    }
+
+    /// A variant around one value, as in `Some(…)`, is not a level of its own: its entry, the last, goes, and
+    /// those below it move up.
+    fn flatten(&mut self, path: &str, first: usize) {
+        let alone = format!("{path}[0]");
+        if self.index.entries.pop_if(|entry| entry.path == alone).is_none() {
+            return;
+        }
+        for entry in &mut self.index.entries[first..] {
+            if let Some(below) = entry.path.strip_prefix(&alone) {
+                let below = if path.is_empty() { below.trim_start_matches('.') } else { below };
+                entry.path = format!("{path}{below}");
+            }
+        }
     }
 
     /// `name :` ahead. Anything else is left where it is.
     fn field_name(&mut self) -> Read<Option<Range<usize>>> {
         let start = self.at;
-        if self.peek().is_some_and(|c| c == '_' || c.is_alphabetic()) {
+        if self.peek().is_some_and(begins_name) {
             self.identifier();
             let end = self.at;
             self.space()?;
@@ -257,6 +269,20 @@ impl<'a> Reader<'a> {
         }
         self.at = start;
         Ok(None)
+    }
+
+    /// An element in parentheses; a lone name with something behind it was to be a field.
+    fn element(&mut self, path: String) -> Read {
+        let start = self.at;
+        self.entry(path, 0..0)?;
+        let named = self.text[start..].starts_with(begins_name) && self.text[start..self.at].ends_with(is_of_name);
+        let end = self.at;
+        self.space()?;
+        match self.peek() {
+            None | Some(',' | ')') => Ok(()),
+            Some(_) if named => Err(Unreadable { at: end, what: "a `:` is missing behind a name" }),
+            Some(_) => Ok(()),
+        }
     }
 
     fn list(&mut self, path: &str) -> Read {
@@ -284,16 +310,15 @@ impl<'a> Reader<'a> {
             self.value("")?;
             self.index.entries.truncate(before);
             let key = start..self.at;
-            let written = &self.text[key.clone()];
-            let name = written.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(written);
-            if !seen.insert(name) {
+            let name = key_name(&self.text[key.clone()]);
+            if !seen.insert(name.clone()) {
                 self.index.doubled.push(key.clone());
             }
             self.space()?;
             if !self.take(":") {
                 return Err(self.error("a `:` is missing behind a key"));
             }
-            let path = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+            let path = if path.is_empty() { name } else { format!("{path}.{name}") };
             self.entry(path, key)?;
             self.separator('}')?;
         }
@@ -375,6 +400,20 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// More than may begin a name in RON, which goes by Unicode's tables.
+fn begins_name(c: char) -> bool {
+    c == '_' || c.is_ascii_alphabetic() || !c.is_ascii() && !c.is_whitespace()
+}
+
+fn is_of_name(c: char) -> bool {
+    begins_name(c) || c.is_ascii_digit() || matches!(c, '.' | '+' | '-')
+}
+
+/// One key may be spelled in several ways, as in `"A"`, `"\u{41}"` and `r"A"`.
+fn key_name(written: &str) -> String {
+    ron::from_str(written).unwrap_or_else(|_| written.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -422,6 +461,23 @@ mod tests {
         let index = Index::of(text).unwrap();
         assert_eq!(index.doubled.len(), 1);
         assert_eq!(index.doubled[0].start, text.rfind("\"A\"").unwrap());
+    }
+
+    #[test]
+    fn a_key_is_the_same_however_it_is_spelled() {
+        for again in [r#""\u{41}""#, r#"r"A""#, r##"r#"A"#"##] {
+            let text = format!(r#"App(env: {{"A": "1", {again}: "2"}})"#);
+            assert_eq!(Index::of(&text).unwrap().doubled.len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_byte_behind_a_value_belongs_to_its_parent() {
+        let text = r#"App(about: "x", log: Log(tail: 3))"#;
+        let index = Index::of(text).unwrap();
+        let holder = |at: usize| index.holding(at).map(|entry| entry.path.as_str());
+        assert_eq!(holder(text.len() - 2), Some("log"));
+        assert_eq!(holder(text.len() - 1), None);
     }
 
     #[test]

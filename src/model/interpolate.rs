@@ -14,6 +14,8 @@ pub struct Failed {
 
 /// Deeper nesting of defaults is refused.
 const DEPTH: usize = 16;
+/// Linux takes no longer argument, and texts that double each other would fill the memory.
+pub const MOST_BYTES: usize = 128 << 10;
 
 /// The text with everything filled in. `look_up` gives a variable's value; its error is a message.
 pub fn interpolate(
@@ -21,13 +23,15 @@ pub fn interpolate(
     home: &str,
     look_up: &mut dyn FnMut(&str) -> Result<Option<String>, String>,
 ) -> Result<String, Failed> {
-    Reader { text, at: 0, home: home.trim_end_matches('/'), look_up }.until_end(false, 0)
+    Reader { text, at: 0, home: home.trim_end_matches('/'), skipping: false, look_up }.until_end(false, 0)
 }
 
 struct Reader<'a> {
     text: &'a str,
     at: usize,
     home: &'a str,
+    /// In a default that is not used: it must be well formed, but nothing in it has to be set.
+    skipping: bool,
     look_up: &'a mut dyn FnMut(&str) -> Result<Option<String>, String>,
 }
 
@@ -50,6 +54,7 @@ impl Reader<'_> {
 
     /// Up to the end of the text, or of the braces around it.
     fn until_end(&mut self, in_braces: bool, depth: usize) -> Result<String, Failed> {
+        let start = self.at;
         let mut out = String::new();
         if let Some(behind) = self.rest().strip_prefix('~')
             && (behind.is_empty() || behind.starts_with('/') || in_braces && behind.starts_with('}'))
@@ -70,6 +75,10 @@ impl Reader<'_> {
                 out.push(c);
                 self.at += c.len_utf8();
             }
+            if out.len() > MOST_BYTES {
+                let message = "this is longer than 128 KiB when it is filled in";
+                return Err(self.failed(start, message, "no program takes a longer argument"));
+            }
         }
         Ok(out)
     }
@@ -88,30 +97,47 @@ impl Reader<'_> {
             return Err(self.failed(start, "a variable's name is missing behind `${`", "write `$$` for a dollar sign"));
         }
         let form = self.form(start)?;
+        let value = if self.skipping { None } else { self.value_of(&name, start)? };
+        let full = value.as_ref().is_some_and(|value| !value.is_empty());
+        let counts = |colon: bool| if colon { full } else { value.is_some() };
         let word = match form {
             Form::Value => String::new(),
-            _ => self.until_end(true, depth + 1)?,
+            Form::Default { colon } => self.word(counts(colon), depth)?,
+            Form::Alternative { colon } => self.word(!counts(colon), depth)?,
+            Form::Required => self.word(full, depth)?,
         };
         if !self.rest().starts_with('}') {
             return Err(self.failed(start, "`${` is not closed", "a `}` is missing"));
         }
         self.at += 1;
-        let value = (self.look_up)(&name).map_err(|message| self.failed(start, message, ""))?;
-        let full = |value: &String| !value.is_empty();
-        match form {
-            Form::Value => value.ok_or_else(|| {
+        match (form, value) {
+            _ if self.skipping => Ok(String::new()),
+            (Form::Value, Some(value)) => Ok(value),
+            (Form::Value, None) => {
                 let help = format!("set it, or give a default: `${{{name}:-…}}`");
-                self.failed(start, format!("`{name}` is not set"), help)
-            }),
-            Form::Default { colon } => Ok(value.filter(|value| !colon || full(value)).unwrap_or(word)),
-            Form::Alternative { colon } => {
-                Ok(value.filter(|value| !colon || full(value)).map(|_| word).unwrap_or_default())
+                Err(self.failed(start, format!("`{name}` is not set"), help))
             }
-            Form::Required => value.filter(full).ok_or_else(|| {
-                let message = if word.is_empty() { "it must be set".into() } else { word.clone() };
-                self.failed(start, format!("`{name}`: {message}"), "set it in the supervisor's environment")
-            }),
+            (Form::Default { colon }, Some(value)) if !colon || full => Ok(value),
+            (Form::Required, Some(value)) if full => Ok(value),
+            (Form::Required, _) => {
+                let message = if word.is_empty() { "it must be set" } else { &word };
+                Err(self.failed(start, format!("`{name}`: {message}"), "set it in the supervisor's environment"))
+            }
+            (Form::Default { .. } | Form::Alternative { .. }, _) => Ok(word),
         }
+    }
+
+    fn value_of(&mut self, name: &str, start: usize) -> Result<Option<String>, Failed> {
+        (self.look_up)(name).map_err(|message| self.failed(start, message, ""))
+    }
+
+    /// What stands behind the sign, up to the closing brace; nothing when it is not wanted.
+    fn word(&mut self, unwanted: bool, depth: usize) -> Result<String, Failed> {
+        let skipping = self.skipping || unwanted;
+        let outside = std::mem::replace(&mut self.skipping, skipping);
+        let word = self.until_end(true, depth + 1);
+        let skipped = std::mem::replace(&mut self.skipping, outside);
+        word.map(|word| if skipped { String::new() } else { word })
     }
 
     fn form(&mut self, start: usize) -> Result<Form, Failed> {
@@ -171,6 +197,10 @@ mod tests {
             ("~other/x ~/y", "~other/x ~/y"),
             ("--dir=${UNSET:-~/x}", "--dir=/home/me/x"),
             ("${UNSET:-a b:c}", "a b:c"),
+            ("${NAME:-${UNSET}}", "value"),
+            ("${NAME:-${UNSET:?gone}}x", "valuex"),
+            ("${UNSET:+${UNSET}}", ""),
+            ("${UNSET:-${NAME:-${UNSET}}}", "value"),
         ];
         for (text, wanted) in table {
             assert_eq!(filled(text).as_deref(), Ok(wanted), "{text}");
@@ -184,6 +214,8 @@ mod tests {
             ("${UNSET:?no home}", "`UNSET`: no home at 0..17"),
             ("${EMPTY:?}", "`EMPTY`: it must be set at 0..10"),
             ("${NAME", "`${` is not closed at 0..6"),
+            ("${NAME:-${}}", "a variable's name is missing behind `${` at 8..10"),
+            ("${UNSET:-${OTHER}}", "`OTHER` is not set at 9..17"),
             ("${}", "a variable's name is missing behind `${` at 0..2"),
             ("${NAME%x}", "this is not understood in `${…}` at 0..6"),
         ];

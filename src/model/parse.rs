@@ -1,48 +1,53 @@
 //! From a file's text to a manifest, or to all that is wrong with its form. RON stops at the first mistake;
 //! each is blanked out where it stands and the rest is read again, so that a person sees them all at once.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use ron::error::{Error, SpannedError};
 use ron::extensions::Extensions;
 use serde::de::DeserializeOwned;
 
-use super::index::Index;
+use super::index::{Entry, Index};
 use super::problem::{Problem, closest};
+
+mod words;
 
 /// A larger file is no manifest.
 pub const MOST_BYTES: usize = 1 << 20;
 /// Nesting beyond this is refused.
 const DEPTH: usize = 64;
-/// So many mistakes of form are told of one file.
-const MOST_PROBLEMS: usize = 20;
+/// So many mistakes are told of one file.
+pub const MOST_PROBLEMS: usize = 20;
 
-/// Reads one file. With problems there is no value; positions are those of `text`.
+/// Reads one file. With problems there is no value; positions are those an editor shows.
 pub fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, Vec<Problem>> {
     if text.len() > MOST_BYTES {
-        let message = format!("the file is {} bytes long", text.len());
-        return Err(vec![Problem::whole(file, message).help("a manifest is 1 MiB at most")]);
+        return Err(vec![
+            Problem::whole(file, "the file is larger than 1 MiB").help("no manifest is: is it another file?"),
+        ]);
     }
-    let options = ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME).with_recursion_limit(DEPTH);
-    let mut problems = doubled_keys(file, text);
-    let mut rest = text.trim_start_matches('\u{feff}').to_string();
-    let shift = text.len() - rest.len();
-    let mut blanked: Vec<String> = Vec::new();
+    let text = without_mark(text);
+    let form = Form { file, text, index: Index::of(text) };
+    let mut problems = form.doubled_keys();
+    let mut rest = text.to_string();
+    // Whose absence is not the person's mistake: blanked here, or written with another name.
+    let mut excused = HashSet::new();
     while problems.len() < MOST_PROBLEMS {
-        let error = match options.from_str::<T>(&rest) {
+        let error = match options().from_str::<T>(&rest) {
             Ok(value) if problems.is_empty() => return Ok(value),
             Ok(_) => break,
             Err(error) => error,
         };
-        let mistake = Mistake::of(&error, &rest);
-        let consequence = mistake.missing.as_ref().is_some_and(|field| blanked.contains(field));
-        if !consequence {
-            problems.push(mistake.problem(file, text, shift));
+        let mistake = form.mistake(&error, &rest);
+        if !mistake.missing.as_ref().is_some_and(|field| excused.contains(field)) {
+            problems.push(form.problem(&mistake));
         }
-        blanked.extend(mistake.meant.map(String::from));
-        match blank(&mut rest, &mistake) {
-            Some(field) if !consequence => blanked.push(field),
-            _ => break,
+        excused.extend(mistake.meant);
+        let Some(blanked) = mistake.blank else { break };
+        excused.insert(mistake.path);
+        if !cut(&mut rest, blanked) {
+            break;
         }
     }
     problems.sort_by_key(|problem| (problem.line, problem.column));
@@ -50,16 +55,20 @@ pub fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, Vec<Probl
     Err(problems)
 }
 
-/// RON takes the last of them without a word.
-fn doubled_keys(file: &str, text: &str) -> Vec<Problem> {
-    let Ok(index) = Index::of(text.trim_start_matches('\u{feff}')) else { return Vec::new() };
-    let shift = text.len() - text.trim_start_matches('\u{feff}').len();
-    let problem = |key: &Range<usize>| {
-        let span = key.start + shift..key.end + shift;
-        let name = &text[span.clone()];
-        Problem::at(file, text, span.clone(), format!("the key {name} is written twice")).help("keep one of them")
-    };
-    index.doubled.iter().map(problem).collect()
+/// Some editors write a byte order mark and show none.
+pub fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+fn options() -> ron::Options {
+    ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME).with_recursion_limit(DEPTH)
+}
+
+/// One file's text and where its fields stand. Blanking moves nothing, so this stays true of what is left.
+struct Form<'a> {
+    file: &'a str,
+    text: &'a str,
+    index: Result<Index, super::index::Unreadable>,
 }
 
 /// One of RON's errors in our words.
@@ -68,57 +77,104 @@ struct Mistake {
     path: String,
     message: String,
     help: String,
-    /// The required field that is not there.
+    /// The path of the required field that is not there.
     missing: Option<String>,
-    /// The field that an unknown name was meant to be.
-    meant: Option<&'static str>,
+    /// The path of the field that an unknown name was meant to be.
+    meant: Option<String>,
+    /// What to take out so that the rest can be read; nothing when it is everything.
+    blank: Option<Range<usize>>,
 }
 
-impl Mistake {
-    fn of(error: &SpannedError, text: &str) -> Mistake {
-        let span = bytes(text, error);
-        let index = Index::of(text);
-        let path =
-            index.as_ref().ok().and_then(|index| Some(index.around(span.start)?.path.clone())).unwrap_or_default();
-        let (message, help) = words(&error.code, &path);
-        let about_the_key = matches!(
-            error.code,
-            Error::NoSuchStructField { .. } | Error::NoSuchEnumVariant { .. } | Error::DuplicateStructField { .. }
-        );
-        let value = index.as_ref().ok().and_then(|index| Some(index.around(span.start)?.value.clone()));
-        let span = value.filter(|_| !about_the_key).unwrap_or(span);
-        // Whoever mistyped a name did not forget it.
-        let meant = match &error.code {
-            Error::NoSuchStructField { expected, found, .. } => closest(found, expected.iter().copied()),
-            _ => None,
+impl Form<'_> {
+    /// RON takes the last of them without a word.
+    fn doubled_keys(&self) -> Vec<Problem> {
+        let Ok(index) = &self.index else { return Vec::new() };
+        let problem = |key: &Range<usize>| {
+            let name = &self.text[key.clone()];
+            let path = index.around(key.start).map(|entry| entry.path.clone()).unwrap_or_default();
+            self.at(key.clone(), format!("the key {name} is written twice")).field(path).help("keep one of them")
         };
-        let missing = match &error.code {
-            Error::MissingStructField { field, .. } => Some(field.to_string()),
-            _ => None,
-        };
+        index.doubled.iter().take(MOST_PROBLEMS).map(problem).collect()
+    }
+
+    fn at(&self, span: Range<usize>, message: String) -> Problem {
+        Problem::at(self.file, self.text, span, message)
+    }
+
+    fn problem(&self, mistake: &Mistake) -> Problem {
+        let path = mistake.missing.as_ref().unwrap_or(&mistake.path);
+        self.at(mistake.span.clone(), mistake.message.clone()).field(path).help(mistake.help.clone())
+    }
+
+    /// `rest`: the text in which RON found the error.
+    fn mistake(&self, error: &SpannedError, rest: &str) -> Mistake {
         // What RON says of brackets and commas is true, but where the text stops making sense says more.
-        match index {
-            Err(unreadable) => Mistake {
-                span: unreadable.at..unreadable.at + 1,
-                path,
-                message: unreadable.what.into(),
-                help: String::new(),
-                missing,
-                meant,
-            },
-            _ => Mistake { span, path, message, help, missing, meant },
+        let index = match &self.index {
+            Ok(index) => index,
+            Err(unreadable) => return Mistake::unreadable(unreadable.at, unreadable.what),
+        };
+        let span = bytes(rest, error);
+        match &error.code {
+            Error::MissingStructField { field, .. } => missing(error, span.clone(), index.holding(span.start), field),
+            Error::NoSuchStructField { expected, found, .. } => {
+                let entry = index.around(span.start);
+                let meant = closest(found, expected.iter().copied());
+                let meant = meant.zip(entry).map(|(meant, entry)| sibling(&entry.path, meant));
+                Mistake { meant, ..about(error, span, entry) }
+            }
+            Error::DuplicateStructField { .. } => about(error, span.clone(), index.around(span.start)),
+            _ => {
+                let entry = index.around(span.start).map(|entry| self.lifted(entry, index));
+                let whole = entry.filter(|entry| !is_variant(&error.code) && !entry.key.contains(&span.start));
+                about(error, whole.map_or(span, |entry| entry.value.clone()), entry)
+            }
         }
     }
 
-    fn problem(&self, file: &str, text: &str, shift: usize) -> Problem {
-        let span = self.span.start + shift..self.span.end + shift;
-        let path = match &self.missing {
-            Some(field) if self.path.is_empty() => field.clone(),
-            Some(field) => format!("{}.{field}", self.path),
-            None => self.path.clone(),
-        };
-        Problem::at(file, text, span, self.message.clone()).field(path).help(self.help.clone())
+    /// An element in parentheses stands where fields should: what holds it has the wrong form.
+    fn lifted<'e>(&self, entry: &'e Entry, index: &'e Index) -> &'e Entry {
+        let above = entry.path.strip_suffix(']').and_then(|path| path.rsplit_once('[')).map(|(above, _)| above);
+        let above = above.and_then(|path| index.find(path));
+        above.filter(|above| !self.text[above.value.clone()].starts_with('[')).unwrap_or(entry)
     }
+}
+
+impl Mistake {
+    fn unreadable(at: usize, what: &str) -> Mistake {
+        Mistake {
+            span: at..at + 1,
+            path: String::new(),
+            message: what.into(),
+            help: String::new(),
+            missing: None,
+            meant: None,
+            blank: None,
+        }
+    }
+}
+
+/// A mistake in this field; the field is what has to go.
+fn about(error: &SpannedError, span: Range<usize>, entry: Option<&Entry>) -> Mistake {
+    let path = entry.map(|entry| entry.path.clone()).unwrap_or_default();
+    let (message, help) = words::words(&error.code, &path);
+    Mistake { span, path, message, help, missing: None, meant: None, blank: entry.map(Entry::whole) }
+}
+
+/// A field is missing in this value; the whole value has to go.
+fn missing(error: &SpannedError, span: Range<usize>, holder: Option<&Entry>, field: &str) -> Mistake {
+    let mistake = about(error, span, holder);
+    let path = if mistake.path.is_empty() { field.into() } else { format!("{}.{field}", mistake.path) };
+    let span = holder.map_or(mistake.span, |holder| holder.value.clone());
+    Mistake { missing: Some(path), span, ..mistake }
+}
+
+fn sibling(path: &str, name: &str) -> String {
+    path.rsplit_once('.').map_or_else(|| name.into(), |(parent, _)| format!("{parent}.{name}"))
+}
+
+/// RON's span is the variant's name alone, and that is what is wrong.
+fn is_variant(code: &Error) -> bool {
+    matches!(code, Error::NoSuchEnumVariant { .. })
 }
 
 /// RON counts lines and characters from 1.
@@ -132,100 +188,12 @@ fn bytes(text: &str, error: &SpannedError) -> Range<usize> {
     start..at(error.span.end.line, error.span.end.col).max(start)
 }
 
-fn words(code: &Error, path: &str) -> (String, String) {
-    let suggest = |found: &str, expected: &[&'static str], what: &str| {
-        let near = closest(found, expected.iter().copied()).map(|near| format!("did you mean `{near}`?"));
-        near.unwrap_or_else(|| format!("{what} {}", expected.join(", ")))
-    };
-    match code {
-        Error::NoSuchStructField { expected, found, outer } => {
-            let of = outer.as_ref().map_or_else(String::new, |outer| format!(" of `{outer}`"));
-            (format!("there is no field `{found}`{of}"), suggest(found, expected, "the fields are"))
-        }
-        Error::NoSuchEnumVariant { expected, found, .. } => {
-            (format!("there is no `{found}` here"), suggest(found, expected, "it takes"))
-        }
-        Error::MissingStructField { field, outer } => {
-            let of = outer.as_ref().map_or_else(String::new, |outer| format!(" of `{outer}`"));
-            (format!("the field `{field}`{of} is missing"), format!("write `{field}: …`"))
-        }
-        Error::DuplicateStructField { field, .. } => {
-            (format!("the field `{field}` is written twice"), "keep one of them".into())
-        }
-        Error::InvalidValueForType { expected, found } => {
-            (format!("this is {}, where {} belongs", plain(found), plain(expected)), example(path))
-        }
-        Error::ExpectedDifferentStructName { expected, found } => {
-            (format!("this is `{found}`, where `{expected}` belongs"), format!("write `{expected}(…)`"))
-        }
-        Error::ExpectedString => ("a text in quotes belongs here".into(), example(path)),
-        Error::ExpectedArray => ("a list `[…]` belongs here".into(), example(path)),
-        Error::ExpectedMap => ("a map `{…}` belongs here".into(), example(path)),
-        Error::ExpectedBoolean => ("`true` or `false` belongs here".into(), String::new()),
-        Error::ExpectedInteger | Error::ExpectedFloat => ("a number belongs here".into(), String::new()),
-        Error::ExpectedNamedStructLike(name) => {
-            (format!("fields in parentheses, `{name}(field: …)`, belong here"), String::new())
-        }
-        Error::ExpectedStructLike | Error::ExpectedStructLikeEnd => {
-            ("fields in parentheses, `(field: …)`, belong here".into(), String::new())
-        }
-        Error::ExceededRecursionLimit => ("this is nested too deeply".into(), format!("{DEPTH} levels are the most")),
-        Error::Message(text) => (text.clone(), String::new()),
-        other => (other.to_string(), String::new()),
-    }
-}
-
-/// Rust's words in a person's.
-fn plain(words: &str) -> String {
-    words
-        .replace("the string", "the text")
-        .replace("the floating point number", "the number")
-        .replace("the unsigned integer", "the number")
-        .replace("the signed integer", "the number")
-        .replace("the integer", "the number")
-        .replace("a string", "a text in quotes")
-        .replace("a sequence", "a list `[…]`")
-        .replace("a map", "a map `{…}`")
-        .replace("the boolean", "the truth value")
-}
-
-/// How a field of this name is written, where its type alone does not tell.
-fn example(path: &str) -> String {
-    let field = path.rsplit('.').next().unwrap_or(path);
-    let text = match field {
-        "first" | "max" | "stable_after" | "within" | "timeout" | "every" | "grace" | "stop_budget" => {
-            "as in \"3s\" or \"500ms\""
-        }
-        "max_size" | "max_rss" => "as in \"10MiB\"",
-        "args" | "after" | "argv" | "env_secret" | "env_hidden" | "args_last" | "args_kept" => {
-            "as in [\"one\", \"two\"]"
-        }
-        "env" | "vars" => "as in {\"NAME\": \"value\"}",
-        _ => "",
-    };
-    text.into()
-}
-
-/// Takes the field with the mistake out of the text, every byte in its place. Its path; `None` when there is
-/// nothing that could be taken out.
-fn blank(text: &mut String, mistake: &Mistake) -> Option<String> {
-    let index = Index::of(text).ok()?;
-    let entry = index.around(mistake.span.start)?;
-    if mistake.missing.is_some() {
-        // The whole value that lacks it goes.
-        return cut(text, entry.whole()).then(|| entry.path.clone());
-    }
-    let path = entry.path.clone();
-    let last = path.rsplit('.').next().unwrap_or(&path).to_string();
-    cut(text, entry.whole()).then_some(last)
-}
-
-/// Blanks a range and the comma behind it.
+/// Blanks a range and the comma behind it, every other byte in its place. Whether anything went.
 fn cut(text: &mut String, range: Range<usize>) -> bool {
     let rest = &text[range.end..];
     let comma = rest.find(|c: char| !c.is_whitespace()).filter(|at| rest[*at..].starts_with(','));
     let end = comma.map_or(range.end, |at| range.end + at + 1);
-    if range.is_empty() {
+    if text[range.start..end].trim().is_empty() {
         return false;
     }
     let blank: String = text[range.start..end]
@@ -240,73 +208,4 @@ fn cut(text: &mut String, range: Range<usize>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::manifest::Manifest;
-    use proptest::prelude::*;
-
-    fn said(text: &str) -> Vec<String> {
-        parse::<Manifest>("a.ron", text).err().unwrap_or_default().iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn mistakes_of_form_are_said_with_their_way_out() {
-        let table = [
-            ("App(comand: \"x\")", "1:5: there is no field `comand` of `App` (`comand`): did you mean `command`?"),
-            (
-                "App(command: \"x\", backof: Backoff())",
-                "1:19: there is no field `backof` of `App` (`backof`): did you mean `backoff`?",
-            ),
-            (
-                "App(command: \"x\", restart: Alway)",
-                "1:28: there is no `Alway` here (`restart`): did you mean `Always`?",
-            ),
-            ("App(command: \"x\", args: \"a\")", "1:25: a list `[…]` belongs here (`args`): as in [\"one\", \"two\"]"),
-            ("App(command: 3)", "1:14: a text in quotes belongs here (`command`)"),
-            ("App()", "1:5: the field `command` of `App` is missing (`command`): write `command: …`"),
-            (
-                "App(command: \"x\", command: \"y\")",
-                "1:19: the field `command` is written twice (`command`): keep one of them",
-            ),
-            (
-                "App(command: \"x\", env: {\"A\": \"1\", \"A\": \"2\"})",
-                "1:35: the key \"A\" is written twice: keep one of them",
-            ),
-            (
-                "App(command: \"x\", backoff: Backoff(first: \"3\"))",
-                "1:43: `3` is not a duration (time unit needed, for example 3sec or 3ms): write a number and a unit, as in \"500ms\", \"3s\" or \"1m 30s\" (`backoff.first`)",
-            ),
-            (
-                "App(command: \"x\", prelaunch: [MakDir(path: \"x\")])",
-                "1:31: there is no `MakDir` here (`prelaunch[0]`): did you mean `MakeDir`?",
-            ),
-            (
-                "App(command: \"x\", prelaunch: [MakeDir()])",
-                "1:31: the field `path` of `MakeDir` is missing (`prelaunch[0].path`): write `path: …`",
-            ),
-            ("Ap(command: \"x\")", "1:1: this is `Ap`, where `App` belongs: write `App(…)`"),
-            ("App(command: \"x\" args: [])", "1:18: a `,` is missing"),
-            ("App(command: \"x\"", "1:17: the text ends before a bracket is closed"),
-            ("", "1:1: a value is missing"),
-            ("{\"command\": \"x\"}", "1:1: fields in parentheses, `App(field: …)`, belong here"),
-        ];
-        for (text, wanted) in table {
-            assert_eq!(said(text), [format!("a.ron:{wanted}")], "{text}");
-        }
-    }
-
-    #[test]
-    fn a_byte_order_mark_moves_nothing() {
-        assert!(said("\u{feff}App(command: \"x\")").is_empty());
-        assert_eq!(said("\u{feff}App(command: 3)")[0], "a.ron:1:15: a text in quotes belongs here (`command`)");
-    }
-
-    proptest! {
-        #[test]
-        fn what_serialises_parses_back(args in proptest::collection::vec(".*", 0..4), about in ".*") {
-            let manifest = Manifest { args, about, ..Manifest::new("/usr/bin/x") };
-            let text = ron::ser::to_string_pretty(&manifest, ron::ser::PrettyConfig::new().struct_names(true)).unwrap();
-            prop_assert_eq!(parse::<Manifest>("a.ron", &text), Ok(manifest), "{}", text);
-        }
-    }
-}
+mod tests;

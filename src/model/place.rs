@@ -1,10 +1,11 @@
 //! Place: where in a manifest's text a field stands. The text is indexed only when there is a problem to
 //! place.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::ops::Range;
 
 use super::index::Index;
+use super::parse::{MOST_PROBLEMS, without_mark};
 use super::problem::Problem;
 use super::source::Source;
 
@@ -12,22 +13,30 @@ pub struct Place<'a> {
     file: &'a str,
     text: &'a str,
     index: OnceCell<Option<Index>>,
+    placed: Cell<usize>,
 }
 
 impl<'a> Place<'a> {
     pub fn new(source: &'a Source) -> Self {
-        Place { file: &source.file, text: source.text.as_deref().unwrap_or_default(), index: OnceCell::new() }
+        Place {
+            file: &source.file,
+            text: without_mark(source.text.as_deref().unwrap_or_default()),
+            index: OnceCell::new(),
+            placed: Cell::new(0),
+        }
     }
 
     /// At the field's value, or at the nearest one above it that is written down.
     pub fn problem(&self, path: &str, message: impl Into<String>) -> Problem {
-        let span = self.index().and_then(|index| Some(index.closest(path)?.value.clone()));
+        let index = self.index().filter(|_| !self.is_full());
+        let span = index.and_then(|index| Some(index.closest(path)?.value.clone()));
         self.at(span, message).field(path)
     }
 
     /// Within the field's string; `span` counts in the string's own bytes.
     pub fn problem_within(&self, path: &str, span: Range<usize>, message: impl Into<String>) -> Problem {
-        let entry = self.index().and_then(|index| index.find(path)).filter(|entry| entry.plain > 0);
+        let index = self.index().filter(|_| !self.is_full());
+        let entry = index.and_then(|index| index.find(path)).filter(|entry| entry.plain > 0);
         match entry {
             Some(entry) => {
                 let start = entry.value.start + entry.plain;
@@ -37,19 +46,21 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// Whether more has been found wrong than anybody is told of. Finding the place of everything in a large
+    /// file that is all wrong would take minutes.
+    pub fn is_full(&self) -> bool {
+        self.placed.get() >= MOST_PROBLEMS
+    }
+
     fn at(&self, span: Option<Range<usize>>, message: impl Into<String>) -> Problem {
+        self.placed.set(self.placed.get() + 1);
         match span {
-            Some(span) => Problem::at(self.file, self.text, span.start + self.mark()..span.end + self.mark(), message),
+            Some(span) => Problem::at(self.file, self.text, span, message),
             None => Problem::whole(self.file, message),
         }
     }
 
     fn index(&self) -> Option<&Index> {
-        self.index.get_or_init(|| Index::of(&self.text[self.mark()..]).ok()).as_ref()
-    }
-
-    /// Bytes of the byte order mark, which some editors write.
-    fn mark(&self) -> usize {
-        self.text.len() - self.text.trim_start_matches('\u{feff}').len()
+        self.index.get_or_init(|| Index::of(self.text).ok()).as_ref()
     }
 }

@@ -8,34 +8,29 @@ use regex_lite::Regex;
 use super::app::{App, Matcher};
 use super::check::Surroundings;
 use super::hook::Hook;
-use super::interpolate::interpolate;
 use super::manifest::{Manifest, Workspace};
 use super::place::Place;
 use super::probe::Target;
 use super::problem::Problem;
+use super::quantity::Span;
 use super::restart::signal_number;
+use super::scope::Scope;
 
 /// Smaller log files would be rotated more often than they are read.
 const LEAST_LOG: u64 = 4096;
 
-/// `None` of the app: something is too wrong to go on.
+/// The app, as far as it could be made, and all that is wrong with it.
 pub fn app(
     name: &str,
     mut manifest: Manifest,
     workspace: &Workspace,
     place: &Place<'_>,
     around: &Surroundings<'_>,
-) -> (Option<App>, Vec<Problem>) {
-    let mut problems = Vec::new();
-    let vars = std::mem::take(&mut manifest.vars);
+) -> (App, Vec<Problem>) {
     let outer = |name: &str| workspace.vars.get(name).or_else(|| around.env.get(name)).cloned();
-    let vars = resolve_vars(&vars, &outer, place, around.home, &mut problems);
-    let scope = Scope { vars: &vars, outer: &outer, home: around.home };
-    manifest.each_string(&mut |path, text| scope.fill(path, text, place, &mut problems));
-    manifest.vars = vars;
-    if problems.iter().any(Problem::is_error) {
-        return (None, problems);
-    }
+    let mut scope = Scope::new(std::mem::take(&mut manifest.vars), &outer, around.home, place);
+    manifest.each_string(&mut |path, text| scope.fill(path, text));
+    let mut problems = Vec::new();
     let enabled = enabled(&manifest.enabled, "enabled", place, &mut problems);
     let argv = argv(&manifest, enabled, place, around, &mut problems);
     let matcher = matcher(&manifest, place, &mut problems);
@@ -47,8 +42,9 @@ pub fn app(
     let mut env = workspace.env.clone();
     env.extend(manifest.env.clone());
     let env_hidden = workspace.env_hidden.iter().filter(|name| !manifest.env_secret.contains(name)).cloned().collect();
+    manifest.vars = scope.conclude(&mut problems);
     let app = App { name: name.into(), manifest, enabled, argv, env, env_hidden, stop_signal, matcher };
-    (Some(app), problems)
+    (app, problems)
 }
 
 pub fn workspace(
@@ -56,13 +52,10 @@ pub fn workspace(
     place: &Place<'_>,
     around: &Surroundings<'_>,
 ) -> Result<Workspace, Vec<Problem>> {
-    let mut problems = Vec::new();
-    let vars = std::mem::take(&mut workspace.vars);
     let outer = |name: &str| around.env.get(name).cloned();
-    let vars = resolve_vars(&vars, &outer, place, around.home, &mut problems);
-    let scope = Scope { vars: &vars, outer: &outer, home: around.home };
-    workspace.each_string(&mut |path, text| scope.fill(path, text, place, &mut problems));
-    workspace.vars = vars;
+    let mut scope = Scope::new(std::mem::take(&mut workspace.vars), &outer, around.home, place);
+    workspace.each_string(&mut |path, text| scope.fill(path, text));
+    let mut problems = Vec::new();
     check_hooks("stage", &workspace.stage, place, &mut problems);
     check_environment(&workspace.env, place, &mut problems);
     if switch(&workspace.autostart).is_none() {
@@ -72,67 +65,8 @@ pub fn workspace(
         problems
             .push(place.problem("metrics", format!("`{address}` is not an address")).help("write \"127.0.0.1:9102\""));
     }
+    workspace.vars = scope.conclude(&mut problems);
     if problems.iter().any(Problem::is_error) { Err(problems) } else { Ok(workspace) }
-}
-
-/// What a string may refer to.
-struct Scope<'a> {
-    vars: &'a BTreeMap<String, String>,
-    outer: &'a dyn Fn(&str) -> Option<String>,
-    home: &'a str,
-}
-
-impl Scope<'_> {
-    /// Fills in one string; one that fails is left as it is written.
-    fn fill(&self, path: &str, text: &mut String, place: &Place<'_>, problems: &mut Vec<Problem>) {
-        let mut look_up = |name: &str| Ok(self.vars.get(name).cloned().or_else(|| (self.outer)(name)));
-        match interpolate(text, self.home, &mut look_up) {
-            Ok(filled) if filled.contains('\0') => {
-                problems.push(place.problem(path, "a text with a NUL byte cannot be given to a program"));
-            }
-            Ok(filled) => *text = filled,
-            Err(failed) => {
-                problems.push(place.problem_within(path, failed.span, failed.message).help(failed.help));
-            }
-        }
-    }
-}
-
-/// `vars` may use each other, in any order, but not in a circle.
-fn resolve_vars(
-    vars: &BTreeMap<String, String>,
-    outer: &dyn Fn(&str) -> Option<String>,
-    place: &Place<'_>,
-    home: &str,
-    problems: &mut Vec<Problem>,
-) -> BTreeMap<String, String> {
-    fn value(name: &str, scope: &Scope<'_>, open: &mut Vec<String>) -> Result<Option<String>, String> {
-        let Some(text) = scope.vars.get(name) else { return Ok((scope.outer)(name)) };
-        if open.iter().any(|opened| opened == name) {
-            return Err(format!("these refer to each other: {} -> {name}", open.join(" -> ")));
-        }
-        open.push(name.into());
-        let filled = interpolate(text, scope.home, &mut |other| value(other, scope, open));
-        open.pop();
-        filled.map(Some).map_err(|failed| failed.message)
-    }
-    let scope = Scope { vars, outer, home };
-    let mut resolved = BTreeMap::new();
-    for (name, text) in vars {
-        let mut open = vec![name.clone()];
-        match interpolate(text, home, &mut |other| value(other, &scope, &mut open)) {
-            Ok(text) => {
-                resolved.insert(name.clone(), text);
-            }
-            Err(failed) => {
-                let path = format!("vars.{name}");
-                problems.push(place.problem_within(&path, failed.span, failed.message).help(failed.help));
-                // Those who use it are not wrong.
-                resolved.insert(name.clone(), String::new());
-            }
-        }
-    }
-    resolved
 }
 
 const SWITCH_HELP: &str = "use 1, true, yes or on; 0, false, no or off";
@@ -193,7 +127,8 @@ fn program(
         problems.push(place.problem("command", message).help("write an absolute path, or a name on PATH"));
     } else {
         let path = around.env.get("PATH").map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
-        let found = path.split(':').map(|folder| format!("{folder}/{command}")).find(|file| (around.executable)(file));
+        let folders = path.split(':').filter(|folder| folder.starts_with('/'));
+        let found = folders.map(|folder| format!("{folder}/{command}")).find(|file| (around.executable)(file));
         if let Some(file) = found {
             return file;
         }
@@ -291,8 +226,12 @@ fn check_values(manifest: &Manifest, place: &Place<'_>, problems: &mut Vec<Probl
             place.problem("log.file", format!("`{file}` is relative to no folder")).help("write an absolute path"),
         );
     }
+    if let Some(cwd) = &manifest.cwd {
+        absolute("cwd", cwd, place, problems);
+    }
     if let Some(ready) = &manifest.ready {
         check_target("ready.probe", &ready.probe, place, problems);
+        takes_time("ready.within", ready.within, place, problems);
     }
     if let Some(health) = &manifest.health {
         check_target("health.probe", &health.probe, place, problems);
@@ -300,12 +239,8 @@ fn check_values(manifest: &Manifest, place: &Place<'_>, problems: &mut Vec<Probl
             problems
                 .push(place.problem("health.failures", "0 failures would restart a healthy app").help("use 1 or more"));
         }
-        for (field, span) in [("every", health.every), ("timeout", health.timeout)] {
-            if span.0.is_zero() {
-                problems
-                    .push(place.problem(&format!("health.{field}"), "this takes no time").help("use \"1s\" or more"));
-            }
-        }
+        takes_time("health.every", health.every, place, problems);
+        takes_time("health.timeout", health.timeout, place, problems);
     }
     check_hooks("prelaunch", &manifest.prelaunch, place, problems);
     check_hooks("postlaunch", &manifest.postlaunch, place, problems);
@@ -318,9 +253,16 @@ fn check_hooks(list: &str, hooks: &[Hook], place: &Place<'_>, problems: &mut Vec
     for (i, hook) in hooks.iter().enumerate() {
         let path = format!("{list}[{i}]");
         match hook {
-            Hook::WaitFor { what, .. } => check_target(&format!("{path}.what"), what, place, problems),
-            Hook::Run { argv, .. } => check_command(&format!("{path}.argv"), argv, place, problems),
-            Hook::Maximize { class, .. } => {
+            Hook::WaitFor { what, timeout, .. } => {
+                check_target(&format!("{path}.what"), what, place, problems);
+                takes_time(&format!("{path}.timeout"), *timeout, place, problems);
+            }
+            Hook::Run { argv, timeout, .. } => {
+                check_command(&format!("{path}.argv"), argv, place, problems);
+                takes_time(&format!("{path}.timeout"), *timeout, place, problems);
+            }
+            Hook::Maximize { class, within, .. } => {
+                takes_time(&format!("{path}.within"), *within, place, problems);
                 regex(class, &format!("{path}.class"), place, problems);
             }
             Hook::MakeDir { path: folder, .. }
@@ -335,6 +277,12 @@ fn check_hooks(list: &str, hooks: &[Hook], place: &Place<'_>, problems: &mut Vec
             Hook::ClearLocks { dir, .. } => absolute(&format!("{path}.dir"), dir, place, problems),
             Hook::SeedJson { file, .. } => absolute(&format!("{path}.file"), file, place, problems),
         }
+    }
+}
+
+fn takes_time(path: &str, span: Span, place: &Place<'_>, problems: &mut Vec<Problem>) {
+    if span.0.is_zero() {
+        problems.push(place.problem(path, "this takes no time").help("use \"1s\" or more"));
     }
 }
 
@@ -361,7 +309,7 @@ fn check_target(path: &str, target: &Target, place: &Place<'_>, problems: &mut V
             let message = format!("`{address}` is not an address");
             problems.push(place.problem(&format!("{path}.address"), message).help("write \"127.0.0.1:9222\""));
         }
-        Target::Http { url } if !url.starts_with("http://") => {
+        Target::Http { url } if !has_host(url) => {
             let message = format!("`{url}` is not a URL that can be asked");
             problems.push(
                 place
@@ -375,6 +323,10 @@ fn check_target(path: &str, target: &Target, place: &Place<'_>, problems: &mut V
         Target::Command { argv } => check_command(&format!("{path}.argv"), argv, place, problems),
         Target::Tcp { .. } | Target::Http { .. } => {}
     }
+}
+
+fn has_host(url: &str) -> bool {
+    url.strip_prefix("http://").is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':', '?', '#']))
 }
 
 /// `host:port`

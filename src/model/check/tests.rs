@@ -59,18 +59,73 @@ fn what_is_wrong_with_a_value_is_said_with_its_place_and_the_way_out() {
         ),
         (
             r#"App(command: "tool", vars: {"a": "${b}", "b": "${a}"}, args: ["${a}"])"#,
-            "web.ron:1:35: these refer to each other: a -> b -> a (`vars.a`)",
+            "web.ron:1:48: these refer to each other: a -> b -> a (`vars.b`)",
         ),
         (
             r#"App(command: "tool", stop: Stop(signal: "KIL"))"#,
             "web.ron:1:41: `KIL` is not a signal: use a name as in \"TERM\" or \"INT\", or a number from 1 to 31 (`stop.signal`)",
         ),
-        (r#"App(command: "tool", matches: Match(cmdline: "(("))"#, "web.ron:1:46: this is not a regex: "),
+        (
+            r#"App(command: "tool", matches: Match(cmdline: "(("))"#,
+            "web.ron:1:46: this is not a regex: REGEX (`matches.cmdline`)",
+        ),
+        (
+            r#"App(command: "tool", postlaunch: [Maximize(class: "[")])"#,
+            "web.ron:1:51: this is not a regex: REGEX (`postlaunch[0].class`)",
+        ),
+        (
+            r#"App(command: "tool", cwd: "x")"#,
+            "web.ron:1:27: `x` is relative to no folder (`cwd`): write an absolute path, or begin it with `~/`",
+        ),
+        (
+            r#"App(command: "tool", ready: Ready(probe: Display, within: "0s"))"#,
+            "web.ron:1:59: this takes no time (`ready.within`): use \"1s\" or more",
+        ),
+        (
+            r#"App(command: "tool", health: Health(probe: Display, every: "0s"))"#,
+            "web.ron:1:60: this takes no time (`health.every`): use \"1s\" or more",
+        ),
+        (
+            r#"App(command: "tool", health: Health(probe: Display, failures: 0))"#,
+            "web.ron:1:63: 0 failures would restart a healthy app (`health.failures`): use 1 or more",
+        ),
+        (
+            r#"App(command: "tool", prelaunch: [WaitFor(what: Tcp(address: "x"))])"#,
+            "web.ron:1:61: `x` is not an address (`prelaunch[0].what.address`): write \"127.0.0.1:9222\"",
+        ),
+        (
+            r#"App(command: "tool", prelaunch: [Run(argv: [])])"#,
+            "web.ron:1:44: the command is empty (`prelaunch[0].argv`): name a program",
+        ),
+        (r#"App(command: "", prelaunch: [])"#, "web.ron:1:14: the command is empty (`command`): name a program"),
+        (
+            r#"App(command: "tool", limits: Limits(oom_score_adj: 1001))"#,
+            "web.ron:1:52: 1001 is out of range (`limits.oom_score_adj`): use -1000 to 1000",
+        ),
+        (
+            r#"App(command: "tool", env: {"A=B": "x"})"#,
+            "web.ron:1:35: `A=B` cannot be the name of a variable (`env.A=B`)",
+        ),
+        (
+            r#"App(command: "tool", about: "a\0b")"#,
+            "web.ron:1:29: a text with a NUL byte cannot be given to a program (`about`)",
+        ),
+        (
+            r#"App(command: "tool", args: ["${X:?give me X}"])"#,
+            "web.ron:1:30: `X`: give me X (`args[0]`): set it in the supervisor's environment",
+        ),
+        (
+            r#"App(command: "tool", args: ["é\t${X}"])"#,
+            "web.ron:1:29: `X` is not set (`args[0]`): set it, or give a default: `${X:-…}`",
+        ),
         (
             r#"App(command: "tool", after: ["web"])"#,
             "web.ron:1:29: these wait for each other: web -> web (`after`): take one of them out of the circle",
         ),
-        (r#"App(command: "tool", after: ["wep"])"#, "web.ron:1:30: no app is called `wep` (`after[0]`): there are "),
+        (
+            r#"App(command: "tool", after: ["wep"])"#,
+            "web.ron:1:30: no app is called `wep` (`after[0]`): there is no other app",
+        ),
         (
             r#"App(command: "tool", backoff: Backoff(factor: 0.5))"#,
             "web.ron:1:47: a factor of 0.5 cannot make waits longer: use 1.0 to 100.0 (`backoff.factor`)",
@@ -89,7 +144,7 @@ fn what_is_wrong_with_a_value_is_said_with_its_place_and_the_way_out() {
         ),
         (
             r#"App(command: "tool", env: {"KASM_VOID_APP": "x"})"#,
-            "web.ron:1:45: `KASM_VOID_APP` is the supervisor's own (`env.KASM_VOID_APP`): ",
+            "web.ron:1:45: `KASM_VOID_APP` is the supervisor's own (`env.KASM_VOID_APP`): names that begin with KASM_VOID_ tell whose process it is",
         ),
         (
             r#"App(command: "tool", prelaunch: [MakeDir(path: "x")])"#,
@@ -102,11 +157,11 @@ fn what_is_wrong_with_a_value_is_said_with_its_place_and_the_way_out() {
     ];
     for (text, wanted) in table {
         let checked = check(&[("web", text)]);
+        let (before, behind) = wanted.split_once("REGEX").unwrap_or((wanted, ""));
         let lines = said(&checked);
-        assert!(
-            lines.first().is_some_and(|line| line.starts_with(wanted)),
-            "{text}\n  said   {lines:?}\n  wanted {wanted}"
-        );
+        let [line] = &lines[..] else { panic!("{text}: {lines:?}") };
+        let same = if behind.is_empty() { line == wanted } else { line.starts_with(before) && line.ends_with(behind) };
+        assert!(same, "{text}\n  said   {line}\n  wanted {wanted}");
         assert!(checked.apps.is_empty() && checked.stale.contains_key("web"), "{text}");
     }
 }
@@ -127,6 +182,67 @@ fn all_problems_of_all_files_are_told_at_once() {
         checked.problems.iter().map(|problem| (problem.file.as_str(), problem.line)).collect();
     assert_eq!(places, [("a.ron", 2), ("a.ron", 3), ("a.ron", 4), ("b.ron", 1), ("b.ron", 1)], "{:#?}", said(&checked));
     assert!(checked.apps.contains_key("c"));
+}
+
+#[test]
+fn a_failed_string_hides_no_other_mistake_and_has_no_consequences() {
+    let table: [(&str, &[&str]); 4] = [
+        (
+            r#"App(command: "tool", args: ["${X}"], limits: Limits(nice: 40))"#,
+            &[
+                "1:30: `X` is not set (`args[0]`): set it, or give a default: `${X:-…}`",
+                "1:59: 40 is out of range (`limits.nice`): use -20 to 19",
+            ],
+        ),
+        (
+            r#"App(command: "${X}/web", cwd: "${X}")"#,
+            &[
+                "1:15: `X` is not set (`command`): set it, or give a default: `${X:-…}`",
+                "1:32: `X` is not set (`cwd`): set it, or give a default: `${X:-…}`",
+            ],
+        ),
+        (
+            r#"App(command: "${p}", vars: {"p": "${q}", "q": "${Z}"}, cwd: "${p}")"#,
+            &["1:48: `Z` is not set (`vars.q`): set it, or give a default: `${Z:-…}`"],
+        ),
+        (
+            r#"App(command: "tool", vars: {"a": "${b}", "b": "${c}", "c": "${b}"}, stop: Stop(signal: "${a}"))"#,
+            &["1:61: these refer to each other: b -> c -> b (`vars.c`)"],
+        ),
+    ];
+    for (text, wanted) in table {
+        let wanted: Vec<String> = wanted.iter().map(|line| format!("web.ron:{line}")).collect();
+        assert_eq!(said(&check(&[("web", text)])), wanted, "{text}");
+    }
+}
+
+#[test]
+fn texts_that_grow_without_end_are_refused() {
+    let doubling: String = (0..60).map(|n| format!(r#""v{n:02}": "${{v{:02}}}${{v{:02}}}", "#, n + 1, n + 1)).collect();
+    let doubling = format!(r#"App(command: "tool", vars: {{{doubling} "v60": "xx"}}, about: "${{v00}}")"#);
+    let row: String = (0..20_000).map(|n| format!(r#""v{n:05}": "${{v{:05}}}", "#, n + 1)).collect();
+    let row = format!(r#"App(command: "tool", vars: {{{row} "v20000": ""}})"#);
+    let many = format!(
+        r#"App(command: "tool", vars: {{"v": "{}"}}, args: [{}])"#,
+        "x".repeat(100 << 10),
+        r#""${v}","#.repeat(1_000)
+    );
+    for (text, wanted) in [
+        (doubling, "this is longer than 128 KiB when it is filled in"),
+        (row, "more than 64 vars refer to each other in a row"),
+        (many, "the texts up to here are longer than 4 MiB when they are filled in"),
+    ] {
+        let checked = check(&[("web", &text)]);
+        assert!(said(&checked)[0].contains(wanted), "{:?}", said(&checked)[0]);
+        assert!(checked.apps.is_empty());
+    }
+}
+
+#[test]
+fn of_a_manifest_that_is_all_wrong_twenty_problems_are_told() {
+    let text = format!(r#"App(command: "tool", args: [{}])"#, r#""${X}","#.repeat(100_000));
+    let checked = check(&[("web", &text)]);
+    assert_eq!((checked.problems.len(), checked.apps.len()), (20, 0));
 }
 
 #[test]
@@ -151,6 +267,76 @@ fn a_circle_is_named_once_and_stops_its_apps() {
         said(&checked),
         ["a.ron:1:29: these wait for each other: a -> b -> c -> a (`after`): take one of them out of the circle"]
     );
+}
+
+fn after(checked: &Checked) -> Vec<(&str, Vec<&str>)> {
+    checked
+        .apps
+        .iter()
+        .map(|(name, app)| (name.as_str(), app.manifest.after.iter().map(String::as_str).collect()))
+        .collect()
+}
+
+#[test]
+fn a_circle_with_a_running_app_holds_the_newcomer_back() {
+    let plain = r#"App(command: "tool")"#;
+    let waits = |other: &str| format!(r#"App(command: "tool", after: ["{other}"])"#);
+    let mut checker = Checker::default();
+    check_with(&mut checker, &[], &[("a", &waits("b")), ("b", plain)]);
+    let checked = check_with(&mut checker, &[], &[("a", &waits("b")), ("b", &waits("a"))]);
+    assert_eq!(
+        said(&checked),
+        ["b.ron:1:29: these wait for each other: a -> b -> a (`after`): take one of them out of the circle"]
+    );
+    assert_eq!(after(&checked), [("a", vec!["b"]), ("b", vec![])]);
+}
+
+#[test]
+fn a_version_kept_for_another_mistake_closes_no_circle() {
+    let plain = r#"App(command: "tool")"#;
+    let mut checker = Checker::default();
+    check_with(&mut checker, &[], &[("a", r#"App(command: "tool", after: ["b"])"#), ("b", plain)]);
+    let broken = r#"App(command: "tool", after: [], restart: Alway)"#;
+    let checked = check_with(&mut checker, &[], &[("a", broken), ("b", r#"App(command: "tool", after: ["a"])"#)]);
+    assert_eq!(after(&checked), [("a", vec!["b"]), ("b", vec![])]);
+    assert!(checked.stale.keys().eq(["a", "b"]), "{:?}", checked.stale);
+}
+
+#[test]
+fn two_circles_are_both_named_and_who_only_waits_for_them_is_not() {
+    let waits = |other: &str| format!(r#"App(command: "tool", after: [{other}])"#);
+    let checked = check(&[
+        ("a", &waits(r#""b""#)),
+        ("b", &waits(r#""a", "c""#)),
+        ("c", &waits(r#""b""#)),
+        ("d", &waits(r#""a""#)),
+    ]);
+    let told: Vec<&str> = checked.problems.iter().map(|problem| problem.message.as_str()).collect();
+    assert!(told.contains(&"these wait for each other: a -> b -> a"), "{told:?}");
+    assert!(told.iter().any(|message| message.contains("c -> b") || message.contains("b -> c")), "{told:?}");
+    assert!(checked.apps.contains_key("d"));
+}
+
+#[test]
+fn a_pattern_stays_with_the_app_that_has_it() {
+    let app = |pattern: &str| format!(r#"App(command: "tool", matches: Match(cmdline: "{pattern}"))"#);
+    let mut checker = Checker::default();
+    check_with(&mut checker, &[], &[("b", &app("^/bin/tool"))]);
+    let checked = check_with(&mut checker, &[], &[("a", &app("^/bin/tool")), ("b", &app("^/bin/tool"))]);
+    assert_eq!(
+        said(&checked),
+        [
+            "a.ron:1:46: `b` has the same pattern (`matches.cmdline`): one process cannot be two apps: make one pattern narrower"
+        ]
+    );
+    assert!(checked.apps.keys().eq(["b"]));
+}
+
+#[test]
+fn an_unknown_name_in_after_is_told_what_it_may_have_been() {
+    let checked =
+        check(&[("browser", r#"App(command: "tool")"#), ("web", r#"App(command: "tool", after: ["browsr"])"#)]);
+    assert_eq!(said(&checked), ["web.ron:1:30: no app is called `browsr` (`after[0]`): did you mean `browser`?"]);
 }
 
 #[test]
@@ -229,9 +415,12 @@ fn a_missing_absolute_program_is_a_warning_and_none_for_a_disabled_app() {
 fn bad_texts_are_refused_whole() {
     let deep = format!("App(command: {})", "(".repeat(10_000));
     let large = " ".repeat(50 << 20);
-    for (text, wanted) in
-        [(deep.as_str(), "nested too deeply"), (&large, "bytes long"), ("", "a value is missing"), ("\0\0", "web.ron")]
-    {
+    for (text, wanted) in [
+        (deep.as_str(), "nested too deeply"),
+        (&large, "larger than 1 MiB"),
+        ("", "a value is missing"),
+        ("\0\0", "web.ron"),
+    ] {
         let lines = said(&check(&[("web", text)]));
         assert!(lines[0].contains(wanted), "{lines:?}");
     }

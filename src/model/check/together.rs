@@ -1,0 +1,194 @@
+//! Together: what only shows between apps: names in `after`, circles, two apps that would take one process.
+//! Owns who is held back for it: a newcomer rather than an app that is as it was.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::Known;
+use crate::model::app::App;
+use crate::model::place::Place;
+use crate::model::problem::{Problem, closest};
+use crate::model::source::Source;
+
+/// What is wrong, by the app whose file it is told of; that app is not applied.
+pub type Found = BTreeMap<String, Vec<Problem>>;
+
+/// Judges first what is written, so that everything is told at once, and then what would be applied: a
+/// version kept for another mistake may clash with a new one too.
+pub fn check(known: &BTreeMap<String, Known>, sources: &[&Source]) -> Found {
+    let mut session =
+        Session { known, sources: sources.iter().map(|s| (s.name.as_str(), *s)).collect(), found: Found::new() };
+    session.unknown_names();
+    let written = session.view(|_, known| known.latest.as_deref());
+    session.clashes(&written);
+    loop {
+        let before = session.held();
+        let applied = session.view(|session, known| session.applied(known));
+        session.clashes(&applied);
+        if session.held() == before {
+            return session.found;
+        }
+    }
+}
+
+type View<'a> = BTreeMap<&'a str, &'a App>;
+
+struct Session<'a> {
+    known: &'a BTreeMap<String, Known>,
+    sources: BTreeMap<&'a str, &'a Source>,
+    found: Found,
+}
+
+impl<'a> Session<'a> {
+    fn view(&self, version: impl Fn(&Self, &'a Known) -> Option<&'a App>) -> View<'a> {
+        self.known.iter().filter_map(|(name, known)| Some((name.as_str(), version(self, known)?))).collect()
+    }
+
+    /// The version that would be applied, from what is found so far.
+    fn applied(&self, known: &'a Known) -> Option<&'a App> {
+        let latest = known.latest.as_deref().filter(|app| !known.is_wrong() && !self.found.contains_key(&app.name));
+        latest.or(known.good.as_deref())
+    }
+
+    fn held(&self) -> usize {
+        self.found.len()
+    }
+
+    fn tell(&mut self, name: &str, place: impl FnOnce(&Place<'_>) -> Problem) {
+        let Some(source) = self.sources.get(name) else { return };
+        let problem = place(&Place::new(source));
+        let told = self.found.entry(name.into()).or_default();
+        if !told.contains(&problem) {
+            told.push(problem);
+        }
+    }
+
+    fn unknown_names(&mut self) {
+        for (name, known) in self.known {
+            let after = known.latest.iter().flat_map(|app| app.manifest.after.iter().enumerate());
+            for (i, other) in after.filter(|(_, other)| !self.known.contains_key(*other)) {
+                let help = self.meant(name, other);
+                self.tell(name, |place| {
+                    place.problem(&format!("after[{i}]"), format!("no app is called `{other}`")).help(help)
+                });
+            }
+        }
+    }
+
+    fn meant(&self, name: &str, other: &str) -> String {
+        let names: Vec<&str> = self.known.keys().map(String::as_str).filter(|known| *known != name).collect();
+        match closest(other, names.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if names.is_empty() => "there is no other app".into(),
+            None => format!("there are {}", names.join(", ")),
+        }
+    }
+
+    fn clashes(&mut self, view: &View<'a>) {
+        for circle in circles(view) {
+            let newcomer = circle.iter().find(|name| self.is_new(view, name, |app| &app.manifest.after));
+            let Some(newcomer) = newcomer else { continue };
+            let message = format!("these wait for each other: {} -> {}", circle.join(" -> "), circle[0]);
+            self.tell(newcomer, |place| place.problem("after", message).help("take one of them out of the circle"));
+        }
+        for [first, second] in same_patterns(view) {
+            let newcomer = [second, first].into_iter().find(|name| self.is_new(view, name, pattern));
+            let Some(newcomer) = newcomer else { continue };
+            let other = if newcomer == second { first } else { second };
+            self.tell(newcomer, |place| {
+                place
+                    .problem("matches.cmdline", format!("`{other}` has the same pattern"))
+                    .help("one process cannot be two apps: make one pattern narrower")
+            });
+        }
+    }
+
+    /// Whether this is not what the app's last good version says already.
+    fn is_new<T: PartialEq + ?Sized>(&self, view: &View<'a>, name: &str, part: fn(&App) -> &T) -> bool {
+        self.known[name].good.as_deref().is_none_or(|good| part(good) != part(view[name]))
+    }
+}
+
+fn pattern(app: &App) -> &str {
+    app.manifest.matches.as_ref().map_or("", |matches| &matches.cmdline)
+}
+
+/// Each app whose pattern an earlier one has, behind that one.
+fn same_patterns<'a>(view: &View<'a>) -> Vec<[&'a str; 2]> {
+    let mut first: BTreeMap<&str, &'a str> = BTreeMap::new();
+    let mut pairs = Vec::new();
+    for (name, app) in view.iter().filter(|(_, app)| app.manifest.matches.is_some()) {
+        match first.get(pattern(app)) {
+            Some(earlier) => pairs.push([*earlier, *name]),
+            None => {
+                first.insert(pattern(app), name);
+            }
+        }
+    }
+    pairs
+}
+
+/// The ways from an app through `after` back to itself, each told once, from the first of its names.
+fn circles<'a>(view: &View<'a>) -> Vec<Vec<&'a str>> {
+    let tangled = tangled(view);
+    let mut told = BTreeSet::new();
+    let mut circles = Vec::new();
+    for start in &tangled {
+        if told.contains(start) {
+            continue;
+        }
+        if let Some(circle) = way_back(view, &tangled, start) {
+            told.extend(circle.iter().copied());
+            circles.push(circle);
+        }
+    }
+    circles
+}
+
+/// The apps that no order of starting suits, and those that wait for them: in nearly every session, none.
+fn tangled<'a>(view: &View<'a>) -> BTreeSet<&'a str> {
+    let mut waits: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut waiters: BTreeMap<&str, Vec<&'a str>> = BTreeMap::new();
+    for (name, app) in view {
+        let others = app.manifest.after.iter().filter(|other| view.contains_key(other.as_str()));
+        for other in others {
+            waiters.entry(other).or_default().push(name);
+            *waits.entry(name).or_default() += 1;
+        }
+    }
+    let mut tangled: BTreeSet<&str> = view.keys().copied().collect();
+    let mut free: Vec<&str> = view.keys().copied().filter(|name| !waits.contains_key(name)).collect();
+    while let Some(name) = free.pop() {
+        tangled.remove(name);
+        for waiter in waiters.remove(name).unwrap_or_default() {
+            let left = waits.get_mut(waiter).expect("whoever waits is counted");
+            *left -= 1;
+            if *left == 0 {
+                free.push(waiter);
+            }
+        }
+    }
+    tangled
+}
+
+/// The shortest.
+fn way_back<'a>(view: &View<'a>, tangled: &BTreeSet<&'a str>, start: &'a str) -> Option<Vec<&'a str>> {
+    let mut came_from: BTreeMap<&str, &'a str> = BTreeMap::new();
+    let mut next = VecDeque::from([start]);
+    while let Some(at) = next.pop_front() {
+        for other in view[at].manifest.after.iter().filter_map(|other| tangled.get(other.as_str())) {
+            if *other == start {
+                let mut way = vec![at];
+                while let Some(before) = came_from.get(way[way.len() - 1]) {
+                    way.push(before);
+                }
+                way.reverse();
+                return Some(way);
+            }
+            if !came_from.contains_key(other) {
+                came_from.insert(other, at);
+                next.push_back(other);
+            }
+        }
+    }
+    None
+}

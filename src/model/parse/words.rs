@@ -1,0 +1,117 @@
+//! Words: RON's errors as a person would say them. Owns what each field expects, in words with an example;
+//! no name of a Rust type and none of RON's own messages leaves this file.
+
+use ron::error::Error;
+
+use crate::model::problem::closest;
+
+/// What is wrong, and the way out; the latter may be empty. `path` is the field the error is about.
+pub fn words(code: &Error, path: &str) -> (String, String) {
+    match code {
+        Error::NoSuchStructField { expected, found, outer } => {
+            (format!("there is no field `{found}`{}", of(outer)), suggest(found, expected, "the fields are"))
+        }
+        Error::NoSuchEnumVariant { expected, found, .. } => {
+            (format!("there is no `{found}` here"), suggest(found, expected, "it takes"))
+        }
+        Error::MissingStructField { field, outer } => {
+            (format!("the field `{field}`{} is missing", of(outer)), format!("write `{field}: …`"))
+        }
+        Error::DuplicateStructField { field, .. } => {
+            (format!("the field `{field}` is written twice"), "keep one of them".into())
+        }
+        Error::ExpectedDifferentStructName { expected, found } => {
+            (format!("this is `{found}`, where `{expected}` belongs"), format!("write `{expected}(…)`"))
+        }
+        Error::ExpectedNamedStructLike(name) if path.is_empty() => (format!("expected `{name}(…)`"), String::new()),
+        Error::NoSuchExtension(name) => (format!("there is no extension `{name}`"), "take it out".into()),
+        Error::ExceededRecursionLimit => ("this is nested too deeply".into(), "64 levels are the most".into()),
+        Error::InvalidEscape(_) => (
+            "a `\\` in this text begins nothing that is known".into(),
+            "write it twice, or write the text as r\"…\"".into(),
+        ),
+        // What the fields' own types say: they know their words.
+        Error::Message(text) => (text.clone(), String::new()),
+        _ if path.is_empty() => ("this cannot be read".into(), String::new()),
+        _ => (format!("expected {}", expected(path)), String::new()),
+    }
+}
+
+fn of(outer: &Option<String>) -> String {
+    outer.as_ref().map_or_else(String::new, |outer| format!(" of `{outer}`"))
+}
+
+fn suggest(found: &str, expected: &[&'static str], otherwise: &str) -> String {
+    match closest(found, expected.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("{otherwise} {}", expected.join(", ")),
+    }
+}
+
+const TEXT: &str = "a text in quotes";
+const STEP: &str = "a step such as MakeDir(path: \"~/x\")";
+const STEPS: &str = "a list of steps such as [MakeDir(path: \"~/x\")]";
+
+/// What belongs into a field. Where a map's keys are anybody's, the map decides.
+fn expected(path: &str) -> &'static str {
+    let element = path.ends_with(']');
+    let path = path.rfind('[').filter(|_| element).map_or(path, |at| &path[..at]);
+    let (parents, field) = path.rsplit_once('.').unwrap_or(("", path));
+    let parent = parents.rsplit('.').next().unwrap_or_default();
+    match (parent, element) {
+        ("env" | "vars", _) => return TEXT,
+        ("set" | "default", _) => return "a text, a number, true, false, a list or a map",
+        ("actions", false) => return STEPS,
+        ("actions", true) => return STEP,
+        _ => {}
+    }
+    match (field, element) {
+        ("prelaunch" | "postlaunch" | "stage", true) => STEP,
+        ("prelaunch" | "postlaunch" | "stage", false) => STEPS,
+        ("args" | "args_kept" | "args_last" | "argv" | "after" | "env_secret" | "env_hidden" | "categories", false) => {
+            "a list of texts such as [\"one\", \"two\"]"
+        }
+        (_, true) => TEXT,
+        ("first" | "max" | "stable_after" | "within" | "timeout" | "every" | "grace" | "stop_budget", _) => {
+            "a duration such as \"3s\""
+        }
+        ("max_size" | "max_rss", _) => "a size such as \"10MiB\"",
+        ("nice", _) => "a whole number from -20 to 19",
+        ("oom_score_adj", _) => "a whole number from -1000 to 1000",
+        ("keep" | "tail", _) => "a whole number, 0 or more",
+        ("failures" | "times", _) => "a whole number, 1 or more",
+        ("code", _) => "an exit code such as 1",
+        ("factor" | "jitter", _) => "a number such as 2.0",
+        ("forward" | "if_present", _) => "true or false",
+        _ => expected_form(field),
+    }
+}
+
+/// The fields that hold forms of their own.
+fn expected_form(field: &str) -> &'static str {
+    match field {
+        "enabled" => "true, false, or a text such as \"${LAUNCH_APP:-1}\"",
+        "autostart" => "true, false, or a text such as \"${AUTOSTART:-1}\"",
+        "env" | "vars" => "a map such as {\"NAME\": \"value\"}",
+        "set" | "default" => "a map such as {\"key\": true}",
+        "actions" => "a map such as {\"reset\": [MakeDir(path: \"~/x\")]}",
+        "restart" => "Always, OnFailure or Never",
+        "on_close" => "Restart or Hold",
+        "on_give_up" => "Hold or EndSession(code: 1)",
+        "on_failure" => "Fail or Continue",
+        "kind" => "Chromium or Electron",
+        "give_up" => "Never or After(times: 10, within: \"10m\")",
+        "probe" | "what" => {
+            "Display or one of Window(class: …), Tcp(address: …), Http(url: …), UnixSocket(path: …), Path(path: …), Command(argv: …)"
+        }
+        "matches" => "Match(cmdline: \"^/usr/bin/xterm\")",
+        "ready" => "Ready(probe: …)",
+        "health" => "Health(probe: …)",
+        "backoff" => "fields in parentheses, as in Backoff(first: \"3s\")",
+        "stop" => "fields in parentheses, as in Stop(signal: \"INT\")",
+        "log" => "fields in parentheses, as in Log(keep: 3)",
+        "limits" => "fields in parentheses, as in Limits(nice: 5)",
+        "icon" => "Icon(name: \"…\")",
+        _ => TEXT,
+    }
+}

@@ -1,0 +1,140 @@
+//! Scope: what the strings of one manifest may refer to, and their filling in. Owns `vars` and what follows
+//! when one of them fails: whoever uses it is not wrong, and is not told of. Judges no value.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::interpolate::{Failed, interpolate};
+use super::parse::MOST_PROBLEMS;
+use super::place::Place;
+use super::problem::Problem;
+
+/// More vars that refer to each other in a row are refused.
+const MOST_VARS_IN_A_ROW: usize = 64;
+/// All strings of one manifest together, filled in: more than any program can be given.
+const MOST_BYTES: usize = 4 << 20;
+
+type LookUp<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+pub struct Scope<'a> {
+    vars: Vars<'a>,
+    place: &'a Place<'a>,
+    /// The fields whose text is not known; what is said of their values is a consequence.
+    unsure: BTreeSet<String>,
+    filled: usize,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Scope<'a> {
+    /// `outer`: the names behind `vars`.
+    pub fn new(vars: BTreeMap<String, String>, outer: LookUp<'a>, home: &'a str, place: &'a Place<'a>) -> Self {
+        let names: Vec<String> = vars.keys().cloned().collect();
+        let mut vars = Vars { written: vars, outer, home, open: Vec::new(), done: BTreeMap::new(), failed: Vec::new() };
+        for name in &names {
+            vars.value(name);
+        }
+        let mut scope = Scope { vars, place, unsure: BTreeSet::new(), filled: 0, problems: Vec::new() };
+        for (name, failed) in std::mem::take(&mut scope.vars.failed) {
+            scope.fail(&format!("vars.{name}"), failed);
+        }
+        scope
+    }
+
+    /// Fills in one string; one that fails is left as it is written.
+    pub fn fill(&mut self, path: &str, text: &mut String) {
+        if self.filled > MOST_BYTES || self.place.is_full() {
+            return;
+        }
+        match self.vars.interpolated(text) {
+            Ok(None) => {
+                self.unsure.insert(path.into());
+            }
+            Ok(Some(filled)) if filled.contains('\0') => {
+                self.tell(path, self.place.problem(path, "a text with a NUL byte cannot be given to a program"));
+            }
+            Ok(Some(filled)) => {
+                self.filled += filled.len();
+                *text = filled;
+                if self.filled > MOST_BYTES {
+                    let message = "the texts up to here are longer than 4 MiB when they are filled in";
+                    self.tell(path, self.place.problem(path, message).help("no program takes as much"));
+                }
+            }
+            Err(failed) => self.fail(path, failed),
+        }
+    }
+
+    fn fail(&mut self, path: &str, failed: Failed) {
+        let problem = self.place.problem_within(path, failed.span, failed.message).help(failed.help);
+        self.tell(path, problem);
+    }
+
+    fn tell(&mut self, path: &str, problem: Problem) {
+        self.unsure.insert(path.into());
+        self.problems.push(problem);
+    }
+
+    /// Puts what failed here before what was found in the values, less its consequences. The vars.
+    pub fn conclude(self, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
+        problems.retain(|problem| !self.unsure.contains(&problem.field));
+        problems.splice(0..0, self.problems);
+        // An error decides about the app: no number of warnings may push it out.
+        problems.sort_by_key(|problem| problem.severity);
+        problems.truncate(MOST_PROBLEMS);
+        self.vars.done.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+}
+
+/// `vars` may use each other, in any order, but not in a circle.
+struct Vars<'a> {
+    written: BTreeMap<String, String>,
+    outer: LookUp<'a>,
+    home: &'a str,
+    /// Those being filled in, each used by the one before.
+    open: Vec<String>,
+    /// `None`: it failed, or one that it uses did.
+    done: BTreeMap<String, Option<String>>,
+    failed: Vec<(String, Failed)>,
+}
+
+impl Vars<'_> {
+    fn value(&mut self, name: &str) -> Option<String> {
+        if let Some(value) = self.done.get(name) {
+            return value.clone();
+        }
+        let text = self.written.get(name)?.clone();
+        self.open.push(name.into());
+        let value = self.interpolated(&text).unwrap_or_else(|failed| {
+            self.failed.push((name.into(), failed));
+            None
+        });
+        self.open.pop();
+        self.done.insert(name.into(), value.clone());
+        value
+    }
+
+    /// `None`: the text uses a var that has failed.
+    fn interpolated(&mut self, text: &str) -> Result<Option<String>, Failed> {
+        let mut leans = false;
+        let home = self.home;
+        let filled = interpolate(text, home, &mut |name| {
+            if !self.written.contains_key(name) {
+                return Ok((self.outer)(name));
+            }
+            self.refuse_circle(name)?;
+            let value = self.value(name);
+            leans |= value.is_none();
+            Ok(Some(value.unwrap_or_default()))
+        });
+        filled.map(|filled| Some(filled).filter(|_| !leans))
+    }
+
+    fn refuse_circle(&self, name: &str) -> Result<(), String> {
+        if let Some(at) = self.open.iter().position(|open| open == name) {
+            return Err(format!("these refer to each other: {} -> {name}", self.open[at..].join(" -> ")));
+        }
+        match self.open.len() >= MOST_VARS_IN_A_ROW && !self.done.contains_key(name) {
+            true => Err(format!("more than {MOST_VARS_IN_A_ROW} vars refer to each other in a row")),
+            false => Ok(()),
+        }
+    }
+}
