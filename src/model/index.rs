@@ -541,6 +541,33 @@ mod tests {
         }
 
         #[test]
+        fn whatever_ron_writes_is_indexed(value in any_ron(), compact: bool, depth in 0usize..4) {
+            let Ok(value) = ron::from_str::<ron::Value>(&value) else { return Ok(()) };
+            let pretty = ron::ser::PrettyConfig::new().depth_limit(depth).compact_arrays(compact).struct_names(true);
+            for text in [ron::ser::to_string(&value).unwrap(), ron::ser::to_string_pretty(&value, pretty).unwrap()] {
+                prop_assert!(Index::of(&text).is_ok(), "{text}: {:?}", Index::of(&text));
+            }
+        }
+
+        /// Right texts with something taken out, put in or doubled: whatever RON still accepts.
+        #[test]
+        fn whatever_ron_accepts_of_a_damaged_text_is_indexed(
+            text in any_ron(),
+            at in any::<prop::sample::Index>(),
+            length in 0usize..4,
+            piece in "[(){}\\[\\]:,\"'#/*\\\\rb_.0-9 \n]{0,3}|r#|//|br\"|Some\\(|\u{200e}|\u{301}|\u{2028}|\u{feff}",
+        ) {
+            let mut characters: Vec<char> = text.chars().collect();
+            let start = at.index(characters.len() + 1);
+            let end = (start + length).min(characters.len());
+            characters.splice(start..end, piece.chars());
+            let damaged: String = characters.into_iter().collect();
+            if ron::from_str::<ron::Value>(&damaged).is_ok() {
+                prop_assert!(Index::of(&damaged).is_ok(), "{damaged:?}: {:?}", Index::of(&damaged));
+            }
+        }
+
+        #[test]
         fn nothing_makes_it_panic(text in "[\\x20-\\x7e\\n\\\\\"'(){}\\[\\]:,#é]{0,60}") {
             if Index::of(&text).is_err() {
                 prop_assert!(ron::from_str::<Manifest>(&text).is_err());

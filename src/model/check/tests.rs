@@ -429,6 +429,71 @@ fn bad_texts_are_refused_whole() {
 }
 
 #[test]
+fn a_change_in_one_of_a_thousand_files_makes_one_app_anew() {
+    let text = |n: usize, about: &str| (format!("app{n:04}"), format!(r#"App(command: "tool", about: "{about}")"#));
+    let mut files: Vec<(String, String)> = (0..1_000).map(|n| text(n, "")).collect();
+    let mut checker = Checker::default();
+    let mut check = |files: &[(String, String)], env: &[(&str, &str)]| {
+        let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        check_with(&mut checker, env, &files)
+    };
+    let before = check(&files, &[]);
+    files[500] = text(500, "new");
+    let after = check(&files, &[]);
+    let made_anew = |before: &Checked, after: &Checked| {
+        let anew = |name: &&String| !Arc::ptr_eq(&before.apps[*name], &after.apps[*name]);
+        after.apps.keys().filter(anew).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(made_anew(&before, &after), ["app0500"]);
+    assert_eq!(
+        made_anew(&after, &check(&files, &[("LANG", "C")])).len(),
+        1_000,
+        "the environment is part of every app"
+    );
+}
+
+#[test]
+fn what_was_missing_is_looked_for_again() {
+    let source = [Source { name: "web".into(), file: "web.ron".into(), text: Ok(r#"App(command: "late")"#.into()) }];
+    let env = BTreeMap::from([("PATH".to_string(), "relative::/bin".to_string())]);
+    let mut checker = Checker::default();
+    let mut check = |there: bool| {
+        let executable = |file: &str| there && file.ends_with("/late");
+        checker.check(&source, &Surroundings { env: &env, home: "/home/me", executable: &executable })
+    };
+    assert!(check(false).stale.contains_key("web"));
+    // Only whole paths count: a relative folder of PATH would mean another program elsewhere.
+    assert_eq!(check(true).apps["web"].argv, ["/bin/late"]);
+}
+
+#[test]
+fn every_field_of_a_manifest_has_its_effect() {
+    // These show in the fields they are resolved into.
+    let resolved = ["vars", "args_from", "args_kept", "args_last", "env_secret"];
+    let manifest = serde_json::to_value(Manifest::new("tool")).unwrap();
+    for field in manifest.as_object().unwrap().keys() {
+        let known = plan::FIELDS.iter().any(|(name, ..)| name == field);
+        assert!(
+            known != resolved.contains(&field.as_str()),
+            "`{field}` must be in plan::FIELDS or be resolved into one"
+        );
+    }
+}
+
+#[test]
+fn a_plan_of_what_is_there_already_has_no_steps() {
+    let files = [("a", r#"App(command: "tool")"#), ("b", r#"App(command: "/opt/none", enabled: false)"#)];
+    let mut checker = Checker::default();
+    let known = check_with(&mut checker, &[], &files).apps;
+    let again = check_with(&mut checker, &[], &files);
+    assert_eq!(plan::plan(&known, &again), []);
+    assert_eq!((plan::report(&known, &again).steps.len(), plan::report(&known, &again).unchanged), (0, 2));
+    // The file of a known app that breaks stops nothing.
+    let broken = check_with(&mut checker, &[], &[("a", "App("), files[1]]);
+    assert_eq!(plan::plan(&known, &broken), []);
+}
+
+#[test]
 fn comments_order_and_form_change_nothing() {
     let a = one(r#"App(command: "tool", args: ["a"], restart: Always, env: {"A": "1", "B": "2"})"#, &[]);
     let b = one("// why\nApp(env: {\"B\":\"2\",\"A\":\"1\"},\n  args: [\"${X:-a}\",], command: \"tool\")", &[]);
@@ -481,7 +546,27 @@ fn a_plan_reads_like_a_plan() {
     assert_eq!(report.unchanged, 1);
 }
 
+const FIELDS: [&str; 7] = [
+    "command: \"tool\"",
+    "args: [\"a\", \"b c\",]",
+    "env: {\"A\": \"1\", \"B\": \"2\"}",
+    "restart: OnFailure",
+    "prelaunch: [MakeDir(path: \"~/x\")]",
+    "backoff: Backoff(first: \"1500ms\", max: \"1m\")",
+    "matches: Match(cmdline: \"^/bin/tool\")",
+];
+
 proptest! {
+    #[test]
+    fn no_order_of_fields_or_comments_between_them_is_a_change(
+        fields in Just(FIELDS.to_vec()).prop_shuffle(),
+        between in proptest::collection::vec(" |\n\t|/\\* \\( \\*/|// [a-z(\"]{0,9}\n", FIELDS.len()),
+    ) {
+        let text: String = fields.iter().zip(&between).map(|(field, space)| format!("{space}{field}{space},")).collect();
+        let plain = one(&format!("App({})", FIELDS.join(", ")), &[]);
+        prop_assert_eq!(plan::change(&plain, &one(&format!("App({text})"), &[])), Change::None);
+    }
+
     #[test]
     fn no_text_makes_it_panic(text in "(App\\()?[a-z_]{0,8}[:( ]{0,3}[\"a-z${}\\[\\](),:0-9é\\n]{0,60}\\)?") {
         check(&[("web", &text)]);
