@@ -97,7 +97,11 @@ fn check_loaded(
     home: &str,
 ) -> Checked {
     let executable = |file: &str| process::executable(Path::new(file));
-    let mut checked = checker.check(&loaded.sources, &Surroundings { env: environment, home, executable: &executable });
+    let mut checked = checker.check(
+        &loaded.sources,
+        loaded.complete,
+        &Surroundings { env: environment, home, executable: &executable },
+    );
     checked.problems.splice(0..0, loaded.problems);
     checked
 }

@@ -45,7 +45,8 @@ pub struct Checked {
 #[derive(Default)]
 pub struct Checker {
     known: BTreeMap<String, Known>,
-    workspace: Arc<Workspace>,
+    /// `None`: there never was a good one.
+    workspace: Option<Arc<Workspace>>,
 }
 
 struct Known {
@@ -64,25 +65,32 @@ impl Known {
 
 impl Checker {
     /// `sources`: one of each name.
-    pub fn check(&mut self, sources: &[Source], around: &Surroundings<'_>) -> Checked {
-        let mut problems = Vec::new();
-        if let Some(source) = sources.iter().find(|source| source.name == WORKSPACE) {
-            match workspace(source, around) {
-                Ok(workspace) => self.workspace = Arc::new(workspace),
-                Err(found) => problems.extend(found),
-            }
-        } else {
-            self.workspace = Arc::default();
-        }
+    /// `complete`: what is not among the sources is gone, not merely out of sight.
+    pub fn check(&mut self, sources: &[Source], complete: bool, around: &Surroundings<'_>) -> Checked {
         let apps: Vec<&Source> = sources.iter().filter(|source| source.name != WORKSPACE).collect();
+        let problems = self.take_workspace(sources, complete, around);
+        if self.workspace.is_none() {
+            return withheld(&apps, problems);
+        }
         let session = hash(&(format!("{:?}", self.workspace), around.env, around.home));
         for source in &apps {
             self.check_one(source, session, around);
         }
         let names: BTreeSet<&str> = apps.iter().map(|source| source.name.as_str()).collect();
-        self.known.retain(|name, _| names.contains(name.as_str()));
+        self.known.retain(|name, _| !complete || names.contains(name.as_str()));
         let together = together::check(&self.known, &apps);
         self.conclude(problems, together)
+    }
+
+    /// The session's own manifest, or its last good version.
+    fn take_workspace(&mut self, sources: &[Source], complete: bool, around: &Surroundings<'_>) -> Vec<Problem> {
+        match sources.iter().find(|source| source.name == WORKSPACE).map(|source| workspace(source, around)) {
+            Some(Ok(workspace)) => self.workspace = Some(Arc::new(workspace)),
+            Some(Err(found)) => return found,
+            None if complete || self.workspace.is_none() => self.workspace = Some(Arc::default()),
+            None => {}
+        }
+        Vec::new()
     }
 
     /// One file by itself, unless nothing that it depends on has changed.
@@ -92,13 +100,13 @@ impl Checker {
         if self.known.get(&source.name).is_some_and(|known| known.hash == hash && known.problems.is_empty()) {
             return;
         }
-        let (latest, problems) = app(source, &self.workspace, around);
+        let (latest, problems) = app(source, self.workspace.as_deref().unwrap_or(&Workspace::default()), around);
         let good = self.known.remove(&source.name).and_then(|known| known.good);
         self.known.insert(source.name.clone(), Known { hash, latest: latest.map(Arc::new), problems, good });
     }
 
     fn conclude(&mut self, mut problems: Vec<Problem>, mut together: together::Found) -> Checked {
-        let mut checked = Checked { workspace: self.workspace.clone(), ..Checked::default() };
+        let mut checked = Checked { workspace: self.workspace.clone().unwrap_or_default(), ..Checked::default() };
         for (name, known) in &mut self.known {
             let mut all = known.problems.clone();
             all.extend(together.remove(name).unwrap_or_default());
@@ -123,6 +131,14 @@ fn hash(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
+}
+
+/// While the session's own manifest is broken, and never was good, nobody knows which variables are secrets:
+/// no app is started.
+fn withheld(apps: &[&Source], problems: Vec<Problem>) -> Checked {
+    let first = problems.iter().find(|problem| problem.is_error());
+    let stale = apps.iter().filter_map(|source| Some((source.name.clone(), first?.clone()))).collect();
+    Checked { stale, problems, ..Checked::default() }
 }
 
 fn workspace(source: &Source, around: &Surroundings<'_>) -> Result<Workspace, Vec<Problem>> {

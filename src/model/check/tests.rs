@@ -19,7 +19,7 @@ fn check_with(checker: &mut Checker, env: &[(&str, &str)], files: &[(&str, &str)
     let mut env: BTreeMap<String, String> = env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     env.insert("PATH".into(), "/usr/bin:/bin".into());
     let executable = |file: &str| ["/usr/bin/web", "/bin/tool"].contains(&file);
-    checker.check(&sources, &Surroundings { env: &env, home: "/home/me", executable: &executable })
+    checker.check(&sources, true, &Surroundings { env: &env, home: "/home/me", executable: &executable })
 }
 
 fn check(files: &[(&str, &str)]) -> Checked {
@@ -391,6 +391,32 @@ fn an_override_replaces_the_arguments_and_loses_no_flag_that_must_stay() {
 }
 
 #[test]
+fn no_app_starts_before_it_is_known_which_variables_are_secrets() {
+    let mut checker = Checker::default();
+    let app = ("web", r#"App(command: "tool")"#);
+    let broken = check_with(&mut checker, &[], &[app, ("workspace", "Workspace(env_hiden: [])")]);
+    assert!(broken.apps.is_empty() && broken.stale.contains_key("web"));
+    assert!(broken.stale["web"].to_string().contains("env_hiden"));
+    let mended = check_with(&mut checker, &[], &[app, ("workspace", r#"Workspace(env_hidden: ["TOKEN"])"#)]);
+    assert!(mended.apps["web"].env_hidden.contains("TOKEN"));
+    let broken_again = check_with(&mut checker, &[], &[app, ("workspace", "Workspace(")]);
+    assert!(broken_again.apps["web"].env_hidden.contains("TOKEN"), "its last good version holds");
+}
+
+#[test]
+fn what_is_out_of_sight_is_not_gone() {
+    let mut checker = Checker::default();
+    let text = r#"App(command: "tool")"#;
+    check_with(&mut checker, &[], &[("a", text), ("b", text)]);
+    let env = BTreeMap::from([("PATH".to_string(), "/usr/bin:/bin".to_string())]);
+    let around = Surroundings { env: &env, home: "/home/me", executable: &|_| true };
+    let seen = Source { name: "a".into(), file: "a.ron".into(), text: Ok(text.into()) };
+    let names = |checked: Checked| checked.apps.into_keys().collect::<Vec<_>>();
+    assert_eq!(names(checker.check(std::slice::from_ref(&seen), false, &around)), ["a", "b"]);
+    assert_eq!(names(checker.check(&[seen], true, &around)), ["a"]);
+}
+
+#[test]
 fn secrets_are_hidden_from_every_app_that_does_not_name_them() {
     let workspace = r#"Workspace(env: {"LANG": "C"}, env_hidden: ["TOKEN", "VNC_PW"])"#;
     let files = [
@@ -459,7 +485,7 @@ fn what_was_missing_is_looked_for_again() {
     let mut checker = Checker::default();
     let mut check = |there: bool| {
         let executable = |file: &str| there && file.ends_with("/late");
-        checker.check(&source, &Surroundings { env: &env, home: "/home/me", executable: &executable })
+        checker.check(&source, true, &Surroundings { env: &env, home: "/home/me", executable: &executable })
     };
     assert!(check(false).stale.contains_key("web"));
     // Only whole paths count: a relative folder of PATH would mean another program elsewhere.
