@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 use tokio::sync::broadcast;
 
+use super::state::Ledger;
 use crate::model::machine::Report;
 use crate::model::problem::Problem;
 use crate::model::protocol::{Crash, PlanReport, StateName};
@@ -35,14 +36,15 @@ struct Pending {
     tail: Vec<String>,
 }
 
-impl Default for Reports {
-    fn default() -> Self {
-        let (events, _) = broadcast::channel(EVENTS_KEPT);
-        Reports { events, crashes: BTreeMap::new(), pending: Vec::new(), problems: BTreeSet::new() }
-    }
-}
-
 impl Reports {
+    /// `crashes`: what an earlier supervisor has left, oldest first.
+    pub fn with_crashes(crashes: Vec<(String, Crash)>) -> Self {
+        let (events, _) = broadcast::channel(EVENTS_KEPT);
+        let mut reports = Reports { events, crashes: BTreeMap::new(), pending: Vec::new(), problems: BTreeSet::new() };
+        crashes.into_iter().for_each(|(app, crash)| reports.keep(&app, crash));
+        reports
+    }
+
     /// Each event is one JSON object.
     pub fn events(&self) -> broadcast::Sender<Arc<str>> {
         self.events.clone()
@@ -63,7 +65,7 @@ impl Reports {
     }
 
     /// The turn's work is done: tell.
-    pub fn tell(&mut self) {
+    pub fn tell(&mut self, ledger: &mut Ledger) {
         for Pending { at, app, report, tail } in std::mem::take(&mut self.pending) {
             self.send(at, &app, &report);
             match report {
@@ -74,7 +76,7 @@ impl Reports {
                     tracing::info!(event = "app.adopted", app, run, pid, "{app} is already running: adopted pid {pid}");
                 }
                 Report::Entered { run, to, pid, .. } => tell_state(&app, run, to, pid),
-                Report::Crashed { .. } => self.tell_crash(at, &app, &report, tail),
+                Report::Crashed { .. } => self.tell_crash(at, &app, &report, tail, ledger),
             }
         }
     }
@@ -126,7 +128,7 @@ impl Reports {
         let _ = self.events.send(event.to_string().into()); // the last receiver may have left meanwhile
     }
 
-    fn tell_crash(&mut self, at: SystemTime, app: &str, report: &Report, tail: Vec<String>) {
+    fn tell_crash(&mut self, at: SystemTime, app: &str, report: &Report, tail: Vec<String>, ledger: &mut Ledger) {
         let Report::Crashed { run, pid, exit, lived, peak, verdict } = report else { return };
         let reason = exit.to_string();
         let after = lived.map_or_else(|| "before it was ready".into(), |lived| format!("after {}", short(lived)));
@@ -162,11 +164,7 @@ impl Reports {
             (true, _) => tell!(warn, "app.crashed"),
             (false, _) => tell!(info, "app.ended"),
         }
-        let kept = self.crashes.entry(app.into()).or_default();
-        if kept.len() == CRASHES_KEPT {
-            kept.pop_front();
-        }
-        kept.push_back(Crash {
+        let crash = Crash {
             at: time(at),
             run,
             pid: *pid,
@@ -175,7 +173,17 @@ impl Reports {
             uptime_ms,
             peak_memory_bytes: peak_bytes,
             tail,
-        });
+        };
+        ledger.crash(app, &crash);
+        self.keep(app, crash);
+    }
+
+    fn keep(&mut self, app: &str, crash: Crash) {
+        let kept = self.crashes.entry(app.into()).or_default();
+        if kept.len() == CRASHES_KEPT {
+            kept.pop_front();
+        }
+        kept.push_back(crash);
     }
 }
 

@@ -101,6 +101,8 @@ pub struct Supervisor {
     next_id: u32,
     /// What an earlier supervisor knew of apps that have not appeared yet.
     inherited: BTreeMap<String, Kept>,
+    /// An earlier supervisor was stopping everything, to exit with this code.
+    interrupted_drain: Option<u8>,
     /// Apps that have moved since they were last asked for.
     touched: BTreeSet<AppId>,
 }
@@ -147,6 +149,7 @@ impl Default for Supervisor {
             hurried: false,
             next_id: 0,
             inherited: BTreeMap::new(),
+            interrupted_drain: None,
             touched: BTreeSet::new(),
         }
     }
@@ -185,9 +188,15 @@ impl Supervisor {
     /// Goes on where an earlier supervisor was; before the first manifests are loaded.
     pub fn inherit(&mut self, legacy: Legacy) {
         self.inherited = legacy.apps;
+        self.interrupted_drain = legacy.session.draining;
         if legacy.session.staged {
             self.staging = Staging::Done;
         }
+    }
+
+    /// The drain to go on with, once what is left of it has been found.
+    pub fn inherited_drain(&mut self) -> Option<u8> {
+        self.interrupted_drain.take()
     }
 
     /// What of the apps that have moved since the last call is to outlive this supervisor.
@@ -210,9 +219,11 @@ impl Supervisor {
         Snapshot { apps, problems: self.problems.clone(), draining: self.drain.is_some() }
     }
 
-    /// What applying these manifests would do.
+    /// What applying these manifests would do. Apps that an earlier supervisor ran go on: that is no start.
     pub fn plan(&self, checked: &Checked) -> PlanReport {
-        plan::report(&self.known(), checked)
+        let mut report = plan::report(&self.known(), checked);
+        report.steps.retain(|step| step.sign != '+' || !self.inherited.contains_key(&step.app));
+        report
     }
 
     pub fn id(&self, name: &str) -> Option<AppId> {
