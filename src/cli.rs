@@ -222,8 +222,8 @@ Examples:
   kasm-void check-url --no-resolve --json - < urls.txt
   kasm-void check-url --allow 'example.com *.example.org' https://www.example.org
 
-Each URL is a line: allowed, with the URL that would be opened and its addresses, or refused, with the
-reason. The options and variables are those of the launcher; its rules are in docs/security.md.
+A line for each URL: allowed, with what would be opened and its addresses, or refused, and why.
+The options and variables are those of the launcher; all rules are in docs/security.md.
 
 Exit codes:
   0 all are allowed   1 one or more are refused   2 wrong usage";

@@ -60,9 +60,8 @@ fn tell_json(given: &str, verdict: &Verdict) -> anyhow::Result<()> {
 fn tell(given: &str, verdict: &Verdict) -> anyhow::Result<()> {
     match verdict {
         Ok((target, addresses)) => {
-            let found: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-            let found = found.join(" ");
-            say(&format!("{GOOD}allowed{GOOD:#} {} {DIM}{found}{DIM:#}", target.url()))
+            let found: String = addresses.iter().map(|address| format!(" {address}")).collect();
+            say(&format!("{GOOD}allowed{GOOD:#} {}{DIM}{found}{DIM:#}", target.url()))
         }
         Err(Refused { reason, text }) => {
             say(&format!("{BAD}refused{BAD:#} {}: {reason}: {}", plain(given), plain(text)))

@@ -235,11 +235,12 @@ fn because(error: ParseError) -> &'static str {
     match error {
         ParseError::RelativeUrlWithoutBase => "it does not begin with https:// or http://",
         ParseError::EmptyHost => "it names no host",
-        ParseError::IdnaError => "its host is not a valid international name",
+        ParseError::IdnaError | ParseError::InvalidDomainCharacter => {
+            "its host has characters, or punycode, that no host can have"
+        }
         ParseError::InvalidPort => "its port is not a number up to 65535",
         ParseError::InvalidIpv4Address => "its host looks like an IPv4 address and is none",
         ParseError::InvalidIpv6Address => "its host looks like an IPv6 address and is none",
-        ParseError::InvalidDomainCharacter => "its host has a character that hosts cannot have",
         _ => "no browser could read it",
     }
 }

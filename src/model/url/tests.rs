@@ -196,7 +196,7 @@ fn bad_words_of_the_configuration_are_named() {
         ),
         (
             why("", "", "example.com:8080"),
-            "`example.com:8080` is not a host: it has a character that hosts cannot have, perhaps a port or a path",
+            "`example.com:8080` is not a host: it has characters that hosts cannot have, perhaps a port or a path",
         ),
         (
             why("", "", "10.0.0.1"),
