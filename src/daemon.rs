@@ -329,7 +329,7 @@ impl Daemon {
     /// One turn: everything that has happened, and all that follows from it.
     fn work(&mut self) {
         self.processes.forget_table();
-        self.processes.reap(&mut self.ledger);
+        self.processes.reap(|ended| self.ledger.ended(ended));
         self.processes.hear_guard();
         self.processes.watched_ended();
         let now = Instant::now();
@@ -353,7 +353,9 @@ impl Daemon {
                 self.perform(effect);
             }
         }
-        self.reports.tell(&mut self.ledger);
+        for (app, crash) in self.reports.tell() {
+            self.ledger.crash(&app, &crash);
+        }
         self.write_down();
     }
 

@@ -14,4 +14,7 @@ pub mod daemon;
 pub mod guard;
 
 #[cfg(feature = "daemon")]
+pub mod launcher;
+
+#[cfg(feature = "daemon")]
 pub mod cli;

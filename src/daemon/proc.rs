@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+use super::sys::Ended;
+
 pub type Pid = i32;
 
 /// One line of the process table.
@@ -19,6 +21,15 @@ pub struct Entry {
     pub zombie: bool,
     /// A thread of the kernel's own: it belongs to nobody.
     pub kernel: bool,
+}
+
+/// Who led an app's tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leader {
+    pub pid: Pid,
+    /// Clock ticks since boot: with the pid, it names a process for good.
+    pub started: u64,
+    pub ended: Option<Ended>,
 }
 
 /// The living processes of one user, oldest first.

@@ -24,8 +24,7 @@ use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_s
 use tokio::sync::oneshot;
 
 use super::link::{GUARD, Heard, Line, Passing, ToGuard, ToSupervisor};
-use super::proc::{self, Entry, Pid};
-use super::state::{Leader, Ledger};
+use super::proc::{self, Entry, Leader, Pid};
 use super::sys::{self, Ended, LEADER, Step};
 use crate::model::app::App;
 use crate::model::hook::{Hook, LockKind};
@@ -414,12 +413,12 @@ impl Processes {
         true
     }
 
-    /// Collects every child that has ended. How a leader did is written down first: until it is collected, the
-    /// guard would be told in our stead.
-    pub fn reap(&mut self, ledger: &mut Ledger) {
+    /// Collects every child that has ended. How a leader did is written down first, by `note`: until it is
+    /// collected, the guard would be told in our stead.
+    pub fn reap(&mut self, mut note: impl FnMut(Ended)) {
         while let Some(ended) = sys::ended() {
             if matches!(self.children.get(&ended.pid), Some(Role::Leader { .. })) {
-                ledger.ended(ended);
+                note(ended);
             }
             sys::collect(ended.pid);
             self.child_ended(ended);

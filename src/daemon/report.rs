@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 use tokio::sync::broadcast;
 
-use super::state::Ledger;
 use crate::model::machine::Report;
 use crate::model::problem::Problem;
 use crate::model::protocol::{Crash, PlanReport, StateName};
@@ -64,8 +63,9 @@ impl Reports {
         self.pending.push(Pending { at: SystemTime::now(), app: app.into(), report, tail });
     }
 
-    /// The turn's work is done: tell.
-    pub fn tell(&mut self, ledger: &mut Ledger) {
+    /// The turn's work is done: tell. Returns the crashes that are new.
+    pub fn tell(&mut self) -> Vec<(String, Crash)> {
+        let mut crashes = Vec::new();
         for Pending { at, app, report, tail } in std::mem::take(&mut self.pending) {
             self.send(at, &app, &report);
             match report {
@@ -76,9 +76,13 @@ impl Reports {
                     tracing::info!(event = "app.adopted", app, run, pid, "{app} is already running: adopted pid {pid}");
                 }
                 Report::Entered { run, to, pid, .. } => tell_state(&app, run, to, pid),
-                Report::Crashed { .. } => self.tell_crash(at, &app, &report, tail, ledger),
+                Report::Crashed { .. } => {
+                    let crash = self.tell_crash(at, &app, &report, tail);
+                    crashes.extend(crash.map(|crash| (app, crash)));
+                }
             }
         }
+        crashes
     }
 
     /// Manifests were applied: what that changes, and what is wrong with them. The same problem is told
@@ -128,8 +132,8 @@ impl Reports {
         let _ = self.events.send(event.to_string().into()); // the last receiver may have left meanwhile
     }
 
-    fn tell_crash(&mut self, at: SystemTime, app: &str, report: &Report, tail: Vec<String>, ledger: &mut Ledger) {
-        let Report::Crashed { run, pid, exit, lived, peak, verdict } = report else { return };
+    fn tell_crash(&mut self, at: SystemTime, app: &str, report: &Report, tail: Vec<String>) -> Option<Crash> {
+        let Report::Crashed { run, pid, exit, lived, peak, verdict } = report else { return None };
         let reason = exit.to_string();
         let after = lived.map_or_else(|| "before it was ready".into(), |lived| format!("after {}", short(lived)));
         let next = next(verdict);
@@ -174,8 +178,8 @@ impl Reports {
             peak_memory_bytes: peak_bytes,
             tail,
         };
-        ledger.crash(app, &crash);
-        self.keep(app, crash);
+        self.keep(app, crash.clone());
+        Some(crash)
     }
 
     fn keep(&mut self, app: &str, crash: Crash) {

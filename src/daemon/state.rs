@@ -2,7 +2,7 @@
 //! ledger of what outlives a supervisor.
 
 mod ledger;
-pub use ledger::{Inherited, Leader, Ledger};
+pub use ledger::{Inherited, Ledger, parse};
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::daemon::proc::Pid;
+use crate::daemon::proc::{Leader, Pid};
 use crate::daemon::sys::Ended;
 use crate::model::machine::Kept;
 use crate::model::protocol::Crash;
@@ -51,15 +51,6 @@ enum Line {
         app: String,
         crash: Crash,
     },
-}
-
-/// Who led an app's tree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Leader {
-    pub pid: Pid,
-    /// Clock ticks since boot: with the pid, it names a process for good.
-    pub started: u64,
-    pub ended: Option<Ended>,
 }
 
 /// What an earlier supervisor has left.
