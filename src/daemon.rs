@@ -68,6 +68,7 @@ pub fn run(options: Options, line: Line) -> anyhow::Result<ExitCode> {
     let _ = rustix::thread::set_name(c"kasm-void");
     let welcome = Welcome::hear(line)?;
     let state = state::Folder::given(&options.state, welcome.lock)?;
+    sys::share_one_heap();
     sys::unblock_signals();
     sys::survive_file_size_limit();
     let journal = Journal::start(options.log_format, options.log_dir.as_deref())?;
@@ -307,6 +308,7 @@ impl Daemon {
         }
         self.processes.taken_over();
         self.processes.tell_guard(&ToGuard::Ready);
+        sys::slim_down();
     }
 
     async fn serve_metrics(&mut self) {

@@ -53,7 +53,7 @@ pub fn run(state: &Path) -> anyhow::Result<ExitCode> {
         binary: OURSELVES.into(),
         tried: None,
         supervisor: None,
-        due: Some(Instant::now()),
+        due: None,
         ended: VecDeque::new(),
         held: BTreeMap::new(),
         wanted: Vec::new(),
@@ -100,6 +100,8 @@ struct Supervisor {
 
 impl Guard {
     fn run(&mut self) -> anyhow::Result<ExitCode> {
+        self.start()?;
+        sys::slim_down();
         loop {
             if self.due.is_some_and(|due| due <= Instant::now()) {
                 self.start()?;
