@@ -4,13 +4,16 @@
 pub mod change;
 pub mod check_url;
 pub mod client;
+pub mod doctor;
 pub mod follow;
 pub mod manifests;
 pub mod policy;
 pub mod print;
 pub mod session;
 pub mod status;
+pub mod upgrade;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,8 +21,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::daemon::link::Line;
 use crate::daemon::{self, journal};
-use crate::guard;
 use crate::model::quantity::Span;
+use crate::{guard, init};
 use change::Which;
 use client::{Client, Waiting};
 use policy::PolicyOptions;
@@ -127,6 +130,25 @@ enum Verb {
     },
     #[command(flatten)]
     Ask(Ask),
+    /// Look for what keeps the supervisor from keeping its promises
+    Doctor,
+    /// Be PID 1 of a container: start a command, collect orphans, and drain the apps before the command is stopped
+    #[command(after_help = INIT)]
+    Init {
+        /// From the first signal to the end, whatever happens
+        #[arg(long, value_name = "TIME", default_value = "10s")]
+        grace: Span,
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
+    /// Whether this binary could go on with a session; `upgrade` asks it
+    #[command(hide = true)]
+    TakesOver {
+        #[arg(long)]
+        ledger: u32,
+        #[arg(last = true)]
+        folders: Vec<PathBuf>,
+    },
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  source <(kasm-void completions bash)")]
     Completions { shell: clap_complete::Shell },
@@ -199,6 +221,16 @@ enum Ask {
         #[arg(long, conflicts_with = "ready")]
         live: bool,
     },
+    /// Go on with another version of kasm-void; no app notices
+    #[command(after_help = UPGRADE)]
+    Upgrade {
+        /// The binary to go on with [default: this one]
+        #[arg(value_name = "BINARY")]
+        binary: Option<PathBuf>,
+        /// Wait no longer than this
+        #[arg(long, value_name = "TIME", default_value = "60s")]
+        timeout: Span,
+    },
     /// Stop every app in order, then the supervisor
     Drain {
         #[command(flatten)]
@@ -212,6 +244,21 @@ Examples:
   kasm-void run /usr/share/kasm-void/manifests /etc/kasm-void/manifests ~/.config/kasm-void
 
 Changed manifests are applied while it runs. SIGTERM stops every app in order and ends it.";
+
+const INIT: &str = "\
+Example, in a Dockerfile:
+  ENTRYPOINT [\"kasm-void\", \"init\", \"--\", \"/dockerstartup/vnc_startup.sh\"]
+
+On SIGTERM every app is stopped with its own signal, so that profiles are closed and no lock is left; then the
+command gets SIGTERM. A second SIGTERM skips the apps. The exit code is the command's.";
+
+const UPGRADE: &str = "\
+Examples:
+  kasm-void upgrade /opt/kasm-void-1.1/kasm-void
+  ./kasm-void upgrade                            this one takes over
+
+The new binary is tried first: it has to read what the old one leaves, and to find no fault with the manifests.
+If it does not come up, the old one goes on.";
 
 const NEW: &str = "\
 Examples:
@@ -304,6 +351,9 @@ pub fn run(cli: Cli) -> anyhow::Result<Ended> {
         Verb::CheckUrl { urls, no_resolve, policy } => {
             asking(check_url::check(&policy.policy().map_err(anyhow::Error::msg)?, &urls, !no_resolve, json))
         }
+        Verb::Init { grace, command } => init::run(&command, &state, grace.0).map(Ended::Ran),
+        Verb::TakesOver { ledger, folders } => upgrade::takes_over(ledger, &folders, json),
+        Verb::Doctor => asking(doctor::doctor(&Client::new(&state), &state, json)),
         Verb::Ask(question) => asking(ask(question, &Client::new(&state), json)),
         Verb::Completions { shell } => completions(shell),
     }
@@ -327,6 +377,7 @@ async fn ask(question: Ask, client: &Client, json: bool) -> anyhow::Result<Ended
         Ask::Drain { wait } => change::drain(client, wait.into(), json).await,
         Ask::Logs { app, follow, lines } => follow::logs(client, &app, (follow, lines), json).await,
         Ask::Events => follow::events(client, json).await,
+        Ask::Upgrade { binary, timeout } => upgrade::upgrade(client, binary, timeout, json).await,
     }
 }
 

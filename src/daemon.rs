@@ -39,7 +39,7 @@ use crate::model::check::{Checked, Checker, Surroundings};
 use crate::model::machine::{Effect as AppEffect, Event, ProbeKind, Report};
 use crate::model::manifest::{Log, Workspace};
 use crate::model::problem::Problem;
-use crate::model::protocol::{Outcome, PlanReport};
+use crate::model::protocol::{Identity, Outcome, PlanReport, Refusal};
 use crate::model::supervisor::{AppId, AskId, Effect, Input, Supervisor};
 use control::Ask;
 use hooks::{Hands, Request};
@@ -69,7 +69,6 @@ pub fn run(options: Options, line: Line) -> anyhow::Result<ExitCode> {
     let welcome = Welcome::hear(line)?;
     let state = state::Folder::given(&options.state, welcome.lock)?;
     sys::share_one_heap();
-    sys::unblock_signals();
     sys::survive_file_size_limit();
     let journal = Journal::start(options.log_format, options.log_dir.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(64).build()?;
@@ -77,7 +76,7 @@ pub fn run(options: Options, line: Line) -> anyhow::Result<ExitCode> {
         let mut daemon = Daemon::new(&state.path, options.folders, welcome.guard, welcome.news)?;
         daemon.run().await
     })?;
-    // The lock is still ours, so the socket is too.
+    // The lock is still ours, so the socket is too; a supervisor that comes after us replaces it.
     let _ = std::fs::remove_file(state.path.join("control.sock"));
     // Blocking steps that hang on a dead disk must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -185,6 +184,8 @@ struct Daemon {
     asked: AskId,
     drained: Vec<oneshot::Sender<()>>,
     exit: Option<u8>,
+    /// The next supervisor is to go on from here: this one ends, and stops nothing.
+    makes_way: bool,
     notes: mpsc::UnboundedSender<Note>,
     requests: mpsc::UnboundedSender<Request>,
     servers: Vec<Server>,
@@ -244,6 +245,7 @@ impl Daemon {
             asked: 0,
             drained: Vec::new(),
             exit: None,
+            makes_way: false,
             notes,
             requests,
             servers: vec![control],
@@ -260,13 +262,13 @@ impl Daemon {
         let mut watch = watch::start(self.folders.clone());
         self.begin();
         self.serve_metrics().await;
-        while self.exit.is_none() {
+        while self.exit.is_none() && !self.makes_way {
             let next = self.next_moment();
             tokio::select! {
                 biased;
                 _ = signals.child.recv() => {}
                 ready = watched.readable() => ready?.clear_ready(),
-                ready = readable(guard.as_ref()), if self.processes.is_guarded() => ready?.clear_ready(),
+                ready = readable(guard.as_ref()), if self.processes.guard().is_some() => ready?.clear_ready(),
                 () = wait_until(next) => {}
                 Some(request) = inbox.requests.recv() => self.serve(request),
                 Some(note) = inbox.notes.recv() => self.take_note(note),
@@ -283,8 +285,10 @@ impl Daemon {
         }
         self.logs.flush(Duration::from_secs(1)).await;
         let code = self.exit.unwrap_or(0);
-        self.ledger.close();
-        self.processes.tell_guard(&ToGuard::Finished(code));
+        if !self.makes_way {
+            self.ledger.close();
+            self.processes.tell_guard(&ToGuard::Finished(code));
+        }
         Ok(code)
     }
 
@@ -607,7 +611,7 @@ impl Daemon {
         match ask {
             Ask::Apps(reply) => {
                 let mut snapshot = self.supervisor.snapshot(clock());
-                if !self.processes.is_guarded() {
+                if self.processes.guard().is_none() {
                     snapshot.problems.push(process::UNGUARDED.into());
                 }
                 for app in &mut snapshot.apps {
@@ -631,11 +635,45 @@ impl Daemon {
             Ask::Logs { app, lines, reply } => self.send_logs(app, lines, reply),
             Ask::Plan(reply) => self.read_manifests(Purpose::Plan(reply)),
             Ask::Reload(reply) => self.read_manifests(Purpose::Apply(Some(reply))),
+            Ask::Supervisor(reply) => {
+                let _ = reply.send(self.identity()); // as above
+            }
+            Ask::Upgrade { binary, reply } => {
+                let _ = reply.send(self.upgrade(binary)); // as above
+            }
             Ask::Drain(reply) => {
                 self.drained.push(reply);
                 self.queue.push_back(Input::DrainAsked { code: 0 });
             }
         }
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: rustix::process::getpid().as_raw_nonzero().get(),
+            guard: self.processes.guard(),
+            deaths: self.news.deaths,
+            after: Some(self.news.cause.clone()).filter(|cause| !cause.is_empty()),
+            ledger: state::VERSION,
+            folders: self.folders.iter().map(|folder| folder.display().to_string()).collect(),
+            troubles: self.processes.troubles().into_iter().chain(self.ledger.trouble()).collect(),
+        }
+    }
+
+    fn upgrade(&mut self, binary: String) -> Outcome {
+        let refuse =
+            |message: String| Outcome { app: String::new(), done: false, message, refusal: Some(Refusal::WrongState) };
+        if self.processes.guard().is_none() {
+            return refuse(format!("cannot go on with {binary}: {}", process::UNGUARDED));
+        }
+        if self.supervisor.session().draining.is_some() {
+            return refuse(format!("cannot go on with {binary}: the session is ending"));
+        }
+        tracing::info!(event = "supervisor.upgrading", binary, "making way for {binary}");
+        self.processes.tell_guard(&ToGuard::Upgrade(binary.clone()));
+        self.makes_way = true;
+        Outcome { app: String::new(), done: true, message: format!("making way for {binary}"), refusal: None }
     }
 
     fn send_logs(&self, app: String, lines: usize, reply: oneshot::Sender<Option<control::LogStream>>) {

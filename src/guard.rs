@@ -142,6 +142,7 @@ impl Guard {
         command.arg0(words.first().map_or(OsStr::new("kasm-void"), OsString::as_os_str)).args(words.iter().skip(1));
         // A process group of its own, or a Ctrl-C would reach it twice: from the terminal and from us.
         command.env(GUARD, std::process::id().to_string()).stdin(Stdio::from(theirs.into_fd())).process_group(0);
+        sys::start_unblocked(&mut command);
         match command.spawn() {
             Ok(child) => {
                 let pid = child.id() as i32;

@@ -14,6 +14,9 @@ pub mod daemon;
 pub mod guard;
 
 #[cfg(feature = "daemon")]
+pub mod init;
+
+#[cfg(feature = "daemon")]
 pub mod launcher;
 
 #[cfg(feature = "daemon")]

@@ -15,7 +15,7 @@ use super::client::{NoAnswer, NoSupervisor};
 use super::*;
 use crate::daemon::control::{self, Ask as Asked, LogStream};
 use crate::http::Server;
-use crate::model::protocol::{AppStatus, Crash, Outcome, PlanReport, PlanStep, Refusal, Snapshot, StateName};
+use crate::model::protocol::{AppStatus, Crash, Identity, Outcome, PlanReport, PlanStep, Refusal, Snapshot, StateName};
 use crate::model::restart::Exit;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -101,6 +101,8 @@ fn in_words(ask: &Asked) -> String {
         Asked::Plan(_) => "plan".into(),
         Asked::Reload(_) => "reload".into(),
         Asked::Drain(_) => "drain".into(),
+        Asked::Supervisor(_) => "supervisor".into(),
+        Asked::Upgrade { binary, .. } => format!("upgrade {binary}"),
     }
 }
 
@@ -130,6 +132,11 @@ fn answer(snapshot: &Snapshot, output: &broadcast::Sender<Bytes>, ask: Asked) {
         }
         Asked::Plan(reply) | Asked::Reload(reply) => drop(reply.send(report())),
         Asked::Drain(reply) => drop(reply.send(())),
+        Asked::Supervisor(reply) => drop(reply.send(Identity::default())),
+        Asked::Upgrade { binary, reply } => {
+            let message = format!("making way for {binary}");
+            drop(reply.send(Outcome { app: String::new(), done: true, message, refusal: None }));
+        }
         Asked::Verb { .. } => unreachable!("answered by its verdict"),
     }
 }

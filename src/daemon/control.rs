@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use crate::http::{self, Closing, Error, Limits, Peer, Pieces, Server};
 use crate::model::metrics;
 use crate::model::problem::closest;
-use crate::model::protocol::{AppStatus, Crash, Outcome, PlanReport, Refusal, Snapshot, StateName, Verb};
+use crate::model::protocol::{AppStatus, Crash, Identity, Outcome, PlanReport, Refusal, Snapshot, StateName, Verb};
 use crate::model::quantity::Span;
 use crate::model::restart::signal_number;
 use stream::follow_on;
@@ -55,6 +55,12 @@ pub enum Ask {
     Reload(oneshot::Sender<PlanReport>),
     /// Answered when all is down.
     Drain(oneshot::Sender<()>),
+    Supervisor(oneshot::Sender<Identity>),
+    /// Make way for a supervisor from this binary.
+    Upgrade {
+        binary: String,
+        reply: oneshot::Sender<Outcome>,
+    },
 }
 
 /// An app's output.
@@ -125,6 +131,8 @@ fn router(asks: mpsc::Sender<Ask>, events: broadcast::Sender<Arc<str>>) -> Route
         .route("/v1/plan", get(plan))
         .route("/v1/reload", post(reload))
         .route("/v1/drain", post(drain))
+        .route("/v1/supervisor", get(supervisor))
+        .route("/v1/upgrade/{binary}", post(upgrade))
         .merge(observing());
     with_fallbacks(routes).layer(middleware::from_fn(only_ours)).with_state(Desk { asks: Loop(asks), events })
 }
@@ -338,6 +346,14 @@ async fn drain(
             Ok(told(of_all(message, Some(Refusal::TimedOut))))
         }
     }
+}
+
+async fn supervisor(State(asks): State<Loop>) -> Result<Json<Identity>, Error> {
+    Ok(Json(asks.ask(Ask::Supervisor).await?))
+}
+
+async fn upgrade(State(asks): State<Loop>, Named(binary): Named<String>) -> Result<Response, Error> {
+    Ok(told(asks.ask(|reply| Ask::Upgrade { binary, reply }).await?))
 }
 
 /// An outcome that is no single app's.

@@ -39,6 +39,11 @@ pub const STATE: &str = "KASM_VOID_STATE";
 /// Beside them in hooks, which are never taken for the app.
 pub const HOOK: &str = "KASM_VOID_HOOK";
 
+/// How often we look at processes of whose end nothing tells.
+const LOOK: Duration = Duration::from_millis(100);
+
+const NO_PIDFD: &str = "pidfd_open is refused here (a seccomp profile?): the end of a process that is not our child is noticed up to 100 ms late; allow pidfd_open and pidfd_send_signal";
+
 /// What it means that the guard has died.
 pub const UNGUARDED: &str = "the guard has died: the apps go on, but should the supervisor die too, nobody starts it again; end this session with `kasm-void drain` when it suits, and start a new one";
 
@@ -59,6 +64,10 @@ pub struct Processes {
     watched: HashMap<Pid, Watched>,
     epoll: OwnedFd,
     guard: Option<Guard>,
+    /// Why processes that are not our children can only be looked at now and then.
+    blind: Option<&'static str>,
+    /// When that is due again.
+    look: Option<Instant>,
     /// Apps of whose tree something may not descend from us: the quick answers do not hold for them.
     scattered: HashSet<AppId>,
     /// By app: who led its tree when an earlier supervisor wrote it down, until it is looked up.
@@ -115,7 +124,8 @@ enum Role {
 }
 
 struct Watched {
-    pidfd: OwnedFd,
+    /// `None`: refused, so it is looked at now and then.
+    pidfd: Option<OwnedFd>,
     entry: Entry,
     app: AppId,
     /// It is the app's leader in this run; else one of a tree that is being cleared.
@@ -161,6 +171,8 @@ impl Processes {
             watched: HashMap::new(),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             guard: Some(guard),
+            blind: None,
+            look: None,
             scattered: HashSet::new(),
             left,
             clearing: BTreeMap::new(),
@@ -181,8 +193,15 @@ impl Processes {
         self.guard.as_ref().map(|guard| guard.line.try_clone()).transpose()
     }
 
-    pub fn is_guarded(&self) -> bool {
-        self.guard.is_some()
+    /// Its pid, while it lives.
+    pub fn guard(&self) -> Option<Pid> {
+        self.guard.as_ref().map(|guard| guard.pid)
+    }
+
+    /// What cannot be done as it should be, with the way out.
+    pub fn troubles(&self) -> Vec<String> {
+        let unguarded = self.guard.is_none().then(|| UNGUARDED.to_string());
+        unguarded.into_iter().chain(self.blind.map(String::from)).collect()
     }
 
     /// What it cannot take now, it does without: it is only for the case that we die.
@@ -233,7 +252,24 @@ impl Processes {
 
     /// When something is to be looked at again, whatever happens.
     pub fn next(&self) -> Option<Instant> {
-        self.guard.as_ref()?.owed.iter().map(|(until, _)| *until).min()
+        let owed = self.guard.iter().flat_map(|guard| &guard.owed).map(|(until, _)| *until);
+        owed.chain(self.look).min()
+    }
+
+    /// Where no descriptor tells of an end, only a look does.
+    fn look_at_unheard(&mut self, now: Instant) {
+        if self.look.is_none_or(|due| due > now) {
+            return;
+        }
+        let unheard = |(_, watched): &(&Pid, &Watched)| watched.pidfd.is_none();
+        let owed: Vec<Pid> = self.guard.iter().flat_map(|guard| &guard.owed).map(|(_, pid)| *pid).collect();
+        let ended = |(pid, watched): &(&Pid, &Watched)| {
+            let lives = |now: Entry| now.started == watched.entry.started && !now.zombie;
+            !owed.contains(*pid) && !proc::entry(**pid).is_some_and(lives)
+        };
+        let gone: Vec<Pid> = self.watched.iter().filter(unheard).filter(ended).map(|(pid, _)| *pid).collect();
+        gone.into_iter().for_each(|pid| self.end_of_watched(pid));
+        self.look = self.watched.iter().any(|watched| unheard(&watched)).then(|| now + LOOK);
     }
 
     /// The name of a living process, and the leader of a tree we know.
@@ -402,11 +438,20 @@ impl Processes {
             return true;
         }
         let Some(pid) = rustix::process::Pid::from_raw(entry.pid) else { return false };
-        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Some(pidfd),
+            Err(rustix::io::Errno::SRCH) => return false,
+            Err(_) => {
+                self.blind = Some(NO_PIDFD);
+                self.look.get_or_insert_with(|| Instant::now() + LOOK);
+                None
+            }
+        };
         // The descriptor is of whoever has the pid now: only the start time tells that it is the one we saw.
         let same = proc::entry(entry.pid).is_some_and(|now| now.started == entry.started && now.zombie == entry.zombie);
         let data = epoll::EventData::new_u64(entry.pid as u64);
-        if !same || epoll::add(&self.epoll, &pidfd, data, epoll::EventFlags::IN).is_err() {
+        let added = |pidfd| epoll::add(&self.epoll, pidfd, data, epoll::EventFlags::IN).is_ok();
+        if !same || !pidfd.as_ref().is_none_or(added) {
             return false;
         }
         self.watched.insert(entry.pid, Watched { pidfd, entry, app, leader });
@@ -464,7 +509,9 @@ impl Processes {
         };
         let parent = proc::entry(pid).unwrap_or(watched.entry).parent;
         if let Some(guard) = self.guard.as_mut().filter(|guard| guard.pid == parent) {
-            let _ = epoll::delete(&self.epoll, &watched.pidfd); // or it would be told for ever
+            if let Some(pidfd) = &watched.pidfd {
+                let _ = epoll::delete(&self.epoll, pidfd); // or it would be told for ever
+            }
             guard.owed.push((Instant::now() + GUARDS_WORD, pid));
             return;
         }
@@ -473,6 +520,7 @@ impl Processes {
 
     /// Those of whom the guard should have told by now.
     pub fn give_up_waiting(&mut self, now: Instant) {
+        self.look_at_unheard(now);
         let Some(guard) = &mut self.guard else { return };
         let late: Vec<Pid> = guard.owed.iter().filter(|(until, _)| *until <= now).map(|(_, pid)| *pid).collect();
         late.into_iter().for_each(|pid| self.watched_is_gone(pid, Exit::Unknown, None));
@@ -483,7 +531,9 @@ impl Processes {
         if let Some(guard) = &mut self.guard {
             guard.owed.retain(|(_, owed)| *owed != pid);
         }
-        let _ = epoll::delete(&self.epoll, &watched.pidfd); // closing it does the same
+        if let Some(pidfd) = &watched.pidfd {
+            let _ = epoll::delete(&self.epoll, pidfd); // closing it does the same
+        }
         if let Some(run) = watched.leader {
             self.happened.push_back((watched.app, Event::Exited { run, exit, peak }));
         }
@@ -516,7 +566,7 @@ impl Processes {
     /// Signals an app's leader. A child that has not been collected keeps its pid, so the pid is enough.
     pub fn signal(&self, pid: Pid, signal: i32) {
         match self.watched.get(&pid) {
-            Some(watched) => send(Some(&watched.pidfd), pid, signal),
+            Some(watched) => send(watched.pidfd.as_ref(), pid, signal),
             None if self.children.contains_key(&pid) => send(None, pid, signal),
             None => {}
         }

@@ -2,7 +2,7 @@
 //! ledger of what outlives a supervisor.
 
 mod ledger;
-pub use ledger::{Inherited, Ledger, parse};
+pub use ledger::{Inherited, Ledger, VERSION, parse};
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;

@@ -68,13 +68,30 @@ pub fn signal_fd(signals: &[c_int]) -> io::Result<OwnedFd> {
 }
 
 /// No signal is held back, whatever our parent did with its own.
-pub fn unblock_signals() {
+fn unblock_signals() {
     // SAFETY: an all-zero set is valid memory for `sigemptyset`.
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut());
     }
+}
+
+/// What is started does not inherit the signals we hold back.
+pub fn start_unblocked(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: what is called is async-signal-safe and allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            unblock_signals();
+            Ok(())
+        });
+    }
+}
+
+/// Whether the kernel gives us descriptors for processes.
+pub fn pidfd_works() -> bool {
+    rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty()).is_ok()
 }
 
 /// A file that would grow beyond an inherited `ulimit -f` is an error to be told, not the end of us. Children

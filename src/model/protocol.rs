@@ -15,6 +15,25 @@ pub struct Snapshot {
     pub draining: bool,
 }
 
+/// `GET /v1/supervisor`: who is supervising.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Identity {
+    pub version: String,
+    pub pid: i32,
+    /// The process that starts the next supervisor; `None`: it has died.
+    pub guard: Option<i32>,
+    /// Supervisors of this session that have died.
+    pub deaths: u32,
+    /// Why this one was started, unless it was the first.
+    pub after: Option<String>,
+    /// Version of what one supervisor leaves for the next.
+    pub ledger: u32,
+    /// Manifest folders; later ones win.
+    pub folders: Vec<String>,
+    /// What keeps it from keeping its promises, one sentence each with the way out.
+    pub troubles: Vec<String>,
+}
+
 /// One app in `status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AppStatus {

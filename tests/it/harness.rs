@@ -10,7 +10,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use kasm_void::model::protocol::{AppStatus, Snapshot, StateName};
+use kasm_void::cli::client::Client;
+use kasm_void::model::protocol::{AppStatus, Identity, Snapshot, StateName};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -149,10 +150,16 @@ impl Session {
     }
 
     pub fn start_supervisor(&mut self) {
+        self.start_supervisor_with(|_| {});
+    }
+
+    /// `change` is made to the command that starts it.
+    pub fn start_supervisor_with(&mut self, change: impl FnOnce(&mut Command)) {
         let log = fs::File::options().create(true).append(true).open(self.supervisor_log()).expect("a log");
         let mut run = self.command(binary());
         run.arg("run").arg(self.manifests()).args(&self.folders);
         run.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        change(&mut run);
         self.supervisor = Some(run.spawn().expect("the built binary"));
         until("the supervisor answers `status`", || {
             if let Ok(Some(status)) = self.supervisor.as_mut().expect("just started").try_wait() {
@@ -189,6 +196,16 @@ impl Session {
         let output = self.cli(args);
         assert_eq!(output.code, Some(0), "kasm-void {args:?}: {output:?}");
         output.stdout
+    }
+
+    /// Who is supervising; `None` while nobody answers.
+    pub fn try_identity(&self) -> Option<Identity> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(Client::new(&self.state()).get("/v1/supervisor")).ok()
+    }
+
+    pub fn identity(&self) -> Identity {
+        until("a supervisor answers", || self.try_identity())
     }
 
     pub fn status(&self) -> Snapshot {

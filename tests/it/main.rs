@@ -13,5 +13,6 @@ mod hooks;
 mod logs;
 mod reload;
 mod session;
+mod takeover;
 mod tidy;
 mod trees;

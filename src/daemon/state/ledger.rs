@@ -18,7 +18,7 @@ use crate::model::protocol::Crash;
 use crate::model::supervisor::{Legacy, Session};
 
 /// Of the form; another one is not read.
-const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 /// A ledger is written anew when it is this large, and four times what it has to say.
 const ENOUGH: u64 = 256 << 10;
 /// More than any session has to say: what is larger is none of ours.
@@ -217,6 +217,12 @@ impl Ledger {
                 "cannot write {file}: {error}; should the supervisor die, the next one finds the apps all the same, but not what was held, counted or waited for"
             );
         }
+    }
+
+    /// What it cannot do, with the way out.
+    pub fn trouble(&self) -> Option<String> {
+        let file = self.path.display();
+        self.trouble.map(|_| format!("{file} cannot be written: should the supervisor die, what was held, counted or waited for is forgotten; make room there"))
     }
 
     /// The session is over: nobody is to go on from here.

@@ -1,0 +1,165 @@
+//! `doctor`: looks for what keeps the supervisor from keeping its promises, and says the way out.
+
+use std::fs;
+use std::path::Path;
+
+use super::Ended;
+use super::client::{Client, NoSupervisor};
+use super::print::{BAD, BUSY, GOOD, plain, say, say_json};
+use crate::daemon::{proc, sys};
+use crate::model::protocol::{Identity, Snapshot};
+
+/// What was looked at.
+#[derive(serde::Serialize)]
+struct Finding {
+    what: &'static str,
+    verdict: Verdict,
+    /// What was found, and the way out where one is needed.
+    text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Fine,
+    /// Works, but not as well as it could.
+    Doubtful,
+    Broken,
+}
+
+/// Refused when something is broken.
+pub async fn doctor(client: &Client, state: &Path, json: bool) -> anyhow::Result<Ended> {
+    let mut found = of_the_machine(state);
+    found.extend(of_the_supervisor(client).await?);
+    let broken = found.iter().any(|finding| finding.verdict == Verdict::Broken);
+    if json {
+        say_json(&found)?;
+    } else {
+        for Finding { what, verdict, text } in &found {
+            let (style, sign) = match verdict {
+                Verdict::Fine => (GOOD, "ok"),
+                Verdict::Doubtful => (BUSY, "doubtful"),
+                Verdict::Broken => (BAD, "broken"),
+            };
+            say(&format!("{style}{sign:8}{style:#} {what}: {}", plain(text)))?;
+        }
+    }
+    Ok(if broken { Ended::Refused } else { Ended::Done })
+}
+
+async fn of_the_supervisor(client: &Client) -> anyhow::Result<Vec<Finding>> {
+    let identity: Identity = match client.get("/v1/supervisor").await {
+        Ok(identity) => identity,
+        Err(error) if error.is::<NoSupervisor>() => {
+            return Ok(vec![finding("supervisor", Verdict::Broken, error.to_string())]);
+        }
+        Err(error) => return Err(error),
+    };
+    let snapshot: Snapshot = client.get("/v1/apps").await?;
+    let mut found = Vec::new();
+    let Identity { version, pid, guard, deaths, after, troubles, .. } = identity;
+    let text = match (guard, &after) {
+        (Some(guard), None) => format!("version {version}, pid {pid}, guarded by pid {guard}"),
+        (Some(guard), Some(after)) => {
+            format!(
+                "version {version}, pid {pid}, guarded by pid {guard}; {deaths} died in this session, started after: {after}"
+            )
+        }
+        (None, _) => format!("version {version}, pid {pid}"),
+    };
+    let verdict = if deaths == 0 { Verdict::Fine } else { Verdict::Doubtful };
+    found.push(finding("supervisor", verdict, text));
+    found.extend(troubles.into_iter().map(|trouble| finding("supervisor", Verdict::Broken, trouble)));
+    found.extend(snapshot.problems.into_iter().map(|problem| finding("manifests", Verdict::Doubtful, problem)));
+    for app in &snapshot.apps {
+        if let Some(trouble) = &app.log_trouble {
+            found.push(finding("logs", Verdict::Broken, format!("{}: {trouble}", app.name)));
+        }
+    }
+    Ok(found)
+}
+
+fn of_the_machine(state: &Path) -> Vec<Finding> {
+    vec![processes(), pidfd(), descriptors(), watches(), room(state)]
+}
+
+fn finding(what: &'static str, verdict: Verdict, text: impl Into<String>) -> Finding {
+    Finding { what, verdict, text: text.into() }
+}
+
+fn processes() -> Finding {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    match (proc::entry(own), proc::children(own)) {
+        (Some(_), Some(_)) => finding("processes", Verdict::Fine, "/proc tells what is needed"),
+        (Some(_), None) => finding(
+            "processes",
+            Verdict::Doubtful,
+            "the kernel does not list children (CONFIG_PROC_CHILDREN): each end of an app costs a look at all processes",
+        ),
+        (None, _) => finding(
+            "processes",
+            Verdict::Broken,
+            "/proc cannot be read: apps that are running are not found, and their trees not swept; mount it",
+        ),
+    }
+}
+
+fn pidfd() -> Finding {
+    match sys::pidfd_works() {
+        true => finding("pidfd", Verdict::Fine, "the end of any process is told at once"),
+        false => finding(
+            "pidfd",
+            Verdict::Doubtful,
+            "pidfd_open is refused (a seccomp profile?): the end of a process that is not the supervisor's child is noticed up to 100 ms late",
+        ),
+    }
+}
+
+fn descriptors() -> Finding {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    match limit {
+        Some(limit) if limit < 1024 => finding(
+            "descriptors",
+            Verdict::Doubtful,
+            format!("{limit} open files at most: three for each app are needed; raise `ulimit -Hn`"),
+        ),
+        Some(limit) => finding("descriptors", Verdict::Fine, format!("{limit} open files at most")),
+        None => finding("descriptors", Verdict::Fine, "as many as wanted"),
+    }
+}
+
+fn watches() -> Finding {
+    let number = |name: &str| -> Option<u64> {
+        fs::read_to_string(format!("/proc/sys/fs/inotify/{name}")).ok()?.trim().parse().ok()
+    };
+    match (number("max_user_instances"), number("max_user_watches")) {
+        (Some(instances), Some(watches)) if instances >= 16 && watches >= 1024 => {
+            finding("inotify", Verdict::Fine, format!("{instances} instances, {watches} watches"))
+        }
+        (Some(instances), Some(watches)) => finding(
+            "inotify",
+            Verdict::Doubtful,
+            format!(
+                "{instances} instances and {watches} watches for all programs of a user: when they are used up, changed manifests are found by looking every 2 s"
+            ),
+        ),
+        _ => finding("inotify", Verdict::Doubtful, "not there: changed manifests are found by looking every 2 s"),
+    }
+}
+
+fn room(state: &Path) -> Finding {
+    let folder = state.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    match rustix::fs::statvfs(folder) {
+        Ok(is) if is.f_bavail * is.f_frsize < 1 << 20 => finding(
+            "state folder",
+            Verdict::Broken,
+            format!("less than 1 MiB is free on {}: make room", folder.display()),
+        ),
+        Ok(is) => finding(
+            "state folder",
+            Verdict::Fine,
+            format!("{} MiB free on {}", (is.f_bavail * is.f_frsize) >> 20, folder.display()),
+        ),
+        Err(error) => finding("state folder", Verdict::Broken, format!("{}: {error}", folder.display())),
+    }
+}

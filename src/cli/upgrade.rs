@@ -1,0 +1,82 @@
+//! `upgrade`: another binary goes on with the session. Makes sure that it can before anything is given up.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use super::client::{Client, NoAnswer, encoded};
+use super::print::{GOOD, plain, say, say_json};
+use super::{Ended, manifests};
+use crate::daemon;
+use crate::model::protocol::{Identity, Outcome};
+use crate::model::quantity::Span;
+
+/// Between two looks whether the next supervisor answers.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Hands the session on `state` over to a supervisor from `binary`, and waits until it has taken over.
+pub async fn upgrade(client: &Client, binary: Option<PathBuf>, limit: Span, json: bool) -> anyhow::Result<Ended> {
+    let binary = match binary {
+        Some(binary) => binary,
+        None => std::env::current_exe().context("cannot tell which binary this is: name one")?,
+    };
+    let binary = binary.canonicalize().with_context(|| format!("cannot find {}", binary.display()))?;
+    let before: Identity = client.get("/v1/supervisor").await?;
+    try_out(&binary, &before)?;
+    let asked = super::client::Waiting { wait: true, timeout: limit };
+    let outcome: Outcome = client.change(&format!("/v1/upgrade/{}", encoded(&binary.to_string_lossy())), asked).await?;
+    ensure!(outcome.done, "{}", outcome.message);
+    let after = next(client, &before, limit).await?;
+    let taken_over = after.after.as_deref() == Some("upgrade");
+    if json {
+        say_json(&after)?;
+    }
+    if !taken_over {
+        bail!("{}; the old version (pid {}) goes on, no app was touched", after.after.unwrap_or_default(), after.pid);
+    }
+    if !json {
+        let (from, to) = (plain(&before.version), plain(&after.version));
+        say(&format!("{GOOD}ok{GOOD:#} {to} (pid {}) goes on where {from} (pid {}) was", after.pid, before.pid))?;
+    }
+    Ok(Ended::Done)
+}
+
+/// The new binary says itself whether it can go on from where the old one is.
+fn try_out(binary: &Path, before: &Identity) -> anyhow::Result<()> {
+    let said = binary.display();
+    let mut command = Command::new(binary);
+    command.args(["takes-over", "--ledger", &before.ledger.to_string(), "--"]).args(&before.folders);
+    let output = command.output().with_context(|| format!("cannot run {said}"))?;
+    let text = String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr });
+    ensure!(output.status.success(), "{said} cannot take over, and nothing was changed: {}", plain(text.trim()));
+    Ok(())
+}
+
+async fn next(client: &Client, before: &Identity, limit: Span) -> anyhow::Result<Identity> {
+    let until = Instant::now() + limit.0;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        // Between the two nobody answers.
+        if let Ok(now) = client.get::<Identity>("/v1/supervisor").await
+            && now.pid != before.pid
+        {
+            return Ok(now);
+        }
+        if Instant::now() > until {
+            return Err(NoAnswer(format!("no supervisor has answered within {limit}: its log says more")).into());
+        }
+    }
+}
+
+/// Whether this binary could go on with a session: it reads the same ledger, and finds no fault with the
+/// manifests.
+pub fn takes_over(ledger: u32, folders: &[PathBuf], json: bool) -> anyhow::Result<Ended> {
+    let ours = daemon::state::VERSION;
+    ensure!(
+        ledger == ours,
+        "it reads what a supervisor leaves in version {ours}, and this one leaves version {ledger}: drain, and start it"
+    );
+    manifests::tell_problems(&daemon::check(folders), json)
+}

@@ -1,0 +1,188 @@
+//! What takes over on purpose: another binary, and a container's stop; and machines that refuse something.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::time::Instant;
+
+use kasm_void::model::protocol::{Identity, StateName};
+use kasm_void::model::restart::Exit;
+use rustix::process::Signal;
+
+use crate::harness::{DEADLINE, FOREVER, Session, alive, binary, kill, send, until};
+
+const WEB: &str = r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "0s"))"#;
+
+fn web() -> Session {
+    Session::new().stayer("web").app("web", WEB)
+}
+
+/// A program at `name` in the session's folder of programs, as a new version would be.
+fn version(session: &Session, name: &str, body: &str) -> String {
+    let path = session.bin().join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{body}")).expect("a program");
+    let executable = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
+    std::fs::set_permissions(&path, executable).expect("an executable program");
+    path.to_string_lossy().into_owned()
+}
+
+#[test]
+fn another_binary_goes_on_and_no_app_notices() {
+    let session = web().start();
+    let (pid, supervisor) = (session.pid("web"), session.supervisor_pid());
+    let copy = session.bin().join("kasm-void-next");
+    std::fs::copy(binary(), &copy).expect("a copy");
+    let said = session.ok(&["upgrade", &copy.to_string_lossy()]);
+    assert!(said.contains("goes on where"), "{said}");
+    assert_eq!(session.pid("web"), pid);
+    assert!(!alive(supervisor));
+    let next = session.identity();
+    assert_eq!((next.after.as_deref(), next.deaths), (Some("upgrade"), 0));
+    let exe = std::fs::read_link(format!("/proc/{}/exe", next.pid)).expect("its binary");
+    assert_eq!(exe, copy);
+    // The one after a crash is of the same version.
+    kill(next.pid);
+    until("the next supervisor", || session.try_identity().filter(|again| again.pid != next.pid));
+    assert_eq!(session.pid("web"), pid);
+}
+
+#[test]
+fn a_binary_that_cannot_take_over_is_not_let_near() {
+    let session = web().start();
+    let (pid, before) = (session.pid("web"), session.identity());
+    let other = version(&session, "other", "echo 'what is takes-over?' >&2\nexit 2\n");
+    let refused = session.cli(&["upgrade", &other]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("nothing was changed: what is takes-over?"), "{refused:?}");
+    let broken = session.cli(&["upgrade", "/nonexistent/kasm-void"]);
+    assert!(broken.stderr.contains("cannot find /nonexistent/kasm-void"), "{broken:?}");
+    assert_eq!((session.pid("web"), session.identity().pid), (pid, before.pid));
+}
+
+#[test]
+fn a_binary_that_does_not_come_up_gives_way_to_the_old_one() {
+    let session = web().start();
+    let pid = session.pid("web");
+    let liar = version(&session, "liar", "[ \"$1\" = takes-over ] && exit 0\nexit 70\n");
+    let failed = session.cli(&["upgrade", &liar]);
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    assert!(failed.stderr.contains("did not take over: exit code 70; the old version"), "{failed:?}");
+    assert_eq!(session.pid("web"), pid);
+}
+
+#[test]
+fn the_doctor_finds_what_is_broken_and_nothing_else() {
+    let mut session = web().start();
+    session.pid("web");
+    let fine = session.cli(&["doctor", "--json"]);
+    assert_eq!(fine.code, Some(0), "{fine:?}");
+    session.kill_guard();
+    until("it is told", || session.supervisor_output().contains("guard.lost").then_some(()));
+    let broken = session.cli(&["doctor"]);
+    assert_eq!(broken.code, Some(1), "{broken:?}");
+    assert!(broken.stdout.contains("the guard has died"), "{broken:?}");
+    session.ok(&["drain"]);
+    let nobody = session.cli(&["doctor"]);
+    assert!(nobody.code == Some(1) && nobody.stdout.contains("no supervisor is running"), "{nobody:?}");
+}
+
+/// `kasm-void init` as the entry point of a container: it runs a script that starts the session and stays.
+fn container(session: &Session, script: &str) -> Child {
+    let entry = version(session, "entry", script);
+    let mut command = session.command(binary());
+    command.args(["init", "--grace", "20s", "--", &entry]).env("MANIFESTS", session.manifests());
+    command.env("KASM_VOID", binary()).spawn().expect("init")
+}
+
+fn end(mut init: Child) -> Option<i32> {
+    let pid = init.id() as i32;
+    let ended = until("init ends", || init.try_wait().expect("wait"));
+    assert!(!alive(pid));
+    ended.code()
+}
+
+#[test]
+fn a_containers_stop_drains_the_apps_before_its_entry_point() {
+    let polite = format!("trap 'echo web >>\"$DATA/order\"; exit 0' INT\n: >\"$DATA/up\"\n{FOREVER}");
+    let manifest =
+        r#"App(command: "${BIN}/web", stop: Stop(signal: "INT"), ready: Ready(probe: Path(path: "${DATA}/up")))"#;
+    let session = Session::new().program("web", &polite).app("web", manifest);
+    let script = "trap 'echo entry >>\"$DATA/order\"; exit 3' TERM\n\"$KASM_VOID\" run \"$MANIFESTS\" >\"$DATA/log\" 2>&1 &\nwhile :; do sleep 0.05; done\n";
+    let init = container(&session, script);
+    until("the session is up", || session.try_identity());
+    session.wait_state("web", StateName::Running);
+    send(init.id() as i32, Signal::TERM);
+    assert_eq!(end(init), Some(3), "the code is the entry point's");
+    assert_eq!(session.lines("order"), ["web", "entry"]);
+}
+
+#[test]
+fn an_entry_point_that_ends_ends_the_container_with_its_code_and_its_apps() {
+    let session = web();
+    let script = "setsid \"$KASM_VOID\" run \"$MANIFESTS\" >\"$DATA/log\" 2>&1 &\nwhile ! [ -e \"$DATA/web.pids\" ]; do sleep 0.02; done\nexit 7\n";
+    let init = container(&session, script);
+    assert_eq!(end(init), Some(7));
+    let web: i32 = session.lines("web.pids")[0].parse().expect("a pid");
+    assert!(!alive(web), "the app outlived its container");
+}
+
+#[test]
+fn an_entry_point_that_ignores_its_stop_is_killed_within_the_grace() {
+    let session = Session::new();
+    let entry = version(&session, "deaf", &format!("trap '' TERM\n: >\"$DATA/deaf\"\n{FOREVER}"));
+    let mut command = session.command(binary());
+    let init = command.args(["init", "--grace", "2s", "--", &entry]).spawn().expect("init");
+    until("the entry point is deaf", || session.data().join("deaf").exists().then_some(()));
+    let began = Instant::now();
+    send(init.id() as i32, Signal::TERM);
+    assert_eq!(end(init), Some(128 + 9));
+    assert!(began.elapsed() < DEADLINE / 2, "took {:?}", began.elapsed());
+}
+
+/// The command finds `pidfd_open` refused, as some container runtimes do.
+#[expect(unsafe_code, reason = "a filter is set between fork and exec")]
+fn without_pidfd(command: &mut Command) {
+    let instruction = |code: u16, jt: u8, jf: u8, k: u32| libc::sock_filter { code, jt, jf, k };
+    let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    let mut filter = [
+        instruction((libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, 0, 0, 0),
+        instruction((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, 1, libc::SYS_pidfd_open as u32),
+        instruction((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, refused),
+        instruction((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    // SAFETY: between fork and exec only two system calls are made, on memory that was there before.
+    unsafe {
+        command.pre_exec(move || {
+            let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+            if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+                || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) != 0
+            {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn where_pidfds_are_refused_everything_still_works_and_the_doctor_says_so() {
+    let mut session = web();
+    session.by_hand("web");
+    let by_hand: i32 = session.wait_lines("web.pids", 1)[0].parse().expect("a pid");
+    let manifest = r#"App(command: "${BIN}/web", matches: Match(cmdline: "^/bin/sh ${BIN}/web$$"),
+        backoff: Backoff(stable_after: "0s"))"#;
+    session.edit("web", manifest);
+    session.start_supervisor_with(without_pidfd);
+    assert_eq!(session.pid("web"), by_hand);
+    kill(by_hand);
+    let second = session.next_pid("web", by_hand);
+    // Now a child of the guard's, whose end it tells.
+    session.crash_supervisor();
+    assert_eq!(session.pid("web"), second);
+    kill(second);
+    session.next_pid("web", second);
+    assert_eq!(session.find("web").and_then(|app| app.last_exit), Some(Exit::Signal(9)));
+    let identity: Identity = session.identity();
+    assert!(identity.troubles.iter().any(|trouble| trouble.contains("pidfd_open is refused")), "{identity:?}");
+    session.ok(&["stop", "web"]);
+}
