@@ -1,0 +1,13 @@
+//! What the suite holds the supervisor to. A promise that is not kept yet is `false` here, and nowhere else:
+//! turning it on is all it takes to have it checked.
+
+/// An app stopped by hand stays down when the supervisor dies.
+pub const HOLDS_OUTLIVE_THE_SUPERVISOR: bool = false;
+
+/// A manifest that is removed or disabled, or whose program is changed, while nobody supervises is carried out
+/// by the next supervisor.
+pub const EDITS_WHILE_AWAY_ARE_CARRIED_OUT: bool = false;
+
+/// No line an app has written is lost when the supervisor dies. Without it lines may be missing around a kill of
+/// the supervisor, but none is doubled, torn or out of order even then.
+pub const LINES_OUTLIVE_THE_SUPERVISOR: bool = false;
