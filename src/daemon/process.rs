@@ -48,6 +48,8 @@ pub struct Processes {
     children: HashMap<Pid, Role>,
     /// Processes that are not our children, watched by pidfd.
     watched: HashMap<Pid, Watched>,
+    /// Apps whose leader was not our child: what outlives it is handed to somebody else.
+    foreign: HashSet<AppId>,
     epoll: OwnedFd,
     clearing: BTreeMap<AppId, Clearing>,
     out_of_memory_kills: u64,
@@ -126,6 +128,7 @@ impl Processes {
             open_files,
             children: HashMap::new(),
             watched: HashMap::new(),
+            foreign: HashSet::new(),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             clearing: BTreeMap::new(),
             out_of_memory_kills: proc::out_of_memory_kills(),
@@ -277,6 +280,7 @@ impl Processes {
             return false;
         }
         self.watched.insert(entry.pid, Watched { pidfd, app, leader });
+        self.foreign.insert(app);
         true
     }
 
@@ -389,6 +393,7 @@ impl Processes {
         }
         if left.is_empty() {
             self.clearing.remove(&id);
+            self.foreign.remove(&id);
             self.happened.push_back((id, Event::TreeEmpty { run }));
         } else if let Some(clearing) = self.clearing.get_mut(&id) {
             clearing.left = left;
@@ -431,7 +436,8 @@ impl Processes {
         let of_app = |role: &Role| match role {
             Role::Leader { app, .. } | Role::Hook { app, .. } => *app == id,
         };
-        !strays && !self.watched.values().any(|watched| watched.app == id) && !self.children.values().any(of_app)
+        let handed_to_us = !strays && !self.foreign.contains(&id);
+        handed_to_us && !self.watched.values().any(|watched| watched.app == id) && !self.children.values().any(of_app)
     }
 
     /// Every live process of the app's tree.
