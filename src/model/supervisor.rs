@@ -232,6 +232,10 @@ impl Supervisor {
                 let id = self.id(&name)?;
                 self.slots.get_mut(&id)?.removed = true;
                 self.dispatch(now, chance, id, Event::StopAsked(Why::Removed), effects);
+                // One that was down already has nowhere to move to.
+                if self.slots.get(&id).is_some_and(|slot| slot.state().name() == StateName::Stopped) {
+                    self.forget(id, effects);
+                }
                 None
             }
         }
@@ -419,6 +423,10 @@ impl Supervisor {
             return effects.push(refuse(Refusal::NoSuchApp, self.no_such_app(name)));
         };
         let slot = &self.slots[&id];
+        if slot.removed && verb != Verb::Stop {
+            let message = format!("cannot {verb} `{name}`: its manifest is gone, and it is being stopped");
+            return effects.push(refuse(Refusal::NoSuchApp, message));
+        }
         if self.drain.is_some() && verb != Verb::Stop {
             let message = format!("cannot {verb} `{name}`: the session is ending");
             return effects.push(refuse(Refusal::WrongState, message));
