@@ -8,6 +8,7 @@ mod bad_input;
 mod control;
 mod crashes;
 mod desktop;
+mod fuzz;
 mod hooks;
 mod logs;
 mod reload;

@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use crate::cast::{self, Kind};
 use crate::expect::{Disk, Part};
 use crate::harness::until_ok;
+use crate::promises::TREES_ARE_SEEN_WITHOUT_DESCRIPTORS;
 use crate::sight::{self, Process};
 use crate::stage::{How, Stage, signal};
 use crate::wire;
@@ -332,7 +333,8 @@ impl Driver {
     }
 
     fn trouble_descriptors(&mut self) {
-        let spare = self.random.bool().then(|| self.random.u64(..4));
+        let enough = if TREES_ARE_SEEN_WITHOUT_DESCRIPTORS { 0 } else { 32 };
+        let spare = self.random.bool().then(|| enough + self.random.u64(..4));
         self.note(format!("the supervisor is left {spare:?} descriptors"));
         self.stage.limit_descriptors(spare);
     }
