@@ -292,6 +292,8 @@ impl Processes {
     }
 
     fn child_ended(&mut self, reaped: Reaped) {
+        // What it leaves behind has just been handed to us: an answer from before it ended is wrong now.
+        self.forget_table();
         match self.children.remove(&reaped.pid) {
             Some(Role::Leader { app, run, locks }) => {
                 let exit = self.exit(reaped.status, locks);
@@ -325,6 +327,7 @@ impl Processes {
 
     fn end_of_watched(&mut self, pid: Pid, exit: Exit, peak: Option<u64>) {
         let Some(watched) = self.watched.remove(&pid) else { return };
+        self.forget_table();
         let _ = epoll::delete(&self.epoll, &watched.pidfd); // closing it does the same
         if let Some(run) = watched.leader {
             self.happened.push_back((watched.app, Event::Exited { run, exit, peak }));
@@ -416,7 +419,6 @@ impl Processes {
         let Some(clearing) = self.clearing.get_mut(&id) else { return };
         clearing.left.remove(&pid);
         if clearing.left.is_empty() {
-            self.forget_table();
             self.clear_members(id);
         }
     }

@@ -7,6 +7,7 @@ mod adoption;
 mod bad_input;
 mod control;
 mod crashes;
+mod crowd;
 mod desktop;
 mod fuzz;
 mod hooks;
