@@ -61,14 +61,6 @@ impl Kind {
         }
     }
 
-    /// The program that stays, when all goes well.
-    pub fn leader(self) -> &'static str {
-        match self {
-            Kind::Launched => "daemon",
-            other => other.name(),
-        }
-    }
-
     /// Its tree is never larger.
     pub fn most_processes(self) -> usize {
         match self {

@@ -2,6 +2,7 @@
 //! last when something is wrong.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -54,6 +55,24 @@ pub struct Tally {
     pub samples: u64,
 }
 
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} actions, {} quiet points; killed: {} supervisors, {} guards, {} other processes; {} lines counted, {} of \
+             them missing; looked {} times for a second tree",
+            self.actions,
+            self.quiet_points,
+            self.supervisors_killed,
+            self.guards_killed,
+            self.processes_killed,
+            self.lines + self.lines_missing,
+            self.lines_missing,
+            self.samples
+        )
+    }
+}
+
 impl Driver {
     pub fn new(seed: u64, small_disk: bool) -> Self {
         let mut stage = Stage::new(small_disk);
@@ -96,10 +115,8 @@ impl Driver {
         self.lines.read_on().and_then(|()| self.lines.all_kept(None)).unwrap_or_else(|why| panic!("lines: {why}"));
         self.check_what_never_is();
         (self.tally.lines, self.tally.lines_missing) = self.lines.counted();
-        let tally = self.tally;
-        // Moved out: a driver that is dropped tells what went wrong.
-        let sampler = std::mem::replace(&mut self.sampler, Sampler::start(self.stage.root()));
-        Tally { samples: sampler.end(), ..tally }
+        self.tally.samples = self.sampler.end();
+        self.tally
     }
 
     /// Without the one that comes and goes all the time.

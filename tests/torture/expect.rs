@@ -88,7 +88,7 @@ impl Part {
         if edition.enabled != self.edition.enabled || self.disk == Disk::Absent {
             self.unsettle();
         }
-        if self.wanted == Wanted::Unknown {
+        if self.wanted == Wanted::Unknown && (EDITS_WHILE_AWAY_ARE_CARRIED_OUT || edition.enabled) {
             self.wanted = Wanted::Unsure;
         }
         // Whatever it runs as now, another version is seen as a change.
@@ -109,7 +109,7 @@ impl Part {
 
     pub fn removed(&mut self) {
         self.unsettle();
-        if self.wanted == Wanted::Unknown {
+        if self.wanted == Wanted::Unknown && EDITS_WHILE_AWAY_ARE_CARRIED_OUT {
             self.wanted = Wanted::Unsure;
         }
         self.disk = Disk::Absent;

@@ -62,7 +62,7 @@ fn torture(length: Duration, seed: u64) {
     let failed = Failed { seed };
     let tally = Driver::new(seed, small_disk).run(length);
     std::mem::forget(failed);
-    println!("torture: seed {seed} came out right: {tally:#?}");
+    println!("torture: seed {seed} came out right: {tally}");
 }
 
 /// Dropped by a run that fails.

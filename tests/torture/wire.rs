@@ -14,10 +14,10 @@ pub fn ask(socket: &Path, method: &str, path: &str) -> io::Result<(u16, String)>
     let answer = String::from_utf8_lossy(&answer);
     let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let whole =
+    let mut lengths =
         head.lines().filter_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
     match status {
-        Some(status) if whole.last() == Some(body.len()) => Ok((status, body.to_owned())),
+        Some(status) if lengths.next() == Some(body.len()) => Ok((status, body.to_owned())),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }

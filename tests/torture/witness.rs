@@ -48,7 +48,7 @@ impl Sampler {
     }
 
     /// How often it looked.
-    pub fn end(mut self) -> u64 {
+    pub fn end(&mut self) -> u64 {
         self.done.store(true, Ordering::Relaxed);
         self.thread.take().map_or(0, |thread| thread.join().expect("the sampler looks to the end"))
     }
