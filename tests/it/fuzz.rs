@@ -15,7 +15,7 @@ mod entries;
 use entries::{ENTRIES, Entry};
 
 /// How often the corpus of one entry is changed and tried again.
-const CASES: u32 = 400;
+const CASES: u32 = 2000;
 
 fn corpus(name: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);

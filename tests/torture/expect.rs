@@ -101,8 +101,11 @@ impl Part {
             // It is kept back, or it is still there because nobody saw the removal.
             self.wanted = Wanted::Unknown;
         }
-        // The edition before may have been seen or not.
-        self.version_unsure |= self.shaky;
+        if self.shaky {
+            // The edition before may have been seen or not.
+            self.version_unsure = true;
+            self.asked_who_knows_what();
+        }
         self.unsettle();
         self.disk = Disk::Broken;
     }
@@ -161,8 +164,9 @@ impl Part {
         if self.disk == Disk::Broken {
             self.wanted = Wanted::Unknown;
         }
-        if !EDITS_WHILE_AWAY_ARE_CARRIED_OUT && self.shaky {
-            // Whatever was written last may have been written to nobody.
+        // What was written last may have been written to nobody; and what was disabled may have been started by hand.
+        let may_run_disabled = self.wanted == Wanted::Unsure && !self.edition.enabled;
+        if self.shaky || may_run_disabled {
             self.edited_to_nobody();
         }
     }

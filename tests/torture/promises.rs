@@ -4,8 +4,8 @@
 /// An app stopped by hand stays down when the supervisor dies.
 pub const HOLDS_OUTLIVE_THE_SUPERVISOR: bool = false;
 
-/// A manifest that is removed or disabled, or whose program is changed, while nobody supervises is carried out
-/// by the next supervisor.
+/// A manifest that is removed or disabled, or whose program is changed, while nobody supervises is carried out by the
+/// next supervisor. It leaves no process of an app alive that its manifest does not let it start.
 pub const EDITS_WHILE_AWAY_ARE_CARRIED_OUT: bool = false;
 
 /// No line an app has written is lost when the supervisor dies. Without it lines may be missing around a kill of
