@@ -199,12 +199,16 @@ impl Stage {
         let _ = fs::set_permissions(self.session.state().join("logs"), fs::Permissions::from_mode(mode));
     }
 
-    /// The supervisor may have no more descriptors than it has, or so many more.
+    /// The supervisor may open so many more descriptors; 0 is none at all, `None` is as many as it likes.
     pub fn limit_descriptors(&self, spare: Option<u64>) {
         let Some(pid) = self.supervisor() else { return };
-        let now = sight::descriptors(pid) as u64;
         let maximum = getrlimit(Resource::Nofile).maximum;
-        let current = spare.map(|spare| now + spare).or(maximum);
+        let current = match spare {
+            None => maximum,
+            // The limit is for the number of a new one: below this, none is ever free.
+            Some(0) => Some(3),
+            Some(spare) => Some(sight::descriptors(pid) as u64 + spare),
+        };
         if let Some(pid) = Pid::from_raw(pid) {
             let _ = prlimit(Some(pid), Resource::Nofile, Rlimit { current, maximum }); // it may have died meanwhile
         }
