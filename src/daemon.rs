@@ -69,6 +69,7 @@ pub fn run(options: Options, line: Line) -> anyhow::Result<ExitCode> {
     let welcome = Welcome::hear(line)?;
     let state = state::Folder::given(&options.state, welcome.lock)?;
     sys::share_one_heap();
+    proc::keep_spare();
     sys::survive_file_size_limit();
     let journal = Journal::start(options.log_format, options.log_dir.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(64).build()?;

@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::sys::Ended;
@@ -34,9 +36,12 @@ pub struct Leader {
 
 /// The living processes of one user, oldest first.
 pub fn processes_of(uid: u32) -> Vec<Entry> {
-    let Ok(folder) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<Pid>().ok());
-    let ours = pids.filter(|pid| fs::metadata(format!("/proc/{pid}")).is_ok_and(|folder| folder.uid() == uid));
+    let Ok(folder) = with_spare(|| fs::read_dir("/proc")) else { return Vec::new() };
+    // All of them before the first is looked into: each look takes the descriptor that the folder takes now.
+    let pids: Vec<Pid> = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    keep_spare();
+    let ours =
+        pids.into_iter().filter(|pid| fs::metadata(format!("/proc/{pid}")).is_ok_and(|folder| folder.uid() == uid));
     let mut entries: Vec<Entry> = ours.filter_map(entry).filter(|entry| !entry.zombie && !entry.kernel).collect();
     entries.sort_by_key(|entry| (entry.started, entry.pid));
     entries
@@ -61,16 +66,41 @@ const KERNEL_THREAD: u32 = 0x0020_0000;
 
 /// A file of `/proc`, which has no size to ask for.
 fn bytes(path: &str) -> Option<Vec<u8>> {
-    let file = fs::File::open(path).ok()?;
+    let file = with_spare(|| fs::File::open(path)).ok()?;
     let mut bytes = Vec::with_capacity(2048);
-    loop {
+    let read = loop {
         match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes)) {
-            Ok(0) => return Some(bytes),
+            Ok(0) => break Some(bytes),
             Ok(_) => bytes.reserve(1024),
             Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return None,
+            Err(_) => break None,
         }
+    };
+    drop(file);
+    keep_spare();
+    read
+}
+
+/// A descriptor kept for the moment when there is none left: whoever cannot see that an app is alive would start
+/// a second one.
+static SPARE: Mutex<Option<fs::File>> = Mutex::new(None);
+
+/// Keeps the spare descriptor, from before there is none, and again after it was needed.
+pub fn keep_spare() {
+    let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+    if spare.is_none() {
+        *spare = fs::File::open("/dev/null").ok();
     }
+}
+
+fn with_spare<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let result = open();
+    let full = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+    if !result.as_ref().is_err_and(full) {
+        return result;
+    }
+    drop(SPARE.lock().unwrap_or_else(PoisonError::into_inner).take());
+    open()
 }
 
 fn text(path: &str) -> Option<String> {

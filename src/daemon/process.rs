@@ -44,6 +44,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 const NO_PIDFD: &str = "pidfd_open is refused here (a seccomp profile?): the end of a process that is not our child is noticed up to 100 ms late; allow pidfd_open and pidfd_send_signal";
 
+const NO_DESCRIPTOR: &str =
+    "there was no descriptor left to watch a process with: its end is noticed up to 100 ms late; raise `ulimit -Hn`";
+
 /// What it means that the guard has died.
 pub const UNGUARDED: &str = "the guard has died: the apps go on, but should the supervisor die too, nobody starts it again; end this session with `kasm-void drain` when it suits, and start a new one";
 
@@ -441,8 +444,9 @@ impl Processes {
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => Some(pidfd),
             Err(rustix::io::Errno::SRCH) => return false,
-            Err(_) => {
-                self.blind = Some(NO_PIDFD);
+            Err(error) => {
+                let full = matches!(error, rustix::io::Errno::MFILE | rustix::io::Errno::NFILE);
+                self.blind = Some(if full { NO_DESCRIPTOR } else { NO_PIDFD });
                 self.look.get_or_insert_with(|| Instant::now() + LOOK);
                 None
             }
@@ -455,6 +459,7 @@ impl Processes {
             return false;
         }
         self.watched.insert(entry.pid, Watched { pidfd, entry, app, leader });
+        self.scattered.insert(app);
         true
     }
 
@@ -471,6 +476,8 @@ impl Processes {
     }
 
     fn child_ended(&mut self, reaped: Ended) {
+        // What it leaves behind has just been handed to us: an answer from before it ended is wrong now.
+        self.forget_table();
         match self.children.remove(&reaped.pid) {
             Some(Role::Leader { app, run, locks }) => {
                 let exit = self.exit(reaped.status, locks);
@@ -624,7 +631,6 @@ impl Processes {
         let Some(clearing) = self.clearing.get_mut(&id) else { return };
         clearing.left.remove(&pid);
         if clearing.left.is_empty() {
-            self.forget_table();
             self.clear_members(id);
         }
     }

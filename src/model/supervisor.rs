@@ -281,10 +281,18 @@ impl Supervisor {
             self.inherited.keys().filter(|name| !checked.stale.contains_key(*name)).cloned().collect();
         for name in gone {
             let id = self.appear(now, chance, Arc::new(App::without_manifest(&name)), effects);
-            if let Some(slot) = self.slots.get_mut(&id) {
-                slot.removed = true;
-            }
-            self.dispatch(now, chance, id, Event::StopAsked(Why::Removed), effects);
+            self.remove(now, chance, id, effects);
+        }
+    }
+
+    /// Its manifest is gone: it goes when its tree has.
+    fn remove(&mut self, now: Duration, chance: f64, id: AppId, effects: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.removed = true;
+        self.dispatch(now, chance, id, Event::StopAsked(Why::Removed), effects);
+        // One that was down already has nowhere to move to.
+        if self.slots.get(&id).is_some_and(|slot| slot.state().name() == StateName::Stopped) {
+            self.forget(id, effects);
         }
     }
 
@@ -304,8 +312,7 @@ impl Supervisor {
             }
             Step::Vanish(name) => {
                 let id = self.id(&name)?;
-                self.slots.get_mut(&id)?.removed = true;
-                self.dispatch(now, chance, id, Event::StopAsked(Why::Removed), effects);
+                self.remove(now, chance, id, effects);
                 None
             }
         }
@@ -501,6 +508,10 @@ impl Supervisor {
             return effects.push(refuse(Refusal::NoSuchApp, self.no_such_app(name)));
         };
         let slot = &self.slots[&id];
+        if slot.removed && verb != Verb::Stop {
+            let message = format!("cannot {verb} `{name}`: its manifest is gone, and it is being stopped");
+            return effects.push(refuse(Refusal::NoSuchApp, message));
+        }
         if self.drain.is_some() && verb != Verb::Stop {
             let message = format!("cannot {verb} `{name}`: the session is ending");
             return effects.push(refuse(Refusal::WrongState, message));

@@ -57,6 +57,20 @@ fn helpers_of_an_app_that_died_meanwhile_are_swept() {
 }
 
 #[test]
+fn helpers_of_an_adopted_app_are_gone_before_the_respawn() {
+    let body = format!("(setsid \"$BIN/helper\" &)\necho $$ >>\"$DATA/web.pids\"\n{FOREVER}");
+    let mut session = Session::new().stayer("helper").program("web", &body).app("web", WEB).start();
+    let first = session.pid("web");
+    let helper: i32 = session.wait_lines("helper.pids", 1)[0].parse().expect("a pid");
+    session.kill_supervisor();
+    session.start_supervisor();
+    assert_eq!(session.pid("web"), first);
+    kill(first);
+    session.wait_lines("web.pids", 2);
+    assert!(!alive(helper), "helper {helper} outlived the adopted app");
+}
+
+#[test]
 fn no_line_of_output_is_lost_while_nobody_supervises() {
     // Each number is first written where the story sees it, then said.
     let body =

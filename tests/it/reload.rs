@@ -192,6 +192,16 @@ fn a_later_folder_wins_by_file_name() {
 }
 
 #[test]
+fn an_app_that_is_down_goes_with_its_manifest() {
+    let session = two_apps();
+    session.ok(&["stop", "web"]);
+    session.remove("web");
+    until("nobody knows it any more", || session.find("web").is_none().then_some(()));
+    let refused = session.cli(&["start", "web"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+}
+
+#[test]
 fn a_plan_tells_what_is_kept_back_and_why() {
     let session = two_apps();
     let calm: PlanReport = serde_json::from_str(&session.ok(&["plan", "--json"])).expect("a PlanReport");

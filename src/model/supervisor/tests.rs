@@ -416,6 +416,26 @@ fn a_manifest_that_comes_back_before_its_app_is_gone_finds_it_again() {
 }
 
 #[test]
+fn an_app_that_is_down_goes_with_its_manifest() {
+    let mut world = World::with(&[app("held"), App { enabled: false, ..app("disabled") }]);
+    world.ask(1, "held", Verb::Stop);
+    world.load(&[]);
+    assert_eq!(world.supervisor.snapshot(world.now).apps, []);
+}
+
+#[test]
+fn an_app_whose_manifest_is_gone_is_not_started_any_more() {
+    let mut world = World::with(&[app("web")]);
+    world.stubborn.insert("web".into());
+    world.load(&[]);
+    assert_eq!(world.state("web"), StateName::Stopping);
+    world.ask(1, "web", Verb::Start);
+    assert_eq!(world.answers[&1].refusal, Some(Refusal::NoSuchApp));
+    world.pass(5 * SECOND);
+    assert!(world.supervisor.id("web").is_none() && world.alive.is_empty());
+}
+
+#[test]
 fn a_disabled_app_is_stopped_and_an_enabled_one_started() {
     let mut world = World::with(&[app("web")]);
     let off = App { enabled: false, ..app("web") };

@@ -1,0 +1,484 @@
+//! Drives: what is done to the session, in the order the seed gives, and the quiet points between. Says what it did
+//! last when something is wrong.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kasm_void::model::protocol::{AppStatus, Snapshot};
+use rustix::process::Signal;
+
+use crate::cast::{self, Kind};
+use crate::expect::{Disk, Part};
+use crate::harness::until_ok;
+use crate::promises::TREES_ARE_SEEN_WITHOUT_DESCRIPTORS;
+use crate::sight::{self, Process};
+use crate::stage::{How, Stage, signal};
+use crate::wire;
+use crate::witness::{Lines, Sampler};
+
+/// A run that fails tells so many of the last things that were done: more than one round has.
+const REMEMBERED: usize = 80;
+/// Descriptors of a supervisor of nine apps at rest; a leak passes this sooner or later.
+const MOST_DESCRIPTORS: usize = 100;
+
+pub struct Driver {
+    random: fastrand::Rng,
+    stage: Stage,
+    parts: Vec<Part>,
+    sampler: Sampler,
+    lines: Lines,
+    began: Instant,
+    done: VecDeque<String>,
+    tally: Tally,
+    frozen: Vec<i32>,
+    supervisor_frozen: Option<i32>,
+    babbling: Vec<UnixStream>,
+    racing: Vec<(usize, JoinHandle<()>)>,
+    supervised: bool,
+    /// Bytes of the supervisor's log at the last quiet point.
+    log_before: usize,
+}
+
+/// What a run was.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Tally {
+    pub actions: u64,
+    pub quiet_points: u64,
+    pub supervisors_killed: u64,
+    pub guards_killed: u64,
+    pub processes_killed: u64,
+    pub lines: u64,
+    pub lines_missing: u64,
+    pub samples: u64,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} actions, {} quiet points; killed: {} supervisors, {} guards, {} other processes; {} lines counted, {} of \
+             them missing; looked {} times for a second tree",
+            self.actions,
+            self.quiet_points,
+            self.supervisors_killed,
+            self.guards_killed,
+            self.processes_killed,
+            self.lines + self.lines_missing,
+            self.lines_missing,
+            self.samples
+        )
+    }
+}
+
+impl Driver {
+    pub fn new(seed: u64, small_disk: bool) -> Self {
+        let mut stage = Stage::new(small_disk);
+        stage.revive();
+        Driver {
+            random: fastrand::Rng::with_seed(seed),
+            parts: cast::ALL.into_iter().map(Part::new).collect(),
+            sampler: Sampler::start(stage.root()),
+            lines: Lines::new(&stage.data()),
+            stage,
+            began: Instant::now(),
+            done: VecDeque::new(),
+            tally: Tally::default(),
+            frozen: Vec::new(),
+            supervisor_frozen: None,
+            babbling: Vec::new(),
+            racing: Vec::new(),
+            supervised: true,
+            log_before: 0,
+        }
+    }
+
+    /// Rounds of mischief and quiet until the time is over.
+    pub fn run(mut self, length: Duration) -> Tally {
+        self.quiet();
+        while self.began.elapsed() < length {
+            for _ in 0..self.random.u32(10..40) {
+                self.act();
+                self.check_what_never_is();
+                std::thread::sleep(Duration::from_millis(self.random.u64(..60)));
+            }
+            self.quiet();
+        }
+        self.end()
+    }
+
+    fn end(mut self) -> Tally {
+        let left = self.stage.end();
+        assert!(left.is_empty(), "the drain left {left:#?}");
+        self.lines.read_on().and_then(|()| self.lines.all_kept(None)).unwrap_or_else(|why| panic!("lines: {why}"));
+        self.check_what_never_is();
+        (self.tally.lines, self.tally.lines_missing) = self.lines.counted();
+        self.tally.samples = self.sampler.end();
+        self.tally
+    }
+
+    /// Without the one that comes and goes all the time.
+    fn log_of_round(&self) -> String {
+        let log = self.stage.log();
+        let round = log.get(self.log_before..).unwrap_or(&log);
+        let told = round.split_inclusive('\n').filter(|line| !line.contains("\"app\":\"dies\""));
+        told.collect()
+    }
+
+    fn note(&mut self, what: String) {
+        if self.done.len() == REMEMBERED {
+            self.done.pop_front();
+        }
+        self.done.push_back(format!("{:>9.3} {what}", self.began.elapsed().as_secs_f64()));
+    }
+
+    fn act(&mut self) {
+        self.tally.actions += 1;
+        match self.random.u32(..100) {
+            0..22 => self.kill_something(),
+            22..27 => self.freeze_something(),
+            27..29 => self.freeze_supervisor(),
+            29..35 => self.kill_supervisor(),
+            35..37 => self.kill_guard(),
+            37..60 => self.edit(),
+            60..76 => self.request(),
+            76..81 => self.race(),
+            81..88 => self.ask_around(),
+            88..92 => self.babble(),
+            92..95 => self.trouble_disk(),
+            _ => self.trouble_descriptors(),
+        }
+    }
+
+    fn kill_something(&mut self) {
+        let signals = [Signal::KILL, Signal::KILL, Signal::TERM, Signal::SEGV];
+        let how = signals[self.random.usize(..signals.len())];
+        if let Some(process) = self.any_process() {
+            self.note(format!("kill {} of {:?} with {how:?}", process.pid, process.app));
+            self.tally.processes_killed += 1;
+            signal(process.pid, how);
+        }
+    }
+
+    fn freeze_something(&mut self) {
+        if let Some(pid) = self.frozen.pop()
+            && self.random.bool()
+        {
+            signal(pid, Signal::CONT);
+        }
+        if let Some(process) = self.any_process() {
+            self.note(format!("stop {} of {:?} with SIGSTOP", process.pid, process.app));
+            self.frozen.push(process.pid);
+            signal(process.pid, Signal::STOP);
+        }
+    }
+
+    fn any_process(&mut self) -> Option<Process> {
+        let mut all = sight::processes(self.stage.root());
+        all.retain(|process| process.app.is_some());
+        all.sort_by_key(|process| process.started);
+        (!all.is_empty()).then(|| all.swap_remove(self.random.usize(..all.len())))
+    }
+
+    fn freeze_supervisor(&mut self) {
+        let Some(pid) = self.stage.supervisor() else { return };
+        let pause = Duration::from_millis(self.random.u64(1..200));
+        self.note(format!("freeze the supervisor {pid} for {pause:?}"));
+        signal(pid, Signal::STOP);
+        self.supervisor_frozen = Some(pid);
+        for _ in 0..self.random.u32(..3) {
+            self.kill_something();
+        }
+        std::thread::sleep(pause);
+        self.thaw_supervisor();
+    }
+
+    fn thaw_supervisor(&mut self) {
+        if let Some(pid) = self.supervisor_frozen.take() {
+            signal(pid, Signal::CONT);
+        }
+    }
+
+    /// Kills it, does harm while it is away, and sees to it that one is back.
+    fn kill_supervisor(&mut self) {
+        let Some(pid) = self.stage.supervisor() else { return };
+        self.note(format!("kill -9 the supervisor {pid}"));
+        self.tally.supervisors_killed += 1;
+        signal(pid, Signal::KILL);
+        until_ok("the killed supervisor is gone", || match self.stage.supervising().iter().any(|one| one.pid == pid) {
+            true => Err(format!("pid {pid}")),
+            false => Ok(()),
+        });
+        self.parts.iter_mut().for_each(Part::supervisor_died);
+        self.supervised = false;
+        for _ in 0..self.random.u32(..4) {
+            match self.random.u32(..4) {
+                0 => self.edit(),
+                _ => self.kill_something(),
+            }
+            std::thread::sleep(Duration::from_millis(self.random.u64(..40)));
+        }
+        self.revive();
+    }
+
+    fn kill_guard(&mut self) {
+        let Some(pid) = self.stage.guard() else { return };
+        self.note(format!("kill -9 the guard {pid}"));
+        self.tally.guards_killed += 1;
+        signal(pid, Signal::KILL);
+    }
+
+    fn revive(&mut self) {
+        self.stage.revive();
+        self.supervised = true;
+        self.note(format!("the supervisor is {:?}", self.stage.supervisor()));
+    }
+
+    fn any_part(&mut self) -> usize {
+        self.random.usize(..self.parts.len())
+    }
+
+    fn edit(&mut self) {
+        let at = self.any_part();
+        let (kind, mut edition) = (self.parts[at].kind, self.parts[at].edition);
+        let how = [How::Plainly, How::RenamedOver, How::InPieces][self.random.usize(..3)];
+        match self.random.u32(..10) {
+            0..3 => edition.version += 1,
+            3..5 => edition.remark += 1,
+            5..6 => edition.enabled = !edition.enabled,
+            6..8 => return self.break_manifest(at, how),
+            8..9 if kind != Kind::Mounted => return self.remove_manifest(at),
+            _ => {} // the same once more, or a first one after a removal
+        }
+        self.note(format!("write {} as {edition:?} {how:?}", kind.name()));
+        let changed = edition != self.parts[at].edition || self.parts[at].disk != Disk::Good;
+        self.stage.write(kind, &kind.manifest(edition), how);
+        self.parts[at].written(edition);
+        if changed {
+            self.edited(at);
+        }
+    }
+
+    fn break_manifest(&mut self, at: usize, how: How) {
+        let (kind, edition) = (self.parts[at].kind, self.parts[at].edition);
+        let good = kind.manifest(edition);
+        let text = match self.random.u32(..4) {
+            0 => good[..self.random.usize(good.find('(').unwrap_or(0)..good.len() - 2)].to_owned(),
+            1 => good.replace("give_up: Never", "give_up: Newer"),
+            2 => good.replace("about:", "abuot:"),
+            _ => good.replace("enabled: true", "after: [\"nobody\"]").replace("enabled: false", "after: [\"nobody\"]"),
+        };
+        self.note(format!("break {} {how:?}", kind.name()));
+        self.stage.write(kind, &text, how);
+        self.parts[at].broken();
+        self.edited(at);
+    }
+
+    fn remove_manifest(&mut self, at: usize) {
+        let kind = self.parts[at].kind;
+        self.note(format!("remove {}", kind.name()));
+        self.stage.remove(kind);
+        self.parts[at].removed();
+        self.edited(at);
+    }
+
+    fn edited(&mut self, at: usize) {
+        match self.supervised {
+            true => self.parts[at].edited_lately(),
+            false => self.parts[at].edited_to_nobody(),
+        }
+    }
+
+    fn request(&mut self) {
+        let at = self.any_part();
+        let name = self.parts[at].kind.name();
+        let (verb, up) = [("start", true), ("stop", false), ("restart", true), ("stop", false), ("do/tidy", true)]
+            [self.random.usize(..5)];
+        let path = format!("/v1/apps/{name}/{verb}?wait=false");
+        let answer = wire::ask(&self.stage.socket(), "POST", &path).map(|(code, _)| code);
+        self.note(format!("{verb} {name}: {answer:?}"));
+        match (answer, up) {
+            (Ok(200..300), true) => self.parts[at].asked_up(),
+            (Ok(200..300), false) => self.parts[at].asked_down(),
+            (Ok(_), _) => {} // refused: it has changed nothing
+            (Err(_), _) => self.parts[at].asked_who_knows_what(),
+        }
+    }
+
+    /// Clients that want different things of one app at once, each until it has it.
+    fn race(&mut self) {
+        let at = self.any_part();
+        let name = self.parts[at].kind.name();
+        let verbs = ["stop", "start", "restart", "stop", "signal/CONT"];
+        let count = self.random.usize(2..4);
+        let chosen: Vec<&str> = (0..count).map(|_| verbs[self.random.usize(..verbs.len())]).collect();
+        self.note(format!("at once for {name}: {chosen:?}"));
+        self.parts[at].asked_who_knows_what();
+        for verb in chosen {
+            let (socket, path) = (self.stage.socket(), format!("/v1/apps/{name}/{verb}"));
+            let client = std::thread::spawn(move || drop(wire::ask(&socket, "POST", &path)));
+            self.racing.push((at, client));
+        }
+    }
+
+    fn ask_around(&mut self) {
+        let questions =
+            [("GET", "/v1/apps"), ("GET", "/v1/plan"), ("POST", "/v1/reload"), ("GET", "/metrics"), ("GET", "/readyz")];
+        let (method, path) = questions[self.random.usize(..questions.len())];
+        let answer = wire::ask(&self.stage.socket(), method, path).map(|(code, _)| code);
+        self.note(format!("{method} {path}: {answer:?}"));
+    }
+
+    fn babble(&mut self) {
+        self.note("talk nonsense to the control socket".into());
+        if let Ok(open) = wire::babble(&self.stage.socket(), &mut self.random) {
+            self.babbling.push(open);
+        }
+        if self.babbling.len() > 20 {
+            self.babbling.remove(0);
+        }
+    }
+
+    fn trouble_disk(&mut self) {
+        match self.random.bool() {
+            true => self.stage.fill_disk(),
+            false => self.stage.free_disk(),
+        }
+        self.note("the disk of the state folder is full, or free again".into());
+    }
+
+    fn trouble_descriptors(&mut self) {
+        let enough = if TREES_ARE_SEEN_WITHOUT_DESCRIPTORS { 0 } else { 32 };
+        let spare = self.random.bool().then(|| enough + self.random.u64(..4));
+        self.note(format!("the supervisor is left {spare:?} descriptors"));
+        self.stage.limit_descriptors(spare);
+    }
+
+    /// All faults end; what was done takes effect; then everything must be as it should.
+    fn quiet(&mut self) {
+        self.note("quiet".into());
+        self.end_faults();
+        self.settle();
+        self.make_certain();
+        self.settle();
+        self.parts.iter_mut().for_each(Part::calmed);
+        self.check_machine();
+        self.check_lines();
+        self.check_what_never_is();
+        self.tally.quiet_points += 1;
+        self.log_before = self.stage.log().len();
+    }
+
+    fn end_faults(&mut self) {
+        self.thaw_supervisor();
+        for pid in self.frozen.drain(..) {
+            signal(pid, Signal::CONT);
+        }
+        self.stage.free_disk();
+        self.stage.limit_descriptors(None);
+        self.babbling.clear();
+        self.revive();
+        for (at, client) in self.racing.drain(..) {
+            client.join().expect("a client that asks");
+            self.parts[at].asked_who_knows_what();
+        }
+    }
+
+    /// Waits until what is expected of each app holds.
+    fn settle(&self) {
+        until_ok("everything is as it should be:", || {
+            let status = self.status()?;
+            let processes = sight::processes(self.stage.root());
+            let wrong: Vec<String> = self.parts.iter().filter_map(|part| wrong(part, &status, &processes)).collect();
+            if wrong.is_empty() { Ok(()) } else { Err(format!("{wrong:#?}\n{status:#?}\n{processes:#?}")) }
+        });
+    }
+
+    fn status(&self) -> Result<Snapshot, String> {
+        let (code, body) =
+            wire::ask(&self.stage.socket(), "GET", "/v1/apps").map_err(|error| format!("no status: {error}"))?;
+        serde_json::from_str(&body).map_err(|error| format!("status {code}, {error}: {body}"))
+    }
+
+    /// Whoever may rightly be up or down is brought up, as an edition nobody has seen yet.
+    fn make_certain(&mut self) {
+        for at in 0..self.parts.len() {
+            if self.parts[at].is_certain() {
+                continue;
+            }
+            let (kind, mut edition) = (self.parts[at].kind, self.parts[at].edition);
+            edition.version += 1;
+            edition.enabled = true;
+            self.stage.write(kind, &kind.manifest(edition), How::RenamedOver);
+            self.parts[at].written(edition);
+            until_ok(&format!("`{}` can be restarted:", kind.name()), || {
+                let loaded = wire::ask(&self.stage.socket(), "POST", "/v1/reload");
+                let path = format!("/v1/apps/{}/restart", kind.name());
+                match wire::ask(&self.stage.socket(), "POST", &path) {
+                    Ok((200, _)) => Ok(()),
+                    // It ends by itself while it is waited for.
+                    Ok((502, _)) if kind == Kind::Dies => Ok(()),
+                    answer => Err(format!("{loaded:?} {answer:?}")),
+                }
+            });
+            self.parts[at].certain();
+        }
+    }
+
+    /// Neither processes nor descriptors pile up, and nobody is left uncollected.
+    fn check_machine(&self) {
+        let all = self.stage.supervising();
+        for process in &all {
+            until_ok(&format!("all ended children of {} are collected:", process.pid), || {
+                let zombies = sight::zombies_of(process.pid);
+                if zombies.is_empty() { Ok(()) } else { Err(format!("{zombies:?}")) }
+            });
+            let open = sight::descriptors(process.pid);
+            assert!(open <= MOST_DESCRIPTORS, "{} has {open} descriptors", process.pid);
+        }
+        assert!(all.len() <= 2, "more than one supervisor and its guard: {all:#?}");
+    }
+
+    fn check_lines(&mut self) {
+        let alive = sight::processes(self.stage.root()).into_iter();
+        let counting = alive.filter(|one| one.leader).find(|one| one.app.as_deref() == Some(Kind::Counts.name()));
+        let lines = &mut self.lines;
+        until_ok("every line is in the log:", || {
+            lines.read_on().unwrap_or_else(|why| panic!("lines: {why}"));
+            lines.all_kept(counting.as_ref().map(|process| process.pid))
+        });
+    }
+
+    fn check_what_never_is(&self) {
+        let doubled = self.stage.lines("doubled");
+        assert!(doubled.is_empty(), "two trees of one app: {doubled:?}");
+        if let Some(seen) = self.sampler.verdict() {
+            panic!("{seen}");
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the supervisor's log since the last quiet point ---\n{}", self.log_of_round());
+            eprintln!("--- what was done last ---");
+            self.done.iter().for_each(|done| eprintln!("{done}"));
+            self.parts.iter().for_each(|part| eprintln!("{part:?}"));
+        }
+    }
+}
+
+fn wrong(part: &Part, status: &Snapshot, processes: &[Process]) -> Option<String> {
+    let name = part.kind.name();
+    let status: Option<&AppStatus> = status.apps.iter().find(|app| app.name == name);
+    let of_app = |process: &&Process| process.app.as_deref() == Some(name);
+    let tree = processes.iter().filter(of_app).count();
+    let pid = status.and_then(|status| status.pid);
+    let leader = processes.iter().filter(of_app).find(|process| Some(process.pid) == pid);
+    let expected = part.expected();
+    let why = expected.broken_by(part.kind, status, tree, leader.map(|leader| leader.argv.as_slice()))?;
+    Some(format!("{name}: {why} (expected: {expected:?})"))
+}

@@ -1,0 +1,230 @@
+//! Decides: what must be true of each app once things have calmed down, from all that was done to it. Where two
+//! orders of events are both right it says so (`Unsure`) instead of guessing.
+
+use kasm_void::model::protocol::{AppStatus, StateName};
+
+use crate::cast::{Edition, Kind};
+use crate::promises::{EDITS_WHILE_AWAY_ARE_CARRIED_OUT, HOLDS_OUTLIVE_THE_SUPERVISOR};
+
+/// One app, its manifest on disk, and who wants what of it.
+#[derive(Debug, Clone)]
+pub struct Part {
+    pub kind: Kind,
+    pub edition: Edition,
+    pub disk: Disk,
+    wanted: Wanted,
+    /// Something was done that the supervisor may or may not have seen when the next thing was done.
+    shaky: bool,
+    /// It may still run as an earlier edition.
+    version_unsure: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    Good,
+    /// Not a manifest: the last good one counts.
+    Broken,
+    Absent,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Up,
+    Held,
+    Unsure,
+    /// The supervisor cannot know of it: it began when the manifest could not be read.
+    Unknown,
+}
+
+/// What holds at a quiet point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    Up {
+        version: Option<u32>,
+    },
+    Down,
+    /// Not even named.
+    Gone,
+    /// Up or down, but what is said is what is.
+    Coherent,
+    /// Nothing, apart from what always holds.
+    Anything,
+}
+
+impl Part {
+    pub fn new(kind: Kind) -> Self {
+        let edition = Edition { version: 1, remark: 0, enabled: true };
+        Part { kind, edition, disk: Disk::Good, wanted: Wanted::Up, shaky: false, version_unsure: false }
+    }
+
+    pub fn expected(&self) -> Expected {
+        let version = (!self.version_unsure).then_some(self.edition.version);
+        match (self.wanted, self.disk, self.edition.enabled) {
+            (Wanted::Unknown, ..) => Expected::Anything,
+            (_, Disk::Absent, _) => Expected::Gone,
+            (Wanted::Unsure, ..) => Expected::Coherent,
+            (Wanted::Held, ..) | (.., false) => Expected::Down,
+            (Wanted::Up, ..) => Expected::Up { version },
+        }
+    }
+
+    /// A quiet point was reached: all that was done has been seen.
+    pub fn calmed(&mut self) {
+        self.shaky = false;
+    }
+
+    /// After a good manifest was written and a start was answered well.
+    pub fn certain(&mut self) {
+        (self.disk, self.wanted, self.shaky, self.version_unsure) = (Disk::Good, Wanted::Up, false, false);
+        self.edition.enabled = true;
+    }
+
+    pub fn is_certain(&self) -> bool {
+        !matches!(self.expected(), Expected::Coherent | Expected::Anything) && !self.version_unsure
+    }
+
+    /// A manifest that can be read is on the disk, with this in it.
+    pub fn written(&mut self, edition: Edition) {
+        if edition.enabled != self.edition.enabled || self.disk == Disk::Absent {
+            self.unsettle();
+        }
+        if self.wanted == Wanted::Unknown && (EDITS_WHILE_AWAY_ARE_CARRIED_OUT || edition.enabled) {
+            self.wanted = Wanted::Unsure;
+        }
+        // Whatever it runs as now, another version is seen as a change.
+        self.version_unsure &= edition.version == self.edition.version;
+        (self.edition, self.disk) = (edition, Disk::Good);
+    }
+
+    pub fn broken(&mut self) {
+        if self.disk == Disk::Absent {
+            // It is kept back, or it is still there because nobody saw the removal.
+            self.wanted = Wanted::Unknown;
+        }
+        if self.shaky {
+            // The edition before may have been seen or not.
+            self.version_unsure = true;
+            self.asked_who_knows_what();
+        }
+        self.unsettle();
+        self.disk = Disk::Broken;
+    }
+
+    pub fn removed(&mut self) {
+        self.unsettle();
+        if self.wanted == Wanted::Unknown && EDITS_WHILE_AWAY_ARE_CARRIED_OUT {
+            self.wanted = Wanted::Unsure;
+        }
+        self.disk = Disk::Absent;
+    }
+
+    /// What was asked before may be forgotten with the edition it was asked of.
+    fn unsettle(&mut self) {
+        self.shaky = true;
+        if self.wanted == Wanted::Held {
+            self.wanted = Wanted::Unsure;
+        }
+    }
+
+    /// A start, a restart or an action was accepted.
+    pub fn asked_up(&mut self) {
+        self.asked(Wanted::Up);
+    }
+
+    /// A stop was accepted.
+    pub fn asked_down(&mut self) {
+        self.asked(Wanted::Held);
+    }
+
+    fn asked(&mut self, wanted: Wanted) {
+        let plain = !self.shaky && self.disk != Disk::Absent && self.edition.enabled;
+        self.wanted = match self.wanted {
+            Wanted::Unknown => Wanted::Unknown,
+            _ if plain => wanted,
+            _ => Wanted::Unsure,
+        };
+    }
+
+    /// Two asked for different things at once, or the answer never came.
+    pub fn asked_who_knows_what(&mut self) {
+        if self.wanted != Wanted::Unknown {
+            self.wanted = Wanted::Unsure;
+        }
+    }
+
+    /// The edition it runs as may be an older one: written, and not seen before the next thing.
+    pub fn edited_lately(&mut self) {
+        self.shaky = true;
+    }
+
+    pub fn supervisor_died(&mut self) {
+        if self.wanted == Wanted::Held && !HOLDS_OUTLIVE_THE_SUPERVISOR {
+            self.wanted = Wanted::Unsure;
+        }
+        if self.disk == Disk::Broken {
+            self.wanted = Wanted::Unknown;
+        }
+        // What was written last may have been written to nobody; and what was disabled may have been started by hand.
+        let may_run_disabled = self.wanted == Wanted::Unsure && !self.edition.enabled;
+        if self.shaky || may_run_disabled {
+            self.edited_to_nobody();
+        }
+    }
+
+    /// Changed, and perhaps nobody was there to see it.
+    pub fn edited_to_nobody(&mut self) {
+        if !EDITS_WHILE_AWAY_ARE_CARRIED_OUT {
+            self.version_unsure = true;
+            self.wanted = Wanted::Unknown;
+        }
+    }
+}
+
+impl Expected {
+    /// `None`: it holds. `tree`: processes that carry the app's cookie; `argv`: of the leader.
+    pub fn broken_by(
+        &self,
+        kind: Kind,
+        status: Option<&AppStatus>,
+        tree: usize,
+        argv: Option<&[String]>,
+    ) -> Option<String> {
+        let Some(status) = status else {
+            return match self {
+                Expected::Anything => None,
+                Expected::Gone if tree == 0 => None,
+                Expected::Gone => Some(format!("its manifest is gone, and {tree} processes of it are alive")),
+                _ => Some("it is not in the status".into()),
+            };
+        };
+        match (self, status.state) {
+            (Expected::Anything, _) => None,
+            (Expected::Gone, state) => Some(format!("its manifest is gone, and it is {state}")),
+            (Expected::Down, state) if state != StateName::Stopped => {
+                Some(format!("it should be down, and is {state}"))
+            }
+            (_, StateName::Stopped) if tree > 0 => Some(format!("it is Stopped, and {tree} processes of it are alive")),
+            (Expected::Up { .. }, StateName::Stopped | StateName::Stopping | StateName::GaveUp) => {
+                Some(format!("it should be up, and is {}", status.state))
+            }
+            // It comes and goes.
+            _ if kind == Kind::Dies => None,
+            (_, StateName::Running) => self.running_wrong(kind, tree, argv),
+            (_, StateName::Stopped) => None,
+            (_, state) => Some(format!("it is still {state}")),
+        }
+    }
+
+    fn running_wrong(&self, kind: Kind, tree: usize, argv: Option<&[String]>) -> Option<String> {
+        let Some(argv) = argv else { return Some("it is Running, and its process is not there".into()) };
+        if tree > kind.most_processes() {
+            return Some(format!("{tree} processes of it are alive"));
+        }
+        match self {
+            Expected::Up { version: Some(version) } if !argv.contains(&format!("v{version}")) => {
+                Some(format!("it should run as v{version}, and runs as {argv:?}"))
+            }
+            _ => None,
+        }
+    }
+}

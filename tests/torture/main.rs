@@ -1,0 +1,119 @@
+//! The torture suite: a session of the real binary is mistreated at random, and must come out right.
+//!
+//! `cargo test --test torture -- --minutes 30 --seed 7`; without arguments a quarter of a minute and a new seed.
+//! Owns the command line and nothing of the mischief.
+
+mod cast;
+mod driver;
+mod expect;
+#[allow(dead_code)] // the stories use all of it
+#[path = "../it/harness.rs"]
+mod harness;
+mod promises;
+mod sight;
+mod stage;
+mod wire;
+mod witness;
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use driver::Driver;
+
+const NAME: &str = "torture";
+const BY_DEFAULT: Duration = Duration::from_secs(15);
+/// Set for the process that has a mount namespace of its own.
+const ALONE: &str = "KASM_VOID_TORTURE_ALONE";
+
+struct Arguments {
+    length: Duration,
+    seed: u64,
+    /// Asked by a test runner for the names of what is here.
+    list: bool,
+    /// A test runner wants only tests whose names contain one of these, or only ignored ones: not this one.
+    wanted: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = match arguments(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(why) => {
+            eprintln!("torture: {why}; --minutes N and --seed N are what it takes");
+            return ExitCode::from(2);
+        }
+    };
+    if arguments.list && arguments.wanted {
+        println!("{NAME}: test");
+    }
+    if !arguments.list && arguments.wanted {
+        torture(arguments.length, arguments.seed);
+    }
+    ExitCode::SUCCESS
+}
+
+fn torture(length: Duration, seed: u64) {
+    let small_disk = std::env::var_os(ALONE).is_some();
+    if !small_disk && may_mount() {
+        let error = alone(seed);
+        eprintln!("torture: no mount namespace of its own, so no full disk: {error}");
+    }
+    println!("torture: seed {seed}, {length:?}, {}", if small_disk { "full disks too" } else { "no full disks" });
+    let failed = Failed { seed };
+    let tally = Driver::new(seed, small_disk).run(length);
+    std::mem::forget(failed);
+    println!("torture: seed {seed} came out right: {tally}");
+}
+
+/// Dropped by a run that fails.
+struct Failed {
+    seed: u64,
+}
+
+impl Drop for Failed {
+    fn drop(&mut self) {
+        eprintln!("torture: seed {0} failed: `cargo test --test torture -- --seed {0}` does the same again", self.seed);
+    }
+}
+
+fn may_mount() -> bool {
+    let mut probe = Command::new("unshare");
+    probe.args(["--mount", "--propagation", "private", "mount", "-t", "tmpfs", "torture", "/mnt"]);
+    let root = rustix::process::geteuid().is_root();
+    root && probe.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// This program again, where what it mounts ends with it. Returns only when that cannot be.
+fn alone(seed: u64) -> std::io::Error {
+    let Ok(program) = std::env::current_exe() else { return std::io::ErrorKind::NotFound.into() };
+    let mut again = Command::new("unshare");
+    again.args(["--mount", "--propagation", "private"]).arg(program).args(std::env::args().skip(1));
+    again.args(["--seed", &seed.to_string()]).env(ALONE, "1").exec()
+}
+
+/// Takes what test runners say too, and what it does not know of that it leaves alone.
+fn arguments(words: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let mut arguments = Arguments { length: BY_DEFAULT, seed: fastrand::u64(..), list: false, wanted: true };
+    let mut filters = Vec::new();
+    let mut words = words;
+    while let Some(word) = words.next() {
+        let mut number = |what: &str| {
+            let text = words.next().ok_or_else(|| format!("{what} needs a number"))?;
+            text.parse::<f64>().map(|number| (number, text.clone())).map_err(|_| format!("{what} {text} is no number"))
+        };
+        match word.as_str() {
+            "--minutes" => {
+                arguments.length =
+                    Duration::try_from_secs_f64(number("--minutes")?.0 * 60.0).map_err(|error| error.to_string())?
+            }
+            "--seed" => arguments.seed = number("--seed")?.1.parse().map_err(|_| "--seed is a whole number")?,
+            "--list" => arguments.list = true,
+            "--ignored" => arguments.wanted = false,
+            "--format" | "--test-threads" | "--color" | "--skip" => drop(words.next()),
+            flag if flag.starts_with('-') => {}
+            filter => filters.push(filter.to_owned()),
+        }
+    }
+    arguments.wanted &= filters.is_empty() || filters.iter().any(|filter| NAME.contains(filter.as_str()));
+    Ok(arguments)
+}

@@ -1,0 +1,76 @@
+//! Sees: the processes of one session as `/proc` shows them. Owns no opinion about them.
+
+use std::fs;
+use std::path::Path;
+
+use crate::harness::environ;
+
+/// A live process of the session.
+#[derive(Debug, Clone)]
+pub struct Process {
+    pub pid: i32,
+    pub parent: i32,
+    /// Clock ticks since boot: with the pid it names the process.
+    pub started: u64,
+    /// Whose tree it is of; none for kasm-void's own.
+    pub app: Option<String>,
+    /// It is the one the supervisor spawned, not something that has inherited from it.
+    pub leader: bool,
+    pub argv: Vec<String>,
+}
+
+/// Everything alive that carries the session's folder in its environment.
+pub fn processes(root: &Path) -> Vec<Process> {
+    let ours = format!("={}", root.display());
+    pids().filter_map(|pid| process(pid, &ours)).collect()
+}
+
+fn process(pid: i32, ours: &str) -> Option<Process> {
+    let (parent, started) = stat(pid).filter(|stat| !stat.zombie).map(|stat| (stat.parent, stat.started))?;
+    let environ = environ(pid);
+    let value = |name: &str| environ.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    environ.iter().find(|word| word.starts_with("KASM_VOID_STORY") && word.ends_with(ours))?;
+    let app = value("KASM_VOID_APP").and_then(|app| app.rsplit_once(':')).map(|(name, _)| name.to_owned());
+    let leader = value("KASM_VOID_LEADER").is_some_and(|leader| leader == pid.to_string());
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let argv = line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    Some(Process { pid, parent, started, app, leader, argv })
+}
+
+impl Process {
+    /// It still is the process that was seen.
+    pub fn is_there(&self) -> bool {
+        stat(self.pid).is_some_and(|stat| stat.started == self.started && !stat.zombie)
+    }
+
+    /// A supervisor or its guard, not a client.
+    pub fn supervises(&self) -> bool {
+        self.app.is_none() && self.argv.get(1).is_some_and(|verb| verb == "run")
+    }
+}
+
+/// Ended children that nobody has collected.
+pub fn zombies_of(parent: i32) -> Vec<i32> {
+    pids().filter(|pid| stat(*pid).is_some_and(|stat| stat.zombie && stat.parent == parent)).collect()
+}
+
+pub fn descriptors(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+struct Stat {
+    parent: i32,
+    started: u64,
+    zombie: bool,
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let words: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
+    let zombie = matches!(*words.first()?, "Z" | "X");
+    Some(Stat { parent: words.get(1)?.parse().ok()?, started: words.get(19)?.parse().ok()?, zombie })
+}
+
+fn pids() -> impl Iterator<Item = i32> {
+    fs::read_dir("/proc").expect("/proc").flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}

@@ -1,0 +1,245 @@
+//! The session under torture: its folders, its supervisor that comes and goes, and the faults laid under it.
+//! Does what it is told; what is done when is decided in `driver`.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
+
+use crate::cast::{self, Kind};
+use crate::expect::Part;
+use crate::harness::{Session, binary, finish, until};
+use crate::sight::{self, Process};
+use crate::wire;
+
+/// Large enough for all that is kept in it, small enough to be filled at once.
+const DISK_BYTES: usize = 8 << 20;
+
+pub struct Stage {
+    session: Session,
+    /// The process we started: the supervisor, or the guard that has started it.
+    started: Option<Child>,
+    small_disk: bool,
+    swaps: u32,
+}
+
+impl Stage {
+    /// With `small_disk` the state folder is a file system of its own: this process has to be root in a mount
+    /// namespace of its own.
+    pub fn new(small_disk: bool) -> Self {
+        let session = cast::programs(Session::new());
+        let mut stage = Stage { session, started: None, small_disk, swaps: 0 };
+        if small_disk {
+            let options = format!("size={DISK_BYTES},mode=700");
+            let mut mount = Command::new("mount");
+            mount.args(["-t", "tmpfs", "-o", &options, "torture"]).arg(stage.session.state());
+            let mounted = finish(mount);
+            assert_eq!(mounted.code, Some(0), "cannot mount a small disk: {mounted:?}");
+        }
+        fs::create_dir(stage.mounted()).expect("the folder that is mounted");
+        symlink("..data/mounted.ron", stage.mounted().join("mounted.ron")).expect("a link to the manifest");
+        for kind in cast::ALL {
+            let part = Part::new(kind);
+            stage.write(kind, &kind.manifest(part.edition), How::Plainly);
+        }
+        stage
+    }
+
+    pub fn root(&self) -> &Path {
+        self.session.root()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.session.state().join("control.sock")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    pub fn lines(&self, name: &str) -> Vec<String> {
+        self.session.lines(name)
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.session.data()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.root().join("supervisor.log")
+    }
+
+    fn mounted(&self) -> PathBuf {
+        self.root().join("mounted")
+    }
+
+    /// Waits until a supervisor answers. Starts one only when neither a supervisor nor a guard is left.
+    pub fn revive(&mut self) {
+        until("a supervisor answers", || {
+            if self.supervising().is_empty() {
+                self.start();
+            }
+            wire::ask(&self.socket(), "GET", "/livez").is_ok_and(|(code, _)| code == 200).then_some(())
+        });
+    }
+
+    fn start(&mut self) {
+        self.forget_ended();
+        let log = fs::File::options().create(true).append(true).open(self.log_file()).expect("a log");
+        let mut run = self.session.command(binary());
+        run.arg("run").arg(self.session.manifests()).arg(self.mounted());
+        run.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        self.started = Some(run.spawn().expect("the built binary"));
+    }
+
+    fn forget_ended(&mut self) {
+        if let Some(mut ended) = self.started.take() {
+            let _ = ended.kill(); // it has ended, or is about to
+            ended.wait().expect("a process of ours");
+        }
+    }
+
+    /// The supervisor, and its guard when it has one.
+    pub fn supervising(&self) -> Vec<Process> {
+        let mut found = sight::processes(self.root());
+        found.retain(Process::supervises);
+        found
+    }
+
+    pub fn supervisor(&self) -> Option<i32> {
+        let all = self.supervising();
+        let parent_of_another = |process: &&Process| all.iter().any(|other| other.parent == process.pid);
+        all.iter().find(|process| !parent_of_another(process)).map(|process| process.pid)
+    }
+
+    pub fn guard(&self) -> Option<i32> {
+        let supervisor = self.supervisor()?;
+        self.supervising().into_iter().map(|process| process.pid).find(|pid| *pid != supervisor)
+    }
+
+    /// Drains, and waits until nothing supervises any more; what is left of the session.
+    pub fn end(&mut self) -> Vec<Process> {
+        let drained = self.session.cli(&["drain"]);
+        assert_eq!(drained.code, Some(0), "drain: {drained:?}");
+        until("the supervisor has ended", || self.supervising().is_empty().then_some(()));
+        self.forget_ended();
+        sight::processes(self.root())
+    }
+
+    pub fn write(&mut self, kind: Kind, text: &str, how: How) {
+        if kind == Kind::Mounted {
+            return self.swap_folder(text);
+        }
+        let path = self.manifest(kind);
+        let aside = self.root().join("aside");
+        match how {
+            How::Plainly => fs::write(&path, text).expect("a manifest"),
+            How::RenamedOver => {
+                fs::write(&aside, text).expect("a manifest");
+                fs::rename(&aside, &path).expect("a renamed manifest");
+            }
+            How::InPieces => {
+                let mut file = fs::File::create(&path).expect("a manifest");
+                for piece in text.as_bytes().chunks(1 + text.len() / 3) {
+                    file.write_all(piece).expect("a piece of a manifest");
+                    file.sync_data().expect("a piece on disk");
+                }
+            }
+        }
+    }
+
+    pub fn remove(&mut self, kind: Kind) {
+        let _ = fs::remove_file(self.manifest(kind)); // it may be gone already
+    }
+
+    fn manifest(&self, kind: Kind) -> PathBuf {
+        self.session.manifests().join(format!("{}.ron", kind.name()))
+    }
+
+    /// As the kubelet does: a new folder beside the old one, then one rename.
+    fn swap_folder(&mut self, text: &str) {
+        let version = |number: u32| format!("..v{number}");
+        let (old, new) = (version(self.swaps), version(self.swaps + 1));
+        self.swaps += 1;
+        let folder = self.mounted().join(&new);
+        fs::create_dir(&folder).expect("a new version's folder");
+        fs::write(folder.join("mounted.ron"), text).expect("the new version");
+        symlink(&new, self.mounted().join("..new")).expect("a link to the new version");
+        fs::rename(self.mounted().join("..new"), self.mounted().join("..data")).expect("the swap");
+        let _ = fs::remove_dir_all(self.mounted().join(&old)); // there is none before the first
+    }
+
+    /// No byte more can be written in the state folder; without a disk of its own, its logs cannot be opened.
+    pub fn fill_disk(&self) {
+        match self.small_disk {
+            true => {
+                let mut filler = fs::File::create(self.filler()).expect("room for a name");
+                while filler.write_all(&[0; 64 << 10]).is_ok() {}
+            }
+            false => self.set_logs_mode(0o500),
+        }
+    }
+
+    pub fn free_disk(&self) {
+        match self.small_disk {
+            true => drop(fs::remove_file(self.filler())), // it may be free already
+            false => self.set_logs_mode(0o700),
+        }
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.session.state().join("filler")
+    }
+
+    fn set_logs_mode(&self, mode: u32) {
+        // The folder appears with the first line.
+        let _ = fs::set_permissions(self.session.state().join("logs"), fs::Permissions::from_mode(mode));
+    }
+
+    /// The supervisor may open so many more descriptors; 0 is none at all, `None` is as many as it likes.
+    pub fn limit_descriptors(&self, spare: Option<u64>) {
+        let Some(pid) = self.supervisor() else { return };
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let current = match spare {
+            None => maximum,
+            // The limit is for the number of a new one: below this, none is ever free.
+            Some(0) => Some(3),
+            Some(spare) => Some(sight::descriptors(pid) as u64 + spare),
+        };
+        if let Some(pid) = Pid::from_raw(pid) {
+            let _ = prlimit(Some(pid), Resource::Nofile, Rlimit { current, maximum }); // it may have died meanwhile
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for process in sight::processes(self.root()) {
+            signal(process.pid, Signal::KILL);
+        }
+        self.forget_ended();
+        if self.small_disk {
+            let mut unmount = Command::new("umount");
+            unmount.arg("--lazy").arg(self.session.state());
+            finish(unmount);
+        }
+    }
+}
+
+/// How a manifest gets onto the disk.
+#[derive(Debug, Clone, Copy)]
+pub enum How {
+    Plainly,
+    RenamedOver,
+    InPieces,
+}
+
+/// Signals a process that may be gone.
+pub fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, signal);
+    }
+}

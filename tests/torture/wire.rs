@@ -1,0 +1,44 @@
+//! Speaks to the control socket without the client: quickly, at once with others, and wrongly.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// A status and a body; an error when there was no whole answer.
+pub fn ask(socket: &Path, method: &str, path: &str) -> io::Result<(u16, String)> {
+    let mut stream = open(socket)?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: torture\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let mut lengths =
+        head.lines().filter_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    match status {
+        Some(status) if lengths.next() == Some(body.len()) => Ok((status, body.to_owned())),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Says something that is no request, and leaves the connection to whoever holds what is returned.
+pub fn babble(socket: &Path, random: &mut fastrand::Rng) -> io::Result<UnixStream> {
+    let mut stream = open(socket)?;
+    let noise: Vec<u8> = match random.u32(..5) {
+        0 => (0..random.usize(1..4000)).map(|_| random.u8(..)).collect(),
+        1 => b"POST /v1/drain HTTP/1.1\r\nHost: tor".to_vec(),
+        2 => format!("GET /v1/apps HTTP/1.1\r\nHost: t\r\nX: {}\r\n\r\n", "x".repeat(20_000)).into_bytes(),
+        3 => b"POST /v1/reload HTTP/1.1\r\nHost: t\r\nContent-Length: 99\r\n\r\n{\"a\":".to_vec(),
+        _ => "GET /livez HTTP/1.1\r\nHost: t\r\n\r\n".repeat(50).into_bytes(),
+    };
+    let _ = stream.write_all(&noise); // it may hang up on us before we are done
+    Ok(stream)
+}
+
+fn open(socket: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(20)))?;
+    Ok(stream)
+}
