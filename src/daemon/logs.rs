@@ -4,6 +4,7 @@
 mod file;
 mod live;
 mod pipe;
+mod places;
 mod tap;
 mod text;
 mod writer;
@@ -14,7 +15,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -23,6 +24,8 @@ use tokio::task::AbortHandle;
 
 use self::file::Opener;
 pub use self::live::Lines;
+use self::pipe::Peephole;
+use self::places::Places;
 use self::tap::Tap;
 pub use self::text::readable;
 use self::writer::{Job, Queue, Status, Target, lock};
@@ -38,6 +41,8 @@ pub struct Logs(Arc<Inner>);
 struct Inner {
     state: PathBuf,
     queue: Arc<Queue>,
+    peephole: OnceLock<Arc<Peephole>>,
+    places: Arc<Mutex<Places>>,
     apps: Mutex<BTreeMap<String, Attached>>,
 }
 
@@ -65,8 +70,15 @@ impl Logs {
     }
 
     fn with_opener(state: &Path, opener: Opener) -> Logs {
-        let queue = Arc::new(Queue::new(opener));
-        Logs(Arc::new(Inner { state: state.to_owned(), queue, apps: Mutex::default() }))
+        let places = Arc::new(Mutex::new(Places::open(state.join("out.places"))));
+        let queue = Arc::new(Queue::new(opener, places.clone()));
+        Logs(Arc::new(Inner {
+            state: state.to_owned(),
+            queue,
+            peephole: OnceLock::new(),
+            places,
+            apps: Mutex::default(),
+        }))
     }
 
     /// Makes or finds the app's pipe and reads it from now on; for an app that is attached already, the
@@ -83,7 +95,14 @@ impl Logs {
         };
         let pipe = self.open_pipe(app).map_err(said)?;
         let target = self.target(app.into(), log, Arc::default());
-        let tap = Arc::new(Tap::new(pipe.output, self.0.queue.clone(), target.clone()).map_err(said)?);
+        let peephole = self.peephole().map_err(said)?;
+        let mut places = lock(&self.0.places);
+        if let Some(place) = places.left(app) {
+            places::recover(place, &pipe.output, &peephole, &target.path, target.keep);
+            places.clear(app);
+        }
+        drop(places);
+        let tap = Tap::new(pipe.output, peephole, self.0.queue.clone(), target.clone()).map_err(said)?;
         tap.set(target, log.forward);
         let reader = tokio::spawn(tap.clone().run()).abort_handle();
         apps.insert(app.to_owned(), Attached { tap, input: Arc::new(pipe.input), reader });
@@ -188,6 +207,16 @@ impl Logs {
                 event = "log.trouble",
                 "not all output is in the log files: the disk did not take it in {within:?}"
             );
+        }
+    }
+
+    fn peephole(&self) -> io::Result<Arc<Peephole>> {
+        match self.0.peephole.get() {
+            Some(peephole) => Ok(peephole.clone()),
+            None => {
+                let made = Arc::new(Peephole::new()?);
+                Ok(self.0.peephole.get_or_init(|| made).clone())
+            }
         }
     }
 

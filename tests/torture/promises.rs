@@ -10,7 +10,7 @@ pub const EDITS_WHILE_AWAY_ARE_CARRIED_OUT: bool = true;
 
 /// No line an app has written is lost when the supervisor dies. Without it lines may be missing around a kill of
 /// the supervisor, but none is doubled, torn or out of order even then.
-pub const LINES_OUTLIVE_THE_SUPERVISOR: bool = false;
+pub const LINES_OUTLIVE_THE_SUPERVISOR: bool = true;
 
 /// A supervisor without a descriptor to spare still sees what is left of a tree. Without it so many are left to it
 /// that it can look into `/proc`.

@@ -46,6 +46,7 @@ struct Open {
     file: File,
     /// Where the file really is, all symlinks followed.
     path: PathBuf,
+    id: (u64, u64),
     len: u64,
     /// The last line in it has no end yet.
     mid_line: bool,
@@ -68,6 +69,13 @@ impl LogFile {
         if fewer {
             remove_surplus(&self.path, keep);
         }
+    }
+
+    /// Device and inode of the file, and how long it is: where the next bytes go.
+    pub fn place(&mut self) -> io::Result<((u64, u64), u64)> {
+        self.open()?;
+        let open = self.open.as_ref().ok_or_else(|| io::Error::other("it is not open"))?;
+        Ok((open.id, open.len))
     }
 
     /// Appends `bytes`, rotating between two lines where the file would grow beyond its size.
@@ -127,9 +135,10 @@ impl LogFile {
         }
         let path = follow_links(&self.path)?;
         let file = (self.opener)(&path)?;
-        let len = file.metadata()?.len();
+        let is = file.metadata()?;
+        let (id, len) = ((is.dev(), is.ino()), is.len());
         let mid_line = len > 0 && last_byte(&file, len) != Some(b'\n');
-        self.open = Some(Open { file, path, len, mid_line, looked: Instant::now() });
+        self.open = Some(Open { file, path, id, len, mid_line, looked: Instant::now() });
         Ok(())
     }
 
@@ -275,7 +284,7 @@ fn remove_surplus(path: &Path, keep: u32) {
     }
 }
 
-fn numbered(path: &Path, n: u32) -> PathBuf {
+pub fn numbered(path: &Path, n: u32) -> PathBuf {
     if n == 0 {
         return path.to_owned();
     }

@@ -1,13 +1,18 @@
 //! The pipe between an app and us: a FIFO with a name, so that a later supervisor finds what this one
 //! left in it. Owns its making and removal, not the reading.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Mutex;
 
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::retry_on_intr;
+use rustix::pipe::{PipeFlags, SpliceFlags, splice, tee};
+
+use super::writer::lock;
 
 /// Both ends are open for reading and writing, so neither side ever sees the other go: no SIGPIPE, no
 /// end of file, and what is in the pipe stays while either lives.
@@ -17,6 +22,52 @@ pub struct Pipe {
     /// Blocking, for the app's stdout and stderr: its own file description, so that nothing we set
     /// on ours shows there.
     pub input: OwnedFd,
+}
+
+/// Shows what is in a pipe without taking it out: a copy of it is made into a pipe of our own. One is enough for
+/// all taps, which are read one after the other.
+pub struct Peephole {
+    /// Reading and writing end; nobody leaves anything in it.
+    own: Mutex<(OwnedFd, OwnedFd)>,
+    null: File,
+}
+
+impl Peephole {
+    pub fn new() -> io::Result<Peephole> {
+        let own = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok(Peephole { own: Mutex::new(own), null: OpenOptions::new().write(true).open("/dev/null")? })
+    }
+
+    /// For pipes that hold more than usual.
+    pub fn grow(&self, size: usize) {
+        let own = lock(&self.own);
+        let _ = rustix::pipe::fcntl_setpipe_size(&own.0, size); // then more is read in more pieces
+    }
+
+    /// Adds what is at the head of `pipe` to `buffer`, as far as it has room; how much that is.
+    pub fn peek(&self, pipe: &OwnedFd, buffer: &mut Vec<u8>) -> usize {
+        let own = lock(&self.own);
+        let room = buffer.capacity() - buffer.len();
+        let copied = retry_on_intr(|| tee(pipe, &own.1, room, SpliceFlags::NONBLOCK)).unwrap_or(0);
+        let mut left = copied;
+        while left > 0 {
+            match retry_on_intr(|| rustix::io::read(&own.0, rustix::buffer::spare_capacity(buffer))) {
+                Ok(bytes) if bytes > 0 => left -= bytes,
+                _ => break,
+            }
+        }
+        copied - left
+    }
+
+    /// Takes `bytes` out of `pipe`; nobody else reads it, so they are there.
+    pub fn discard(&self, pipe: &OwnedFd, mut bytes: usize) {
+        while bytes > 0 {
+            match retry_on_intr(|| splice(pipe, None, &self.null, None, bytes, SpliceFlags::NONBLOCK)) {
+                Ok(taken) if taken > 0 => bytes -= taken,
+                _ => return,
+            }
+        }
+    }
 }
 
 /// The FIFO at `path`, made when there is none.

@@ -1,20 +1,23 @@
-//! One app's pipe and the task that empties it. Never leaves the app waiting for a disk: when the queue
-//! to the writer is full because it is stuck, output is counted and dropped, and only the ring keeps it.
+//! One app's pipe and the task that empties it. What is read stays in the pipe until it is in the file, so that
+//! a supervisor may die at any moment and the next one finds all that is not written. Never leaves the app
+//! waiting for a disk: when the writer is slow the pipe is emptied all the same, and when the queue to it is full
+//! because it is stuck, output is counted and dropped, and only the ring keeps it.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
 use super::live::{Lines, Live};
+use super::pipe::Peephole;
 use super::text::{Gap, Ring, count_lines};
-use super::writer::{CHUNK, Job, Queue, Target, lock};
+use super::writer::{Ahead, CHUNK, Job, Queue, Target, lock};
 use crate::daemon::sys;
 
 /// What a busy pipe is made to hold, as far as the system lets us.
@@ -32,12 +35,24 @@ const BUSY: usize = 32 << 10;
 /// An app that writes line by line is read no more often than this: one read for many lines.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// A writer that takes longer than this for a chunk is slow: the pipe is emptied before it is done.
+const SLOW: Duration = Duration::from_millis(50);
+
+/// The same where everything waits for it: an app has just died, and its last words are wanted.
+const SLOW_AT_A_DEATH: Duration = Duration::from_millis(20);
+
 const STUCK: &str = "the disk did not keep up";
 
 pub struct Tap {
     pipe: AsyncFd<OwnedFd>,
+    peephole: Arc<Peephole>,
     queue: Arc<Queue>,
     state: Mutex<State>,
+    /// The chunk that was read and is still in the pipe, because it is not in the file yet: its number and, in the
+    /// lower half, its bytes. 0: there is none. Who puts the 0 there takes the bytes out.
+    ahead: AtomicU64,
+    written: Notify,
+    itself: Weak<Tap>,
 }
 
 struct State {
@@ -48,6 +63,8 @@ struct State {
     stuck: Option<Gap>,
     bytes: u64,
     grown: bool,
+    /// Number of the chunk read last.
+    chunk: u32,
 }
 
 /// What one read came to.
@@ -55,6 +72,8 @@ struct State {
 enum Pumped {
     Bytes(usize),
     Empty,
+    /// What was read last is not in the file yet.
+    InFlight,
     /// No room in the queue.
     Full,
 }
@@ -95,10 +114,49 @@ impl State {
 }
 
 impl Tap {
-    pub fn new(pipe: OwnedFd, queue: Arc<Queue>, target: Arc<Target>) -> io::Result<Tap> {
+    pub fn new(pipe: OwnedFd, peephole: Arc<Peephole>, queue: Arc<Queue>, target: Arc<Target>) -> io::Result<Arc<Tap>> {
         let pipe = sys::async_fd(pipe, Interest::READABLE)?;
-        let state = State { target, ring: Ring::default(), live: None, stuck: None, bytes: 0, grown: false };
-        Ok(Tap { pipe, queue, state: Mutex::new(state) })
+        let state = State { target, ring: Ring::default(), live: None, stuck: None, bytes: 0, grown: false, chunk: 0 };
+        Ok(Arc::new_cyclic(|itself| Tap {
+            pipe,
+            peephole,
+            queue,
+            state: Mutex::new(state),
+            ahead: AtomicU64::new(0),
+            written: Notify::new(),
+            itself: itself.clone(),
+        }))
+    }
+
+    /// This chunk is written, or lost for good: it leaves the pipe, unless it has left it before.
+    pub fn settle(&self, chunk: u32) {
+        let ahead = self.ahead.load(Ordering::Acquire);
+        let is_it = ahead > 0 && (ahead >> 32) as u32 == chunk;
+        if is_it && self.ahead.compare_exchange(ahead, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            self.peephole.discard(self.pipe.get_ref(), (ahead & u64::from(u32::MAX)) as usize);
+        }
+        self.written.notify_one();
+    }
+
+    /// What was read ahead leaves the pipe though it is not written.
+    fn settle_unwritten(&self) {
+        self.settle((self.ahead.load(Ordering::Acquire) >> 32) as u32);
+    }
+
+    async fn wait_until_written(&self) {
+        if tokio::time::timeout(SLOW, self.written.notified()).await.is_err() {
+            self.settle_unwritten();
+        }
+    }
+
+    fn wait_at_a_death(&self) {
+        let until = std::time::Instant::now() + SLOW_AT_A_DEATH;
+        while self.ahead.load(Ordering::Acquire) > 0 {
+            if std::time::Instant::now() > until {
+                return self.settle_unwritten();
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
     }
 
     /// Reads until the runtime ends.
@@ -127,6 +185,7 @@ impl Tap {
                         _ => tokio::task::yield_now().await,
                     }
                 }
+                Pumped::InFlight => self.wait_until_written().await,
                 Pumped::Full => self.wait_for_room().await,
             }
         }
@@ -135,10 +194,11 @@ impl Tap {
     /// Reads what is in the pipe now, without waiting for anything.
     pub fn drain(&self) {
         let mut read = 0;
-        while let Pumped::Bytes(n) = self.pump_or_drop() {
-            read += n;
-            if read > DRAIN {
-                break;
+        while read <= DRAIN {
+            match self.pump_or_drop() {
+                Pumped::Bytes(n) => read += n,
+                Pumped::InFlight => self.wait_at_a_death(),
+                Pumped::Empty | Pumped::Full => break,
             }
         }
     }
@@ -150,6 +210,7 @@ impl Tap {
             match self.pump() {
                 Pumped::Bytes(n) => read += n,
                 Pumped::Empty => break,
+                Pumped::InFlight => self.wait_until_written().await,
                 Pumped::Full => self.wait_for_room().await,
             }
         }
@@ -239,33 +300,52 @@ impl Tap {
 
     /// Reads once: into the queue when there is room for it there, else only into the ring.
     fn read(&self, state: &mut State, room: usize) -> Pumped {
-        let mut buffer = if room < CHUNK && room > 0 { Vec::with_capacity(room) } else { self.queue.buffer() };
-        let read = rustix::io::retry_on_intr(|| {
-            rustix::io::read(self.pipe.get_ref(), rustix::buffer::spare_capacity(&mut buffer))
-        });
-        let bytes = match read {
-            Ok(bytes) if bytes > 0 => bytes,
-            _ => {
-                self.queue.spare(buffer);
-                return Pumped::Empty;
+        // What will not be written, or not now, must not fill the pipe.
+        let keeps = room > 0 && state.stuck.is_none();
+        if self.ahead.load(Ordering::Acquire) > 0 {
+            match keeps {
+                true => return Pumped::InFlight,
+                false => self.settle_unwritten(),
             }
+        }
+        let mut buffer = if room < CHUNK && room > 0 { Vec::with_capacity(room) } else { self.queue.buffer() };
+        let bytes = match keeps {
+            true => self.peephole.peek(self.pipe.get_ref(), &mut buffer),
+            false => rustix::io::retry_on_intr(|| {
+                rustix::io::read(self.pipe.get_ref(), rustix::buffer::spare_capacity(&mut buffer))
+            })
+            .unwrap_or(0),
         };
+        if bytes == 0 {
+            self.queue.spare(buffer);
+            return Pumped::Empty;
+        }
         if bytes >= BUSY && !state.grown {
             state.grown = true;
             // Refused beyond the user's share of pipe memory: the pipe then stays as it is.
             let _ = rustix::pipe::fcntl_setpipe_size(self.pipe.get_ref(), PIPE);
+            self.peephole.grow(PIPE);
         }
         state.take(&buffer);
         if room == 0 {
             state.lose(&buffer);
             self.queue.spare(buffer);
         } else {
-            self.enqueue(state, buffer);
+            let ahead = keeps.then(|| self.look_ahead(state, bytes)).flatten();
+            self.enqueue(state, buffer, ahead);
         }
         Pumped::Bytes(bytes)
     }
 
-    fn enqueue(&self, state: &mut State, mut buffer: Vec<u8>) {
+    /// Notes that these bytes stay in the pipe.
+    fn look_ahead(&self, state: &mut State, bytes: usize) -> Option<Ahead> {
+        let tap = self.itself.upgrade()?;
+        state.chunk = state.chunk.wrapping_add(1);
+        self.ahead.store(u64::from(state.chunk) << 32 | bytes as u64, Ordering::Release);
+        Some(Ahead { tap, chunk: state.chunk })
+    }
+
+    fn enqueue(&self, state: &mut State, mut buffer: Vec<u8>, ahead: Option<Ahead>) {
         if let Some(gap) = &mut state.stuck {
             let lines = gap.lines;
             let lost = buffer.len() - gap.resume(&buffer).len();
@@ -280,8 +360,9 @@ impl Tap {
             let small = buffer.as_slice().to_vec();
             self.queue.spare(std::mem::replace(&mut buffer, small));
         }
-        if let Err(Job::Output(target, lost)) = self.queue.push(Job::Output(state.target.clone(), buffer)) {
+        if let Err(Job::Output(target, lost, _)) = self.queue.push(Job::Output(state.target.clone(), buffer, ahead)) {
             target.status.dropped_lines.fetch_add(count_lines(&lost), Ordering::Relaxed);
+            self.settle_unwritten();
         }
     }
 

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 use super::file::{LogFile, Opener, Short};
+use super::places::{Place, Places};
+use super::tap::Tap;
 use super::text::Gap;
 
 /// The most that is read from a pipe at once.
@@ -64,8 +66,15 @@ impl Status {
     }
 }
 
+/// A chunk that was read and is still in its pipe.
+pub struct Ahead {
+    pub tap: Arc<Tap>,
+    /// Its number, counted by the tap.
+    pub chunk: u32,
+}
+
 pub enum Job {
-    Output(Arc<Target>, Vec<u8>),
+    Output(Arc<Target>, Vec<u8>, Option<Ahead>),
     /// Lines dropped before they came into the queue, and why.
     Lost(Arc<Target>, u64, &'static str),
     Note(Arc<Target>, String),
@@ -84,6 +93,7 @@ pub struct Queue {
 
 struct Shared {
     opener: Opener,
+    places: Arc<Mutex<Places>>,
     queued: AtomicUsize,
     /// Jobs done: how a slow writer is told from a stuck one.
     done: AtomicU64,
@@ -93,9 +103,10 @@ struct Shared {
 }
 
 impl Queue {
-    pub fn new(opener: Opener) -> Queue {
+    pub fn new(opener: Opener, places: Arc<Mutex<Places>>) -> Queue {
         let shared = Shared {
             opener,
+            places,
             queued: AtomicUsize::new(0),
             done: AtomicU64::new(0),
             room: Notify::new(),
@@ -111,7 +122,7 @@ impl Queue {
             *jobs = start(&self.shared);
         }
         let Some(jobs) = &*jobs else { return Err(job) };
-        if let Job::Output(target, bytes) = &job {
+        if let Job::Output(target, bytes, _) = &job {
             self.shared.queued.fetch_add(cost(bytes), Ordering::Relaxed);
             target.status.queued.fetch_add(cost(bytes), Ordering::Relaxed);
         }
@@ -240,8 +251,11 @@ impl Writer {
 
     fn work(&mut self, job: Job) {
         match job {
-            Job::Output(target, bytes) => {
-                self.outlet(&target).output(&bytes);
+            Job::Output(target, bytes, ahead) => {
+                match ahead {
+                    Some(ahead) => self.output_once(&target, &bytes, &ahead),
+                    None => self.outlet(&target).output(&bytes),
+                }
                 let cost = cost(&bytes);
                 self.shared.take_back(bytes);
                 self.shared.finish(&target.status, cost);
@@ -262,6 +276,16 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Written first, and then out of the pipe: whenever we die, one of the two has it.
+    fn output_once(&mut self, target: &Arc<Target>, bytes: &[u8], ahead: &Ahead) {
+        if let Some((file, offset)) = self.outlet(target).place() {
+            lock(&self.shared.places).mark(&target.app, Place { file, offset, length: bytes.len() as u64 });
+        }
+        self.outlet(target).output(bytes);
+        ahead.tap.settle(ahead.chunk);
+        lock(&self.shared.places).clear(&target.app);
     }
 
     fn outlet(&mut self, target: &Arc<Target>) -> &mut Outlet {
@@ -299,6 +323,11 @@ struct Trouble {
 }
 
 impl Outlet {
+    /// Where the next bytes go; `None` when they go nowhere, or may.
+    fn place(&mut self) -> Option<((u64, u64), u64)> {
+        if self.trouble.is_some() { None } else { self.file.place().ok() }
+    }
+
     fn output(&mut self, bytes: &[u8]) {
         let Some(trouble) = &mut self.trouble else { return self.write(bytes) };
         if Instant::now() < trouble.retry {
