@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,7 +37,10 @@ pub struct Leader {
 
 /// The living processes of one user, oldest first.
 pub fn processes_of(uid: u32) -> Vec<Entry> {
-    let Ok(folder) = with_spare(|| fs::read_dir("/proc")) else { return Vec::new() };
+    let Ok(folder) = with_spare(|| fs::read_dir("/proc")) else {
+        MISSED.store(true, Ordering::Relaxed);
+        return Vec::new();
+    };
     // All of them before the first is looked into: each look takes the descriptor that the folder takes now.
     let pids: Vec<Pid> = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     keep_spare();
@@ -93,6 +97,14 @@ pub fn keep_spare() {
     }
 }
 
+/// Something could not be looked at for want of a descriptor.
+static MISSED: AtomicBool = AtomicBool::new(false);
+
+/// Whether something could not be looked at since the last time: what was seen is not all there is.
+pub fn missed() -> bool {
+    MISSED.swap(false, Ordering::Relaxed)
+}
+
 fn with_spare<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let result = open();
     let full = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
@@ -100,7 +112,11 @@ fn with_spare<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
         return result;
     }
     drop(SPARE.lock().unwrap_or_else(PoisonError::into_inner).take());
-    open()
+    open().inspect_err(|error| {
+        if full(error) {
+            MISSED.store(true, Ordering::Relaxed); // another thread was quicker
+        }
+    })
 }
 
 fn text(path: &str) -> Option<String> {

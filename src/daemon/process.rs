@@ -50,6 +50,9 @@ const NO_DESCRIPTOR: &str =
 /// What it means that the guard has died.
 pub const UNGUARDED: &str = "the guard has died: the apps go on, but should the supervisor die too, nobody starts it again; end this session with `kasm-void drain` when it suits, and start a new one";
 
+/// A program that takes longer to be executed than this comes from a dead disk.
+const HALF_BORN: Duration = Duration::from_secs(2);
+
 /// The guard says at once how its children ended; one that is stopped is not waited for longer.
 const GUARDS_WORD: Duration = Duration::from_secs(1);
 
@@ -155,6 +158,7 @@ impl Processes {
     ) -> io::Result<Self> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let ours = |name: &str| [COOKIE, STATE, HOOK, LEADER, GUARD].contains(&name);
+        wait_for_the_half_born();
         let inherited = std::env::vars_os().filter_map(|(name, value)| {
             let name = name.into_string().ok().filter(|name| !ours(name))?;
             let mut entry = name.clone().into_bytes();
@@ -259,11 +263,15 @@ impl Processes {
         owed.chain(self.look).min()
     }
 
-    /// Where no descriptor tells of an end, only a look does.
+    /// Where no descriptor tells of an end, or what is left could not be seen, only another look helps.
     fn look_at_unheard(&mut self, now: Instant) {
         if self.look.is_none_or(|due| due > now) {
             return;
         }
+        let unseen: Vec<AppId> =
+            self.clearing.iter().filter(|(_, clearing)| clearing.left.is_empty()).map(|(id, _)| *id).collect();
+        self.look = None;
+        unseen.into_iter().for_each(|id| self.clear_members(id));
         let unheard = |(_, watched): &(&Pid, &Watched)| watched.pidfd.is_none();
         let owed: Vec<Pid> = self.guard.iter().flat_map(|guard| &guard.owed).map(|(_, pid)| *pid).collect();
         let ended = |(pid, watched): &(&Pid, &Watched)| {
@@ -272,7 +280,9 @@ impl Processes {
         };
         let gone: Vec<Pid> = self.watched.iter().filter(unheard).filter(ended).map(|(pid, _)| *pid).collect();
         gone.into_iter().for_each(|pid| self.end_of_watched(pid));
-        self.look = self.watched.iter().any(|watched| unheard(&watched)).then(|| now + LOOK);
+        if self.watched.iter().any(|watched| unheard(&watched)) {
+            self.look.get_or_insert(now + LOOK);
+        }
     }
 
     /// The name of a living process, and the leader of a tree we know.
@@ -405,7 +415,7 @@ impl Processes {
         }
         let mut alive = self.members(id, &app.name);
         alive.retain(|member| self.children.contains_key(&member.pid) || self.watch(*member, id, None));
-        if alive.is_empty() {
+        if alive.is_empty() && !proc::missed() {
             self.scattered.remove(&id);
             return Found::Nothing;
         }
@@ -606,7 +616,9 @@ impl Processes {
                 self.signal(member.pid, signal);
             }
         }
-        if left.is_empty() {
+        if left.is_empty() && proc::missed() {
+            self.look.get_or_insert_with(|| Instant::now() + LOOK);
+        } else if left.is_empty() {
             self.scattered.remove(&id);
             self.clearing.remove(&id);
             self.happened.push_back((id, Event::TreeEmpty { run }));
@@ -733,6 +745,24 @@ impl Cookie {
             leader: proc::variable(&environment, LEADER).and_then(|pid| pid.parse().ok()),
             hook: proc::variable(&environment, HOOK).is_some(),
         }
+    }
+}
+
+/// A supervisor that was killed while it started an app leaves a copy of itself behind, which turns into the app
+/// a moment later. Until then it carries no cookie: who looked for the app now would not find it, and double it.
+fn wait_for_the_half_born() {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let half_born = |entry: &Entry| {
+        let environment = proc::environment(entry.pid);
+        entry.pid != own
+            && proc::variable(&environment, GUARD).is_some()
+            && proc::variable(&environment, COOKIE).is_none()
+    };
+    let uid = rustix::process::getuid().as_raw();
+    let mut waited = Duration::ZERO;
+    while waited < HALF_BORN && proc::processes_of(uid).iter().any(half_born) {
+        std::thread::sleep(Duration::from_millis(1));
+        waited += Duration::from_millis(1);
     }
 }
 
