@@ -18,7 +18,7 @@ pub mod sys;
 pub mod timers;
 pub mod watch;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,11 +35,12 @@ use tokio::task::{AbortHandle, LocalSet};
 
 use crate::http::Server;
 use crate::model::app::App;
-use crate::model::check::{Checked, Checker, Surroundings};
+use crate::model::check::{Checked, Checker, Surroundings, WORKSPACE};
 use crate::model::machine::{Effect as AppEffect, Event, ProbeKind, Report};
 use crate::model::manifest::{Log, Workspace};
 use crate::model::problem::Problem;
 use crate::model::protocol::{Identity, Outcome, PlanReport, Refusal};
+use crate::model::source::Source;
 use crate::model::supervisor::{AppId, AskId, Effect, Input, Supervisor};
 use control::Ask;
 use hooks::{Hands, Request};
@@ -48,7 +49,7 @@ use link::{Heard, Line, ToGuard, ToSupervisor};
 use logs::Logs;
 use process::{Found, Processes};
 use report::Reports;
-use state::Ledger;
+use state::{Copies, Ledger};
 use timers::Timers;
 
 /// What `kasm-void run` was told.
@@ -133,12 +134,12 @@ pub fn plan(folders: &[PathBuf]) -> PlanReport {
 
 fn offline(folders: &[PathBuf]) -> Checked {
     let environment = utf8_environment();
-    check_loaded(&mut Checker::default(), load::load(folders), &environment, &home_of(&environment))
+    check_loaded(&mut Checker::default(), &load::load(folders), &environment, &home_of(&environment))
 }
 
 fn check_loaded(
     checker: &mut Checker,
-    loaded: load::Loaded,
+    loaded: &load::Loaded,
     environment: &BTreeMap<String, String>,
     home: &str,
 ) -> Checked {
@@ -148,9 +149,12 @@ fn check_loaded(
         loaded.complete,
         &Surroundings { env: environment, home, executable: &executable },
     );
-    checked.problems.splice(0..0, loaded.problems);
+    checked.problems.splice(0..0, loaded.problems.iter().cloned());
     checked
 }
+
+/// How long after manifests that could not be read are tried again, where nothing will tell of a change.
+const REREAD: Duration = Duration::from_secs(2);
 
 /// What the loop is told by tasks of its own.
 enum Note {
@@ -170,6 +174,7 @@ struct Daemon {
     folders: Vec<PathBuf>,
     supervisor: Supervisor,
     checker: Checker,
+    copies: Copies,
     environment: BTreeMap<String, String>,
     home: String,
     hostname: Arc<str>,
@@ -177,6 +182,8 @@ struct Daemon {
     ledger: Ledger,
     timers: Timers,
     budget: Option<Instant>,
+    /// When the manifests are read again because they could not be.
+    reread: Option<Instant>,
     logs: Logs,
     reports: Reports,
     tasks: HashMap<AppId, Tasks>,
@@ -213,11 +220,13 @@ impl Daemon {
         let environment = utf8_environment();
         let home = home_of(&environment);
         let (ledger, inherited, refused) = Ledger::open(state);
+        let fresh = refused.is_none() && inherited.legacy.apps.is_empty();
         if let Some(why) = refused {
             tracing::error!(event = "state.refused", "{why}");
         }
         let processes = Processes::new(state, Path::new(&home), raise_open_files(), guard, inherited.leaders)
             .context("cannot supervise processes")?;
+        let copies = Copies::open(state, fresh);
         let mut supervisor = Supervisor::default();
         supervisor.inherit(inherited.legacy);
         let (notes, notes_end) = mpsc::unbounded_channel();
@@ -231,6 +240,7 @@ impl Daemon {
             folders,
             supervisor,
             checker: Checker::default(),
+            copies,
             hostname: rustix::system::uname().nodename().to_string_lossy().into(),
             environment,
             home,
@@ -238,6 +248,7 @@ impl Daemon {
             ledger,
             timers: Timers::default(),
             budget: None,
+            reread: None,
             logs: Logs::new(state),
             reports,
             tasks: HashMap::new(),
@@ -288,6 +299,7 @@ impl Daemon {
         let code = self.exit.unwrap_or(0);
         if !self.makes_way {
             self.ledger.close();
+            self.copies.close();
             self.processes.tell_guard(&ToGuard::Finished(code));
         }
         Ok(code)
@@ -305,7 +317,9 @@ impl Daemon {
             );
         }
         let draining = self.supervisor.inherited_drain();
-        self.apply(load::load(&self.folders), None);
+        let loaded = load::load(&self.folders);
+        self.remember(&loaded);
+        self.apply(loaded, None);
         self.work();
         if let Some(code) = draining {
             self.queue.push_back(Input::DrainAsked { code });
@@ -349,6 +363,9 @@ impl Daemon {
             tracing::warn!(event = "drain.hurried", "the stop budget is used up: killing what is left");
             self.queue.push_back(Input::Hurried);
         }
+        if self.reread.take_if(|due| *due <= now).is_some() {
+            self.read_manifests(Purpose::Apply(None));
+        }
         let mut effects = Vec::new();
         loop {
             while let Some((app, event)) = self.processes.happened() {
@@ -377,7 +394,7 @@ impl Daemon {
     }
 
     fn next_moment(&self) -> Option<Instant> {
-        self.timers.next().into_iter().chain(self.budget).chain(self.processes.next()).min()
+        self.timers.next().into_iter().chain(self.budget).chain(self.reread).chain(self.processes.next()).min()
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -460,7 +477,12 @@ impl Daemon {
     }
 
     fn spawn(&mut self, id: AppId, run: u64, app: &App) {
-        let spawned = match self.logs.pipe(&app.name) {
+        // What kept its output from being captured once, a lack of descriptors say, may be over.
+        let pipe = self.logs.pipe(&app.name).or_else(|| {
+            self.attach_log(&app.name, &app.manifest.log);
+            self.logs.pipe(&app.name)
+        });
+        let spawned = match pipe {
             Some(pipe) => self.processes.spawn(id, run, app, pipe.as_fd()),
             None => Err("no pipe for its output".into()),
         };
@@ -582,7 +604,7 @@ impl Daemon {
             Note::Staged => self.queue.push_back(Input::Staged),
             Note::Read(loaded, Purpose::Apply(reply)) => self.apply(loaded, reply),
             Note::Read(loaded, Purpose::Plan(reply)) => {
-                let checked = self.check(loaded);
+                let checked = self.check(&loaded);
                 let _ = reply.send(self.supervisor.plan(&checked)); // whoever asked may have left
             }
         }
@@ -593,12 +615,43 @@ impl Daemon {
         tokio::task::spawn_blocking(move || notes.send(Note::Read(load::load(&folders), purpose)));
     }
 
-    fn check(&mut self, loaded: load::Loaded) -> Checked {
+    fn check(&mut self, loaded: &load::Loaded) -> Checked {
         check_loaded(&mut self.checker, loaded, &self.environment, &self.home)
     }
 
-    fn apply(&mut self, loaded: load::Loaded, reply: Option<oneshot::Sender<PlanReport>>) {
+    /// What an earlier supervisor knew of manifests that are broken now.
+    fn remember(&mut self, loaded: &load::Loaded) {
         let checked = self.check(loaded);
+        let has_good = |source: &&Source| source.name != WORKSPACE && checked.apps.contains_key(&source.name);
+        let copy = |source: &Source| {
+            let text = Ok(self.copies.of(&source.name)?);
+            Some(Source { text, ..source.clone() })
+        };
+        let copies: Vec<Source> = loaded.sources.iter().filter(|source| !has_good(source)).filter_map(copy).collect();
+        let executable = |file: &str| process::executable(Path::new(file));
+        let around = Surroundings { env: &self.environment, home: &self.home, executable: &executable };
+        self.checker.remember(&copies, &around);
+    }
+
+    fn keep_copies(&mut self, loaded: &load::Loaded, checked: &Checked) {
+        let broken = |source: &Source| {
+            let told = checked.problems.iter().any(|problem| problem.is_error() && problem.file == source.file);
+            told || checked.stale.contains_key(&source.name)
+        };
+        let (mut good, mut others) = (Vec::new(), BTreeSet::new());
+        for source in &loaded.sources {
+            match &source.text {
+                Ok(text) if !broken(source) => good.push((source.name.as_str(), text.as_str())),
+                _ => drop(others.insert(source.name.as_str())),
+            }
+        }
+        self.copies.keep(&good, &others, checked.complete);
+    }
+
+    fn apply(&mut self, loaded: load::Loaded, reply: Option<oneshot::Sender<PlanReport>>) {
+        self.reread = loaded.look_again.then(|| Instant::now() + REREAD);
+        let checked = self.check(&loaded);
+        self.keep_copies(&loaded, &checked);
         let plan = self.supervisor.plan(&checked);
         self.reports.take_plan(&plan, &checked.problems);
         self.queue.push_back(Input::Loaded(Box::new(checked)));

@@ -24,6 +24,9 @@ pub struct Loaded {
     /// Every folder was listed, or is plainly not there. When false, an app without a source was not
     /// necessarily deleted.
     pub complete: bool,
+    /// Something could not be read for a reason that goes away without a change to tell of, such as a lack
+    /// of descriptors: worth another look.
+    pub look_again: bool,
 }
 
 /// Reads every `*.ron` of every folder; a later folder's file replaces an earlier one's of the same name.
@@ -33,10 +36,17 @@ pub fn load(folders: &[PathBuf]) -> Loaded {
     for folder in folders {
         if let Err(error) = list(folder, &mut files, &mut loaded.problems) {
             loaded.complete &= is_absent(&error);
+            loaded.look_again |= may_pass(&error);
             loaded.problems.push(unlisted(folder, &error));
         }
     }
-    loaded.sources = files.into_iter().map(|(name, path)| source(name, &path)).collect();
+    for (name, path) in files {
+        let text = read(&path).map_err(|unread| {
+            loaded.look_again |= unread.may_pass;
+            unread.reason
+        });
+        loaded.sources.push(Source { name, file: path.display().to_string(), text });
+    }
     loaded
 }
 
@@ -86,24 +96,42 @@ fn unlisted(folder: &Path, error: &io::Error) -> Problem {
     }
 }
 
-fn source(name: String, path: &Path) -> Source {
-    Source { name, file: path.display().to_string(), text: read(path) }
+/// Not for what the file is or who may read it, but for what the machine lacks just now.
+fn may_pass(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    const PASSING: [Errno; 8] =
+        [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO, Errno::STALE, Errno::TIMEDOUT, Errno::AGAIN, Errno::INTR];
+    Errno::from_io_error(error).is_some_and(|errno| PASSING.contains(&errno))
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// Why a file was not read.
+struct Unread {
+    reason: String,
+    may_pass: bool,
+}
+
+impl From<String> for Unread {
+    fn from(reason: String) -> Self {
+        Unread { reason, may_pass: false }
+    }
+}
+
+fn read(path: &Path) -> Result<String, Unread> {
     let file = open(path)?;
     let mut bytes = Vec::new();
     // One byte past the cap tells "too large" without reading the rest.
-    file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
+    file.take(MAX_SIZE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Unread { reason: format!("cannot be read: {error}"), may_pass: may_pass(&error) })?;
     if bytes.len() as u64 > MAX_SIZE {
-        return Err("is larger than 1 MiB, which no manifest is: is it the right file?".into());
+        return Err("is larger than 1 MiB, which no manifest is: is it the right file?".to_owned().into());
     }
-    String::from_utf8(bytes).map_err(|error| not_utf8(&error))
+    Ok(String::from_utf8(bytes).map_err(|error| not_utf8(&error))?)
 }
 
 /// A regular file, or a link to one. Others are refused before they are opened: opening a FIFO or a
 /// device can wait for ever, and can itself do something.
-fn open(path: &Path) -> Result<File, String> {
+fn open(path: &Path) -> Result<File, Unread> {
     let seen = fs::stat(path).map_err(|error| unopened(path, error))?;
     refuse_special(FileType::from_raw_mode(seen.st_mode))?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -125,16 +153,17 @@ fn refuse_special(kind: FileType) -> Result<(), String> {
     Err(format!("is {what}, not a manifest: remove it, or rename it so that it does not end in `.ron`"))
 }
 
-fn unopened(path: &Path, error: rustix::io::Errno) -> String {
+fn unopened(path: &Path, error: rustix::io::Errno) -> Unread {
     use rustix::io::Errno;
-    match error {
+    let reason = match error {
         Errno::NOENT if path.is_symlink() => "is a link to nothing: put its target in place, or remove the link".into(),
         Errno::LOOP => "is a link that leads back to itself: remove it".into(),
         Errno::ACCESS | Errno::PERM => {
             format!("cannot be read: give uid {} read permission on it", rustix::process::geteuid().as_raw())
         }
         error => format!("cannot be read: {error}"),
-    }
+    };
+    Unread { reason, may_pass: may_pass(&error.into()) }
 }
 
 fn not_utf8(error: &std::string::FromUtf8Error) -> String {
@@ -178,6 +207,16 @@ mod tests {
         assert_eq!(loaded.sources[1].text.as_deref(), Ok("user"));
         assert_eq!(loaded.sources[1].file, user.path().join("b.ron").display().to_string());
         assert!(loaded.complete && loaded.problems.is_empty());
+    }
+
+    #[test]
+    fn what_the_machine_lacks_just_now_is_worth_another_look() {
+        let dir = folder();
+        write(dir.path().join("a.ron"), [0xff]).unwrap();
+        assert!(!load_one(&dir).look_again, "the file is what it is");
+        let code = |errno: rustix::io::Errno| io::Error::from(errno);
+        assert!(may_pass(&code(rustix::io::Errno::MFILE)));
+        assert!(!may_pass(&code(rustix::io::Errno::ACCESS)));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The state folder: where it is, that it is ours alone, the lock that makes us the only one in it, and the
-//! ledger of what outlives a supervisor.
+//! ledger and the copies of what outlives a supervisor.
 
+mod copies;
 mod ledger;
+pub use copies::Copies;
 pub use ledger::{Inherited, Ledger, VERSION, parse};
 
 use std::fs::{self, DirBuilder, File, OpenOptions};

@@ -84,6 +84,23 @@ impl Checker {
         Checked { complete, ..self.conclude(problems, together) }
     }
 
+    /// Manifests as they were when they were good last, seen by another checker: what is broken now, and never was
+    /// good here, has these as its last good version. One that is not good by itself either is passed over.
+    pub fn remember(&mut self, copies: &[Source], around: &Surroundings<'_>) {
+        if self.workspace.is_none() {
+            let copy = copies.iter().find(|source| source.name == WORKSPACE);
+            self.workspace = copy.and_then(|source| workspace(source, around).ok()).map(Arc::new);
+        }
+        for source in copies.iter().filter(|source| source.name != WORKSPACE) {
+            let (latest, problems) = app(source, self.workspace.as_deref().unwrap_or(&Workspace::default()), around);
+            let unknown = Known { hash: 0, latest: None, problems: Vec::new(), good: None };
+            let known = self.known.entry(source.name.clone()).or_insert(unknown);
+            if known.good.is_none() && !problems.iter().any(Problem::is_error) {
+                known.good = latest.map(Arc::new);
+            }
+        }
+    }
+
     /// The session's own manifest, or its last good version.
     fn take_workspace(&mut self, sources: &[Source], complete: bool, around: &Surroundings<'_>) -> Vec<Problem> {
         match sources.iter().find(|source| source.name == WORKSPACE).map(|source| workspace(source, around)) {

@@ -197,6 +197,29 @@ fn a_ledger_that_is_not_ours_is_said_and_the_apps_are_found_all_the_same() {
 }
 
 #[test]
+fn a_manifest_that_is_broken_when_the_supervisor_dies_keeps_its_last_good_version() {
+    let held = r#"App(command: "${BIN}/held")"#;
+    let session = Session::new().stayer("web").stayer("held").app("web", WEB).app("held", held);
+    let session = session.workspace("Workspace()").start();
+    let web = session.pid("web");
+    session.ok(&["stop", "held"]);
+    let copy = |name: &str| std::fs::read_to_string(session.state().join(format!("manifests/{name}.ron")));
+    until("all are kept", || ["web", "held", "workspace"].iter().all(|name| copy(name).is_ok()).then_some(()));
+    for file in ["web", "held", "workspace"] {
+        session.edit(file, "App(command: ");
+    }
+    until("it is told", || session.find("web").filter(|web| web.stale.is_some()));
+    session.crash_supervisor();
+    let app = session.wait_state("web", StateName::Running);
+    assert!(app.pid == Some(web) && app.stale.is_some(), "{app:#?}");
+    kill(web);
+    session.next_pid("web", web);
+    assert_eq!(session.find("held").map(|app| app.state), Some(StateName::Stopped));
+    session.ok(&["start", "held"]);
+    session.wait_state("held", StateName::Running);
+}
+
+#[test]
 fn an_app_whose_manifest_went_meanwhile_is_stopped() {
     let mut session = Session::new().stayer("web").app("web", WEB).start();
     let web = session.pid("web");

@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::FallocateFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::daemon::proc::{Leader, Pid};
@@ -19,7 +20,8 @@ use crate::model::supervisor::{Legacy, Session};
 
 /// Of the form; another one is not read.
 pub const VERSION: u32 = 1;
-/// A ledger is written anew when it is this large, and four times what it has to say.
+/// A ledger is written anew when it is this large, and four times what it has to say. The room is taken in
+/// advance: what happens while the disk is full is written down all the same.
 const ENOUGH: u64 = 256 << 10;
 /// More than any session has to say: what is larger is none of ours.
 const MOST: u64 = 256 << 20;
@@ -67,6 +69,8 @@ pub struct Ledger {
     file: Option<File>,
     /// Bytes in the file.
     length: u64,
+    /// When writing it anew failed; the one that is there goes on growing.
+    overdue: Option<Instant>,
     head: String,
     session: Option<Session>,
     /// The line that counts of each app.
@@ -92,6 +96,7 @@ impl Ledger {
             path,
             file: None,
             length: 0,
+            overdue: None,
             head: text(&Line::Head { version: VERSION, boot: boot.into() }),
             session: None,
             apps: BTreeMap::new(),
@@ -115,7 +120,23 @@ impl Ledger {
             self.crash(app, crash);
         }
         self.pending.clear();
-        self.rewrite();
+        if let Err(error) = self.rewrite()
+            && self.go_on().is_err()
+        {
+            self.failed(&error);
+        }
+    }
+
+    /// There is no room for a new file: the one that was found goes on.
+    fn go_on(&mut self) -> io::Result<()> {
+        let mut file = OpenOptions::new().read(true).append(true).custom_flags(libc::O_NOFOLLOW).open(&self.path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        // Half a line, of one who was killed while writing it, would spoil the next one.
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end as u64 + 1);
+        file.set_len(whole)?;
+        (self.file, self.length, self.overdue) = (Some(file), whole, Some(Instant::now()));
+        Ok(())
     }
 
     /// Where an app is now. `started`: of its leader.
@@ -166,39 +187,43 @@ impl Ledger {
         if self.pending.is_empty() && self.trouble.is_none() {
             return;
         }
-        let live: u64 = self.pending.len() as u64 + self.length;
-        if self.trouble.is_some() || self.file.is_none() || (live > ENOUGH && live > 4 * self.all().len() as u64) {
-            return self.rewrite();
-        }
-        let Some(file) = &mut self.file else { return };
-        match file.write_all(self.pending.as_bytes()) {
-            Ok(()) => {
-                self.length += self.pending.len() as u64;
-                self.pending.clear();
+        let written = match self.file.is_some() {
+            true if self.is_long() && self.rewrite().is_ok() => Ok(()),
+            true => self.append(),
+            false if self.trouble.is_some_and(|since| since.elapsed() < AGAIN) => return self.pending.clear(),
+            false => self.rewrite(),
+        };
+        match written {
+            Ok(()) if self.trouble.take().is_some() => {
+                tracing::info!(event = "state.recovered", "the state of the session is written down again");
             }
-            Err(error) => {
-                let _ = file.set_len(self.length); // half a line would spoil the next one
-                self.failed(&error);
-            }
+            Ok(()) => {}
+            Err(error) => self.failed(&error),
         }
     }
 
+    fn is_long(&self) -> bool {
+        let length = self.length + self.pending.len() as u64;
+        let tried = self.overdue.is_some_and(|since| since.elapsed() < AGAIN);
+        length > ENOUGH && !tried && length > 4 * self.all().len() as u64
+    }
+
+    fn append(&mut self) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.write_all(self.pending.as_bytes())?;
+        self.length += self.pending.len() as u64;
+        self.pending.clear();
+        Ok(())
+    }
+
     /// The whole of it, in one step for whoever reads.
-    fn rewrite(&mut self) {
-        if self.trouble.is_some_and(|since| since.elapsed() < AGAIN) {
-            return;
-        }
+    fn rewrite(&mut self) -> io::Result<()> {
+        self.overdue = Some(Instant::now());
         let all = self.all();
-        match replace(&self.path, &all) {
-            Ok(file) => {
-                (self.file, self.length) = (Some(file), all.len() as u64);
-                self.pending.clear();
-                if self.trouble.take().is_some() {
-                    tracing::info!(event = "state.recovered", "the state of the session is written down again");
-                }
-            }
-            Err(error) => self.failed(&error),
-        }
+        let file = replace(&self.path, &all)?;
+        (self.file, self.length, self.overdue) = (Some(file), all.len() as u64, None);
+        self.pending.clear();
+        Ok(())
     }
 
     fn all(&self) -> String {
@@ -208,8 +233,11 @@ impl Ledger {
         lines.map(String::as_str).collect()
     }
 
+    /// From now on what is in the file would be wrong: who finds none looks for the apps themselves.
     fn failed(&mut self, error: &io::Error) {
         self.pending.clear(); // the next try writes everything
+        self.file = None;
+        let _ = fs::remove_file(&self.path); // where nothing can be written, this may fail too
         if self.trouble.replace(Instant::now()).is_none() {
             let file = self.path.display();
             tracing::warn!(
@@ -246,6 +274,7 @@ fn replace(path: &Path, text: &str) -> io::Result<File> {
         OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new)
     };
     let mut file = open()?;
+    let _ = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, ENOUGH); // not every file system can
     let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&new, path));
     written.inspect_err(|_| drop(fs::remove_file(&new)))?;
     Ok(file)
@@ -448,9 +477,28 @@ mod tests {
         ledger.app("web", None, kept(3));
         ledger.write();
         assert!(ledger.trouble.is_some());
+        assert_eq!(read(&ledger.path, ""), Ok(None), "what would be wrong is gone");
         ledger.trouble = Some(Instant::now() - AGAIN);
         ledger.write();
         assert!(ledger.trouble.is_none());
         assert_eq!(reopened(folder.path()).legacy.apps["web"].run, 3);
+    }
+
+    #[test]
+    fn without_room_for_another_file_the_one_that_is_there_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut ledger, ..) = Ledger::open(folder.path());
+        ledger.app("web", None, kept(3));
+        ledger.write();
+        let in_the_way = folder.path().join("ledger.new");
+        fs::create_dir_all(in_the_way.join("no file")).unwrap();
+        let mut text = fs::read_to_string(&ledger.path).unwrap();
+        text.push_str("{\"half a line");
+        fs::write(&ledger.path, text).unwrap();
+        let (mut next, ..) = Ledger::open(folder.path());
+        next.app("web", None, kept(4));
+        next.write();
+        assert!(next.trouble.is_none());
+        assert_eq!(reopened(folder.path()).legacy.apps["web"].run, 4);
     }
 }

@@ -1,0 +1,132 @@
+//! The last good text of each manifest, for a supervisor that finds the manifest broken and was not there while
+//! it was good. Read only then; written behind the loop's back, for a disk may be slow.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::task::spawn_blocking;
+
+pub struct Copies {
+    folder: Arc<Folder>,
+    /// Hash of the text that was given to be kept, by name.
+    known: BTreeMap<String, u64>,
+}
+
+struct Folder {
+    path: PathBuf,
+    /// Held while files are written; whether that has failed before.
+    failed: Mutex<bool>,
+}
+
+impl Copies {
+    /// In a folder of their own within `state`. `fresh`: of a session that is over, nothing counts.
+    pub fn open(state: &Path, fresh: bool) -> Copies {
+        let path = state.join("manifests");
+        if fresh {
+            let _ = fs::remove_dir_all(&path); // mostly there is none
+        }
+        Copies { folder: Arc::new(Folder { path, failed: Mutex::default() }), known: BTreeMap::new() }
+    }
+
+    /// The last good text of this manifest, if it is known.
+    pub fn of(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.folder.file(name)).ok()
+    }
+
+    /// These are good now, and of all others named nothing is known. `complete`: what is not named has no manifest.
+    pub fn keep(&mut self, good: &[(&str, &str)], broken: &BTreeSet<&str>, complete: bool) {
+        let hash = |text: &str| BuildHasherDefault::<DefaultHasher>::default().hash_one(text);
+        let mut changed = Vec::new();
+        for (name, text) in good {
+            let hash = hash(text);
+            if self.known.get(*name) != Some(&hash) {
+                self.known.insert((*name).into(), hash);
+                changed.push(((*name).to_owned(), (*text).to_owned()));
+            }
+        }
+        let named: BTreeSet<&str> = good.iter().map(|(name, _)| *name).chain(broken.iter().copied()).collect();
+        let gone: Vec<String> =
+            self.known.keys().filter(|name| complete && !named.contains(name.as_str())).cloned().collect();
+        for name in &gone {
+            self.known.remove(name);
+        }
+        if !changed.is_empty() || !gone.is_empty() {
+            let folder = self.folder.clone();
+            spawn_blocking(move || folder.write(&changed, &gone));
+        }
+    }
+
+    /// The session is over.
+    pub fn close(&self) {
+        let _ = fs::remove_dir_all(&self.folder.path); // the next session takes them away too
+    }
+}
+
+impl Folder {
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{name}.ron"))
+    }
+
+    fn write(&self, changed: &[(String, String)], gone: &[String]) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in gone {
+            let _ = fs::remove_file(self.file(name)); // it may never have been written
+        }
+        let result = changed.iter().try_for_each(|(name, text)| self.replace(name, text));
+        if let Err(error) = &result
+            && !*failed
+        {
+            tracing::warn!(
+                event = "state.trouble", file = %self.path.display(), %error,
+                "cannot keep copies of the manifests: should the supervisor die while a manifest is broken, its app is left alone until the manifest is mended"
+            );
+        }
+        *failed = result.is_err();
+    }
+
+    fn replace(&self, name: &str, text: &str) -> io::Result<()> {
+        let path = self.file(name);
+        // After a restart of the supervisor most are there already.
+        if fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
+            return Ok(());
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
+        let new = path.with_extension("new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        fs::rename(new, path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn written(copies: &Copies, what: impl Fn(&Copies) -> bool) {
+        while !what(copies) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_next_supervisor_of_the_session_finds_what_was_good() {
+        let state = tempfile::tempdir().unwrap();
+        let mut copies = Copies::open(state.path(), true);
+        copies.keep(&[("a", "one"), ("b", "one")], &BTreeSet::new(), true);
+        written(&copies, |copies| copies.of("b").is_some()).await;
+        copies.keep(&[("a", "two")], &BTreeSet::from(["b"]), true);
+        written(&copies, |copies| copies.of("a").as_deref() == Some("two")).await;
+        let mut next = Copies::open(state.path(), false);
+        assert_eq!(next.of("a").as_deref(), Some("two"));
+        assert_eq!(next.of("b").as_deref(), Some("one"), "broken now, and good once");
+        next.keep(&[("a", "two"), ("b", "one")], &BTreeSet::new(), true);
+        next.keep(&[("a", "two")], &BTreeSet::new(), true);
+        written(&next, |copies| copies.of("b").is_none()).await;
+        assert_eq!(Copies::open(state.path(), true).of("a"), None, "another session");
+    }
+}
