@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,10 +37,7 @@ pub struct Leader {
 
 /// The living processes of one user, oldest first.
 pub fn processes_of(uid: u32) -> Vec<Entry> {
-    let Ok(folder) = with_spare(|| fs::read_dir("/proc")) else {
-        MISSED.store(true, Ordering::Relaxed);
-        return Vec::new();
-    };
+    let Ok(folder) = with_spare(|| fs::read_dir("/proc")) else { return Vec::new() };
     // All of them before the first is looked into: each look takes the descriptor that the folder takes now.
     let pids: Vec<Pid> = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     keep_spare();
@@ -97,12 +94,12 @@ pub fn keep_spare() {
     }
 }
 
-/// Something could not be looked at for want of a descriptor.
-static MISSED: AtomicBool = AtomicBool::new(false);
+static MISSES: AtomicU64 = AtomicU64::new(0);
 
-/// Whether something could not be looked at since the last time: what was seen is not all there is.
-pub fn missed() -> bool {
-    MISSED.swap(false, Ordering::Relaxed)
+/// How often something could not be looked at for want of a descriptor: what is seen while this grows is not all
+/// there is.
+pub fn misses() -> u64 {
+    MISSES.load(Ordering::Relaxed)
 }
 
 fn with_spare<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
@@ -114,7 +111,7 @@ fn with_spare<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
     drop(SPARE.lock().unwrap_or_else(PoisonError::into_inner).take());
     open().inspect_err(|error| {
         if full(error) {
-            MISSED.store(true, Ordering::Relaxed); // another thread was quicker
+            MISSES.fetch_add(1, Ordering::Relaxed); // another thread was quicker
         }
     })
 }

@@ -83,6 +83,8 @@ pub struct Processes {
     happened: VecDeque<(AppId, Event)>,
     /// What `/proc` said, good for one turn of the loop.
     table: Option<Rc<Vec<Seen>>>,
+    /// What had been missed before the table was read.
+    misses: u64,
     strays: Option<bool>,
 }
 
@@ -186,6 +188,7 @@ impl Processes {
             out_of_memory_kills: proc::out_of_memory_kills(),
             happened: VecDeque::new(),
             table: None,
+            misses: 0,
             strays: None,
         })
     }
@@ -415,7 +418,7 @@ impl Processes {
         }
         let mut alive = self.members(id, &app.name);
         alive.retain(|member| self.children.contains_key(&member.pid) || self.watch(*member, id, None));
-        if alive.is_empty() && !proc::missed() {
+        if alive.is_empty() && !self.missed() {
             self.scattered.remove(&id);
             return Found::Nothing;
         }
@@ -607,7 +610,8 @@ impl Processes {
     fn clear_members(&mut self, id: AppId) {
         let Some(Clearing { run, name, signal, .. }) = self.clearing.get(&id) else { return };
         let (run, name, signal) = (*run, name.clone(), *signal);
-        let members = if self.surely_empty(id) { Vec::new() } else { self.members(id, &name) };
+        let surely_empty = self.surely_empty(id);
+        let members = if surely_empty { Vec::new() } else { self.members(id, &name) };
         let mut left = HashSet::new();
         for member in members {
             let child = self.children.contains_key(&member.pid);
@@ -616,7 +620,7 @@ impl Processes {
                 self.signal(member.pid, signal);
             }
         }
-        if left.is_empty() && proc::missed() {
+        if left.is_empty() && !surely_empty && self.missed() {
             self.look.get_or_insert_with(|| Instant::now() + LOOK);
         } else if left.is_empty() {
             self.scattered.remove(&id);
@@ -700,10 +704,17 @@ impl Processes {
         descendants(&table, [pid]).into_iter().map(proc::resident).sum()
     }
 
+    /// Whether the table may lack something.
+    fn missed(&self) -> bool {
+        self.misses != proc::misses()
+    }
+
     /// Without us: whoever started us may itself be one of a tree (a terminal in which somebody runs us).
     fn table(&mut self) -> Rc<Vec<Seen>> {
         let (uid, own_pid) = (self.uid, self.own_pid);
+        let misses = &mut self.misses;
         let read = || {
+            *misses = proc::misses();
             let others = proc::processes_of(uid).into_iter().filter(|entry| entry.pid != own_pid);
             Rc::new(
                 others.map(|entry| Seen { entry, cookie: OnceCell::new(), command_line: OnceCell::new() }).collect(),

@@ -17,6 +17,8 @@ pub struct Part {
     shaky: bool,
     /// It may still run as an earlier edition.
     version_unsure: bool,
+    /// Since the last quiet point there was a time without a manifest.
+    removed_lately: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +56,15 @@ pub enum Expected {
 impl Part {
     pub fn new(kind: Kind) -> Self {
         let edition = Edition { version: 1, remark: 0, enabled: true };
-        Part { kind, edition, disk: Disk::Good, wanted: Wanted::Up, shaky: false, version_unsure: false }
+        Part {
+            kind,
+            edition,
+            disk: Disk::Good,
+            wanted: Wanted::Up,
+            shaky: false,
+            version_unsure: false,
+            removed_lately: false,
+        }
     }
 
     pub fn expected(&self) -> Expected {
@@ -70,12 +80,13 @@ impl Part {
 
     /// A quiet point was reached: all that was done has been seen.
     pub fn calmed(&mut self) {
-        self.shaky = false;
+        (self.shaky, self.removed_lately) = (false, false);
     }
 
     /// After a good manifest was written and a start was answered well.
     pub fn certain(&mut self) {
-        (self.disk, self.wanted, self.shaky, self.version_unsure) = (Disk::Good, Wanted::Up, false, false);
+        (self.disk, self.wanted) = (Disk::Good, Wanted::Up);
+        (self.shaky, self.version_unsure, self.removed_lately) = (false, false, false);
         self.edition.enabled = true;
     }
 
@@ -97,8 +108,9 @@ impl Part {
     }
 
     pub fn broken(&mut self) {
-        if self.disk == Disk::Absent {
-            // It is kept back, or it is still there because nobody saw the removal.
+        if self.disk == Disk::Absent || self.removed_lately {
+            // It is kept back, or it is still there because nobody saw the removal; and what was good between the
+            // two may not have been seen either.
             self.wanted = Wanted::Unknown;
         }
         if self.shaky {
@@ -116,6 +128,7 @@ impl Part {
             self.wanted = Wanted::Unsure;
         }
         self.disk = Disk::Absent;
+        self.removed_lately = true;
     }
 
     /// What was asked before may be forgotten with the edition it was asked of.

@@ -9,12 +9,16 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::FallocateFlags;
+
 use super::file::numbered;
 use super::pipe::Peephole;
 
 /// Bytes of an app's name, filled up with zeros.
 const NAME: usize = 64;
 const RECORD: usize = NAME + 4 * 8;
+/// Taken in advance, so that a full disk does not keep a place from being noted: room for 170 apps.
+const ROOM: u64 = 16 << 10;
 /// More apps than anybody has.
 const MOST: u64 = 1 << 24;
 
@@ -112,6 +116,7 @@ impl Places {
             // Nothing is owed, or it is none of ours: begun afresh, so that it does not grow for ever.
             _ => file.set_len(0)?,
         }
+        let _ = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, ROOM); // not every file system can
         self.file = Some(file);
         Ok(())
     }
