@@ -1,6 +1,7 @@
 //! Decides. Pure: no tokio, no IO, no clock, no environment. A file uses only what stands above it.
 
 pub mod quantity;
+pub mod switch;
 
 pub mod backoff;
 pub mod probe;

@@ -14,8 +14,8 @@ use super::manifest::Workspace;
 use super::plan::{self, Step};
 use super::problem::closest;
 use super::protocol::{AppStatus, Outcome, PlanReport, Refusal, Snapshot, StateName, Verb};
-use super::resolve;
 use super::restart::{Exit, signal_name};
+use super::switch;
 
 /// Stands for one app's name from its first manifest to the end of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -278,7 +278,7 @@ impl Supervisor {
     }
 
     fn autostart(&self) -> bool {
-        resolve::switch(&self.workspace.autostart) != Some(false)
+        switch::read(&self.workspace.autostart) != Some(false)
     }
 
     /// One event into one machine, and what follows from where it is then.

@@ -16,11 +16,11 @@ mapfile -t sources < <(apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE)
 command -v mmdebstrap >/dev/null || apt-get install -y -qq --no-install-recommends mmdebstrap >/dev/null
 
 packages=ca-certificates,curl,dbus,dbus-x11,fonts-dejavu-core,gvfs,procps,scrot,tigervnc-standalone-server,wmctrl
-packages=$packages,x11-utils,x11-xserver-utils,xdotool,xauth,xfce4-session,xfwm4,xfdesktop4,xfce4-settings,chromium
+packages=$packages,x11-utils,x11-xserver-utils,xdotool,xauth,xfce4-session,xfwm4,xfdesktop4,xfce4-settings,xfce4-terminal,zenity,chromium
 
 # The browser's folder leaves twice: as CloakBrowser's archive, wrapped as its real one may be, and as Discord.
 # A copy rather than a link: Chromium finds its resources beside the file it was started from.
-mmdebstrap --quiet --variant=minbase --mode=root --hook-dir=/usr/share/mmdebstrap/hooks/eatmydata \
+mmdebstrap --quiet --format=tar --variant=minbase --mode=root --hook-dir=/usr/share/mmdebstrap/hooks/eatmydata \
 	--aptopt='APT::Install-Recommends "0"' --dpkgopt='path-exclude=/usr/share/doc/*' \
 	--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 	--include="$packages" \
