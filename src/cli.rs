@@ -4,6 +4,7 @@
 pub mod change;
 pub mod client;
 pub mod follow;
+pub mod icons;
 pub mod manifests;
 pub mod print;
 pub mod session;
@@ -108,6 +109,19 @@ enum Verb {
         #[arg(long)]
         force: bool,
     },
+    /// Write the desktop icons of manifests
+    #[command(after_help = "Example:\n  kasm-void icons manifests --into ~/Desktop")]
+    Icons {
+        /// Manifest folders, as `run` takes them
+        #[arg(value_name = "DIR", required = true)]
+        folders: Vec<PathBuf>,
+        /// The folder to write them into
+        #[arg(long, value_name = "DIR")]
+        into: PathBuf,
+        /// A program that carries a click out: it is given the icon's name and the words for kasm-void
+        #[arg(long, value_name = "PROGRAM")]
+        through: Option<String>,
+    },
     #[command(flatten)]
     Ask(Ask),
     /// Print a completion script for a shell
@@ -130,6 +144,16 @@ enum Ask {
     Stop(Change),
     /// Stop and start apps
     Restart(Change),
+    /// Start an app, or show the one that is up, as a click on its icon does
+    #[command(after_help = "Examples:\n  kasm-void show discord\n  kasm-void show cloakbrowser https://kbve.com")]
+    Show {
+        app: String,
+        /// What to hand to it, in place of its own last arguments
+        #[arg(value_name = "ARG")]
+        more: Vec<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Stop an app, run an action of its manifest, start it
     #[command(after_help = "Example:\n  kasm-void do cloakbrowser reload")]
     Do {
@@ -271,6 +295,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Ended> {
         Verb::Plan { offline } if !offline.is_empty() => status::tell_plan(&daemon::plan(&offline), json),
         Verb::Plan { .. } => asking(status::plan(&Client::new(&state), json)),
         Verb::New { name, command, dir, force } => manifests::new(&name, &command, &dir, force, json),
+        Verb::Icons { folders, into, through } => icons::write(&folders, &into, through.as_deref(), json),
         Verb::Ask(question) => asking(ask(question, &Client::new(&state), json)),
         Verb::Completions { shell } => completions(shell),
     }
@@ -288,6 +313,7 @@ async fn ask(question: Ask, client: &Client, json: bool) -> anyhow::Result<Ended
         Ask::Start(asked) => change_apps(client, asked, "start", json).await,
         Ask::Stop(asked) => change_apps(client, asked, "stop", json).await,
         Ask::Restart(asked) => change_apps(client, asked, "restart", json).await,
+        Ask::Show { app, more, wait } => icons::show(client, &app, &more, wait.into(), json).await,
         Ask::Do { app, action, wait } => change::one(client, &app, ("do", &action), wait.into(), json).await,
         Ask::Signal { app, signal, wait } => change::one(client, &app, ("signal", &signal), wait.into(), json).await,
         Ask::Reload { wait } => change::reload(client, wait.into(), json).await,

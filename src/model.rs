@@ -11,11 +11,14 @@ pub mod hook;
 
 pub mod manifest;
 
+pub mod icon;
+
+pub mod protocol;
+
 pub mod app;
 
 pub mod index;
 pub mod problem;
-pub mod protocol;
 pub mod source;
 
 pub mod interpolate;

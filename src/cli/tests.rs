@@ -15,7 +15,9 @@ use super::client::{NoAnswer, NoSupervisor};
 use super::*;
 use crate::daemon::control::{self, Ask as Asked, LogStream};
 use crate::http::Server;
-use crate::model::protocol::{AppStatus, Crash, Outcome, PlanReport, PlanStep, Refusal, Snapshot, StateName};
+use crate::model::protocol::{
+    AppStatus, CommandLine, Crash, Outcome, PlanReport, PlanStep, Refusal, Snapshot, StateName,
+};
 use crate::model::restart::Exit;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -97,6 +99,7 @@ fn in_words(ask: &Asked) -> String {
         Asked::Verb { app, verb, wait, .. } => format!("{verb} {app} wait={wait}"),
         Asked::Apps(_) => "apps".into(),
         Asked::Crashes { app, .. } => format!("crashes {app}"),
+        Asked::Command { app, .. } => format!("command {app}"),
         Asked::Logs { app, lines, .. } => format!("logs {app} {lines}"),
         Asked::Plan(_) => "plan".into(),
         Asked::Reload(_) => "reload".into(),
@@ -124,6 +127,7 @@ fn answer(snapshot: &Snapshot, output: &broadcast::Sender<Bytes>, ask: Asked) {
     match ask {
         Asked::Apps(reply) => drop(reply.send(snapshot.clone())),
         Asked::Crashes { app, reply } => drop(reply.send(known(&app).then(|| vec![crash()]))),
+        Asked::Command { app, reply } => drop(reply.send(known(&app).then(command_line))),
         Asked::Logs { app, reply, .. } => {
             let stream = || LogStream { head: b"one\ntwo\n".to_vec(), follow: Some(output.subscribe()) };
             drop(reply.send(known(&app).then(stream)));
@@ -131,6 +135,17 @@ fn answer(snapshot: &Snapshot, output: &broadcast::Sender<Bytes>, ask: Asked) {
         Asked::Plan(reply) | Asked::Reload(reply) => drop(reply.send(report())),
         Asked::Drain(reply) => drop(reply.send(())),
         Asked::Verb { .. } => unreachable!("answered by its verdict"),
+    }
+}
+
+/// Of an app that there is no use in running again.
+fn command_line() -> CommandLine {
+    CommandLine {
+        argv: vec!["/usr/bin/x".into()],
+        last: Vec::new(),
+        again: None,
+        env: Default::default(),
+        env_hidden: Default::default(),
     }
 }
 
@@ -211,6 +226,22 @@ async fn each_verb_reaches_the_loop_as_it_was_said() {
     ] {
         assert_eq!(fake.next_ask().await, expected);
     }
+}
+
+#[tokio::test]
+async fn what_is_down_is_started_to_be_shown() {
+    let mut fake = Fake::with(vec![app("a", StateName::Stopped)]);
+    assert_eq!(icons::show(&fake.client(), "a", &[], MINUTE, true).await.unwrap(), Ended::Done);
+    assert_eq!([fake.next_ask().await, fake.next_ask().await], ["apps", "start a wait=true"]);
+}
+
+#[tokio::test]
+async fn what_is_up_is_shown_without_a_start() {
+    let mut fake = Fake::with(vec![app("a", StateName::Running)]);
+    assert_eq!(icons::show(&fake.client(), "a", &[], MINUTE, true).await.unwrap(), Ended::Done);
+    assert_eq!([fake.next_ask().await, fake.next_ask().await], ["apps", "command a"]);
+    let refused = icons::show(&fake.client(), "a", &["x".into()], MINUTE, true).await.unwrap_err();
+    assert_eq!(refused.to_string(), "cannot hand anything to `a`: its icon has no `again`");
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use crate::http::{self, Closing, Error, Limits, Peer, Pieces, Server};
 use crate::model::metrics;
 use crate::model::problem::closest;
-use crate::model::protocol::{AppStatus, Crash, Outcome, PlanReport, Refusal, Snapshot, StateName, Verb};
+use crate::model::protocol::{AppStatus, CommandLine, Crash, Outcome, PlanReport, Refusal, Snapshot, StateName, Verb};
 use crate::model::quantity::Span;
 use crate::model::restart::signal_number;
 use stream::follow_on;
@@ -45,6 +45,10 @@ pub enum Ask {
     Crashes {
         app: String,
         reply: oneshot::Sender<Option<Vec<Crash>>>,
+    },
+    Command {
+        app: String,
+        reply: oneshot::Sender<Option<CommandLine>>,
     },
     Logs {
         app: String,
@@ -106,8 +110,8 @@ impl FromRef<Desk> for Loop {
     }
 }
 
-const ROUTES: &str = "there are GET /v1/apps, /v1/apps/APP, /v1/apps/APP/logs, /v1/apps/APP/crashes, /v1/events, \
-    /v1/plan, /livez, /readyz, /metrics and POST /v1/apps/APP/{start,stop,restart,do/ACTION,signal/SIG}, \
+const ROUTES: &str = "there are GET /v1/apps, /v1/apps/APP, /v1/apps/APP/logs, /v1/apps/APP/crashes, \
+    /v1/apps/APP/command, /v1/events, /v1/plan, /livez, /readyz, /metrics and POST /v1/apps/APP/{start,stop,restart,do/ACTION,signal/SIG}, \
     /v1/reload, /v1/drain";
 
 fn router(asks: mpsc::Sender<Ask>, events: broadcast::Sender<Arc<str>>) -> Router {
@@ -121,6 +125,7 @@ fn router(asks: mpsc::Sender<Ask>, events: broadcast::Sender<Arc<str>>) -> Route
         .route("/v1/apps/{app}/signal/{signal}", post(send_signal))
         .route("/v1/apps/{app}/logs", get(logs))
         .route("/v1/apps/{app}/crashes", get(crashes))
+        .route("/v1/apps/{app}/command", get(command))
         .route("/v1/events", get(events_of_all))
         .route("/v1/plan", get(plan))
         .route("/v1/reload", post(reload))
@@ -236,6 +241,13 @@ async fn app(State(asks): State<Loop>, Named(name): Named<String>) -> Result<Jso
 async fn crashes(State(asks): State<Loop>, Named(app): Named<String>) -> Result<Json<Vec<Crash>>, Error> {
     match asks.ask(|reply| Ask::Crashes { app: app.clone(), reply }).await? {
         Some(crashes) => Ok(Json(crashes)),
+        None => Err(asks.no_such_app(&app).await),
+    }
+}
+
+async fn command(State(asks): State<Loop>, Named(app): Named<String>) -> Result<Json<CommandLine>, Error> {
+    match asks.ask(|reply| Ask::Command { app: app.clone(), reply }).await? {
+        Some(command) => Ok(Json(command)),
         None => Err(asks.no_such_app(&app).await),
     }
 }

@@ -144,6 +144,13 @@ pub struct Icon {
     pub icon: String,
     #[serde(default)]
     pub categories: Vec<String>,
+    /// A click while the app is up runs its command line once more, with these behind `args`. Without it such a
+    /// click does nothing.
+    #[serde(default)]
+    pub again: Option<Vec<String>>,
+    /// Actions with an icon of their own, and its name.
+    #[serde(default)]
+    pub actions: BTreeMap<String, String>,
 }
 
 /// `workspace.ron`: what belongs to the session, not to one app.
@@ -260,6 +267,9 @@ impl Manifest {
         visit("stop.signal", &mut self.stop.signal);
         if let Some(file) = &mut self.log.file {
             visit("log.file", file);
+        }
+        for (i, word) in self.icon.iter_mut().flat_map(|icon| icon.again.iter_mut().flatten()).enumerate() {
+            visit(&format!("icon.again[{i}]"), word);
         }
         for (action, hooks) in &mut self.actions {
             each_hook_string(&format!("actions.{action}"), hooks, visit);

@@ -11,7 +11,7 @@ use super::hook::Hook;
 use super::manifest::{Manifest, Workspace};
 use super::place::Place;
 use super::probe::Target;
-use super::problem::Problem;
+use super::problem::{Problem, closest};
 use super::quantity::Span;
 use super::restart::signal_number;
 use super::scope::Scope;
@@ -231,6 +231,14 @@ fn check_values(manifest: &Manifest, place: &Place<'_>, problems: &mut Vec<Probl
         }
         takes_time("health.every", health.every, place, problems);
         takes_time("health.timeout", health.timeout, place, problems);
+    }
+    for action in manifest.icon.iter().flat_map(|icon| icon.actions.keys()) {
+        if !manifest.actions.contains_key(action) {
+            let known: Vec<&str> = manifest.actions.keys().map(String::as_str).collect();
+            let help = closest(action, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+            let help = help.unwrap_or_else(|| "add it to `actions`".into());
+            problems.push(place.problem("icon.actions", format!("no action is called `{action}`")).help(help));
+        }
     }
     check_hooks("prelaunch", &manifest.prelaunch, place, problems);
     check_hooks("postlaunch", &manifest.postlaunch, place, problems);

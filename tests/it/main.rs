@@ -9,6 +9,7 @@ mod control;
 mod crashes;
 mod desktop;
 mod hooks;
+mod icons;
 mod logs;
 mod reload;
 mod session;
