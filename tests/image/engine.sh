@@ -53,7 +53,6 @@ export PATH=$dir/root/usr/sbin:$dir/root/usr/bin:$PATH DOCKER_HOST=unix://$dir/r
 
 # Own mounts and pids: whatever happens, nothing is left running. A cgroup2 mount, because runc refuses a machine
 # that has both versions. The limit on open files, because the engine's default is more than some machines grant.
-# shellcheck disable=SC2016 # expanded inside
 exec unshare --mount --pid --fork --kill-child --mount-proc bash -c '
 	dir=$1
 	shift

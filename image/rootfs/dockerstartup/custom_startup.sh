@@ -19,6 +19,7 @@ while [ "$1" != -- ]; do
 done
 
 if [ "$forward" = false ]; then
+	mkdir -p "$HOME/.config/kasm-void/manifests" || true # a home that cannot be written is no reason for an empty desktop
 	exec kasm-void run /usr/share/kasm-void/manifests /etc/kasm-void/manifests "$HOME/.config/kasm-void/manifests"
 fi
 
