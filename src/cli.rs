@@ -2,9 +2,11 @@
 //! `client` and decides nothing itself.
 
 pub mod change;
+pub mod check_url;
 pub mod client;
 pub mod follow;
 pub mod manifests;
+pub mod policy;
 pub mod print;
 pub mod session;
 pub mod status;
@@ -18,6 +20,7 @@ use crate::daemon::{self, journal};
 use crate::model::quantity::Span;
 use change::Which;
 use client::{Client, Waiting};
+use policy::PolicyOptions;
 
 /// How a verb ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -107,6 +110,18 @@ enum Verb {
         /// Write over a manifest that is there
         #[arg(long)]
         force: bool,
+    },
+    /// Tell whether the launcher would open these URLs, and if not, why
+    #[command(after_help = CHECK_URL)]
+    CheckUrl {
+        /// URLs; `-` reads more from stdin, one a line
+        #[arg(value_name = "URL", required = true)]
+        urls: Vec<String>,
+        /// Judge what the URLs say, and ask no name server
+        #[arg(long)]
+        no_resolve: bool,
+        #[command(flatten)]
+        policy: PolicyOptions,
     },
     #[command(flatten)]
     Ask(Ask),
@@ -201,6 +216,18 @@ Examples:
   kasm-void new terminal -- xterm -maximized
   kasm-void new discord --dir ~/.config/kasm-void -- /usr/bin/discord --no-sandbox";
 
+const CHECK_URL: &str = "\
+Examples:
+  kasm-void check-url https://example.com http://127.1
+  kasm-void check-url --no-resolve --json - < urls.txt
+  kasm-void check-url --allow 'example.com *.example.org' https://www.example.org
+
+A line for each URL: allowed, with what would be opened and its addresses, or refused, and why.
+The options and variables are those of the launcher; all rules are in docs/security.md.
+
+Exit codes:
+  0 all are allowed   1 one or more are refused   2 wrong usage";
+
 #[derive(Args)]
 struct Change {
     #[arg(value_name = "APP", required_unless_present = "all", conflicts_with = "all")]
@@ -271,6 +298,9 @@ pub fn run(cli: Cli) -> anyhow::Result<Ended> {
         Verb::Plan { offline } if !offline.is_empty() => status::tell_plan(&daemon::plan(&offline), json),
         Verb::Plan { .. } => asking(status::plan(&Client::new(&state), json)),
         Verb::New { name, command, dir, force } => manifests::new(&name, &command, &dir, force, json),
+        Verb::CheckUrl { urls, no_resolve, policy } => {
+            asking(check_url::check(&policy.policy().map_err(anyhow::Error::msg)?, &urls, !no_resolve, json))
+        }
         Verb::Ask(question) => asking(ask(question, &Client::new(&state), json)),
         Verb::Completions { shell } => completions(shell),
     }

@@ -1,5 +1,5 @@
 //! The addresses of a name, as this machine's resolver tells them (`/etc/hosts`, search domains, name servers:
-//! the browser asks the same ones), within a deadline. Judges none of them.
+//! the browser asks the same ones), within a deadline. Decides nothing: the policy judges what was found.
 
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
@@ -8,12 +8,22 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
+use crate::model::url::{Policy, Refused, Target};
+
 /// Longest wait for all name servers together.
 const DEADLINE: Duration = Duration::from_secs(1);
 
 /// The C library's resolver cannot be interrupted: a look-up that nobody waits for any more holds its thread for
 /// as long as the name servers are mute. This many may.
 static LOOKUPS: Semaphore = Semaphore::const_new(16);
+
+/// Asks for the addresses of the target's name, when it has one, and has them judged; tells those that passed.
+pub async fn judge(policy: &Policy, target: &Target) -> Result<Vec<IpAddr>, Refused> {
+    let Some(name) = target.name() else { return Ok(Vec::new()) };
+    let found = resolve(name, target.port()).await.map_err(|why| Refused::unresolved(target, &why))?;
+    policy.judge_addresses(target, &found)?;
+    Ok(found)
+}
 
 /// All addresses of `name`, IPv4 and IPv6, without doubles. The error says why there are none.
 pub async fn resolve(name: &str, port: u16) -> Result<Vec<IpAddr>, String> {

@@ -117,7 +117,7 @@ impl Policy {
         }
         for address in addresses {
             address::judge(*address)
-                .map_err(|why| refused(Reason::ResolvesPrivate, format!("`{name}` resolves to {why}")))?;
+                .map_err(|why| refused(Reason::ResolvesPrivate, format!("`{}` resolves to {why}", shortened(name))))?;
         }
         Ok(())
     }
@@ -136,14 +136,17 @@ impl Policy {
         if self.ports.contains(&port) {
             return Ok(());
         }
-        let ports: Vec<String> = self.ports.iter().map(u16::to_string).collect();
+        let ports: Vec<String> = self.ports.iter().take(8).map(u16::to_string).collect();
         Err(refused(Reason::Port, format!("port {port} is not one of those that may be opened ({})", ports.join(", "))))
     }
 
     fn judge_name(&self, name: &str) -> Result<(), Refused> {
         name::judge(name).map_err(|(reason, why)| refused(reason, format!("`{}` {why}", shortened(name))))?;
         match self.refused.iter().find(|suffix| name::is_below(name, suffix)) {
-            Some(suffix) => Err(refused(Reason::Suffix, format!("`{name}` is refused here, with all of `{suffix}`"))),
+            Some(suffix) => Err(refused(
+                Reason::Suffix,
+                format!("`{}` is refused here, with all of `{}`", shortened(name), shortened(suffix)),
+            )),
             None => Ok(()),
         }
     }
@@ -152,7 +155,7 @@ impl Policy {
         if self.allowed.is_empty() || self.allowed.iter().any(|pattern| pattern.holds(host)) {
             return Ok(());
         }
-        Err(refused(Reason::NotAllowed, format!("`{host}` is not on the list of what may be opened here")))
+        Err(refused(Reason::NotAllowed, format!("`{}` is not on the list of what may be opened here", shortened(host))))
     }
 }
 
@@ -185,7 +188,7 @@ impl Target {
 impl Refused {
     /// No name server could tell the addresses of the target's name.
     pub fn unresolved(target: &Target, why: &str) -> Self {
-        refused(Reason::Unresolved, format!("`{}` cannot be resolved: {why}", target.host()))
+        refused(Reason::Unresolved, format!("`{}` cannot be resolved: {why}", shortened(target.host())))
     }
 }
 
@@ -196,6 +199,12 @@ impl fmt::Display for Refused {
 }
 
 impl core::error::Error for Refused {}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.serialize(f)
+    }
+}
 
 /// The host of a URL that may have been refused, for audit lines.
 pub fn host(raw: &str) -> Option<String> {
@@ -226,11 +235,12 @@ fn because(error: ParseError) -> &'static str {
     match error {
         ParseError::RelativeUrlWithoutBase => "it does not begin with https:// or http://",
         ParseError::EmptyHost => "it names no host",
-        ParseError::IdnaError => "its host is not a valid international name",
+        ParseError::IdnaError | ParseError::InvalidDomainCharacter => {
+            "its host has characters, or punycode, that no host can have"
+        }
         ParseError::InvalidPort => "its port is not a number up to 65535",
         ParseError::InvalidIpv4Address => "its host looks like an IPv4 address and is none",
         ParseError::InvalidIpv6Address => "its host looks like an IPv6 address and is none",
-        ParseError::InvalidDomainCharacter => "its host has a character that hosts cannot have",
         _ => "no browser could read it",
     }
 }
@@ -286,9 +296,9 @@ fn refused(reason: Reason, text: impl Into<String>) -> Refused {
     Refused { reason, text: text.into() }
 }
 
-/// No longer than a name can be, so that no sentence is drowned in one.
+/// So much of a host that no sentence is drowned in it: callers cut replies at 512 bytes.
 fn shortened(host: &str) -> String {
-    match host.char_indices().nth(100) {
+    match host.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", &host[..end]),
         None => host.into(),
     }

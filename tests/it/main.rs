@@ -5,6 +5,7 @@ mod harness;
 
 mod adoption;
 mod bad_input;
+mod check_url;
 mod control;
 mod crashes;
 mod desktop;

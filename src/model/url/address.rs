@@ -77,7 +77,7 @@ fn number(address: IpAddr) -> (Family, u128) {
 }
 
 impl Block {
-    fn holds(&self, address: IpAddr) -> bool {
+    pub fn holds(&self, address: IpAddr) -> bool {
         let (family, number) = number(address);
         family == self.family && (number ^ self.base).checked_shr(self.free_bits()).unwrap_or(0) == 0
     }

@@ -135,7 +135,8 @@ fn host(word: &str) -> Result<Host, String> {
     if word.contains("://") {
         return Err(wrong("leave out the scheme and the path, as in `example.com`"));
     }
-    let found = Host::parse(word).map_err(|error| wrong(&error.to_string()))?;
+    let found =
+        Host::parse(word).map_err(|_| wrong("it has characters that hosts cannot have, perhaps a port or a path"))?;
     let Host::Domain(name) = found else { return Ok(found) };
     let name = name.strip_suffix('.').unwrap_or(&name);
     well_formed(name).map_err(|why| wrong(&format!("it {why}")))?;
