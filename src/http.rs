@@ -122,8 +122,8 @@ impl Listen for TcpListener {
     }
 }
 
-/// Answers a request of which only the head has been read, or lets it pass.
-pub type Gate = Arc<dyn Fn(&mut Parts) -> Result<(), Response> + Send + Sync>;
+/// Answers a request of which only the head has been read, or lets it pass with none.
+pub type Gate = Arc<dyn Fn(&mut Parts) -> Option<Response> + Send + Sync>;
 
 /// A server at work. Dropping it ends the listening; answers under way are finished.
 #[must_use = "dropping it ends the listening"]
@@ -143,7 +143,7 @@ impl Server {
 
 /// Serves `router` to all who connect to `listener`, in the background.
 pub fn serve(listener: impl Listen, router: Router, limits: Limits) -> Server {
-    serve_gated(listener, Arc::new(|_| Ok(())), router, limits)
+    serve_gated(listener, Arc::new(|_| None), router, limits)
 }
 
 /// As [`serve`], of those requests that `gate` lets pass: what it refuses costs no body.
@@ -230,7 +230,7 @@ async fn answer(request: Request<Incoming>, peer: Peer, seat: Arc<Seat>, house: 
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(peer);
     parts.extensions.insert(closing);
-    if let Err(mut refusal) = gate(&mut parts) {
+    if let Some(mut refusal) = gate(&mut parts) {
         if !body.is_end_stream() {
             refusal.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
         }

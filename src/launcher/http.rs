@@ -69,7 +69,7 @@ pub fn serve(listener: TcpListener, navigator: Arc<Navigator>, token: Token) -> 
 
 impl Door {
     /// All that can be said of a request without its body.
-    fn admit(&self, parts: &mut Parts) -> Result<(), Response> {
+    fn admit(&self, parts: &mut Parts) -> Option<Response> {
         let arrival = Arrival::now();
         let route = route(parts);
         let refusal = match route {
@@ -80,10 +80,10 @@ impl Door {
         if let Some(refusal) = refusal {
             let line = Line { peer: parts.extensions.get(), request: &arrival.id, ..Line::default() };
             line.write(refusal.verdict, refusal.status.as_u16(), arrival.ms());
-            return Err(refusal.reply(&arrival));
+            return Some(refusal.reply(&arrival));
         }
         parts.extensions.insert(arrival);
-        Ok(())
+        None
     }
 
     fn refuse(&self, headers: &HeaderMap, peer: IpAddr) -> Option<Refusal> {

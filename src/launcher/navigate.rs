@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::cdp::{self, Browser, Event, Fault, Incoming};
-use super::resolve::resolve;
+use super::resolve;
 use super::verdict::{Also, Outcome, Verdict};
 use crate::model::url::{Policy, Refused, Target};
 
@@ -124,10 +124,7 @@ fn answer(reply: oneshot::Sender<Verdict>, outcome: Outcome) {
 
 async fn judge(policy: &Policy, raw: &str) -> Result<Target, Refused> {
     let target = policy.judge(raw)?;
-    if let Some(name) = target.name() {
-        let addresses = resolve(name, target.port()).await.map_err(|why| Refused::unresolved(&target, &why))?;
-        policy.judge_addresses(&target, &addresses)?;
-    }
+    resolve::judge(policy, &target).await?;
     Ok(target)
 }
 
@@ -343,7 +340,7 @@ impl Visit {
         match judge(policy, url).await {
             Ok(_) => self.send("Fetch.continueRequest", json!({ "requestId": request })).await?,
             Err(refused) => {
-                tracing::warn!(event = "launcher.hop_refused", rule = ?refused.reason, "a page led to what may not be opened: {refused}");
+                tracing::warn!(event = "launcher.hop_refused", rule = %refused.reason, "a page led to what may not be opened: {refused}");
                 if params["frameId"] == self.tab.as_str() {
                     self.refused = Some(refused);
                 }
@@ -369,7 +366,7 @@ impl Visit {
         }
         let url = frame["url"].as_str().unwrap_or_default();
         if let Some(refused) = policy.judge(url).err().filter(|_| url.starts_with("http")) {
-            tracing::warn!(event = "launcher.page_replaced", rule = ?refused.reason, "a page that may not be shown was replaced: {refused}");
+            tracing::warn!(event = "launcher.page_replaced", rule = %refused.reason, "a page that may not be shown was replaced: {refused}");
             self.send("Page.navigate", json!({ "url": "about:blank" })).await?;
             return self.settle(refused.into()).await;
         }

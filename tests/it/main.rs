@@ -10,6 +10,8 @@ mod control;
 mod crashes;
 mod desktop;
 mod hooks;
+mod launcher;
+mod launcher_http;
 mod logs;
 mod reload;
 mod session;
