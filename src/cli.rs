@@ -2,10 +2,14 @@
 //! `client` and decides nothing itself.
 
 pub mod change;
+pub mod check_url;
 pub mod client;
 pub mod follow;
 pub mod icons;
 pub mod manifests;
+pub mod nav_shim;
+pub mod open;
+pub mod policy;
 pub mod print;
 pub mod session;
 pub mod status;
@@ -19,6 +23,7 @@ use crate::daemon::{self, journal};
 use crate::model::quantity::Span;
 use change::Which;
 use client::{Client, Waiting};
+use policy::PolicyOptions;
 
 /// How a verb ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -122,6 +127,29 @@ enum Verb {
         #[arg(long, value_name = "PROGRAM")]
         through: Option<String>,
     },
+    /// Tell whether the launcher would open these URLs, and if not, why
+    #[command(after_help = CHECK_URL)]
+    CheckUrl {
+        /// URLs; `-` reads more from stdin, one a line
+        #[arg(value_name = "URL", required = true)]
+        urls: Vec<String>,
+        /// Judge what the URLs say, and ask no name server
+        #[arg(long)]
+        no_resolve: bool,
+        #[command(flatten)]
+        policy: PolicyOptions,
+    },
+    /// Open a page on the shared screen, by way of the launcher
+    #[command(after_help = OPEN)]
+    Open {
+        url: String,
+        /// Where the launcher listens on this machine
+        #[arg(long, value_name = "PORT", env = "NAV_SHIM_PORT", hide_env_values = true, default_value_t = 9998)]
+        launcher_port: u16,
+    },
+    /// Be the launcher: open pages on the shared screen for whoever asks over HTTP with the token
+    #[command(after_help = NAV_SHIM)]
+    NavShim(nav_shim::Options),
     #[command(flatten)]
     Ask(Ask),
     /// Print a completion script for a shell
@@ -225,6 +253,39 @@ Examples:
   kasm-void new terminal -- xterm -maximized
   kasm-void new discord --dir ~/.config/kasm-void -- /usr/bin/discord --no-sandbox";
 
+const CHECK_URL: &str = "\
+Examples:
+  kasm-void check-url https://example.com http://127.1
+  kasm-void check-url --no-resolve --json - < urls.txt
+  kasm-void check-url --allow 'example.com *.example.org' https://www.example.org
+
+A line for each URL: allowed, with what would be opened and its addresses, or refused, and why.
+The options and variables are those of the launcher; all rules are in docs/security.md.
+
+Exit codes:
+  0 all are allowed   1 one or more are refused   2 wrong usage";
+
+const OPEN: &str = "\
+Example:
+  kasm-void open https://example.com
+
+The token is the launcher's: from the file that $URL_LAUNCHER_TOKEN_FILE names, else $URL_LAUNCHER_TOKEN, else
+$VNC_PW.
+
+Exit codes:
+  0 the page is shown   1 it is not, and why   2 wrong usage   3 no launcher is running   4 still loading";
+
+const NAV_SHIM: &str = "\
+Example:
+  URL_LAUNCHER_TOKEN_FILE=/run/secrets/launcher kasm-void nav-shim --port 9998
+
+  curl -H \"Authorization: Bearer $TOKEN\" -d '{\"url\": \"https://example.com\"}' http://HOST:9998/open
+  curl http://HOST:9998/healthz
+
+The token is read from the file that $URL_LAUNCHER_TOKEN_FILE names, anew for each request, else from
+$URL_LAUNCHER_TOKEN, else $VNC_PW; without one, nobody may open anything. All replies are in docs/launcher.md.
+SIGTERM ends it.";
+
 #[derive(Args)]
 struct Change {
     #[arg(value_name = "APP", required_unless_present = "all", conflicts_with = "all")]
@@ -296,6 +357,11 @@ pub fn run(cli: Cli) -> anyhow::Result<Ended> {
         Verb::Plan { .. } => asking(status::plan(&Client::new(&state), json)),
         Verb::New { name, command, dir, force } => manifests::new(&name, &command, &dir, force, json),
         Verb::Icons { folders, into, through } => icons::write(&folders, &into, through.as_deref(), json),
+        Verb::CheckUrl { urls, no_resolve, policy } => {
+            asking(check_url::check(&policy.policy().map_err(anyhow::Error::msg)?, &urls, !no_resolve, json))
+        }
+        Verb::Open { url, launcher_port } => asking(open::open(&url, launcher_port, json)),
+        Verb::NavShim(options) => asking(nav_shim::run(options, json)),
         Verb::Ask(question) => asking(ask(question, &Client::new(&state), json)),
         Verb::Completions { shell } => completions(shell),
     }

@@ -11,4 +11,7 @@ pub mod http;
 pub mod daemon;
 
 #[cfg(feature = "daemon")]
+pub mod launcher;
+
+#[cfg(feature = "daemon")]
 pub mod cli;

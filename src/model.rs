@@ -2,6 +2,7 @@
 
 pub mod quantity;
 pub mod switch;
+pub mod url;
 
 pub mod backoff;
 pub mod probe;

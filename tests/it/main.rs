@@ -5,11 +5,14 @@ mod harness;
 
 mod adoption;
 mod bad_input;
+mod check_url;
 mod control;
 mod crashes;
 mod desktop;
 mod hooks;
 mod icons;
+mod launcher;
+mod launcher_http;
 mod logs;
 mod reload;
 mod session;

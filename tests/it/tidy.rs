@@ -29,6 +29,10 @@ fn files(folder: &str, ending: &str) -> Vec<(String, String)> {
     found
 }
 
+fn is_test(name: &str) -> bool {
+    name.ends_with("tests.rs") || name.contains("/tests/")
+}
+
 /// The lines of a source file that are compiled into the product, numbered.
 fn product(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let shipped = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
@@ -58,7 +62,7 @@ fn the_model_touches_nothing() {
         "println!",
     ];
     let mut found = Vec::new();
-    for (name, text) in files("src/model", ".rs").into_iter().filter(|(name, _)| !name.ends_with("tests.rs")) {
+    for (name, text) in files("src/model", ".rs").into_iter().filter(|(name, _)| !is_test(name)) {
         for (line, code) in product(&text) {
             found
                 .extend(banned.iter().filter(|word| code.contains(*word)).map(|word| format!("{name}:{line}: {word}")));
@@ -111,6 +115,16 @@ fn each_file_says_what_it_owns() {
         }
     }
     assert!(silent.is_empty(), "no `//!` header: {silent:?}");
+}
+
+#[test]
+fn only_tests_open_pages_of_this_machine() {
+    let mut found = Vec::new();
+    for (name, text) in files("src", ".rs").into_iter().filter(|(name, _)| !is_test(name)) {
+        let lines = product(&text).filter(|(_, code)| code.contains("also_loopback") && !code.contains("pub fn "));
+        found.extend(lines.map(|(line, _)| format!("{name}:{line}")));
+    }
+    assert!(found.is_empty(), "loopback is let through the URL policy of the product: {found:?}");
 }
 
 #[test]

@@ -1,0 +1,70 @@
+//! `check-url`: the launcher's verdict about URLs, without a launcher. Decides nothing: the policy does.
+
+use std::io::{self, BufRead};
+use std::net::IpAddr;
+
+use serde_json::json;
+
+use super::Ended;
+use super::print::{BAD, DIM, GOOD, plain, say, say_json};
+use crate::launcher::resolve;
+use crate::model::url::{Policy, Refused, Target};
+
+/// What may be opened, and where its name leads.
+type Verdict = Result<(Target, Vec<IpAddr>), Refused>;
+
+/// Tells the verdict about each URL as soon as it is there; refused when one is.
+pub async fn check(policy: &Policy, urls: &[String], resolving: bool, json: bool) -> anyhow::Result<Ended> {
+    let mut ended = Ended::Done;
+    for url in urls.iter().flat_map(|word| given(word)) {
+        let url = url?;
+        let verdict = judge(policy, &url, resolving).await;
+        if verdict.is_err() {
+            ended = Ended::Refused;
+        }
+        if json { tell_json(&url, &verdict)? } else { tell(&url, &verdict)? }
+    }
+    Ok(ended)
+}
+
+/// The URL itself, or those of stdin.
+fn given(word: &str) -> Box<dyn Iterator<Item = io::Result<String>>> {
+    if word != "-" {
+        return Box::new(std::iter::once(Ok(word.to_owned())));
+    }
+    let lines = io::stdin().lock().split(b'\n').map(|line| Ok(String::from_utf8_lossy(&line?).into_owned()));
+    Box::new(lines.filter(|line| !line.as_ref().is_ok_and(|line| line.trim().is_empty())))
+}
+
+async fn judge(policy: &Policy, url: &str, resolving: bool) -> Verdict {
+    let target = policy.judge(url)?;
+    let addresses = if resolving { resolve::judge(policy, &target).await? } else { Vec::new() };
+    Ok((target, addresses))
+}
+
+fn tell_json(given: &str, verdict: &Verdict) -> anyhow::Result<()> {
+    match verdict {
+        Ok((target, addresses)) => say_json(&json!({
+            "given": given,
+            "allowed": true,
+            "url": target.url(),
+            "host": target.host(),
+            "addresses": addresses,
+        })),
+        Err(Refused { reason, text }) => {
+            say_json(&json!({ "given": given, "allowed": false, "reason": reason, "text": text }))
+        }
+    }
+}
+
+fn tell(given: &str, verdict: &Verdict) -> anyhow::Result<()> {
+    match verdict {
+        Ok((target, addresses)) => {
+            let found: String = addresses.iter().map(|address| format!(" {address}")).collect();
+            say(&format!("{GOOD}allowed{GOOD:#} {}{DIM}{found}{DIM:#}", target.url()))
+        }
+        Err(Refused { reason, text }) => {
+            say(&format!("{BAD}refused{BAD:#} {}: {reason}: {}", plain(given), plain(text)))
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The URL policy as people set it, by option or variable; the same for every verb that opens or judges URLs.
+
+use clap::Args;
+
+use crate::model::url::Policy;
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "URL policy")]
+pub struct PolicyOptions {
+    /// Ports that may be opened [default: 80 443 8080 8443]
+    #[arg(long, value_name = "PORTS", env = "URL_POLICY_PORTS", hide_env_values = true, value_parser = ports)]
+    ports: Vec<Words>,
+    /// Names to refuse with all that is below them, beside those that always are
+    #[arg(long, value_name = "NAMES", env = "URL_POLICY_REFUSE", hide_env_values = true, value_parser = refuse)]
+    refuse: Vec<Words>,
+    /// Hosts to allow, refusing all others; `*.example.com` is what is below example.com
+    #[arg(long, value_name = "HOSTS", env = "URL_POLICY_ALLOW", hide_env_values = true, value_parser = allow)]
+    allow: Vec<Words>,
+}
+
+impl PolicyOptions {
+    pub fn policy(&self) -> Result<Policy, String> {
+        Policy::new(&together(&self.ports), &together(&self.refuse), &together(&self.allow))
+    }
+}
+
+/// Words of one option or variable, separated by spaces or commas.
+#[derive(Debug, Clone)]
+struct Words(Vec<String>);
+
+fn together(all: &[Words]) -> Vec<String> {
+    all.iter().flat_map(|Words(words)| words).cloned().collect()
+}
+
+fn split(text: &str) -> Vec<String> {
+    text.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty()).map(String::from).collect()
+}
+
+// Judged here already, so that a bad word is wrong usage with the name of its option.
+
+fn ports(text: &str) -> Result<Words, String> {
+    let words = split(text);
+    Policy::new(&words, &[], &[]).map(|_| Words(words))
+}
+
+fn refuse(text: &str) -> Result<Words, String> {
+    let words = split(text);
+    Policy::new(&[], &words, &[]).map(|_| Words(words))
+}
+
+fn allow(text: &str) -> Result<Words, String> {
+    let words = split(text);
+    Policy::new(&[], &[], &words).map(|_| Words(words))
+}

@@ -1,0 +1,308 @@
+//! The URL policy: what may be opened in the shared browser, and what is said about what may not. One place for
+//! the launcher, the redirects it meets, and `kasm-void check-url`. Must not ask a name server: whoever does
+//! brings the addresses here.
+
+mod address;
+mod name;
+
+use core::fmt;
+use core::net::IpAddr;
+
+use name::Pattern;
+use serde::Serialize;
+use url::{Host, ParseError, Url};
+
+/// Longest URL, in characters, as it was given and as it is navigated to.
+pub const LONGEST: usize = 2048;
+pub const PORTS: [u16; 4] = [80, 443, 8080, 8443];
+
+/// What may be opened.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    ports: Vec<u16>,
+    /// Names that are refused with all that is below them.
+    refused: Vec<String>,
+    /// When there are any, all else is refused.
+    allowed: Vec<Pattern>,
+    /// Ports on this machine that a test serves pages from.
+    loopback: Vec<u16>,
+}
+
+/// What passed [`Policy::judge`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    url: Url,
+    /// Known good without a name server.
+    settled: bool,
+}
+
+/// What may not be opened, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    pub reason: Reason,
+    /// A sentence; has no path, query or credentials of the URL.
+    pub text: String,
+}
+
+/// Why something is refused: one word for each rule, in the order of the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    TooLong,
+    NotAUrl,
+    Scheme,
+    Credentials,
+    Port,
+    PrivateAddress,
+    BadName,
+    ReservedName,
+    SingleLabel,
+    Suffix,
+    NotAllowed,
+    Unresolved,
+    ResolvesPrivate,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy { ports: PORTS.into(), refused: Vec::new(), allowed: Vec::new(), loopback: Vec::new() }
+    }
+}
+
+impl Policy {
+    /// From words as people write them. No ports: those of the default. `refuse`: names that are refused with all
+    /// that is below them. `allow`: hosts, and `*.suffix`; when there are any, all else is refused.
+    pub fn new(ports: &[String], refuse: &[String], allow: &[String]) -> Result<Policy, String> {
+        let mut policy = Policy::default();
+        if !ports.is_empty() {
+            policy.ports = ports.iter().map(|word| port(word)).collect::<Result<_, _>>()?;
+        }
+        policy.refused = refuse.iter().map(|word| name::suffix(word)).collect::<Result<_, _>>()?;
+        policy.allowed = allow.iter().map(|word| allowed(word)).collect::<Result<_, _>>()?;
+        Ok(policy)
+    }
+
+    /// Lets pages of this machine be opened at this port. Only for tests that serve pages themselves: no
+    /// configuration, argument or variable leads here.
+    pub fn also_loopback(mut self, port: u16) -> Policy {
+        self.loopback.push(port);
+        self
+    }
+
+    /// All that can be said without asking a name server.
+    pub fn judge(&self, raw: &str) -> Result<Target, Refused> {
+        let url = parse(raw)?;
+        let target = Target { url, settled: false };
+        if self.is_exempt(&target) {
+            return Ok(Target { settled: true, ..target });
+        }
+        self.judge_port(target.port())?;
+        match target.url.host() {
+            Some(Host::Domain(_)) => self.judge_name(target.plain_host())?,
+            Some(Host::Ipv4(literal)) => judge_literal(literal.into())?,
+            Some(Host::Ipv6(literal)) => judge_literal(literal.into())?,
+            None => return Err(not_a_url("it names no host")),
+        }
+        self.judge_listed(target.plain_host())?;
+        let settled = !matches!(target.url.host(), Some(Host::Domain(_)));
+        Ok(Target { settled, ..target })
+    }
+
+    /// The addresses that a name resolved to, all of them: one that is not global refuses it, for nobody knows
+    /// which of them the browser takes.
+    pub fn judge_addresses(&self, target: &Target, addresses: &[IpAddr]) -> Result<(), Refused> {
+        let Some(name) = target.name() else { return Ok(()) };
+        if addresses.is_empty() {
+            return Err(Refused::unresolved(target, "it has no address"));
+        }
+        for address in addresses {
+            address::judge(*address)
+                .map_err(|why| refused(Reason::ResolvesPrivate, format!("`{}` resolves to {why}", shortened(name))))?;
+        }
+        Ok(())
+    }
+
+    fn is_exempt(&self, target: &Target) -> bool {
+        let here = match target.url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(literal)) => literal.is_loopback(),
+            Some(Host::Ipv6(literal)) => literal.is_loopback(),
+            None => false,
+        };
+        here && self.loopback.contains(&target.port())
+    }
+
+    fn judge_port(&self, port: u16) -> Result<(), Refused> {
+        if self.ports.contains(&port) {
+            return Ok(());
+        }
+        let ports: Vec<String> = self.ports.iter().take(8).map(u16::to_string).collect();
+        Err(refused(Reason::Port, format!("port {port} is not one of those that may be opened ({})", ports.join(", "))))
+    }
+
+    fn judge_name(&self, name: &str) -> Result<(), Refused> {
+        name::judge(name).map_err(|(reason, why)| refused(reason, format!("`{}` {why}", shortened(name))))?;
+        match self.refused.iter().find(|suffix| name::is_below(name, suffix)) {
+            Some(suffix) => Err(refused(
+                Reason::Suffix,
+                format!("`{}` is refused here, with all of `{}`", shortened(name), shortened(suffix)),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn judge_listed(&self, host: &str) -> Result<(), Refused> {
+        if self.allowed.is_empty() || self.allowed.iter().any(|pattern| pattern.holds(host)) {
+            return Ok(());
+        }
+        Err(refused(Reason::NotAllowed, format!("`{}` is not on the list of what may be opened here", shortened(host))))
+    }
+}
+
+impl Target {
+    /// The only thing to navigate to: what was given may read otherwise to another parser.
+    pub fn url(&self) -> &str {
+        self.url.as_str()
+    }
+
+    /// For audit lines.
+    pub fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.url.port_or_known_default().unwrap_or_default()
+    }
+
+    /// The name whose addresses are still to be judged, spelled as the browser will resolve it; none when the
+    /// host is an address.
+    pub fn name(&self) -> Option<&str> {
+        (!self.settled).then(|| self.host())
+    }
+
+    fn plain_host(&self) -> &str {
+        self.host().strip_suffix('.').unwrap_or(self.host())
+    }
+}
+
+impl Refused {
+    /// No name server could tell the addresses of the target's name.
+    pub fn unresolved(target: &Target, why: &str) -> Self {
+        refused(Reason::Unresolved, format!("`{}` cannot be resolved: {why}", shortened(target.host())))
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl core::error::Error for Refused {}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// The host of a URL that may have been refused, for audit lines.
+pub fn host(raw: &str) -> Option<String> {
+    Url::parse(raw).ok()?.host_str().map(shortened)
+}
+
+fn parse(raw: &str) -> Result<Url, Refused> {
+    judge_length(raw)?;
+    let url = Url::parse(raw).map_err(|error| not_a_url(because(error)))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(refused(Reason::Scheme, format!("{} cannot be opened: only http and https can", scheme(&url))));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(refused(Reason::Credentials, "a URL with a user name or a password cannot be opened"));
+    }
+    judge_length(url.as_str())?;
+    Ok(url)
+}
+
+fn judge_length(url: &str) -> Result<(), Refused> {
+    match url.chars().count() {
+        ..=LONGEST => Ok(()),
+        length => Err(refused(Reason::TooLong, format!("the URL has {length} characters: {LONGEST} is the most"))),
+    }
+}
+
+fn because(error: ParseError) -> &'static str {
+    match error {
+        ParseError::RelativeUrlWithoutBase => "it does not begin with https:// or http://",
+        ParseError::EmptyHost => "it names no host",
+        ParseError::IdnaError | ParseError::InvalidDomainCharacter => {
+            "its host has characters, or punycode, that no host can have"
+        }
+        ParseError::InvalidPort => "its port is not a number up to 65535",
+        ParseError::InvalidIpv4Address => "its host looks like an IPv4 address and is none",
+        ParseError::InvalidIpv6Address => "its host looks like an IPv6 address and is none",
+        _ => "no browser could read it",
+    }
+}
+
+fn judge_literal(literal: IpAddr) -> Result<(), Refused> {
+    address::judge(literal).map_err(|why| refused(Reason::PrivateAddress, why.to_string()))
+}
+
+/// The scheme, when it is one: `user:password@host` has the user in its place.
+fn scheme(url: &Url) -> String {
+    let known = [
+        "about",
+        "blob",
+        "chrome",
+        "data",
+        "file",
+        "filesystem",
+        "ftp",
+        "javascript",
+        "mailto",
+        "view-source",
+        "ws",
+        "wss",
+    ];
+    if known.contains(&url.scheme()) { format!("a {}: URL", url.scheme()) } else { "a URL of this kind".into() }
+}
+
+fn port(word: &str) -> Result<u16, String> {
+    match word.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("`{word}` is not a port: a number from 1 to 65535 is")),
+    }
+}
+
+/// A word of the allow list, unless no URL could ever match it.
+fn allowed(word: &str) -> Result<Pattern, String> {
+    let pattern = Pattern::read(word)?;
+    let against = match &pattern {
+        Pattern::Below(suffix) => name::judge(&format!("x.{suffix}")).err().map(|(_, why)| format!("it {why}")),
+        Pattern::Host(host) => Policy::default().judge(&format!("http://{host}/")).err().map(|refused| refused.text),
+    };
+    match against {
+        Some(why) => Err(format!("`{word}` would never be opened: {why}")),
+        None => Ok(pattern),
+    }
+}
+
+fn not_a_url(why: &str) -> Refused {
+    refused(Reason::NotAUrl, format!("this is not a URL that can be opened: {why}"))
+}
+
+fn refused(reason: Reason, text: impl Into<String>) -> Refused {
+    Refused { reason, text: text.into() }
+}
+
+/// So much of a host that no sentence is drowned in it: callers cut replies at 512 bytes.
+fn shortened(host: &str) -> String {
+    match host.char_indices().nth(80) {
+        Some((end, _)) => format!("{}…", &host[..end]),
+        None => host.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

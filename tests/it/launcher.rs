@@ -1,0 +1,281 @@
+//! The launcher with a real Chromium and pages under our control: every row of its table of verdicts. It runs
+//! inside the test, because only there may pages of this machine be opened.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use kasm_void::launcher::cdp::{self, Browser};
+use kasm_void::launcher::http::serve;
+use kasm_void::launcher::navigate::Navigator;
+use kasm_void::launcher::token::Token;
+use kasm_void::launcher::verdict::{Also, Outcome, Verdict};
+use kasm_void::model::url::{Policy, Reason};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+
+use crate::desktop::{self, alone};
+use crate::harness::{DEADLINE, send, until};
+
+/// Pages by path, and who has asked for which.
+#[derive(Clone)]
+struct Pages {
+    port: u16,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+/// What is said before the connection is closed; `Never` says nothing until the test lets it go on.
+#[derive(Clone)]
+enum Answer {
+    Says(String),
+    When(Arc<Mutex<Option<String>>>),
+}
+
+fn page(title: &str, body: &str) -> Answer {
+    says("200 OK", "Content-Type: text/html", &format!("<!doctype html><title>{title}</title>{body}"))
+}
+
+fn redirect(to: &str) -> Answer {
+    says("302 Found", &format!("Location: {to}"), "")
+}
+
+fn says(status: &str, header: &str, body: &str) -> Answer {
+    Answer::Says(format!(
+        "HTTP/1.1 {status}\r\n{header}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    ))
+}
+
+impl Pages {
+    fn serving(pages: &[(&str, Answer)]) -> Self {
+        Self::at("127.0.0.1:0", pages).expect("a free port")
+    }
+
+    fn at(address: &str, pages: &[(&str, Answer)]) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        let served = Pages { port: listener.local_addr()?.port(), asked: Arc::default() };
+        let pages: BTreeMap<String, Answer> = pages.iter().map(|(path, page)| ((*path).into(), page.clone())).collect();
+        let (pages, asked) = (Arc::new(pages), served.asked.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (pages, asked) = (pages.clone(), asked.clone());
+                std::thread::spawn(move || answer(stream, &pages, &asked));
+            }
+        });
+        Ok(served)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().expect("nobody panicked").clone()
+    }
+
+    fn wait_asked(&self, path: &str) {
+        until(&format!("{path} is asked for"), || self.asked().iter().any(|asked| asked == path).then_some(()));
+    }
+}
+
+/// One request a connection.
+fn answer(mut stream: TcpStream, pages: &BTreeMap<String, Answer>, asked: &Mutex<Vec<String>>) {
+    let mut head = BufReader::new(stream.try_clone().expect("a second handle"));
+    let mut line = String::new();
+    if head.read_line(&mut line).is_err() || line.is_empty() {
+        return; // a connection opened ahead of need
+    }
+    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    while head.read_line(&mut line).is_ok_and(|read| read > 2) {}
+    if path != "/favicon.ico" {
+        asked.lock().expect("nobody panicked").push(path.clone());
+    }
+    let text = match pages.get(&path) {
+        Some(Answer::Says(text)) => text.clone(),
+        Some(Answer::When(told)) => until("the test lets the server answer", || told.lock().ok()?.clone()),
+        None => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".into(),
+    };
+    let _ = stream.write_all(text.as_bytes()); // the browser may have left
+}
+
+/// A headless Chromium with a profile of its own.
+struct Chromium {
+    port: u16,
+    profile: tempfile::TempDir,
+    process: Child,
+}
+
+impl Chromium {
+    fn start(start_url: &str) -> Self {
+        let profile = tempfile::tempdir().expect("a profile");
+        let port = free_port();
+        let process = Self::spawn(port, profile.path().into(), start_url);
+        let chromium = Chromium { port, profile, process };
+        chromium.wait_ready();
+        chromium
+    }
+
+    fn spawn(port: u16, profile: PathBuf, start_url: &str) -> Child {
+        let mut command = Command::new("chromium");
+        command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]);
+        command.arg(format!("--user-data-dir={}", profile.display())).env("HOME", &profile);
+        command.args([&format!("--remote-debugging-port={port}"), "--remote-debugging-address=127.0.0.1", start_url]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("chromium")
+    }
+
+    fn wait_ready(&self) {
+        until("the browser listens", || TcpStream::connect(("127.0.0.1", self.port)).ok().map(drop));
+    }
+
+    /// Another one on the same port, as after a crash.
+    fn restart(&mut self, start_url: &str) {
+        let _ = self.process.kill();
+        self.process.wait().expect("a reaped browser");
+        until("its port is free", || TcpListener::bind(("127.0.0.1", self.port)).ok().map(drop));
+        self.process = Self::spawn(self.port, self.profile.path().into(), start_url);
+        self.wait_ready();
+    }
+}
+
+impl Drop for Chromium {
+    fn drop(&mut self) {
+        send(self.process.id() as i32, Signal::CONT);
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// A launcher in front of a browser, and pages for it.
+struct Stage {
+    handle: Handle,
+    navigator: Arc<Navigator>,
+    browser: u16,
+    /// Longest wait for a verdict.
+    patience: Duration,
+}
+
+impl Stage {
+    fn new(browser: u16, allowed: &[u16]) -> Self {
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            tell.send(runtime.handle().clone()).expect("the test waits");
+            runtime.block_on(std::future::pending::<()>())
+        });
+        let policy = allowed.iter().fold(Policy::default(), |policy, port| policy.also_loopback(*port));
+        let navigator = Navigator::new(browser, policy);
+        Stage { handle: told.recv().expect("a runtime"), navigator, browser, patience: Duration::from_secs(20) }
+    }
+
+    fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        let answer = self.begin(future);
+        answer.recv_timeout(DEADLINE).expect("an answer in time")
+    }
+
+    fn begin<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> mpsc::Receiver<T> {
+        let (tell, told) = mpsc::channel();
+        self.handle.spawn(async move { tell.send(future.await) });
+        told
+    }
+
+    fn begin_open(&self, url: &str) -> mpsc::Receiver<Verdict> {
+        let (navigator, url, patience) = (self.navigator.clone(), url.to_owned(), self.patience);
+        self.begin(async move {
+            match navigator.judge(&url).await {
+                Ok(target) => navigator.open(target, tokio::time::Instant::now() + patience).await,
+                Err(refused) => Outcome::Refused(refused).into(),
+            }
+        })
+    }
+
+    fn open(&self, url: &str) -> Verdict {
+        self.begin_open(url).recv_timeout(DEADLINE).expect("a verdict in time")
+    }
+
+    /// Opens a page that has to come, and nothing else happens.
+    fn shows(&self, url: &str) {
+        let verdict = self.open(url);
+        assert!(matches!(verdict.outcome, Outcome::Committed { .. }) && verdict.also.is_empty(), "{url}: {verdict:?}");
+    }
+
+    fn tabs(&self) -> Vec<cdp::Tab> {
+        let port = self.browser;
+        self.run(async move { cdp::tabs(port).await }).expect("the tabs")
+    }
+
+    fn wait_tab(&self, url: &str) -> cdp::Tab {
+        until(&format!("a tab with {url}"), || self.tabs().into_iter().find(|tab| tab.url == url))
+    }
+
+    /// Tells a tab something, as a person with developer tools would.
+    fn tell(&self, tab: &str, commands: &[(&'static str, Value)]) {
+        let (port, tab, commands) = (self.browser, tab.to_owned(), commands.to_vec());
+        self.run(async move {
+            let mut browser = Browser::connect(port).await.expect("a browser");
+            let attach = json!({ "targetId": tab, "flatten": true });
+            let session = browser.call(None, "Target.attachToTarget", attach).await.expect("a session");
+            let session = session["sessionId"].as_str().expect("its name").to_owned();
+            for (method, params) in commands {
+                browser.send(Some(&session), method, params).await.expect("a command");
+            }
+            let _ = browser
+                .call(
+                    Some(&session),
+                    "Target.setAutoAttach",
+                    json!({"autoAttach": false, "waitForDebuggerOnStart": false}),
+                )
+                .await;
+        });
+    }
+}
+
+fn reason(verdict: &Verdict) -> Option<Reason> {
+    match &verdict.outcome {
+        Outcome::Refused(refused) => Some(refused.reason),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_page_is_shown_or_the_caller_learns_why_not() {
+    alone("launcher::a_page_is_shown_or_the_caller_learns_why_not", || {
+        let pages = Pages::serving(&[
+            ("/", page("first", "")),
+            ("/hop", redirect("/")),
+            ("/round", redirect("/round")),
+            ("/empty", says("204 No Content", "X: y", "")),
+            ("/file", says("200 OK", "Content-Type: application/zip\r\nContent-Disposition: attachment", "zip")),
+            ("/frame", says("200 OK", "Content-Type: text/html\r\nX-Frame-Options: DENY", "framed")),
+        ]);
+        let nobody = free_port();
+        let chromium = Chromium::start(&pages.url("/start"));
+        let stage = Stage::new(chromium.port, &[pages.port, nobody]);
+        let (first, frame) = (pages.url("/"), stage.wait_tab(&pages.url("/start")).id);
+
+        stage.shows(&first);
+        assert_eq!(stage.open(&format!("{first}#there")).outcome, Outcome::SameDocument { frame: frame.clone() });
+        stage.shows(&pages.url("/hop"));
+        stage.wait_tab(&first);
+        assert_eq!(stage.open(&pages.url("/file")).outcome, Outcome::Download { frame });
+        assert_eq!(stage.open(&pages.url("/empty")).outcome, Outcome::Aborted);
+        stage.wait_tab(&first);
+        let failed = |text: &str| Outcome::Failed(text.into());
+        assert_eq!(stage.open(&pages.url("/round")).outcome, failed("net::ERR_TOO_MANY_REDIRECTS"));
+        assert_eq!(stage.open(&format!("http://127.0.0.1:{nobody}/")).outcome, failed("net::ERR_CONNECTION_REFUSED"));
+        assert_eq!(reason(&stage.open("file:///etc/passwd")), Some(Reason::Scheme));
+        let unresolved = stage.open("http://example.com/").outcome;
+        assert_eq!((unresolved.status().as_u16(), unresolved.word()), (502, "failed"), "{unresolved:?}");
+        assert_eq!(stage.tabs().len(), 1, "the same tab for all of them");
+    });
+}
