@@ -322,7 +322,7 @@ async fn readiness_names_who_is_not_ready() {
         Fake::with(vec![app("a", StateName::Running), app("b", StateName::Backoff), app("c", StateName::Stopped)]);
     let (status, answer) = fake.client().probe("/readyz").await.unwrap();
     assert_eq!(status, 503);
-    assert_eq!(answer, json!({"ready": false, "draining": false, "waiting": ["b is Backoff"]}));
+    assert_eq!(answer, json!({"ready": false, "draining": false, "staging": false, "waiting": ["b is Backoff"]}));
     assert_eq!(status::health(&fake.client(), true, true).await.unwrap(), Ended::Refused);
     assert_eq!(status::health(&fake.client(), false, true).await.unwrap(), Ended::Done);
 

@@ -375,13 +375,15 @@ fn not_at_rest(snapshot: &Snapshot, rest: &[StateName]) -> Vec<String> {
     others.map(|app| format!("{} is {}", app.name, in_words(app))).collect()
 }
 
-/// Ready: each app runs, or is down because somebody wants it so.
+/// Ready: the session is staged, and each app runs, or is down because somebody wants it so.
 async fn readyz(State(asks): State<Loop>) -> Result<Response, Error> {
     let snapshot = asks.ask(Ask::Apps).await?;
     let waiting = not_at_rest(&snapshot, &[StateName::Running, StateName::Stopped]);
-    let ready = waiting.is_empty() && !snapshot.draining;
+    let ready = waiting.is_empty() && !snapshot.draining && !snapshot.staging;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let answer = serde_json::json!({ "ready": ready, "draining": snapshot.draining, "waiting": waiting });
+    let answer = serde_json::json!({
+        "ready": ready, "draining": snapshot.draining, "staging": snapshot.staging, "waiting": waiting
+    });
     Ok((status, Json(answer)).into_response())
 }
 

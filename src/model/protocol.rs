@@ -15,6 +15,9 @@ pub struct Snapshot {
     pub problems: Vec<String>,
     /// The supervisor is stopping everything and will exit.
     pub draining: bool,
+    /// The session's own steps are not done yet, so no app was started.
+    #[serde(default)]
+    pub staging: bool,
 }
 
 /// One app in `status`.

@@ -162,7 +162,8 @@ impl Supervisor {
 
     pub fn snapshot(&self, now: Duration) -> Snapshot {
         let apps = self.names.iter().filter_map(|(name, id)| Some(status(name, self.slots.get(id)?, now))).collect();
-        Snapshot { apps, problems: self.problems.clone(), draining: self.drain.is_some() }
+        let staging = self.staging != Staging::Done;
+        Snapshot { apps, problems: self.problems.clone(), draining: self.drain.is_some(), staging }
     }
 
     /// What applying these manifests would do.
