@@ -17,9 +17,10 @@ step() {
 
 step "tools"
 missing=()
-for tool in shellcheck:shellcheck desktop-file-validate:desktop-file-utils curl:curl unshare:util-linux; do
+for tool in shellcheck:shellcheck desktop-file-validate:desktop-file-utils curl:curl unshare:util-linux strip:binutils; do
 	command -v "${tool%%:*}" >/dev/null || missing+=("${tool#*:}")
 done
+python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 if [ "${#missing[@]}" -gt 0 ]; then
 	[ "$(id -u)" -eq 0 ] || {
 		echo "missing: ${missing[*]}: ask root for them, then run this again" >&2
@@ -32,6 +33,9 @@ fi
 step "files"
 tests/image/files.sh
 
+step "Kubernetes"
+tests/image/kubernetes.sh "$work/kubernetes"
+
 step "binary"
 if [ -z "${KASM_VOID_BINARY:-}" ]; then
 	target=$(rustc -vV | sed -n 's/^host: //p')
@@ -39,7 +43,7 @@ if [ -z "${KASM_VOID_BINARY:-}" ]; then
 	KASM_VOID_BINARY=${CARGO_TARGET_DIR:-target}/$target/debug/kasm-void
 fi
 install -m 0755 "$KASM_VOID_BINARY" "$work/binary/kasm-void"
-strip "$work/binary/kasm-void" 2>/dev/null || true
+strip "$work/binary/kasm-void"
 
 step "stand-in for KASM's image"
 made_of=$(find tests/image/base.sh tests/image/kasm -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)

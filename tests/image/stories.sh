@@ -285,7 +285,7 @@ session() {
 
 launcher() {
 	step "the launcher answers"
-	check "GET /healthz" is '{"ok":true}' eventually at one curl --silent --fail http://127.0.0.1:9998/healthz
+	check "GET /healthz" eventually is '{"ok":true}' at one curl --silent --fail http://127.0.0.1:9998/healthz
 	check "no bearer is 401" is 401 answered one -X POST -d '{"url":"https://example.com"}'
 	check "a wrong bearer is 401" is 401 answered one -X POST -H 'Authorization: Bearer no' -d '{"url":"https://example.com"}'
 	check "not JSON is 400" is 400 answered one -X POST -H 'Authorization: Bearer the-token' -d nothing
@@ -399,10 +399,17 @@ operators_app() {
 	check "the others never noticed" is "$browser" pid two cloakbrowser
 }
 
+# Both windows beside a terminal that shows the status.
 picture() {
 	step "a picture"
-	at two sh -c 'xdotool search --class discord windowminimize >/dev/null 2>&1; sleep 2; scrot --overwrite /tmp/screen.png'
-	docker cp two:/tmp/screen.png "$IMAGE_WORK/screen.png" >/dev/null
+	at one sh -c '
+		wmctrl -r Start -b remove,maximized_vert,maximized_horz; wmctrl -r Start -e 0,110,20,700,400
+		wmctrl -r Discord -b remove,maximized_vert,maximized_horz; wmctrl -r Discord -e 0,830,20,430,400
+		exec xfce4-terminal --geometry 105x11+110+480 --hide-menubar --command "sh -c \"kasm-void status; read _\"" >/dev/null 2>&1' &
+	check "the terminal shows the status" eventually at one pgrep -f 'sh -c kasm-void status'
+	at one sh -c 'sleep 2; scrot --overwrite /tmp/screen.png; pkill -f xfce4-terminal'
+	wait $!
+	docker cp one:/tmp/screen.png "$IMAGE_WORK/screen.png" >/dev/null
 	check "the desktop can be seen" test "$(stat -c %s "$IMAGE_WORK/screen.png")" -gt 10000
 	if [ -n "${SCREENSHOT:-}" ]; then
 		cp "$IMAGE_WORK/screen.png" "$SCREENSHOT"
@@ -416,37 +423,41 @@ ending() {
 	check "it ends inside the grace" test $((SECONDS - began)) -lt 15
 	echo "       after $((SECONDS - began)) s"
 	check "by itself" is 0 docker inspect --format '{{.State.ExitCode}}' two
-	check "the browser closed its profile" has '"exit_type":"Normal"' fresh_container_sees home 'grep -o "\"exit_type\":\"[A-Za-z]*\"" .config/cloakbrowser/Default/Preferences'
-	check "and left no lock" is "" fresh_container_sees home 'ls -A .config/cloakbrowser | grep Singleton'
+	check "the browser left no lock" is "" fresh_container_sees home 'ls -A .config/cloakbrowser | grep Singleton'
 	down two
 	docker volume rm home >/dev/null
 }
 
 switches() {
 	step "switches"
-	up off --env DISABLE_CUSTOM_STARTUP=1 --env LAUNCH_DISCORD=no
+	docker volume create clean >/dev/null
+	up off --volume clean:/home/kasm-user --env DISABLE_CUSTOM_STARTUP=1 --env LAUNCH_DISCORD=no
 	check "DISABLE_CUSTOM_STARTUP stages the desktop" eventually at off test -x Desktop/discord.desktop
 	check "and starts nothing" is Stopped state off cloakbrowser
 	check "status and health work" eventually at off kasm-void health
 	check "so does a start by hand" at off kasm-void start cloakbrowser --timeout 60s
 	check "LAUNCH_DISCORD=no starts no Discord" is Stopped state off discord
+	docker stop --time 25 off >/dev/null
+	check "a stopped browser has closed its profile" has '"exit_type":"Normal"' fresh_container_sees clean \
+		'grep -o "\"exit_type\":\"[A-Za-z]*\"" .config/cloakbrowser/Default/Preferences'
 	down off
+	docker volume rm clean >/dev/null
 }
 
 docker rm --force one two bare off content >/dev/null 2>&1
-docker volume rm home >/dev/null 2>&1
+docker volume rm home clean >/dev/null 2>&1
 rm -rf "$IMAGE_WORK/mounted"
 build
 refused_builds
 metadata
 content
 session
+picture
 launcher
 icons
 incidents
 persistence
 operators_app
-picture
 ending
 switches
 
