@@ -19,7 +19,9 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::daemon::link::Line;
 use crate::daemon::{self, journal};
+use crate::guard;
 use crate::model::quantity::Span;
 use change::Which;
 use client::{Client, Waiting};
@@ -344,13 +346,14 @@ pub fn run(cli: Cli) -> anyhow::Result<Ended> {
     let state = state.unwrap_or_else(daemon::state::default_path);
     match verb {
         Verb::Run { mut folders, log_format, log_dir } => {
+            let Some(line) = Line::of_our_guard() else { return guard::run(&state).map(Ended::Ran) };
             if folders.is_empty() {
                 let (folder, said) = session::folders(&state)?;
                 anstream::eprintln!("kasm-void: {said}");
                 folders.push(folder);
             }
             let log_format = if json { journal::Format::Json } else { log_format.into() };
-            daemon::run(daemon::Options { folders, state, log_format, log_dir }).map(Ended::Ran)
+            daemon::run(daemon::Options { folders, state, log_format, log_dir }, line).map(Ended::Ran)
         }
         Verb::Check { folders } => manifests::tell_problems(&daemon::check(&folders), json),
         Verb::Plan { offline } if !offline.is_empty() => status::tell_plan(&daemon::plan(&offline), json),

@@ -6,6 +6,7 @@ pub mod display;
 pub mod files;
 pub mod hooks;
 pub mod journal;
+pub mod link;
 pub mod load;
 pub mod logs;
 pub mod probes;
@@ -18,7 +19,7 @@ pub mod timers;
 pub mod watch;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit};
 use tokio::io::Interest;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, LocalSet};
@@ -42,9 +44,11 @@ use crate::model::supervisor::{AppId, AskId, Effect, Input, Supervisor};
 use control::Ask;
 use hooks::{Hands, Request};
 use journal::Journal;
+use link::{Heard, Line, ToGuard, ToSupervisor};
 use logs::Logs;
 use process::{Found, Processes};
 use report::Reports;
+use state::Ledger;
 use timers::Timers;
 
 /// What `kasm-void run` was told.
@@ -57,14 +61,19 @@ pub struct Options {
     pub log_dir: Option<PathBuf>,
 }
 
-/// Runs the supervisor until it is asked to drain; the code is that of `on_give_up`, or 0.
-pub fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let state = state::Folder::take(&options.state)?;
+/// Runs the supervisor, whose guard is at the other end of `line`, until it is asked to drain; the code is that
+/// of `on_give_up`, or 0.
+pub fn run(options: Options, line: Line) -> anyhow::Result<ExitCode> {
+    // Executed by way of /proc/self/exe, and `exe` is no name for anybody.
+    let _ = rustix::thread::set_name(c"kasm-void");
+    let welcome = Welcome::hear(line)?;
+    let state = state::Folder::given(&options.state, welcome.lock)?;
+    sys::unblock_signals();
     sys::survive_file_size_limit();
     let journal = Journal::start(options.log_format, options.log_dir.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(64).build()?;
     let code = LocalSet::new().block_on(&runtime, async {
-        let mut daemon = Daemon::new(&state.path, options.folders)?;
+        let mut daemon = Daemon::new(&state.path, options.folders, welcome.guard, welcome.news)?;
         daemon.run().await
     })?;
     // The lock is still ours, so the socket is too.
@@ -73,6 +82,42 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     runtime.shutdown_timeout(Duration::from_millis(100));
     drop(journal);
     Ok(ExitCode::from(code))
+}
+
+/// What a guard tells a new supervisor first.
+struct Welcome {
+    guard: process::Guard,
+    lock: OwnedFd,
+    news: News,
+}
+
+/// What became of the supervisors before this one.
+#[derive(Debug, Clone, Default)]
+struct News {
+    deaths: u32,
+    cause: String,
+}
+
+impl Welcome {
+    fn hear(line: Line) -> anyhow::Result<Welcome> {
+        let (mut greeting, mut told) = (None, Vec::new());
+        loop {
+            line.wait(10);
+            match (line.hear().context("cannot hear the guard")?, greeting) {
+                (Heard::Message(ToSupervisor::Hello { deaths, cause }, Some(lock)), None) => {
+                    greeting = Some((lock, News { deaths, cause }));
+                }
+                (Heard::Message(ToSupervisor::Ended(passing), _), known) => {
+                    told.push(passing);
+                    greeting = known;
+                }
+                (Heard::Message(ToSupervisor::Go, _), Some((lock, news))) => {
+                    return Ok(Welcome { guard: process::Guard::new(line, told), lock, news });
+                }
+                (heard, _) => anyhow::bail!("the guard did not hand over the state folder: {heard:?}"),
+            }
+        }
+    }
 }
 
 /// All problems of all manifests in these folders, as a supervisor started here would find them.
@@ -120,7 +165,7 @@ enum Purpose {
 }
 
 struct Daemon {
-    began: Instant,
+    news: News,
     folders: Vec<PathBuf>,
     supervisor: Supervisor,
     checker: Checker,
@@ -128,6 +173,7 @@ struct Daemon {
     home: String,
     hostname: Arc<str>,
     processes: Processes,
+    ledger: Ledger,
     timers: Timers,
     budget: Option<Instant>,
     logs: Logs,
@@ -160,26 +206,33 @@ struct Tasks {
 }
 
 impl Daemon {
-    fn new(state: &Path, folders: Vec<PathBuf>) -> anyhow::Result<Self> {
+    fn new(state: &Path, folders: Vec<PathBuf>, guard: process::Guard, news: News) -> anyhow::Result<Self> {
         let environment = utf8_environment();
         let home = home_of(&environment);
-        let processes =
-            Processes::new(state, Path::new(&home), raise_open_files()).context("cannot supervise processes")?;
+        let (ledger, inherited, refused) = Ledger::open(state);
+        if let Some(why) = refused {
+            tracing::error!(event = "state.refused", "{why}");
+        }
+        let processes = Processes::new(state, Path::new(&home), raise_open_files(), guard, inherited.leaders)
+            .context("cannot supervise processes")?;
+        let mut supervisor = Supervisor::default();
+        supervisor.inherit(inherited.legacy);
         let (notes, notes_end) = mpsc::unbounded_channel();
         let (requests, requests_end) = mpsc::unbounded_channel();
         let (asks, asks_end) = mpsc::channel(64);
-        let reports = Reports::default();
+        let reports = Reports::with_crashes(inherited.crashes);
         let control = control::start(&state.join("control.sock"), asks.clone(), reports.events())
             .with_context(|| format!("cannot open the control socket in {}", state.display()))?;
         Ok(Daemon {
-            began: Instant::now(),
+            news,
             folders,
-            supervisor: Supervisor::default(),
+            supervisor,
             checker: Checker::default(),
             hostname: rustix::system::uname().nodename().to_string_lossy().into(),
             environment,
             home,
             processes,
+            ledger,
             timers: Timers::default(),
             budget: None,
             logs: Logs::new(state),
@@ -202,9 +255,9 @@ impl Daemon {
         let mut inbox = self.inbox.take().context("the loop runs once")?;
         let mut signals = Signals::new()?;
         let watched = sys::async_fd(self.processes.wakes()?, Interest::READABLE)?;
+        let guard = self.processes.guard_wakes()?.map(|fd| sys::async_fd(fd, Interest::READABLE)).transpose()?;
         let mut watch = watch::start(self.folders.clone());
-        self.apply(load::load(&self.folders), None);
-        self.work();
+        self.begin();
         self.serve_metrics().await;
         while self.exit.is_none() {
             let next = self.next_moment();
@@ -212,6 +265,7 @@ impl Daemon {
                 biased;
                 _ = signals.child.recv() => {}
                 ready = watched.readable() => ready?.clear_ready(),
+                ready = readable(guard.as_ref()), if self.processes.is_guarded() => ready?.clear_ready(),
                 () = wait_until(next) => {}
                 Some(request) = inbox.requests.recv() => self.serve(request),
                 Some(note) = inbox.notes.recv() => self.take_note(note),
@@ -227,7 +281,32 @@ impl Daemon {
             server.close(Duration::from_millis(500)).await;
         }
         self.logs.flush(Duration::from_secs(1)).await;
-        Ok(self.exit.unwrap_or(0))
+        let code = self.exit.unwrap_or(0);
+        self.ledger.close();
+        self.processes.tell_guard(&ToGuard::Finished(code));
+        Ok(code)
+    }
+
+    /// The first turn: takes over what an earlier supervisor has left, and starts the rest.
+    fn begin(&mut self) {
+        if !self.news.cause.is_empty() {
+            let News { deaths, cause } = &self.news;
+            tracing::warn!(
+                event = "supervisor.restarted",
+                deaths,
+                reason = cause,
+                "the supervisor goes on after: {cause}"
+            );
+        }
+        let draining = self.supervisor.inherited_drain();
+        self.apply(load::load(&self.folders), None);
+        self.work();
+        if let Some(code) = draining {
+            self.queue.push_back(Input::DrainAsked { code });
+            self.work();
+        }
+        self.processes.taken_over();
+        self.processes.tell_guard(&ToGuard::Ready);
     }
 
     async fn serve_metrics(&mut self) {
@@ -250,9 +329,11 @@ impl Daemon {
     /// One turn: everything that has happened, and all that follows from it.
     fn work(&mut self) {
         self.processes.forget_table();
-        self.processes.reap();
+        self.processes.reap(|ended| self.ledger.ended(ended));
+        self.processes.hear_guard();
         self.processes.watched_ended();
         let now = Instant::now();
+        self.processes.give_up_waiting(now);
         while let Some((app, timer, run)) = self.timers.fire(now) {
             self.queue.push_back(Input::Happened(app, Event::Fired { run, timer }));
         }
@@ -267,16 +348,29 @@ impl Daemon {
                 self.queue.push_back(Input::Happened(app, event));
             }
             let Some(input) = self.queue.pop_front() else { break };
-            self.supervisor.handle(self.began.elapsed(), fastrand::f64(), input, &mut effects);
+            self.supervisor.handle(clock(), fastrand::f64(), input, &mut effects);
             for effect in effects.drain(..) {
                 self.perform(effect);
             }
         }
-        self.reports.tell();
+        for (app, crash) in self.reports.tell() {
+            self.ledger.crash(&app, &crash);
+        }
+        self.write_down();
+    }
+
+    /// Where everything is now, for the next supervisor. Behind the turn's work, which may be a respawn.
+    fn write_down(&mut self) {
+        for (_, name, kept) in self.supervisor.moved_apps() {
+            let leader = kept.posture.pid().and_then(|pid| self.processes.leader(pid));
+            self.ledger.app(name, leader, kept);
+        }
+        self.ledger.session(self.supervisor.session());
+        self.ledger.write();
     }
 
     fn next_moment(&self) -> Option<Instant> {
-        self.timers.next().into_iter().chain(self.budget).min()
+        self.timers.next().into_iter().chain(self.budget).chain(self.processes.next()).min()
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -287,6 +381,8 @@ impl Daemon {
                 self.tasks.remove(&id);
                 self.logs.detach(&name);
                 self.reports.forget(&name);
+                self.ledger.gone(&name);
+                self.processes.tell_guard(&ToGuard::Release(name));
             }
             Effect::Stage(workspace) => self.stage(workspace),
             Effect::Answer(id, outcome) => {
@@ -309,6 +405,7 @@ impl Daemon {
             AppEffect::LookUp { run, app, by_cookie } => {
                 let event = match self.processes.look_up(id, run, &app, by_cookie) {
                     Found::Leader(pid) => Event::Found { run, pid },
+                    Found::Ended(exit, peak) => Event::Exited { run, exit, peak: Some(peak) },
                     Found::Remains => Event::Remains { run },
                     Found::Nothing => Event::NotFound { run },
                 };
@@ -368,8 +465,11 @@ impl Daemon {
     }
 
     fn attach_log(&self, name: &str, log: &Log) {
-        if let Err(error) = self.logs.attach(name, log) {
-            tracing::error!(event = "log.trouble", app = name, error = %error, "{name}: its output cannot be captured: {error}");
+        match self.logs.attach(name, log) {
+            Ok(()) => self.processes.tell_guard(&ToGuard::Hold(name.into())),
+            Err(error) => {
+                tracing::error!(event = "log.trouble", app = name, error = %error, "{name}: its output cannot be captured: {error}");
+            }
         }
     }
 
@@ -504,7 +604,10 @@ impl Daemon {
     fn take_ask(&mut self, ask: Ask) {
         match ask {
             Ask::Apps(reply) => {
-                let mut snapshot = self.supervisor.snapshot(self.began.elapsed());
+                let mut snapshot = self.supervisor.snapshot(clock());
+                if !self.processes.is_guarded() {
+                    snapshot.problems.push(process::UNGUARDED.into());
+                }
                 for app in &mut snapshot.apps {
                     app.memory_bytes = app.pid.map(|pid| self.processes.resident_with_descendants(pid));
                     let log = self.logs.stats(&app.name);
@@ -560,7 +663,7 @@ impl Daemon {
     }
 
     fn drain_or_hurry(&mut self, signal: &str) {
-        let draining = self.supervisor.snapshot(self.began.elapsed()).draining;
+        let draining = self.supervisor.snapshot(clock()).draining;
         let input = match draining {
             false => {
                 tracing::info!(event = "drain.begun", "{signal}: stopping everything");
@@ -590,6 +693,19 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             reload: signal(SignalKind::hangup())?,
         })
+    }
+}
+
+/// Time since the machine was started, sleep included: the same for all supervisors of a session.
+fn clock() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+}
+
+async fn readable(fd: Option<&AsyncFd<OwnedFd>>) -> std::io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
+    match fd {
+        Some(fd) => fd.readable().await,
+        None => std::future::pending().await,
     }
 }
 

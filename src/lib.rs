@@ -11,6 +11,9 @@ pub mod http;
 pub mod daemon;
 
 #[cfg(feature = "daemon")]
+pub mod guard;
+
+#[cfg(feature = "daemon")]
 pub mod launcher;
 
 #[cfg(feature = "daemon")]

@@ -5,7 +5,8 @@
 //! Nothing else in the program calls `wait` or `kill`.
 //!
 //! How an end is noticed: our children's by SIGCHLD and one `wait` each, which needs no descriptor per
-//! app and collects what was handed to us as subreaper along the way; other processes' by pidfd.
+//! app and collects what was handed to us as subreaper along the way; other processes' by pidfd. Children of
+//! a supervisor before us are the guard's now: it tells how they ended.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -16,13 +17,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 
-use super::proc::{self, Entry, Pid};
-use super::sys::{self, LEADER, Reaped, Step};
+use super::link::{GUARD, Heard, Line, Passing, ToGuard, ToSupervisor};
+use super::proc::{self, Entry, Leader, Pid};
+use super::sys::{self, Ended, LEADER, Step};
 use crate::model::app::App;
 use crate::model::hook::{Hook, LockKind};
 use crate::model::machine::Event;
@@ -35,6 +38,12 @@ pub const COOKIE: &str = "KASM_VOID_APP";
 pub const STATE: &str = "KASM_VOID_STATE";
 /// Beside them in hooks, which are never taken for the app.
 pub const HOOK: &str = "KASM_VOID_HOOK";
+
+/// What it means that the guard has died.
+pub const UNGUARDED: &str = "the guard has died: the apps go on, but should the supervisor die too, nobody starts it again; end this session with `kasm-void drain` when it suits, and start a new one";
+
+/// The guard says at once how its children ended; one that is stopped is not waited for longer.
+const GUARDS_WORD: Duration = Duration::from_secs(1);
 
 pub struct Processes {
     uid: u32,
@@ -49,6 +58,11 @@ pub struct Processes {
     /// Processes that are not our children, watched by pidfd.
     watched: HashMap<Pid, Watched>,
     epoll: OwnedFd,
+    guard: Option<Guard>,
+    /// Apps of whose tree something may not descend from us: the quick answers do not hold for them.
+    scattered: HashSet<AppId>,
+    /// By app: who led its tree when an earlier supervisor wrote it down, until it is looked up.
+    left: BTreeMap<String, Leader>,
     clearing: BTreeMap<AppId, Clearing>,
     out_of_memory_kills: u64,
     happened: VecDeque<(AppId, Event)>,
@@ -75,12 +89,24 @@ impl Seen {
 }
 
 /// What a look-up found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
     Leader(Pid),
+    /// It has ended since an earlier supervisor knew it.
+    Ended(Exit, u64),
     /// No leader, but something of the tree.
     Remains,
     Nothing,
+}
+
+/// The process that outlives us, and holds what we leave.
+pub struct Guard {
+    line: Line,
+    pid: Pid,
+    /// Ends of processes we have not looked for yet; `None` once all have been.
+    told: Option<Vec<Passing>>,
+    /// Watched processes that have ended, whose status is still to come, and until when it may.
+    owed: Vec<(Instant, Pid)>,
 }
 
 enum Role {
@@ -90,6 +116,7 @@ enum Role {
 
 struct Watched {
     pidfd: OwnedFd,
+    entry: Entry,
     app: AppId,
     /// It is the app's leader in this run; else one of a tree that is being cleared.
     leader: Option<u64>,
@@ -105,10 +132,16 @@ struct Clearing {
 }
 
 impl Processes {
-    /// `state` is the state folder: it marks our apps as ours.
-    pub fn new(state: &Path, home: &Path, open_files: Option<u64>) -> io::Result<Self> {
+    /// `state` is the state folder: it marks our apps as ours. `left`: whom an earlier supervisor led, by app.
+    pub fn new(
+        state: &Path,
+        home: &Path,
+        open_files: Option<u64>,
+        guard: Guard,
+        left: BTreeMap<String, Leader>,
+    ) -> io::Result<Self> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let ours = |name: &str| [COOKIE, STATE, HOOK, LEADER].contains(&name);
+        let ours = |name: &str| [COOKIE, STATE, HOOK, LEADER, GUARD].contains(&name);
         let inherited = std::env::vars_os().filter_map(|(name, value)| {
             let name = name.into_string().ok().filter(|name| !ours(name))?;
             let mut entry = name.clone().into_bytes();
@@ -127,6 +160,9 @@ impl Processes {
             children: HashMap::new(),
             watched: HashMap::new(),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            guard: Some(guard),
+            scattered: HashSet::new(),
+            left,
             clearing: BTreeMap::new(),
             out_of_memory_kills: proc::out_of_memory_kills(),
             happened: VecDeque::new(),
@@ -138,6 +174,75 @@ impl Processes {
     /// Readable when a watched process has ended; then call [`Processes::watched_ended`].
     pub fn wakes(&self) -> io::Result<OwnedFd> {
         self.epoll.try_clone()
+    }
+
+    /// Readable when the guard has something to say; then call [`Processes::hear_guard`].
+    pub fn guard_wakes(&self) -> io::Result<Option<OwnedFd>> {
+        self.guard.as_ref().map(|guard| guard.line.try_clone()).transpose()
+    }
+
+    pub fn is_guarded(&self) -> bool {
+        self.guard.is_some()
+    }
+
+    /// What it cannot take now, it does without: it is only for the case that we die.
+    pub fn tell_guard(&self, message: &ToGuard) {
+        if let Some(guard) = &self.guard {
+            let _ = guard.line.tell_guard(message);
+        }
+    }
+
+    /// Takes in all that the guard has said.
+    pub fn hear_guard(&mut self) {
+        while let Some(guard) = &mut self.guard {
+            match guard.line.hear::<ToSupervisor>() {
+                Ok(Heard::Message(ToSupervisor::Ended(passing), _)) => self.passed(passing),
+                Ok(Heard::Message(..)) => {}
+                Ok(Heard::Nothing) => return,
+                Ok(Heard::Closed) | Err(_) => self.guard_is_gone(),
+            }
+        }
+    }
+
+    fn passed(&mut self, passing: Passing) {
+        let watched = self.watched.get(&passing.pid);
+        if watched.is_some_and(|watched| watched.entry.started == passing.started) {
+            let exit = self.exit(passing.status, false);
+            return self.watched_is_gone(passing.pid, exit, Some(passing.peak));
+        }
+        if let Some(told) = self.guard.as_mut().and_then(|guard| guard.told.as_mut()) {
+            told.push(passing);
+        }
+    }
+
+    /// We go on without it; how its children end nobody can say any more.
+    fn guard_is_gone(&mut self) {
+        let Some(guard) = self.guard.take() else { return };
+        tracing::error!(event = "guard.lost", pid = guard.pid, "{UNGUARDED}");
+        for (_, pid) in guard.owed {
+            self.watched_is_gone(pid, Exit::Unknown, None);
+        }
+    }
+
+    /// Nobody waits for an earlier supervisor's apps any more: all manifests have been looked at.
+    pub fn taken_over(&mut self) {
+        if let Some(guard) = &mut self.guard {
+            guard.told = None;
+        }
+    }
+
+    /// When something is to be looked at again, whatever happens.
+    pub fn next(&self) -> Option<Instant> {
+        self.guard.as_ref()?.owed.iter().map(|(until, _)| *until).min()
+    }
+
+    /// The name of a living process, and the leader of a tree we know.
+    pub fn leader(&self, pid: Pid) -> Option<(Pid, u64)> {
+        let started = match self.watched.get(&pid) {
+            Some(watched) => watched.entry.started,
+            None => proc::entry(pid)?.started,
+        };
+        Some((pid, started))
     }
 
     /// What has happened since the last call, oldest first.
@@ -218,6 +323,34 @@ impl Processes {
     /// The app's live leader that we did not start, or that an earlier supervisor left; with `by_cookie`
     /// also what carries its cookie. Whatever is found is watched from here on.
     pub fn look_up(&mut self, id: AppId, run: u64, app: &App, by_cookie: bool) -> Found {
+        if by_cookie {
+            self.scattered.insert(id);
+        }
+        let left = by_cookie.then(|| self.left.remove(&app.name)).flatten();
+        // Dead, but not collected, is as good: its end is about to be told.
+        if let Some(left) = left
+            && let Some(entry) = proc::entry(left.pid)
+            && entry.started == left.started
+            && self.watch(entry, id, Some(run))
+        {
+            return Found::Leader(left.pid);
+        }
+        let found = self.look_around(id, run, app, by_cookie);
+        match left.filter(|_| !matches!(found, Found::Leader(_))).and_then(|left| self.end_of(left)) {
+            Some(ended) => Found::Ended(self.exit(ended.status, has_chromium_locks(app)), ended.peak),
+            None => found,
+        }
+    }
+
+    /// How a process ended that is gone, if anybody has said so.
+    fn end_of(&mut self, left: Leader) -> Option<Ended> {
+        self.hear_guard();
+        let is_it = |passing: &&Passing| (passing.pid, passing.started) == (left.pid, left.started);
+        let told = self.guard.as_ref().and_then(|guard| guard.told.as_ref()?.iter().find(is_it));
+        left.ended.or(told.map(|passing| Ended { pid: passing.pid, status: passing.status, peak: passing.peak }))
+    }
+
+    fn look_around(&mut self, id: AppId, run: u64, app: &App, by_cookie: bool) -> Found {
         if let Some(found) = self.find(app, by_cookie) {
             if found.parent == self.own_pid {
                 let role = Role::Leader { app: id, run, locks: has_chromium_locks(app) };
@@ -228,16 +361,16 @@ impl Processes {
                 return Found::Leader(found.pid);
             }
         }
-        let empty = match by_cookie {
-            true => !self.table().iter().any(|seen| self.carries(seen, &app.name)),
-            false => self.surely_empty(id),
-        };
-        if empty {
+        if self.surely_empty(id) {
             return Found::Nothing;
         }
         let mut alive = self.members(id, &app.name);
         alive.retain(|member| self.children.contains_key(&member.pid) || self.watch(*member, id, None));
-        if alive.is_empty() { Found::Nothing } else { Found::Remains }
+        if alive.is_empty() {
+            self.scattered.remove(&id);
+            return Found::Nothing;
+        }
+        Found::Remains
     }
 
     fn find(&mut self, app: &App, by_cookie: bool) -> Option<Entry> {
@@ -271,23 +404,28 @@ impl Processes {
         let Some(pid) = rustix::process::Pid::from_raw(entry.pid) else { return false };
         let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
         // The descriptor is of whoever has the pid now: only the start time tells that it is the one we saw.
-        let same = proc::entry(entry.pid).is_some_and(|now| now.started == entry.started && !now.zombie);
+        let same = proc::entry(entry.pid).is_some_and(|now| now.started == entry.started && now.zombie == entry.zombie);
         let data = epoll::EventData::new_u64(entry.pid as u64);
         if !same || epoll::add(&self.epoll, &pidfd, data, epoll::EventFlags::IN).is_err() {
             return false;
         }
-        self.watched.insert(entry.pid, Watched { pidfd, app, leader });
+        self.watched.insert(entry.pid, Watched { pidfd, entry, app, leader });
         true
     }
 
-    /// Collects every child that has ended.
-    pub fn reap(&mut self) {
-        while let Some(reaped) = sys::reap() {
-            self.child_ended(reaped);
+    /// Collects every child that has ended. How a leader did is written down first, by `note`: until it is
+    /// collected, the guard would be told in our stead.
+    pub fn reap(&mut self, mut note: impl FnMut(Ended)) {
+        while let Some(ended) = sys::ended() {
+            if matches!(self.children.get(&ended.pid), Some(Role::Leader { .. })) {
+                note(ended);
+            }
+            sys::collect(ended.pid);
+            self.child_ended(ended);
         }
     }
 
-    fn child_ended(&mut self, reaped: Reaped) {
+    fn child_ended(&mut self, reaped: Ended) {
         match self.children.remove(&reaped.pid) {
             Some(Role::Leader { app, run, locks }) => {
                 let exit = self.exit(reaped.status, locks);
@@ -299,7 +437,7 @@ impl Processes {
                 let _ = done.send(exit); // a cancelled hook has nobody who listens
                 self.one_less(app, reaped.pid);
             }
-            None => self.end_of_watched(reaped.pid, self.exit_of_stray(reaped.status), Some(reaped.peak)),
+            None => self.watched_is_gone(reaped.pid, self.exit_of_stray(reaped.status), Some(reaped.peak)),
         }
     }
 
@@ -314,13 +452,37 @@ impl Processes {
                 return;
             }
             for event in &events {
-                self.end_of_watched(event.data.u64() as Pid, Exit::Unknown, None);
+                self.end_of_watched(event.data.u64() as Pid);
             }
         }
     }
 
-    fn end_of_watched(&mut self, pid: Pid, exit: Exit, peak: Option<u64>) {
+    fn end_of_watched(&mut self, pid: Pid) {
+        self.hear_guard(); // it may be first
+        let Some(watched) = self.watched.get(&pid).filter(|watched| watched.leader.is_some()) else {
+            return self.watched_is_gone(pid, Exit::Unknown, None);
+        };
+        let parent = proc::entry(pid).unwrap_or(watched.entry).parent;
+        if let Some(guard) = self.guard.as_mut().filter(|guard| guard.pid == parent) {
+            let _ = epoll::delete(&self.epoll, &watched.pidfd); // or it would be told for ever
+            guard.owed.push((Instant::now() + GUARDS_WORD, pid));
+            return;
+        }
+        self.watched_is_gone(pid, Exit::Unknown, None);
+    }
+
+    /// Those of whom the guard should have told by now.
+    pub fn give_up_waiting(&mut self, now: Instant) {
+        let Some(guard) = &mut self.guard else { return };
+        let late: Vec<Pid> = guard.owed.iter().filter(|(until, _)| *until <= now).map(|(_, pid)| *pid).collect();
+        late.into_iter().for_each(|pid| self.watched_is_gone(pid, Exit::Unknown, None));
+    }
+
+    fn watched_is_gone(&mut self, pid: Pid, exit: Exit, peak: Option<u64>) {
         let Some(watched) = self.watched.remove(&pid) else { return };
+        if let Some(guard) = &mut self.guard {
+            guard.owed.retain(|(_, owed)| *owed != pid);
+        }
         let _ = epoll::delete(&self.epoll, &watched.pidfd); // closing it does the same
         if let Some(run) = watched.leader {
             self.happened.push_back((watched.app, Event::Exited { run, exit, peak }));
@@ -388,6 +550,7 @@ impl Processes {
             }
         }
         if left.is_empty() {
+            self.scattered.remove(&id);
             self.clearing.remove(&id);
             self.happened.push_back((id, Event::TreeEmpty { run }));
         } else if let Some(clearing) = self.clearing.get_mut(&id) {
@@ -419,6 +582,9 @@ impl Processes {
     /// The quick answer for the usual case. All that outlives a leader we started has been handed to us:
     /// when every child we have is a known one, and none of them is this app's, nothing is left of it.
     fn surely_empty(&mut self, id: AppId) -> bool {
+        if self.scattered.contains(&id) {
+            return false;
+        }
         let strays = match self.strays {
             Some(known) => known,
             None => {
@@ -476,6 +642,14 @@ impl Processes {
             )
         };
         self.table.get_or_insert_with(read).clone()
+    }
+}
+
+impl Guard {
+    /// `told`: how processes ended that an earlier supervisor has left.
+    pub fn new(line: Line, told: Vec<Passing>) -> Guard {
+        let pid = rustix::process::getppid().map_or(1, |pid| pid.as_raw_nonzero().get());
+        Guard { line, pid, told: Some(told), owed: Vec::new() }
     }
 }
 

@@ -35,14 +35,15 @@ struct Pending {
     tail: Vec<String>,
 }
 
-impl Default for Reports {
-    fn default() -> Self {
-        let (events, _) = broadcast::channel(EVENTS_KEPT);
-        Reports { events, crashes: BTreeMap::new(), pending: Vec::new(), problems: BTreeSet::new() }
-    }
-}
-
 impl Reports {
+    /// `crashes`: what an earlier supervisor has left, oldest first.
+    pub fn with_crashes(crashes: Vec<(String, Crash)>) -> Self {
+        let (events, _) = broadcast::channel(EVENTS_KEPT);
+        let mut reports = Reports { events, crashes: BTreeMap::new(), pending: Vec::new(), problems: BTreeSet::new() };
+        crashes.into_iter().for_each(|(app, crash)| reports.keep(&app, crash));
+        reports
+    }
+
     /// Each event is one JSON object.
     pub fn events(&self) -> broadcast::Sender<Arc<str>> {
         self.events.clone()
@@ -62,8 +63,9 @@ impl Reports {
         self.pending.push(Pending { at: SystemTime::now(), app: app.into(), report, tail });
     }
 
-    /// The turn's work is done: tell.
-    pub fn tell(&mut self) {
+    /// The turn's work is done: tell. Returns the crashes that are new.
+    pub fn tell(&mut self) -> Vec<(String, Crash)> {
+        let mut crashes = Vec::new();
         for Pending { at, app, report, tail } in std::mem::take(&mut self.pending) {
             self.send(at, &app, &report);
             match report {
@@ -74,9 +76,13 @@ impl Reports {
                     tracing::info!(event = "app.adopted", app, run, pid, "{app} is already running: adopted pid {pid}");
                 }
                 Report::Entered { run, to, pid, .. } => tell_state(&app, run, to, pid),
-                Report::Crashed { .. } => self.tell_crash(at, &app, &report, tail),
+                Report::Crashed { .. } => {
+                    let crash = self.tell_crash(at, &app, &report, tail);
+                    crashes.extend(crash.map(|crash| (app, crash)));
+                }
             }
         }
+        crashes
     }
 
     /// Manifests were applied: what that changes, and what is wrong with them. The same problem is told
@@ -126,8 +132,8 @@ impl Reports {
         let _ = self.events.send(event.to_string().into()); // the last receiver may have left meanwhile
     }
 
-    fn tell_crash(&mut self, at: SystemTime, app: &str, report: &Report, tail: Vec<String>) {
-        let Report::Crashed { run, pid, exit, lived, peak, verdict } = report else { return };
+    fn tell_crash(&mut self, at: SystemTime, app: &str, report: &Report, tail: Vec<String>) -> Option<Crash> {
+        let Report::Crashed { run, pid, exit, lived, peak, verdict } = report else { return None };
         let reason = exit.to_string();
         let after = lived.map_or_else(|| "before it was ready".into(), |lived| format!("after {}", short(lived)));
         let next = next(verdict);
@@ -162,11 +168,7 @@ impl Reports {
             (true, _) => tell!(warn, "app.crashed"),
             (false, _) => tell!(info, "app.ended"),
         }
-        let kept = self.crashes.entry(app.into()).or_default();
-        if kept.len() == CRASHES_KEPT {
-            kept.pop_front();
-        }
-        kept.push_back(Crash {
+        let crash = Crash {
             at: time(at),
             run,
             pid: *pid,
@@ -175,7 +177,17 @@ impl Reports {
             uptime_ms,
             peak_memory_bytes: peak_bytes,
             tail,
-        });
+        };
+        self.keep(app, crash.clone());
+        Some(crash)
+    }
+
+    fn keep(&mut self, app: &str, crash: Crash) {
+        let kept = self.crashes.entry(app.into()).or_default();
+        if kept.len() == CRASHES_KEPT {
+            kept.pop_front();
+        }
+        kept.push_back(crash);
     }
 }
 

@@ -4,15 +4,15 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// A child that ended.
+/// A child that ended and has not been collected yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reaped {
+pub struct Ended {
     pub pid: i32,
     /// As `wait(2)` gives it.
     pub status: i32,
@@ -20,15 +20,61 @@ pub struct Reaped {
     pub peak: u64,
 }
 
-/// Collects one ended child, whichever comes first; `None` when no child has ended.
-pub fn reap() -> Option<Reaped> {
-    let mut status = 0;
-    // SAFETY: an all-zero rusage is a valid value, and both pointers live through the call.
-    let (pid, usage) = unsafe {
+/// One child that has ended, whichever comes first; it stays there until it is collected.
+pub fn ended() -> Option<Ended> {
+    // SAFETY: all-zero values of both are valid, and both pointers live through the call. The C library's
+    // `waitid` has no usage.
+    let (info, usage) = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
         let mut usage: libc::rusage = std::mem::zeroed();
-        (libc::wait4(-1, &mut status, libc::WNOHANG, &mut usage), usage)
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        if libc::syscall(libc::SYS_waitid, libc::P_ALL, 0, &mut info, options, &mut usage) != 0 {
+            return None;
+        }
+        (info, usage)
     };
-    (pid > 0).then(|| Reaped { pid, status, peak: usage.ru_maxrss as u64 * 1024 })
+    // SAFETY: `waitid` has filled in the fields of a child, or left all of them zero.
+    let (pid, value) = unsafe { (info.si_pid(), info.si_status()) };
+    let status = match info.si_code {
+        libc::CLD_EXITED => value << 8,
+        libc::CLD_DUMPED => value | 0x80,
+        _ => value,
+    };
+    (pid > 0).then_some(Ended { pid, status, peak: usage.ru_maxrss as u64 * 1024 })
+}
+
+/// Collects a child that has ended.
+pub fn collect(pid: i32) {
+    // SAFETY: no pointer is passed. An error means that there is nothing to collect.
+    unsafe { libc::waitpid(pid, ptr::null_mut(), libc::WNOHANG) };
+}
+
+/// These signals are read from the descriptor from now on, and do nothing else.
+pub fn signal_fd(signals: &[c_int]) -> io::Result<OwnedFd> {
+    // SAFETY: an all-zero set is valid memory for `sigemptyset`; a descriptor that was just made is ours alone.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for signal in signals {
+            libc::sigaddset(&mut set, *signal);
+        }
+        libc::sigprocmask(libc::SIG_BLOCK, &set, ptr::null_mut());
+        let fd = libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// No signal is held back, whatever our parent did with its own.
+pub fn unblock_signals() {
+    // SAFETY: an all-zero set is valid memory for `sigemptyset`.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut());
+    }
 }
 
 /// A file that would grow beyond an inherited `ulimit -f` is an error to be told, not the end of us. Children

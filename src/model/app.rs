@@ -40,12 +40,21 @@ impl App {
     /// Whoever runs the session's own steps: it has the workspace's environment and no process.
     pub fn of_workspace(workspace: &Workspace) -> Self {
         App {
-            name: "workspace".into(),
-            manifest: Manifest::new("workspace"),
-            enabled: false,
-            argv: Vec::new(),
             env: workspace.env.clone(),
             env_hidden: workspace.env_hidden.iter().cloned().collect(),
+            ..App::without_manifest("workspace")
+        }
+    }
+
+    /// What is left of an app whose manifest is gone: enough to stop it.
+    pub fn without_manifest(name: &str) -> Self {
+        App {
+            name: name.into(),
+            manifest: Manifest::new(name),
+            enabled: false,
+            argv: Vec::new(),
+            env: BTreeMap::new(),
+            env_hidden: BTreeSet::new(),
             stop_signal: 15,
             matcher: None,
         }

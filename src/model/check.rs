@@ -38,6 +38,8 @@ pub struct Checked {
     /// Apps whose manifest is broken now, with its first error.
     pub stale: BTreeMap<String, Problem>,
     pub workspace: Arc<Workspace>,
+    /// What is not here has no manifest; else it may only be out of sight.
+    pub complete: bool,
     /// All of them, by file and place.
     pub problems: Vec<Problem>,
 }
@@ -79,7 +81,7 @@ impl Checker {
         let names: BTreeSet<&str> = apps.iter().map(|source| source.name.as_str()).collect();
         self.known.retain(|name, _| !complete || names.contains(name.as_str()));
         let together = together::check(&self.known, &apps);
-        self.conclude(problems, together)
+        Checked { complete, ..self.conclude(problems, together) }
     }
 
     /// The session's own manifest, or its last good version.

@@ -13,7 +13,9 @@ use super::plan::Change;
 use super::protocol::StateName;
 use super::restart::{self, Exit, History, OnGiveUp, Verdict};
 
+mod kept;
 mod words;
+pub use kept::{Kept, Posture};
 pub use words::{Effect, Event, Phase, Pid, ProbeKind, Report, Then, Timer, Why};
 
 /// A ready probe that failed is repeated after this.
@@ -56,11 +58,13 @@ pub struct Machine {
     pub restarts: u64,
     pub last_exit: Option<Exit>,
     history: History,
+    /// Whether it was looked for once: an earlier supervisor may have left it.
+    looked: bool,
 }
 
 impl Machine {
     pub fn new(app: Arc<App>) -> Self {
-        Machine { app, run: 0, restarts: 0, last_exit: None, history: History::default() }
+        Machine { app, run: 0, restarts: 0, last_exit: None, history: History::default(), looked: false }
     }
 
     fn current(&self, run: u64) -> bool {
@@ -88,11 +92,11 @@ impl Machine {
     }
 
     /// First the look-up, where it can find anything; the rest of the start follows its answer.
-    fn begin(&self, phase: &mut Phase, action: &Option<String>, cx: &mut Cx<'_>) {
-        let first_of_this_supervisor = self.run == 1;
-        if self.app.matcher.is_some() || first_of_this_supervisor {
+    fn begin(&mut self, phase: &mut Phase, action: &Option<String>, cx: &mut Cx<'_>) {
+        let first = !std::mem::replace(&mut self.looked, true);
+        if self.app.matcher.is_some() || first {
             *phase = Phase::Looking;
-            self.look_up(first_of_this_supervisor, cx);
+            self.look_up(first, cx);
         } else {
             self.run_hooks(phase, action, cx);
         }
@@ -231,7 +235,9 @@ impl State {
                 Phase::Probing { said, .. } if said.is_empty() => "not ready yet".into(),
                 Phase::Probing { said, .. } => format!("not ready yet: {said}"),
                 Phase::Clearing => "clearing up".into(),
-                Phase::New | Phase::Looking | Phase::LookingAgain | Phase::Spawning => String::new(),
+                Phase::New | Phase::Resuming(_) | Phase::Looking | Phase::LookingAgain | Phase::Spawning => {
+                    String::new()
+                }
             },
             State::Backoff { attempt, .. } => format!("retry {attempt}"),
             State::Stopping { then: Then::Start { .. }, .. } => "to start again".into(),
@@ -252,6 +258,7 @@ impl Machine {
     #[state(superstate = "down")]
     fn stopped(&mut self, why: &mut Why, event: &Event) -> Outcome<State> {
         match event {
+            Event::Resumed(kept) => self.resume(kept, why).map_or(Handled, Transition),
             Event::StopAsked(reason) => {
                 *why = *reason;
                 Handled
@@ -276,7 +283,22 @@ impl Machine {
         event: &Event,
         context: &mut Cx<'_>,
     ) -> Outcome<State> {
+        if let Phase::Resuming(posture) = phase
+            && self.asked_meanwhile(posture, event)
+        {
+            return Handled;
+        }
         match (event, &mut *phase) {
+            (Event::Found { run, pid }, Phase::Resuming(posture)) if self.current(*run) => {
+                let posture = posture.clone();
+                Transition(self.resumed(*pid, &posture, context))
+            }
+            (Event::NotFound { run } | Event::Remains { run }, Phase::Resuming(posture)) if self.current(*run) => {
+                Transition(Self::not_resumed(posture, Exit::Unknown, None, context.now))
+            }
+            (Event::Exited { run, exit, peak }, Phase::Resuming(posture)) if self.current(*run) => {
+                Transition(Self::not_resumed(posture, exit.clone(), *peak, context.now))
+            }
             (Event::Unblocked, Phase::Waiting) => {
                 self.begin(phase, action, context);
                 Handled
@@ -349,8 +371,13 @@ impl Machine {
 
     #[action]
     fn enter_starting(&mut self, phase: &mut Phase, action: &mut Option<String>, context: &mut Cx<'_>) {
-        if *phase != Phase::New {
-            return; // the same run goes on
+        match phase {
+            Phase::New => {}
+            Phase::Resuming(_) => {
+                self.looked = true;
+                return self.look_up(true, context);
+            }
+            _ => return, // the same run goes on
         }
         self.run += 1;
         if context.blocked {
@@ -435,10 +462,11 @@ impl Machine {
     }
 
     #[action]
-    fn enter_running(&mut self, context: &mut Cx<'_>) {
+    fn enter_running(&mut self, since: &mut Duration, context: &mut Cx<'_>) {
         self.arm_health(context);
         self.arm_memory(context);
-        if !self.app.manifest.postlaunch.is_empty() {
+        let resumed = *since < context.now;
+        if !resumed && !self.app.manifest.postlaunch.is_empty() {
             context.push(Effect::RunPostlaunch { run: self.run, app: self.app.clone() });
         }
     }
@@ -681,6 +709,7 @@ impl Machine {
             | Event::RestartAsked
             | Event::ActionAsked(_)
             | Event::Changed(..)
+            | Event::Resumed(_)
             | Event::Unblocked
             | Event::HooksDone { .. }
             | Event::HookFailed { .. }

@@ -70,6 +70,15 @@ fn spawn_limits(app: &App) -> (Option<i32>, Option<i32>) {
     (app.manifest.limits.nice, app.manifest.limits.oom_score_adj)
 }
 
+/// Stands for all that an app is started with: of two versions that differ in it one is restarted for the
+/// other. The same in every version of this program, for it outlives the one that asked (FNV-1a).
+pub fn program(app: &App) -> u64 {
+    let manifest = &app.manifest;
+    let parts = (&app.argv, &app.env, &app.env_hidden, &manifest.cwd, &manifest.matches, spawn_limits(app));
+    let text = format!("{parts:?}");
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
 /// What differs. A change of comments, order or formatting is none.
 pub fn change(old: &App, new: &App) -> Change {
     let differing: Vec<_> = FIELDS.iter().filter(|(_, _, differs)| differs(old, new)).collect();

@@ -185,7 +185,7 @@ pub enum Verdict {
 }
 
 /// What the policy remembers of an app's earlier ends.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct History {
     /// Retries since the app was last stable.
     pub attempt: u32,

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use statig::blocking::{InitializedStateMachine, IntoStateMachineExt as _};
 
 use super::app::App;
 use super::check::Checked;
-use super::machine::{Cx, Effect as AppEffect, Event, Machine, State, Then, Why};
+use super::machine::{Cx, Effect as AppEffect, Event, Kept, Machine, State, Then, Why};
 use super::manifest::Workspace;
 use super::plan::{self, Step};
 use super::problem::closest;
@@ -73,6 +74,21 @@ pub enum Effect {
     Exit(u8),
 }
 
+/// What outlives a supervisor.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Legacy {
+    pub apps: BTreeMap<String, Kept>,
+    pub session: Session,
+}
+
+/// What outlives a supervisor beside its apps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Session {
+    pub staged: bool,
+    /// It was stopping everything, to exit with this code.
+    pub draining: Option<u8>,
+}
+
 pub struct Supervisor {
     names: BTreeMap<String, AppId>,
     slots: BTreeMap<AppId, Slot>,
@@ -83,6 +99,12 @@ pub struct Supervisor {
     drain: Option<u8>,
     hurried: bool,
     next_id: u32,
+    /// What an earlier supervisor knew of apps that have not appeared yet.
+    inherited: BTreeMap<String, Kept>,
+    /// An earlier supervisor was stopping everything, to exit with this code.
+    interrupted_drain: Option<u8>,
+    /// Apps that have moved since they were last asked for.
+    touched: BTreeSet<AppId>,
 }
 
 struct Slot {
@@ -126,6 +148,9 @@ impl Default for Supervisor {
             drain: None,
             hurried: false,
             next_id: 0,
+            inherited: BTreeMap::new(),
+            interrupted_drain: None,
+            touched: BTreeSet::new(),
         }
     }
 }
@@ -160,15 +185,46 @@ impl Supervisor {
         }
     }
 
+    /// Goes on where an earlier supervisor was; before the first manifests are loaded.
+    pub fn inherit(&mut self, legacy: Legacy) {
+        self.inherited = legacy.apps;
+        self.interrupted_drain = legacy.session.draining;
+        if legacy.session.staged {
+            self.staging = Staging::Done;
+        }
+    }
+
+    /// The drain to go on with, once what is left of it has been found.
+    pub fn inherited_drain(&mut self) -> Option<u8> {
+        self.interrupted_drain.take()
+    }
+
+    /// What of the apps that have moved since the last call is to outlive this supervisor.
+    pub fn moved_apps(&mut self) -> Vec<(AppId, &str, Kept)> {
+        let touched = std::mem::take(&mut self.touched);
+        let kept = touched.into_iter().filter_map(|id| {
+            let machine = &self.slots.get(&id)?.machine;
+            Some((id, machine.inner().app.name.as_str(), machine.inner().kept(machine.state())))
+        });
+        kept.collect()
+    }
+
+    /// The same for what is no app's.
+    pub fn session(&self) -> Session {
+        Session { staged: self.staging == Staging::Done, draining: self.drain }
+    }
+
     pub fn snapshot(&self, now: Duration) -> Snapshot {
         let apps = self.names.iter().filter_map(|(name, id)| Some(status(name, self.slots.get(id)?, now))).collect();
         let staging = self.staging != Staging::Done;
         Snapshot { apps, problems: self.problems.clone(), draining: self.drain.is_some(), staging }
     }
 
-    /// What applying these manifests would do.
+    /// What applying these manifests would do. Apps that an earlier supervisor ran go on: that is no start.
     pub fn plan(&self, checked: &Checked) -> PlanReport {
-        plan::report(&self.known(), checked)
+        let mut report = plan::report(&self.known(), checked);
+        report.steps.retain(|step| step.sign != '+' || !self.inherited.contains_key(&step.app));
+        report
     }
 
     pub fn id(&self, name: &str) -> Option<AppId> {
@@ -207,11 +263,29 @@ impl Supervisor {
         // First everybody is known, then they start: an app may name one that comes later in the alphabet.
         let to_start: Vec<AppId> =
             steps.into_iter().filter_map(|step| self.take_step(now, chance, step, effects)).collect();
+        self.take_leave(now, chance, &checked, effects);
         for id in to_start {
             self.start_if_wanted(now, chance, id, effects);
         }
         for slot in self.slots.values_mut() {
             slot.stale = checked.stale.get(&slot.machine.inner().app.name).map(ToString::to_string);
+        }
+    }
+
+    /// Apps an earlier supervisor ran, whose manifests went while nobody looked, are stopped as if they had gone
+    /// now. What is only broken may be mended: it is left alone until then.
+    fn take_leave(&mut self, now: Duration, chance: f64, checked: &Checked, effects: &mut Vec<Effect>) {
+        if !checked.complete {
+            return;
+        }
+        let gone: Vec<String> =
+            self.inherited.keys().filter(|name| !checked.stale.contains_key(*name)).cloned().collect();
+        for name in gone {
+            let id = self.appear(now, chance, Arc::new(App::without_manifest(&name)), effects);
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.removed = true;
+            }
+            self.dispatch(now, chance, id, Event::StopAsked(Why::Removed), effects);
         }
     }
 
@@ -255,8 +329,15 @@ impl Supervisor {
         effects.push(Effect::Appeared(id, app.clone()));
         let mut unheard = Vec::new();
         let mut cx = Cx { now, chance, blocked: false, effects: &mut unheard };
+        let (name, enabled) = (app.name.clone(), app.enabled);
         let machine = Machine::new(app).uninitialized_state_machine().init_with_context(&mut cx);
         self.slots.insert(id, Slot { machine, stale: None, removed: false });
+        if let Some(kept) = self.inherited.remove(&name) {
+            self.dispatch(now, chance, id, Event::Resumed(Box::new(kept)), effects);
+            if !enabled {
+                self.dispatch(now, chance, id, Event::StopAsked(Why::Disabled), effects);
+            }
+        }
         id
     }
 
@@ -292,6 +373,7 @@ impl Supervisor {
             let mut from_app = Vec::new();
             let mut cx = Cx { now, chance, blocked, effects: &mut from_app };
             slot.machine.handle_with_context(&event, &mut cx);
+            self.touched.insert(id);
             let end = from_app.iter().find_map(|effect| match effect {
                 AppEffect::EndSession { code } => Some(*code),
                 _ => None,

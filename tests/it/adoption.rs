@@ -1,5 +1,8 @@
 //! The supervisor dies at any moment: no app is restarted, doubled or forgotten, and no output is lost.
 
+use kasm_void::model::protocol::StateName;
+use kasm_void::model::restart::Exit;
+
 use crate::harness::{FOREVER, Session, alive, kill, until};
 
 const WEB: &str = r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "0s"))"#;
@@ -73,4 +76,119 @@ fn no_line_of_output_is_lost_while_nobody_supervises() {
     let logged = session.wait_lines("count.log", said);
     let expected: Vec<String> = (1..=logged.len()).map(|number| number.to_string()).collect();
     assert_eq!(logged, expected);
+}
+
+#[test]
+fn a_supervisor_that_is_killed_is_back_by_itself_and_nobody_notices() {
+    let session = Session::new().stayer("web").stayer("other").app("web", WEB).app("other", WEB_OTHER).start();
+    let (web, other) = (session.pid("web"), session.pid("other"));
+    let before = session.find("web").expect("the app");
+    for _ in 0..3 {
+        session.crash_supervisor();
+        assert_eq!((session.pid("web"), session.pid("other")), (web, other));
+    }
+    let after = session.find("web").expect("the app");
+    assert_eq!((after.run, after.restarts), (before.run, before.restarts));
+    assert!(after.uptime_ms > before.uptime_ms, "{before:?} {after:?}");
+    assert_eq!(session.lines("web.pids").len(), 1);
+}
+
+const WEB_OTHER: &str = r#"App(command: "${BIN}/other")"#;
+
+#[test]
+fn a_held_app_stays_held_under_the_next_supervisor() {
+    let session = Session::new().stayer("web").app("web", WEB).start();
+    session.pid("web");
+    session.ok(&["stop", "web"]);
+    session.crash_supervisor();
+    let app = session.wait_state("web", StateName::Stopped);
+    assert_eq!(app.detail, "stopped by hand");
+}
+
+#[test]
+fn counts_and_causes_survive_the_supervisor() {
+    let session = Session::new().stayer("web").app("web", WEB).start();
+    let mut pid = session.pid("web");
+    for _ in 0..3 {
+        kill(pid);
+        pid = session.next_pid("web", pid);
+    }
+    let before = session.find("web").expect("the app");
+    session.crash_supervisor();
+    assert_eq!(session.pid("web"), pid);
+    let after = session.find("web").expect("the app");
+    assert_eq!((after.restarts, after.run, after.last_exit), (3, before.run, before.last_exit));
+    assert_eq!(session.ok(&["why", "web"]).matches("killed by SIGKILL").count(), 3);
+    assert_eq!(session.supervisor_output().matches("+ web start").count(), 1, "an app that goes on is not started");
+}
+
+#[test]
+fn an_exit_after_the_supervisors_death_is_told_with_its_real_status() {
+    let body = "echo $$ >>\"$DATA/web.pids\"\nread code <>\"$DATA/never\"\nexit \"$code\"\n";
+    let manifest = r#"App(command: "${BIN}/web", backoff: Backoff(first: "1h", max: "1h"))"#;
+    let session = Session::new().program("web", body).app("web", manifest).start();
+    session.pid("web");
+    session.crash_supervisor();
+    std::fs::write(session.data().join("never"), "7\n").expect("the app reads");
+    let app = session.wait_state("web", StateName::Backoff);
+    assert_eq!(app.last_exit, Some(Exit::Code(7)));
+}
+
+#[test]
+fn an_exit_while_nobody_supervises_is_told_with_its_real_status() {
+    let manifest = r#"App(command: "${BIN}/web", backoff: Backoff(first: "1h", max: "1h", stable_after: "1h"))"#;
+    let session = Session::new().stayer("web").app("web", manifest).start();
+    let web = session.pid("web");
+    let supervisor = session.supervisor_pid();
+    crate::harness::send(supervisor, rustix::process::Signal::STOP);
+    kill(web);
+    kill(supervisor);
+    until("the next supervisor answers", || (session.cli(&["status"]).code == Some(0)).then_some(()));
+    let app = session.wait_state("web", StateName::Backoff);
+    assert_eq!(app.last_exit, Some(Exit::Signal(9)));
+}
+
+#[test]
+fn a_wait_goes_on_where_it_was() {
+    let manifest = r#"App(command: "/bin/false", backoff: Backoff(first: "1h", max: "1h", jitter: 0.0))"#;
+    let session = Session::new().app("web", manifest).start();
+    let before = session.wait_state("web", StateName::Backoff).next_retry_ms.expect("a wait");
+    session.crash_supervisor();
+    let app = session.wait_state("web", StateName::Backoff);
+    let after = app.next_retry_ms.expect("a wait");
+    assert!(after <= before && app.run == 1 && app.detail == "retry 1", "{before} then {app:#?}");
+}
+
+#[test]
+fn without_its_guard_the_supervisor_goes_on_and_says_so() {
+    let mut session = Session::new().stayer("web").app("web", WEB).start();
+    let web = session.pid("web");
+    session.kill_guard();
+    until("the supervisor says so", || session.supervisor_output().contains("guard.lost").then_some(()));
+    assert!(session.status().problems.iter().any(|problem| problem.contains("guard")), "{:?}", session.status());
+    kill(web);
+    session.next_pid("web", web);
+    session.ok(&["drain"]);
+}
+
+#[test]
+fn a_ledger_that_is_not_ours_is_said_and_the_apps_are_found_all_the_same() {
+    let mut session = Session::new().stayer("web").app("web", WEB).start();
+    let web = session.pid("web");
+    session.kill_supervisor();
+    std::fs::write(session.state().join("ledger.jsonl"), "not ours\n").expect("garbage");
+    session.start_supervisor();
+    assert_eq!(session.pid("web"), web);
+    assert!(session.supervisor_output().contains("ledger.jsonl.bad"), "{}", session.supervisor_output());
+}
+
+#[test]
+fn an_app_whose_manifest_went_meanwhile_is_stopped() {
+    let mut session = Session::new().stayer("web").app("web", WEB).start();
+    let web = session.pid("web");
+    session.kill_supervisor();
+    session.remove("web");
+    session.start_supervisor();
+    until("the app is gone", || (!alive(web)).then_some(()));
+    until("it is forgotten", || session.find("web").is_none().then_some(()));
 }

@@ -259,11 +259,42 @@ impl Session {
         self.all_processes().into_iter().filter(|pid| !is_ours(*pid)).collect()
     }
 
-    /// Kills the supervisor as the kernel would.
+    pub fn guard_pid(&self) -> i32 {
+        self.supervisor.as_ref().expect("a running session").id() as i32
+    }
+
+    /// The supervisor that has taken over last.
+    pub fn supervisor_pid(&self) -> i32 {
+        until("a supervisor", || self.supervisor_now())
+    }
+
+    fn supervisor_now(&self) -> Option<i32> {
+        let guard = self.guard_pid();
+        let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap_or_default();
+        children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(|pid| is_ours(*pid))
+    }
+
+    /// Kills the supervisor as the kernel would, and waits until the next one answers.
+    pub fn crash_supervisor(&self) {
+        let first = self.supervisor_pid();
+        kill(first);
+        until("another supervisor", || self.supervisor_now().filter(|pid| *pid != first));
+        until("the next supervisor answers", || (self.cli(&["status", "--json"]).code == Some(0)).then_some(()));
+    }
+
+    /// Kills the guard alone; from then on the supervisor is nobody's.
+    pub fn kill_guard(&mut self) {
+        let mut guard = self.supervisor.take().expect("a running session");
+        guard.kill().expect("kill");
+        guard.wait().expect("a reaped guard");
+    }
+
+    /// Kills the guard and the supervisor: nobody is left who would start another one.
     pub fn kill_supervisor(&mut self) {
-        let mut supervisor = self.supervisor.take().expect("a running supervisor");
-        supervisor.kill().expect("kill");
-        supervisor.wait().expect("a reaped supervisor");
+        let supervisor = self.supervisor_pid();
+        self.kill_guard();
+        kill(supervisor);
+        until("the supervisor is gone", || (!alive(supervisor)).then_some(()));
     }
 
     /// Ctrl-C; how the supervisor ended and how long it took.

@@ -85,6 +85,7 @@ fn events(run: u64, app: &Arc<App>) -> Vec<(&'static str, Event)> {
         ("Changed(live)", Event::Changed(app.clone(), Change::Live(vec!["backoff"]))),
         ("Changed(next start)", Event::Changed(app.clone(), Change::NextStart(vec!["prelaunch"]))),
         ("Changed(restart)", Event::Changed(app.clone(), Change::Restart(vec!["args"]))),
+        ("Resumed(up)", Event::Resumed(Box::new(kept_up(app)))),
         ("Unblocked", Event::Unblocked),
         ("HooksDone", Event::HooksDone { run }),
         ("HookFailed", Event::HookFailed { run, why: why() }),
@@ -105,12 +106,20 @@ fn events(run: u64, app: &Arc<App>) -> Vec<(&'static str, Event)> {
     all
 }
 
+/// What a supervisor kept in mind of this app, which was running.
+fn kept_up(app: &Arc<App>) -> Kept {
+    let mut machine = Machine::new(app.clone());
+    machine.run = 7;
+    machine.kept(&State::running(Some(70), false, Duration::from_secs(1), 0))
+}
+
 /// A state as the table tells it apart: what it says of data that does not decide is left out.
 fn row(state: &State) -> String {
     match state {
         State::Starting { phase, .. } => {
             let phase = match phase {
                 Phase::Probing { .. } => "Probing".to_string(),
+                Phase::Resuming(_) => "Resuming".to_string(),
                 other => format!("{other:?}"),
             };
             format!("Starting: {phase}")
@@ -141,10 +150,10 @@ fn effect_name(effect: &Effect) -> Option<String> {
     Some(name)
 }
 
-/// Its first failure was one too many.
-fn given_up() -> Driven {
+/// After its first failure, of which it may have this many.
+fn failed_of(times: u32) -> Driven {
     let mut app = full();
-    app.manifest.backoff.give_up = GiveUp::After { times: 1, within: Span::secs(60) };
+    app.manifest.backoff.give_up = GiveUp::After { times, within: Span::secs(60) };
     let mut machine = driven(app);
     let why = || "no".to_string();
     let end = [
@@ -167,7 +176,7 @@ fn explore() -> BTreeMap<String, BTreeMap<&'static str, (String, Vec<String>)>> 
     let mut cx = Cx { now: Duration::ZERO, chance: 0.0, blocked: true, effects: &mut Vec::new() };
     waiting.handle_with_context(&Event::StartAsked, &mut cx);
     queue.push(waiting);
-    queue.push(given_up());
+    queue.extend([failed_of(1), failed_of(2)]);
     while let Some(machine) = queue.pop() {
         let from = row(machine.state());
         if table.contains_key(&from) {
@@ -226,7 +235,9 @@ fn every_state_can_be_reached_and_stopped() {
     }
     for (from, cells) in &table {
         let (to, _) = &cells["StopAsked"];
-        assert!(to == "Stopped" || to == "Stopping: then Stopped", "stop in {from} leads to {to}");
+        // While it is being looked for, the stop is kept in mind.
+        let known = ["Stopped", "Stopping: then Stopped", "Starting: Resuming"].contains(&to.as_str());
+        assert!(known && (to != "Starting: Resuming" || to == from), "stop in {from} leads to {to}");
     }
 }
 
@@ -370,7 +381,7 @@ proptest! {
     }
 
     #[test]
-    fn anything_told_in_any_order_is_survived(story in proptest::collection::vec((0usize..29, 0u64..3), 0..100)) {
+    fn anything_told_in_any_order_is_survived(story in proptest::collection::vec((0usize..30, 0u64..3), 0..100)) {
         let spec = Arc::new(full());
         let mut machine = driven(full());
         for (which, late) in story {
@@ -441,6 +452,84 @@ fn a_launcher_that_forked_away_is_followed_not_restarted() {
         ],
     );
     assert_eq!(states[1..], ["Starting: Spawning", "Running", "Crashed", "Running"]);
+}
+
+/// A supervisor that keeps this in mind of the app dies; the next one is told these events.
+fn succession(posture: Posture, events: &[Event]) -> (Driven, Vec<Effect>) {
+    let app = Arc::new(bare());
+    let mut machine = driven(bare());
+    let mut kept = kept_up(&app);
+    (kept.posture, kept.restarts) = (posture, 4);
+    let resumed = Event::Resumed(Box::new(kept));
+    let now = Duration::from_secs(60);
+    let effects = std::iter::once(&resumed).chain(events).flat_map(|event| tell(&mut machine, now, event)).collect();
+    (machine, effects)
+}
+
+#[test]
+fn an_app_that_outlived_its_supervisor_goes_on_as_if_nothing_had_been() {
+    let since = Some(Duration::from_secs(1));
+    let (machine, effects) = succession(Posture::Up { pid: Some(70), since }, &[Event::Found { run: 7, pid: 70 }]);
+    assert_eq!(*machine.state(), State::running(Some(70), true, Duration::from_secs(1), 0));
+    assert_eq!((machine.inner().run, machine.inner().restarts), (7, 4));
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Spawn { .. } | Effect::Sweep { .. })), "{effects:?}");
+}
+
+#[test]
+fn an_app_that_died_unwatched_is_restarted_by_its_policy() {
+    let since = Some(Duration::from_secs(1));
+    let exit = Exit::Code(3);
+    let ended = [Event::Exited { run: 7, exit: exit.clone(), peak: None }, Event::TreeEmpty { run: 7 }];
+    let (machine, _) = succession(Posture::Up { pid: Some(70), since }, &ended);
+    assert_eq!((row(machine.state()).as_str(), machine.inner().restarts), ("Starting: Spawning", 5));
+    assert_eq!(machine.inner().last_exit, Some(exit));
+}
+
+#[test]
+fn holds_waits_and_stops_go_on_under_the_next_supervisor() {
+    let until = Duration::from_secs(63);
+    let (machine, effects) = succession(Posture::Backoff { attempt: 2, until }, &[]);
+    assert_eq!(*machine.state(), State::backoff(2, until));
+    let retry = Effect::Arm { run: 7, timer: Timer::Retry, after: Duration::from_secs(3) };
+    assert!(effects.contains(&retry), "{effects:?}");
+
+    let (machine, _) = succession(Posture::Stopped(Why::Held), &[]);
+    assert_eq!(*machine.state(), State::stopped(Why::Held));
+
+    let stopping = Posture::Stopping { pid: Some(70), then: Then::Stopped(Why::Held) };
+    let found = [Event::Found { run: 7, pid: 70 }, exited(7, Exit::Signal(15)), Event::TreeEmpty { run: 7 }];
+    let (machine, _) = succession(stopping, &found);
+    assert_eq!(*machine.state(), State::stopped(Why::Held));
+
+    let (machine, _) = succession(Posture::Starting { action: Some("reload".into()) }, &[Event::NotFound { run: 7 }]);
+    assert!(matches!(machine.state(), State::Starting { action: Some(_), .. }), "{:?}", machine.state());
+    assert_eq!(machine.inner().run, 7);
+}
+
+#[test]
+fn an_app_whose_program_was_changed_unwatched_is_started_anew() {
+    let mut machine = driven(App { argv: vec!["/usr/bin/web".into(), "--new".into()], ..bare() });
+    let old = kept_up(&Arc::new(bare()));
+    tell(&mut machine, Duration::ZERO, &Event::Resumed(Box::new(old)));
+    tell(&mut machine, Duration::ZERO, &Event::Found { run: 7, pid: 70 });
+    assert_eq!(row(machine.state()), "Stopping: then Starting");
+}
+
+#[test]
+fn what_is_kept_reads_the_same_after_it_was_written() {
+    let app = Arc::new(full());
+    let states = [
+        State::gave_up(Exit::NotReady("no".into())),
+        State::backoff(3, Duration::from_millis(70)),
+        State::stopping(Some(3), Then::Start { action: Some("reload".into()) }),
+        State::crashed(Some(3), Exit::Code(1), Some(Duration::from_nanos(1)), Some(4096), 2),
+        State::starting(Some(3), Phase::Probing { adopted: true, said: "no".into() }, None),
+    ];
+    for state in states {
+        let kept = Machine::new(app.clone()).kept(&state);
+        let text = serde_json::to_string(&kept).unwrap();
+        assert_eq!(serde_json::from_str::<Kept>(&text).unwrap(), kept, "{text}");
+    }
 }
 
 #[test]

@@ -4,6 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use super::kept::{Kept, Posture};
 use crate::model::app::App;
 use crate::model::plan::Change;
 use crate::model::protocol::StateName;
@@ -25,6 +28,8 @@ pub enum Event {
     ActionAsked(String),
     /// The manifest changed.
     Changed(Arc<App>, Change),
+    /// An earlier supervisor knew this of it.
+    Resumed(Box<Kept>),
     /// The apps named in `after` are up, or not on their way any more.
     Unblocked,
     HooksDone {
@@ -200,7 +205,7 @@ pub enum Report {
 }
 
 /// Why a stopped app is down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Why {
     /// Nobody asked for it yet (`autostart` is off, or the session is still being staged).
     NotStarted,
@@ -233,10 +238,12 @@ impl Why {
 }
 
 /// How far a start has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Phase {
     /// Just entered.
     New,
+    /// Looking for what an earlier supervisor has left, to go on as it would have.
+    Resuming(Box<Posture>),
     /// For the apps in `after`.
     Waiting,
     /// Looking for a live copy, before any hook.
@@ -255,7 +262,7 @@ pub enum Phase {
 }
 
 /// What comes when the tree is empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Then {
     Stopped(Why),
     /// Start again, with this action's steps before the hooks.

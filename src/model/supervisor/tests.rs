@@ -32,6 +32,10 @@ struct World {
     held_hooks: bool,
     /// Not even a kill ends anything.
     unkillable: bool,
+    /// What is written down of each app.
+    kept: BTreeMap<String, Kept>,
+    /// Alive since an earlier supervisor, and not found by this one yet.
+    unclaimed: BTreeMap<String, i32>,
 }
 
 impl World {
@@ -50,6 +54,24 @@ impl World {
             stubborn: BTreeSet::new(),
             held_hooks: false,
             unkillable: false,
+            kept: BTreeMap::new(),
+            unclaimed: BTreeMap::new(),
+        }
+    }
+
+    /// The supervisor dies in the middle of whatever it does, and the next one loads these.
+    fn succeed(&mut self, apps: &[App]) {
+        let name = |id: &AppId| self.supervisor.name(*id).unwrap_or_default().to_string();
+        self.unclaimed.extend(self.alive.iter().map(|(id, (pid, _))| (name(id), *pid)));
+        self.alive.clear();
+        self.timers.clear();
+        self.queue.clear();
+        let session = self.supervisor.session();
+        self.supervisor = Supervisor::default();
+        self.supervisor.inherit(Legacy { apps: self.kept.clone(), session });
+        self.load(apps);
+        if let Some(code) = session.draining {
+            self.give(Input::DrainAsked { code });
         }
     }
 
@@ -65,7 +87,7 @@ impl World {
 
     fn load_with(&mut self, workspace: Workspace, apps: &[App]) {
         let apps = apps.iter().map(|app| (app.name.clone(), Arc::new(app.clone()))).collect();
-        let checked = Checked { apps, workspace: Arc::new(workspace), ..Checked::default() };
+        let checked = Checked { apps, workspace: Arc::new(workspace), complete: true, ..Checked::default() };
         self.give(Input::Loaded(Box::new(checked)));
     }
 
@@ -75,6 +97,9 @@ impl World {
             let mut effects = Vec::new();
             self.supervisor.handle(self.now, 0.5, input, &mut effects);
             effects.into_iter().for_each(|effect| self.perform(effect));
+        }
+        for (_, name, kept) in self.supervisor.moved_apps() {
+            self.kept.insert(name.into(), kept);
         }
     }
 
@@ -89,7 +114,10 @@ impl World {
                 self.exit = Some(code);
             }
             Effect::Stage(_) => self.log.push("stage".into()),
-            Effect::Appeared(..) | Effect::Changed(..) | Effect::Vanished(..) | Effect::ArmBudget(_) => {}
+            Effect::Vanished(_, name) => {
+                self.kept.remove(&name);
+            }
+            Effect::Appeared(..) | Effect::Changed(..) | Effect::ArmBudget(_) => {}
         }
     }
 
@@ -97,7 +125,13 @@ impl World {
         let name = self.supervisor.name(id).unwrap_or_default().to_string();
         let mut happened = |event| self.queue.push_back(Input::Happened(id, event));
         match effect {
-            AppEffect::LookUp { run, .. } => happened(Event::NotFound { run }),
+            AppEffect::LookUp { run, .. } => match self.unclaimed.remove(&name) {
+                None => happened(Event::NotFound { run }),
+                Some(pid) => {
+                    happened(Event::Found { run, pid });
+                    self.alive.insert(id, (pid, run));
+                }
+            },
             AppEffect::RunHooks { run, .. } if !self.held_hooks => happened(Event::HooksDone { run }),
             AppEffect::Spawn { run, .. } => {
                 self.next_pid += 1;
@@ -439,15 +473,55 @@ fn a_crash_tells_its_cause_once_and_waits_as_the_backoff_says() {
     );
 }
 
+#[test]
+fn the_next_supervisor_knows_what_this_one_knew() {
+    let (mut held, mut web) = (app("held"), app("web"));
+    held.manifest.about = "stopped by hand".into();
+    web.manifest.backoff = Backoff { stable_after: Span::secs(0), ..Backoff::default() };
+    let apps = [held, web, app("waits")];
+    let mut world = World::with(&apps);
+    world.ask(1, "held", Verb::Stop);
+    world.kill("web");
+    world.kill("waits");
+    world.told();
+    let (web, waits) = (world.status("web"), world.status("waits"));
+    world.succeed(&apps);
+    assert_eq!(world.told(), "", "nothing is started or stopped");
+    assert_eq!(world.status("held").detail, "stopped by hand");
+    assert_eq!((world.status("web").pid, world.status("web").restarts), (web.pid, 1));
+    assert_eq!(world.status("waits"), waits, "the same wait goes on");
+    world.pass(2 * SECOND);
+    assert_eq!(world.state("waits"), StateName::Running);
+}
+
+#[test]
+fn an_app_whose_manifest_went_unwatched_is_stopped_in_peace() {
+    let mut world = World::with(&[app("web"), app("other")]);
+    world.told();
+    world.succeed(&[app("other")]);
+    assert_eq!(world.told(), "-web");
+    assert!(world.supervisor.id("web").is_none() && world.kept.keys().eq(["other"]), "{:?}", world.kept);
+}
+
+#[test]
+fn a_drain_goes_on_under_the_next_supervisor() {
+    let mut world = World::with(&[app("web")]);
+    world.stubborn.insert("web".into());
+    world.give(Input::DrainAsked { code: 5 });
+    world.succeed(&[app("web")]);
+    world.pass(5 * SECOND);
+    assert_eq!(world.exit, Some(5));
+}
+
 proptest! {
     /// Whatever operators, editors and crashes do, in whatever order: no app is ever doubled, every request
     /// is answered, and a drain ends.
     #[test]
-    fn every_session_ends_cleanly(story in proptest::collection::vec((0u8..9, 0usize..4), 0..120)) {
+    fn every_session_ends_cleanly(story in proptest::collection::vec((0u8..10, 0usize..4), 0..120)) {
         let names = ["a", "b", "c", "d"];
         let everyone = || vec![app("a"), after("b", &["a"]), with_probe(after("c", &["b"])), app("d")];
         let mut world = World::with(&everyone());
-        let mut asked = 0;
+        let (mut asked, mut lost) = (0, 0);
         for (what, who) in story {
             let name = names[who];
             let known = world.supervisor.id(name);
@@ -467,7 +541,12 @@ proptest! {
                     apps.iter_mut().for_each(|app| app.manifest.after.retain(|other| other != name));
                     world.load(&apps);
                 }
-                7 => { if !world.stubborn.remove(name) { world.stubborn.insert(name.into()); } }
+                7 => {
+                    // Who asked learns from the closed connection.
+                    lost = asked as usize - world.answers.len();
+                    world.succeed(&everyone());
+                }
+                8 => { if !world.stubborn.remove(name) { world.stubborn.insert(name.into()); } }
                 _ => world.pass(SECOND),
             }
         }
@@ -476,6 +555,6 @@ proptest! {
             world.pass(10 * SECOND);
         }
         prop_assert_eq!(world.exit, Some(0));
-        prop_assert_eq!(world.answers.len(), asked as usize, "a request was never answered");
+        prop_assert_eq!(world.answers.len() + lost, asked as usize, "a request was never answered");
     }
 }

@@ -1,0 +1,450 @@
+//! The ledger: what outlives a supervisor, as lines of JSON beside the socket. Each turn of the loop appends
+//! what it has changed; the last line about an app is the one that counts. Owns the form, its bounds and its
+//! recovery; must not know what becomes of it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::daemon::proc::{Leader, Pid};
+use crate::daemon::sys::Ended;
+use crate::model::machine::Kept;
+use crate::model::protocol::Crash;
+use crate::model::supervisor::{Legacy, Session};
+
+/// Of the form; another one is not read.
+const VERSION: u32 = 1;
+/// A ledger is written anew when it is this large, and four times what it has to say.
+const ENOUGH: u64 = 256 << 10;
+/// More than any session has to say: what is larger is none of ours.
+const MOST: u64 = 256 << 20;
+/// Crashes kept of each app.
+const CRASHES: usize = 10;
+/// After a write that failed, the next is tried no sooner.
+const AGAIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Line {
+    Head {
+        version: u32,
+        boot: String,
+    },
+    Session(Session),
+    App {
+        name: String,
+        leader: Option<(Pid, u64)>,
+        kept: Kept,
+    },
+    Gone(String),
+    /// A leader has ended; what that means comes in a later line.
+    Ended {
+        pid: Pid,
+        status: i32,
+        peak: u64,
+    },
+    Crash {
+        app: String,
+        crash: Crash,
+    },
+}
+
+/// What an earlier supervisor has left.
+#[derive(Debug, Default, PartialEq)]
+pub struct Inherited {
+    pub legacy: Legacy,
+    pub leaders: BTreeMap<String, Leader>,
+    /// Oldest first.
+    pub crashes: Vec<(String, Crash)>,
+}
+
+pub struct Ledger {
+    path: PathBuf,
+    file: Option<File>,
+    /// Bytes in the file.
+    length: u64,
+    head: String,
+    session: Option<Session>,
+    /// The line that counts of each app.
+    apps: BTreeMap<String, String>,
+    crashes: BTreeMap<String, VecDeque<String>>,
+    /// For the next write.
+    pending: String,
+    trouble: Option<Instant>,
+}
+
+impl Ledger {
+    /// Reads what an earlier supervisor has left in `folder`, and goes on in its ledger. The text says why
+    /// something that was there could not be used.
+    pub fn open(folder: &Path) -> (Ledger, Inherited, Option<String>) {
+        let path = folder.join("ledger.jsonl");
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let boot = boot.trim();
+        let (inherited, refused) = match read(&path, boot) {
+            Ok(inherited) => (inherited.unwrap_or_default(), None),
+            Err(why) => (Inherited::default(), Some(set_aside(&path, &why))),
+        };
+        let mut ledger = Ledger {
+            path,
+            file: None,
+            length: 0,
+            head: text(&Line::Head { version: VERSION, boot: boot.into() }),
+            session: None,
+            apps: BTreeMap::new(),
+            crashes: BTreeMap::new(),
+            pending: String::new(),
+            trouble: None,
+        };
+        ledger.take(&inherited);
+        (ledger, inherited, refused)
+    }
+
+    /// What is not known to be over yet stays written down.
+    fn take(&mut self, inherited: &Inherited) {
+        self.session = Some(inherited.legacy.session);
+        for (name, kept) in &inherited.legacy.apps {
+            let leader = inherited.leaders.get(name).map(|leader| (leader.pid, leader.started));
+            let line = Line::App { name: name.clone(), leader, kept: kept.clone() };
+            self.apps.insert(name.clone(), text(&line));
+        }
+        for (app, crash) in &inherited.crashes {
+            self.crash(app, crash);
+        }
+        self.pending.clear();
+        self.rewrite();
+    }
+
+    /// Where an app is now. `started`: of its leader.
+    pub fn app(&mut self, name: &str, leader: Option<(Pid, u64)>, kept: Kept) {
+        let line = text(&Line::App { name: name.into(), leader, kept });
+        if self.apps.get(name) == Some(&line) {
+            return;
+        }
+        self.pending.push_str(&line);
+        match self.apps.get_mut(name) {
+            Some(known) => *known = line,
+            None => drop(self.apps.insert(name.into(), line)),
+        }
+    }
+
+    pub fn gone(&mut self, name: &str) {
+        self.crashes.remove(name);
+        if self.apps.remove(name).is_some() {
+            self.pending.push_str(&text(&Line::Gone(name.into())));
+        }
+    }
+
+    pub fn session(&mut self, session: Session) {
+        if self.session.replace(session) != Some(session) {
+            self.pending.push_str(&text(&Line::Session(session)));
+        }
+    }
+
+    pub fn crash(&mut self, app: &str, crash: &Crash) {
+        let line = text(&Line::Crash { app: app.into(), crash: crash.clone() });
+        self.pending.push_str(&line);
+        let kept = self.crashes.entry(app.into()).or_default();
+        if kept.len() == CRASHES {
+            kept.pop_front();
+        }
+        kept.push_back(line);
+    }
+
+    /// Written at once: when the process is collected, nobody else can say any more how it ended.
+    pub fn ended(&mut self, ended: Ended) {
+        let Ended { pid, status, peak } = ended;
+        self.pending.push_str(&text(&Line::Ended { pid, status, peak }));
+        self.write();
+    }
+
+    /// What this turn has changed.
+    pub fn write(&mut self) {
+        if self.pending.is_empty() && self.trouble.is_none() {
+            return;
+        }
+        let live: u64 = self.pending.len() as u64 + self.length;
+        if self.trouble.is_some() || self.file.is_none() || (live > ENOUGH && live > 4 * self.all().len() as u64) {
+            return self.rewrite();
+        }
+        let Some(file) = &mut self.file else { return };
+        match file.write_all(self.pending.as_bytes()) {
+            Ok(()) => {
+                self.length += self.pending.len() as u64;
+                self.pending.clear();
+            }
+            Err(error) => {
+                let _ = file.set_len(self.length); // half a line would spoil the next one
+                self.failed(&error);
+            }
+        }
+    }
+
+    /// The whole of it, in one step for whoever reads.
+    fn rewrite(&mut self) {
+        if self.trouble.is_some_and(|since| since.elapsed() < AGAIN) {
+            return;
+        }
+        let all = self.all();
+        match replace(&self.path, &all) {
+            Ok(file) => {
+                (self.file, self.length) = (Some(file), all.len() as u64);
+                self.pending.clear();
+                if self.trouble.take().is_some() {
+                    tracing::info!(event = "state.recovered", "the state of the session is written down again");
+                }
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn all(&self) -> String {
+        let session = self.session.map(|session| text(&Line::Session(session)));
+        let crashes = self.crashes.values().flatten();
+        let lines = std::iter::once(&self.head).chain(&session).chain(self.apps.values()).chain(crashes);
+        lines.map(String::as_str).collect()
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        self.pending.clear(); // the next try writes everything
+        if self.trouble.replace(Instant::now()).is_none() {
+            let file = self.path.display();
+            tracing::warn!(
+                event = "state.trouble", %file, %error,
+                "cannot write {file}: {error}; should the supervisor die, the next one finds the apps all the same, but not what was held, counted or waited for"
+            );
+        }
+    }
+
+    /// The session is over: nobody is to go on from here.
+    pub fn close(&mut self) {
+        self.file = None;
+        let _ = fs::remove_file(&self.path); // at worst the next one finds that nobody it names is alive
+    }
+}
+
+fn text(line: &Line) -> String {
+    let mut text = serde_json::to_string(line).unwrap_or_default(); // strings and numbers alone cannot fail
+    text.push('\n');
+    text
+}
+
+/// The file, open to append to.
+fn replace(path: &Path, text: &str) -> io::Result<File> {
+    let new = path.with_extension("new");
+    let open = || {
+        let _ = fs::remove_file(&new); // of one who died while writing it
+        OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new)
+    };
+    let mut file = open()?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&new, path));
+    written.inspect_err(|_| drop(fs::remove_file(&new)))?;
+    Ok(file)
+}
+
+/// `None`: there is nothing that concerns us. The error says what is wrong with what is there.
+fn read(path: &Path, boot: &str) -> Result<Option<Inherited>, String> {
+    let open = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    let file = match open {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let is = file.metadata().map_err(|error| error.to_string())?;
+    if !is.is_file() || is.len() > MOST {
+        return Err(format!("it is no ledger of ours ({} bytes)", is.len()));
+    }
+    let mut text = String::new();
+    file.take(MOST).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    parse(&text, boot)
+}
+
+/// The text of a ledger, as `open` would take it on a machine with this boot id. Public for the fuzz targets.
+pub fn parse(text: &str, boot: &str) -> Result<Option<Inherited>, String> {
+    let mut lines = text.split_inclusive('\n').enumerate();
+    match lines.next().map(|(_, line)| serde_json::from_str(line)) {
+        Some(Ok(Line::Head { version: VERSION, boot: its })) if its == boot => {}
+        // Of before the machine was started: no process in it is alive.
+        Some(Ok(Line::Head { version: VERSION, .. })) => return Ok(None),
+        Some(Ok(Line::Head { version, .. })) => return Err(format!("its version is {version}, and ours {VERSION}")),
+        Some(_) => return Err("its first line is not ours".into()),
+        None => return Err("it is empty".into()),
+    }
+    let mut inherited = Inherited::default();
+    let mut apps = BTreeMap::new();
+    for (number, line) in lines {
+        match serde_json::from_str(line) {
+            Ok(line) => take(&mut inherited, &mut apps, line),
+            Err(_) if !line.ends_with('\n') => {} // whoever wrote it was killed on the way
+            Err(error) => return Err(format!("line {}: {error}", number + 1)),
+        }
+    }
+    inherited.legacy.apps = apps;
+    Ok(Some(inherited))
+}
+
+fn take(inherited: &mut Inherited, apps: &mut BTreeMap<String, Kept>, line: Line) {
+    match line {
+        Line::Head { .. } => {}
+        Line::Session(session) => inherited.legacy.session = session,
+        Line::App { name, leader, kept } => {
+            match leader {
+                Some((pid, started)) => {
+                    inherited.leaders.insert(name.clone(), Leader { pid, started, ended: None });
+                }
+                None => drop(inherited.leaders.remove(&name)),
+            }
+            apps.insert(name, kept);
+        }
+        Line::Gone(name) => {
+            apps.remove(&name);
+            inherited.leaders.remove(&name);
+            inherited.crashes.retain(|(app, _)| *app != name);
+        }
+        Line::Ended { pid, status, peak } => {
+            let its = inherited.leaders.values_mut().filter(|leader| leader.pid == pid);
+            its.for_each(|leader| leader.ended = Some(Ended { pid, status, peak }));
+        }
+        Line::Crash { app, crash } => {
+            let of_app = |(name, _): &&(String, Crash)| *name == app;
+            if inherited.crashes.iter().filter(of_app).count() == CRASHES
+                && let Some(oldest) = inherited.crashes.iter().position(|(name, _)| *name == app)
+            {
+                inherited.crashes.remove(oldest);
+            }
+            inherited.crashes.push((app, crash));
+        }
+    }
+}
+
+fn set_aside(path: &Path, why: &str) -> String {
+    let aside = path.with_extension("jsonl.bad");
+    let kept = match fs::rename(path, &aside) {
+        Ok(()) => format!("it is kept as {}", aside.display()),
+        Err(error) => format!("it cannot be moved away ({error})"),
+    };
+    format!("{} cannot be used: {why}; {kept}, and apps are looked for among the processes", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::restart::Exit;
+
+    fn kept(run: u64) -> Kept {
+        let text = r#"{"run":0,"restarts":2,"last_exit":null,"history":{"attempt":1,"unexpected":[]},"program":7,
+            "posture":{"Up":{"pid":70,"since":{"secs":1,"nanos":0}}}}"#;
+        let mut kept: Kept = serde_json::from_str(text).unwrap();
+        kept.run = run;
+        kept
+    }
+
+    fn crash(run: u64) -> Crash {
+        Crash {
+            at: "2026-01-01T00:00:00.000Z".into(),
+            run,
+            pid: Some(70),
+            exit: Exit::Signal(9),
+            reason: "killed by SIGKILL".into(),
+            uptime_ms: Some(5),
+            peak_memory_bytes: None,
+            tail: vec!["last words".into()],
+        }
+    }
+
+    fn reopened(folder: &Path) -> Inherited {
+        let (_, inherited, refused) = Ledger::open(folder);
+        assert_eq!(refused, None);
+        inherited
+    }
+
+    #[test]
+    fn what_was_written_is_there_for_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut ledger, nothing, refused) = Ledger::open(folder.path());
+        assert_eq!((nothing, refused), (Inherited::default(), None));
+        ledger.session(Session { staged: true, draining: None });
+        ledger.app("web", Some((70, 1234)), kept(3));
+        ledger.app("other", None, kept(1));
+        ledger.gone("other");
+        ledger.crash("web", &crash(2));
+        ledger.write();
+        ledger.ended(Ended { pid: 70, status: 9, peak: 4096 });
+        let inherited = reopened(folder.path());
+        assert_eq!(inherited.legacy.apps, BTreeMap::from([("web".into(), kept(3))]));
+        assert!(inherited.legacy.session.staged);
+        let ended = Some(Ended { pid: 70, status: 9, peak: 4096 });
+        assert_eq!(inherited.leaders["web"], Leader { pid: 70, started: 1234, ended });
+        assert_eq!(inherited.crashes, [("web".into(), crash(2))]);
+    }
+
+    #[test]
+    fn it_stays_small_whatever_happens_and_keeps_the_last_crashes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut ledger, ..) = Ledger::open(folder.path());
+        for run in 0..5_000 {
+            ledger.app("web", None, kept(run));
+            ledger.crash("web", &crash(run));
+            ledger.write();
+        }
+        let size = fs::metadata(folder.path().join("ledger.jsonl")).unwrap().len();
+        assert!(size < 2 * ENOUGH, "{size} bytes");
+        let inherited = reopened(folder.path());
+        assert_eq!(inherited.legacy.apps["web"].run, 4_999);
+        let runs: Vec<u64> = inherited.crashes.iter().map(|(_, crash)| crash.run).collect();
+        assert_eq!(runs, (4_990..5_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_line_that_was_being_written_is_as_if_it_had_not_been() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut ledger, ..) = Ledger::open(folder.path());
+        ledger.app("web", None, kept(3));
+        ledger.write();
+        ledger.app("web", None, kept(4));
+        ledger.write();
+        let path = folder.path().join("ledger.jsonl");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, &text[..text.len() - 9]).unwrap();
+        assert_eq!(reopened(folder.path()).legacy.apps["web"].run, 3);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_said_and_set_aside() {
+        let head = |version| format!("{{\"Head\":{{\"version\":{version},\"boot\":\"b\"}}}}\n");
+        for (text, why) in [
+            ("garbage\n".to_string(), "first line"),
+            (String::new(), "empty"),
+            (head(99), "version is 99"),
+            (head(VERSION) + "{\"App\":1}\n", "line 2"),
+        ] {
+            assert!(parse(&text, "b").unwrap_err().contains(why), "{text}");
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("ledger.jsonl"), &text).unwrap();
+            // The machine's own boot id makes the last one foreign for another reason.
+            if let (_, inherited, Some(said)) = Ledger::open(folder.path()) {
+                assert_eq!(inherited, Inherited::default());
+                assert!(said.contains("ledger.jsonl.bad"), "{said}");
+                assert_eq!(fs::read_to_string(folder.path().join("ledger.jsonl.bad")).unwrap(), text);
+            }
+        }
+        assert_eq!(parse(&head(VERSION), "another boot"), Ok(None));
+    }
+
+    #[test]
+    fn a_full_disk_costs_only_the_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut ledger, ..) = Ledger::open(folder.path());
+        ledger.file = Some(OpenOptions::new().append(true).open("/dev/full").unwrap());
+        ledger.app("web", None, kept(3));
+        ledger.write();
+        assert!(ledger.trouble.is_some());
+        ledger.trouble = Some(Instant::now() - AGAIN);
+        ledger.write();
+        assert!(ledger.trouble.is_none());
+        assert_eq!(reopened(folder.path()).legacy.apps["web"].run, 3);
+    }
+}
