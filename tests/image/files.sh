@@ -1,8 +1,9 @@
 #!/bin/bash
-# files.sh: what can be told about the image's files without building it: scripts, icons, and the two build
-# scripts with small stand-ins for what they download.
+# files.sh TOOLS: what can be told about the image's files without building it: scripts, icons, the Dockerfile, and the
+# two build scripts with small stand-ins for what they download. TOOLS is a folder with hadolint.
 set -euo pipefail
 
+tools=$(cd "$1" && pwd)
 cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -10,6 +11,8 @@ trap 'rm -rf "$work"' EXIT
 mapfile -t scripts < <(find image tests -name '*.sh' -type f | sort)
 # Single quotes keep `$` for a later shell in many of them, and traps call what looks like nobody does.
 shellcheck -x --exclude SC2016,SC2317 "${scripts[@]}"
+# A base that is built anew each day has no package versions to name.
+"$tools/hadolint" --ignore DL3008 image/Dockerfile
 desktop-file-validate image/rootfs/opt/kasm-void/Desktop/*.desktop
 
 # refused WORDS COMMAND…: it fails, and says WORDS.
