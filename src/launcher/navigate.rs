@@ -14,6 +14,9 @@ use super::resolve;
 use super::verdict::{Also, Outcome, Verdict};
 use crate::model::url::{Policy, Refused, Target};
 
+/// Tabs that show nothing anybody could miss.
+const EMPTY: [&str; 3] = ["about:blank", "chrome://newtab/", "chrome-error:"];
+
 /// For a tab to show a sign of life.
 const WAKING: Duration = Duration::from_millis(1500);
 /// For a page to appear when its answer has come.
@@ -32,14 +35,22 @@ pub struct Navigator {
     port: u16,
     policy: Policy,
     newest: watch::Sender<u64>,
-    /// The tab used last. Who holds it navigates.
-    tab: Mutex<Option<String>>,
+    /// Who holds it navigates.
+    held: Mutex<Held>,
+}
+
+/// What one navigation leaves to the next.
+#[derive(Default)]
+struct Held {
+    tab: Option<String>,
+    /// The guard of the one that was stopped: as long as it is there, the browser holds back what the tab asks for.
+    guard: Option<Browser>,
 }
 
 impl Navigator {
     /// For the browser whose DevTools are at this port of 127.0.0.1.
     pub fn new(port: u16, policy: Policy) -> Arc<Self> {
-        Arc::new(Navigator { port, policy, newest: watch::Sender::new(0), tab: Mutex::default() })
+        Arc::new(Navigator { port, policy, newest: watch::Sender::new(0), held: Mutex::default() })
     }
 
     /// What the policy says of a URL and of all addresses of its host.
@@ -62,7 +73,7 @@ impl Navigator {
     /// Stops what is loading, for without us nobody judges where it goes.
     pub async fn close(&self) {
         self.take_turn();
-        let _ = timeout(2 * YIELDING, self.tab.lock()).await;
+        let _ = timeout(2 * YIELDING, self.held.lock()).await;
     }
 
     fn take_turn(&self) -> Turn {
@@ -73,26 +84,28 @@ impl Navigator {
     }
 
     async fn run(self: Arc<Self>, target: Target, mut turn: Turn, deadline: Instant, reply: oneshot::Sender<Verdict>) {
-        let mut tab = tokio::select! {
+        let mut held = tokio::select! {
             biased;
             () = turn.over() => return answer(reply, Outcome::Superseded),
-            tab = self.tab.lock() => tab,
+            held = self.held.lock() => held,
         };
         let arrived = tokio::select! {
             () = turn.over() => return answer(reply, Outcome::Superseded),
-            arrived = timeout_at(deadline, Visit::begin(self.port, tab.as_deref())) => arrived,
+            arrived = timeout_at(deadline, Visit::begin(self.port, held.tab.as_deref())) => arrived,
         };
         let mut visit = match arrived.unwrap_or(Err(Fault::Mute)) {
             Ok(visit) => visit,
             Err(fault) => return answer(reply, Outcome::Browser(fault)),
         };
-        *tab = Some(visit.tab.clone());
+        held.tab = Some(visit.tab.clone());
         visit.reply = Some(reply);
         let ended = tokio::select! {
-            ended = visit.guide(&target, &self.policy, deadline) => ended,
+            ended = visit.guide((&self.policy, &target), deadline, &mut held.guard) => ended,
             () = turn.over() => {
                 visit.tell(Outcome::Superseded);
-                timeout(YIELDING, visit.stop()).await.unwrap_or(Ok(()))
+                let stopped = timeout(YIELDING, visit.stop()).await;
+                held.guard = Some(visit.browser);
+                return drop(stopped); // what could not be stopped is held back
             }
         };
         if let Err(fault) = ended {
@@ -152,11 +165,17 @@ struct Visit {
     until: Instant,
     /// Requests that the browser holds back until we say what becomes of them.
     paused: BTreeSet<String>,
+    /// The request that is our page's, by its name after the last redirect.
+    load: Option<String>,
+    /// Why it may not go where it led.
     refused: Option<Refused>,
     download: bool,
     loader: Option<String>,
     shown: Option<String>,
 }
+
+/// Where it may go, and where it goes.
+type Sought<'a> = (&'a Policy, &'a Target);
 
 /// What a tab did when it was touched.
 enum Woke {
@@ -170,8 +189,9 @@ impl Visit {
     async fn begin(port: u16, last: Option<&str>) -> Result<Visit, Fault> {
         let mut browser = Browser::connect(port).await?;
         let tabs = cdp::tabs(port).await?;
+        let with = |starts: &[&str]| tabs.iter().find(|tab| starts.iter().any(|start| tab.url.starts_with(start)));
         let used = tabs.iter().find(|tab| Some(tab.id.as_str()) == last);
-        let chosen = used.or_else(|| tabs.iter().find(|tab| tab.url.starts_with("http")));
+        let chosen = used.or_else(|| with(&["http:", "https:"])).or_else(|| with(&EMPTY));
         let (tab, also) = match chosen {
             Some(tab) => (tab.id.clone(), Vec::new()),
             None => (new_tab(&mut browser).await?, vec![Also::NewTab]),
@@ -186,6 +206,7 @@ impl Visit {
             stage: Stage::Loading,
             until: Instant::now(),
             paused: BTreeSet::new(),
+            load: None,
             refused: None,
             download: false,
             loader: None,
@@ -232,11 +253,16 @@ impl Visit {
     }
 
     /// Navigates, and watches over it to the end.
-    async fn guide(&mut self, target: &Target, policy: &Policy, deadline: Instant) -> Result<(), Fault> {
+    async fn guide(&mut self, sought: Sought<'_>, deadline: Instant, older: &mut Option<Browser>) -> Result<(), Fault> {
         self.until = deadline;
         let documents = json!({ "patterns": [{ "resourceType": "Document" }] });
         self.browser.call(Some(&self.session), "Fetch.enable", documents).await?;
-        let asked = self.send("Page.navigate", json!({ "url": target.url() })).await?;
+        if let Some(older) = older.take() {
+            // What it holds back would go on with its end.
+            self.browser.call(Some(&self.session), "Page.stopLoading", json!({})).await?;
+            drop(older);
+        }
+        let asked = self.send("Page.navigate", json!({ "url": sought.1.url() })).await?;
         loop {
             let incoming = tokio::select! {
                 incoming = self.browser.next() => incoming?,
@@ -251,7 +277,7 @@ impl Visit {
                 Incoming::Event(event) if event.method == "Target.detachedFromTarget" => {
                     event.params["sessionId"] != self.session.as_str()
                 }
-                Incoming::Event(event) if self.is_ours(&event) => self.happened(event, policy).await?,
+                Incoming::Event(event) if self.is_ours(&event) => self.happened(event, sought).await?,
                 Incoming::Event(_) => true,
             };
             if !goes_on {
@@ -318,12 +344,12 @@ impl Visit {
     }
 
     /// Something in the tab; false when the tab is lost.
-    async fn happened(&mut self, event: Event, policy: &Policy) -> Result<bool, Fault> {
+    async fn happened(&mut self, event: Event, sought: Sought<'_>) -> Result<bool, Fault> {
         let Event { method, params, .. } = event;
         match method.as_str() {
-            "Fetch.requestPaused" => self.judge_request(&params, policy).await?,
+            "Fetch.requestPaused" => self.judge_request(&params, sought).await?,
             "Page.javascriptDialogOpening" => self.close_dialog(&params).await?,
-            "Page.frameNavigated" => self.shows(&params["frame"], policy).await?,
+            "Page.frameNavigated" => self.shows(&params["frame"], sought.0).await?,
             "Page.downloadWillBegin" => self.download = true,
             "Inspector.targetCrashed" if self.stage != Stage::Watched => self.settle(Outcome::Crashed).await?,
             "Inspector.detached" => return Ok(false),
@@ -333,15 +359,24 @@ impl Visit {
     }
 
     /// A document is about to be asked for: the page itself, where it redirects to, or a frame in it.
-    async fn judge_request(&mut self, params: &Value, policy: &Policy) -> Result<(), Fault> {
+    async fn judge_request(&mut self, params: &Value, (policy, target): Sought<'_>) -> Result<(), Fault> {
         let Some(request) = params["requestId"].as_str().map(str::to_owned) else { return Ok(()) };
         self.paused.insert(request.clone());
         let url = params["request"]["url"].as_str().unwrap_or_default();
+        let before = params["redirectedRequestId"].as_str();
+        let ours = match (&self.load, before) {
+            (None, None) => beyond_scheme(url) == beyond_scheme(target.url()), // the browser may have made it https
+            (Some(load), Some(before)) => load == before,
+            _ => false,
+        };
+        if ours {
+            self.load = Some(request.clone());
+        }
         match judge(policy, url).await {
             Ok(_) => self.send("Fetch.continueRequest", json!({ "requestId": request })).await?,
             Err(refused) => {
                 tracing::warn!(event = "launcher.hop_refused", rule = %refused.reason, "a page led to what may not be opened: {refused}");
-                if params["frameId"] == self.tab.as_str() {
+                if ours {
                     self.refused = Some(refused);
                 }
                 // Aborted, so that the tab goes on to show what it showed, and no error page.
@@ -401,10 +436,7 @@ impl Visit {
         for request in std::mem::take(&mut self.paused) {
             self.send("Fetch.failRequest", json!({ "requestId": request, "errorReason": "Aborted" })).await?;
         }
-        if self.stage != Stage::Watched {
-            self.browser.call(Some(&self.session), "Page.stopLoading", json!({})).await?;
-        }
-        Ok(())
+        self.browser.call(Some(&self.session), "Page.stopLoading", json!({})).await.map(|_| ())
     }
 
     fn enter(&mut self, stage: Stage, lasts: Duration) {
@@ -441,6 +473,10 @@ async fn new_tab(browser: &mut Browser) -> Result<String, Fault> {
 async fn attach(browser: &mut Browser, tab: &str) -> Result<String, Fault> {
     let wanted = json!({ "targetId": tab, "flatten": true });
     named(browser.call(None, "Target.attachToTarget", wanted).await?, "sessionId")
+}
+
+fn beyond_scheme(url: &str) -> Option<&str> {
+    url.split_once("://").map(|(_, rest)| rest)
 }
 
 fn named(result: Value, field: &str) -> Result<String, Fault> {

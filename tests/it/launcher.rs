@@ -2,8 +2,8 @@
 //! inside the test, because only there may pages of this machine be opened.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -11,16 +11,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kasm_void::launcher::cdp::{self, Browser};
-use kasm_void::launcher::http::serve;
 use kasm_void::launcher::navigate::Navigator;
-use kasm_void::launcher::token::Token;
 use kasm_void::launcher::verdict::{Also, Outcome, Verdict};
 use kasm_void::model::url::{Policy, Reason};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use crate::desktop::{self, alone};
+use crate::desktop::alone;
 use crate::harness::{DEADLINE, send, until};
 
 /// Pages by path, and who has asked for which.
@@ -206,7 +204,11 @@ impl Stage {
     /// Opens a page that has to come, and nothing else happens.
     fn shows(&self, url: &str) {
         let verdict = self.open(url);
-        assert!(matches!(verdict.outcome, Outcome::Committed { .. }) && verdict.also.is_empty(), "{url}: {verdict:?}");
+        assert!(
+            matches!(verdict.outcome, Outcome::Committed { .. }) && verdict.also.is_empty(),
+            "{url}: {verdict:?} {:?}",
+            self.tabs()
+        );
     }
 
     fn tabs(&self) -> Vec<cdp::Tab> {
@@ -251,6 +253,7 @@ fn reason(verdict: &Verdict) -> Option<Reason> {
 fn a_page_is_shown_or_the_caller_learns_why_not() {
     alone("launcher::a_page_is_shown_or_the_caller_learns_why_not", || {
         let pages = Pages::serving(&[
+            ("/start", page("start", "")),
             ("/", page("first", "")),
             ("/hop", redirect("/")),
             ("/round", redirect("/round")),
@@ -277,5 +280,212 @@ fn a_page_is_shown_or_the_caller_learns_why_not() {
         let unresolved = stage.open("http://example.com/").outcome;
         assert_eq!((unresolved.status().as_u16(), unresolved.word()), (502, "failed"), "{unresolved:?}");
         assert_eq!(stage.tabs().len(), 1, "the same tab for all of them");
+    });
+}
+
+#[test]
+fn no_hop_leaves_the_machine_unjudged() {
+    alone("launcher::no_hop_leaves_the_machine_unjudged", || {
+        let forbidden = Pages::serving(&[("/secret", page("secret", ""))]);
+        // Where the machine grants no network of our own, nobody listens there and the verdicts alone are seen.
+        let metadata = Pages::at("169.254.169.254:8080", &[("/", page("metadata", ""))]).ok();
+        let secret = forbidden.url("/secret");
+        let late = Arc::new(Mutex::new(None));
+        let pages = Pages::serving(&[
+            ("/", page("harmless", "")),
+            ("/loopback", redirect(&secret)),
+            ("/short", redirect(&format!("http://127.1:{}/secret", forbidden.port))),
+            ("/name", redirect(&format!("http://localhost:{}/secret", forbidden.port))),
+            ("/metadata", redirect("http://169.254.169.254:8080/")),
+            ("/twice", redirect("/metadata")),
+            ("/file", redirect("file:///etc/passwd")),
+            (
+                "/framed",
+                page(
+                    "framed",
+                    &format!("<iframe src='{secret}?framed'></iframe><script>new Image().src='/framed-shown'</script>"),
+                ),
+            ),
+            ("/script", page("script", &format!("<script>location = '{secret}?script'</script>"))),
+            ("/meta", page("meta", &format!("<meta http-equiv=refresh content='0;url={secret}?meta'>"))),
+            ("/late", Answer::When(late.clone())),
+        ]);
+        let chromium = Chromium::start("about:blank");
+        let mut stage = Stage::new(chromium.port, &[pages.port]);
+        stage.shows(&pages.url("/"));
+
+        for (path, rule) in [
+            ("/loopback", Reason::Port),
+            ("/short", Reason::Port),
+            ("/name", Reason::Port),
+            ("/metadata", Reason::PrivateAddress),
+            ("/twice", Reason::PrivateAddress),
+        ] {
+            let verdict = stage.open(&pages.url(path));
+            assert_eq!(reason(&verdict), Some(rule), "{path}: {verdict:?}");
+            stage.wait_tab(&pages.url("/"));
+        }
+        let file = stage.open(&pages.url("/file")).outcome;
+        assert!(matches!(&file, Outcome::Failed(text) if text == "net::ERR_UNSAFE_REDIRECT"), "{file:?}");
+
+        stage.shows(&pages.url("/framed"));
+        pages.wait_asked("/framed-shown");
+        for path in ["/script", "/meta"] {
+            stage.shows(&pages.url(path));
+            stage.wait_tab(&pages.url(path));
+        }
+
+        stage.patience = Duration::from_millis(300);
+        assert_eq!(stage.open(&pages.url("/late")).outcome, Outcome::Pending);
+        pages.wait_asked("/late");
+        let Answer::Says(to_secret) = redirect(&secret) else { unreachable!("a redirect is said") };
+        *late.lock().expect("nobody panicked") = Some(to_secret);
+        stage.patience = Duration::from_secs(20);
+        // The tab is ours again only when the older navigation is over, or was stopped.
+        stage.shows(&pages.url("/"));
+
+        assert_eq!(forbidden.asked(), [""; 0]);
+        assert_eq!(metadata.map(|metadata| metadata.asked()).unwrap_or_default(), [""; 0]);
+    });
+}
+
+#[test]
+fn dialogs_hold_nobody_up() {
+    alone("launcher::dialogs_hold_nobody_up", || {
+        let pages = Pages::serving(&[
+            ("/", page("harmless", "")),
+            ("/alert", page("alert", "<script>alert(1); confirm(2) || (new Image().src = '/after-alert')</script>")),
+            (
+                "/stay",
+                page(
+                    "stay",
+                    "<body onclick='new Image().src = `/clicked`' style='height:100vh'><script>addEventListener('beforeunload', event => event.preventDefault())</script>",
+                ),
+            ),
+            ("/ask", page("ask", "<script>setTimeout(() => { new Image().src = '/asking'; alert(1) }, 0)</script>")),
+        ]);
+        let chromium = Chromium::start("about:blank");
+        let stage = Stage::new(chromium.port, &[pages.port]);
+
+        let verdict = stage.open(&pages.url("/alert"));
+        assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{verdict:?}");
+        pages.wait_asked("/after-alert");
+
+        stage.shows(&pages.url("/stay"));
+        let tab = stage.wait_tab(&pages.url("/stay")).id;
+        let mouse = |kind: &str| json!({ "type": kind, "x": 50, "y": 50, "button": "left", "clickCount": 1 });
+        stage.tell(
+            &tab,
+            &[
+                ("Input.dispatchMouseEvent", mouse("mousePressed")),
+                ("Input.dispatchMouseEvent", mouse("mouseReleased")),
+            ],
+        );
+        pages.wait_asked("/clicked");
+        let verdict = stage.open(&pages.url("/"));
+        assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{verdict:?}");
+        assert_eq!(verdict.also, [Also::DialogAccepted]);
+        stage.wait_tab(&pages.url("/"));
+
+        // A dialog from before our time.
+        drop(stage);
+        let stage = Stage::new(chromium.port, &[pages.port]);
+        let tab = stage.wait_tab(&pages.url("/")).id;
+        stage.tell(&tab, &[("Page.navigate", json!({ "url": pages.url("/ask") }))]);
+        pages.wait_asked("/asking");
+        let verdict = stage.open(&pages.url("/"));
+        assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{verdict:?}");
+        eprintln!("{verdict:?}");
+        stage.wait_tab(&pages.url("/"));
+    });
+}
+
+#[test]
+fn a_tab_that_is_no_use_is_made_one() {
+    alone("launcher::a_tab_that_is_no_use_is_made_one", || {
+        let pages = Pages::serving(&[
+            ("/", page("harmless", "")),
+            (
+                "/busy",
+                page(
+                    "busy",
+                    "<script>setTimeout(() => { const shown = new XMLHttpRequest(); shown.open('GET', '/is-busy', false); shown.send(); for (;;); }, 0)</script>",
+                ),
+            ),
+            ("/never", Answer::When(Arc::default())),
+        ]);
+        let chromium = Chromium::start("about:blank");
+        let stage = Stage::new(chromium.port, &[pages.port]);
+        let first = pages.url("/");
+        stage.shows(&first);
+
+        let tab = stage.wait_tab(&first).id;
+        stage.tell(&tab, &[("Page.crash", json!({}))]);
+        let verdict = stage.open(&first);
+        assert_eq!(
+            verdict,
+            Verdict { outcome: Outcome::Committed { frame: tab }, also: vec![Also::CrashedTabRecovered] }
+        );
+
+        stage.shows(&pages.url("/busy"));
+        pages.wait_asked("/is-busy");
+        let verdict = stage.open(&first);
+        assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{verdict:?}");
+        assert_eq!(verdict.also, [Also::HungTabReplaced]);
+        until("the hung tab is gone", || (stage.tabs().len() == 1).then_some(()));
+
+        let loading = stage.begin_open(&pages.url("/never"));
+        pages.wait_asked("/never");
+        let tab = stage.tabs().remove(0).id;
+        let port = chromium.port;
+        stage.run(async move {
+            let mut browser = Browser::connect(port).await.expect("a browser");
+            browser.call(None, "Target.createTarget", json!({ "url": "chrome://version/" })).await.expect("a tab");
+            browser.call(None, "Target.closeTarget", json!({ "targetId": tab })).await.expect("it is closed");
+        });
+        let verdict = loading.recv_timeout(DEADLINE).expect("a verdict in time");
+        assert_eq!(verdict.outcome.word(), "browser_fault", "{verdict:?}");
+
+        let verdict = stage.open(&first);
+        assert_eq!(verdict.also, [Also::NewTab], "{verdict:?}");
+    });
+}
+
+#[test]
+fn a_browser_that_is_not_there_or_mute_is_told_in_time() {
+    alone("launcher::a_browser_that_is_not_there_or_mute_is_told_in_time", || {
+        let pages = Pages::serving(&[("/", page("harmless", ""))]);
+        let absent = Stage::new(free_port(), &[pages.port]).open(&pages.url("/"));
+        assert_eq!(absent.outcome, Outcome::Browser(cdp::Fault::Absent));
+
+        let mut chromium = Chromium::start("about:blank");
+        let stage = Stage::new(chromium.port, &[pages.port]);
+        stage.shows(&pages.url("/"));
+
+        let pid = chromium.process.id() as i32;
+        send(pid, Signal::STOP);
+        let began = Instant::now();
+        assert_eq!(stage.open(&pages.url("/")).outcome, Outcome::Browser(cdp::Fault::Mute));
+        assert!(began.elapsed() < Duration::from_millis(7500), "{:?}", began.elapsed());
+        send(pid, Signal::CONT);
+        stage.shows(&pages.url("/"));
+
+        chromium.restart("about:blank");
+        stage.shows(&pages.url("/"));
+    });
+}
+
+#[test]
+fn the_newest_page_wins() {
+    alone("launcher::the_newest_page_wins", || {
+        let late = Arc::new(Mutex::new(None));
+        let pages = Pages::serving(&[("/", page("harmless", "")), ("/late", Answer::When(late.clone()))]);
+        let chromium = Chromium::start("about:blank");
+        let stage = Stage::new(chromium.port, &[pages.port]);
+        let older = stage.begin_open(&pages.url("/late"));
+        pages.wait_asked("/late");
+        stage.shows(&pages.url("/"));
+        assert_eq!(older.recv_timeout(DEADLINE).expect("a verdict").outcome, Outcome::Superseded);
+        stage.wait_tab(&pages.url("/"));
     });
 }
