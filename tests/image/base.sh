@@ -16,7 +16,7 @@ mapfile -t sources < <(apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE)
 command -v mmdebstrap >/dev/null || apt-get install -y -qq --no-install-recommends mmdebstrap >/dev/null
 
 packages=ca-certificates,curl,dbus,dbus-x11,fonts-dejavu-core,gvfs,procps,scrot,tigervnc-standalone-server,wmctrl
-packages=$packages,x11-utils,x11-xserver-utils,xdotool,xauth,xfce4-session,xfwm4,xfdesktop4,xfce4-settings,xfce4-terminal,zenity,chromium
+packages=$packages,x11-utils,x11-xserver-utils,xdotool,xauth,xfce4-session,xfwm4,xfdesktop4,xfce4-settings,xfce4-terminal,thunar,zenity,chromium
 
 # The browser's folder leaves twice: as CloakBrowser's archive, wrapped as its real one may be, and as Discord.
 # A copy rather than a link: Chromium finds its resources beside the file it was started from.
@@ -25,6 +25,8 @@ mmdebstrap --quiet --format=tar --variant=minbase --mode=root --hook-dir=/usr/sh
 	--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 	--include="$packages" \
 	--customize-hook='chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash kasm-user' \
+	--customize-hook='chroot "$1" dbus-uuidgen --ensure=/etc/machine-id' \
+	--customize-hook='cp "$1/usr/share/icons/hicolor/48x48/apps/chromium.png" "$1/usr/share/pixmaps/discord.png"' \
 	--customize-hook='mv "$1/usr/lib/chromium" "$1/usr/share/discord" && rm -f "$1/usr/bin/chromium"' \
 	--customize-hook='mv "$1/usr/share/discord/chromium" "$1/usr/share/discord/chrome"' \
 	--customize-hook="tar --create --file '$dir/archive/cloakbrowser.tar.gz' --use-compress-program='gzip -1' --directory \"\$1/usr/share/discord\" --transform 's,^\\./,cloakbrowser-linux-x64/,' ." \
