@@ -18,6 +18,8 @@ fi
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 shift
+exec 9>"$dir/lock"
+flock --nonblock 9 || fail "another engine runs in $dir: wait for it to end"
 
 # The packages of Debian 13: Debian 12's docker knows no named build contexts. Its runc alone wants a newer C
 # library than Debian 12 has, so runc is this system's own.

@@ -241,8 +241,15 @@ metadata() {
 	check "no token among them" not has TOKEN configured '{{json .Config.Env}}'
 }
 
+# Bytes of our layers, without the binary (a debug build here) and CloakBrowser.
+added() {
+	docker history --no-trunc --human=false --format '{{.Size}} {{.CreatedBy}}' "$IMAGE" |
+		grep -v -e 'cloakbrowser.sh' -e 'kasm-void /usr/local/bin' | sed '$d' | awk '{ sum += $1 } END { print sum }'
+}
+
 content() {
 	step "what is in the image"
+	check "all that we add besides programs is under 5 MB" test "$(added)" -lt 5000000
 	docker run --detach --name content --network none --entrypoint sleep "$IMAGE" infinity >/dev/null
 	check "the binary, of this version" is "kasm-void $version" at content kasm-void --version
 	check "its manifests have no mistake" ends 0 at content kasm-void check /usr/share/kasm-void/manifests

@@ -354,7 +354,7 @@ fn a_step_that_can_be_switched_off_is_done_when_nobody_says_so() {
     assert_eq!(
         said(&check(&[("a", text)])),
         [
-            "a.ron:1:61: `perhaps` is neither on nor off; it is done (`postlaunch[0].enabled`): use 1, true, yes or on; 0, false, no or off"
+            "a.ron:1:65: `perhaps` is neither on nor off; it is done (`postlaunch[0].enabled`): use 1, true, yes or on; 0, false, no or off"
         ]
     );
     let off = r#"App(command: "tool", postlaunch: [Maximize(class: "x", enabled: "${MAXIMIZE:-false}")])"#;
