@@ -395,7 +395,6 @@ fn dialogs_hold_nobody_up() {
         pages.wait_asked("/asking");
         let verdict = stage.open(&pages.url("/"));
         assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{verdict:?}");
-        eprintln!("{verdict:?}");
         stage.wait_tab(&pages.url("/"));
     });
 }
