@@ -14,6 +14,7 @@ use url::{Host, ParseError, Url};
 
 /// Longest URL, in characters, as it was given and as it is navigated to.
 pub const LONGEST: usize = 2048;
+/// Those of the default policy.
 pub const PORTS: [u16; 4] = [80, 443, 8080, 8443];
 
 /// What may be opened.
@@ -53,13 +54,17 @@ pub enum Reason {
     Scheme,
     Credentials,
     Port,
+    /// The host is an address, and not a global one.
     PrivateAddress,
     BadName,
+    /// No public name server answers for it.
     ReservedName,
     SingleLabel,
+    /// Of the configuration, as is the next.
     Suffix,
     NotAllowed,
     Unresolved,
+    /// One address of the name is not global.
     ResolvesPrivate,
 }
 
@@ -97,15 +102,12 @@ impl Policy {
             return Ok(Target { settled: true, ..target });
         }
         self.judge_port(target.port())?;
-        match target.url.host() {
-            Some(Host::Domain(_)) => self.judge_name(target.plain_host())?,
-            Some(Host::Ipv4(literal)) => judge_literal(literal.into())?,
-            Some(Host::Ipv6(literal)) => judge_literal(literal.into())?,
-            None => return Err(not_a_url("it names no host")),
+        match target.literal() {
+            Some(address) => judge_literal(address)?,
+            None => self.judge_name(target.plain_host())?,
         }
         self.judge_listed(target.plain_host())?;
-        let settled = !matches!(target.url.host(), Some(Host::Domain(_)));
-        Ok(Target { settled, ..target })
+        Ok(Target { settled: target.literal().is_some(), ..target })
     }
 
     /// The addresses that a name resolved to, all of them: one that is not global refuses it, for nobody knows
@@ -123,11 +125,9 @@ impl Policy {
     }
 
     fn is_exempt(&self, target: &Target) -> bool {
-        let here = match target.url.host() {
-            Some(Host::Domain(name)) => name == "localhost",
-            Some(Host::Ipv4(literal)) => literal.is_loopback(),
-            Some(Host::Ipv6(literal)) => literal.is_loopback(),
-            None => false,
+        let here = match target.literal() {
+            Some(address) => address.is_loopback(),
+            None => target.host() == "localhost",
         };
         here && self.loopback.contains(&target.port())
     }
@@ -178,6 +178,14 @@ impl Target {
     /// host is an address.
     pub fn name(&self) -> Option<&str> {
         (!self.settled).then(|| self.host())
+    }
+
+    fn literal(&self) -> Option<IpAddr> {
+        match self.url.host()? {
+            Host::Ipv4(address) => Some(address.into()),
+            Host::Ipv6(address) => Some(address.into()),
+            Host::Domain(_) => None,
+        }
     }
 
     fn plain_host(&self) -> &str {
@@ -251,21 +259,11 @@ fn judge_literal(literal: IpAddr) -> Result<(), Refused> {
 
 /// The scheme, when it is one: `user:password@host` has the user in its place.
 fn scheme(url: &Url) -> String {
-    let known = [
-        "about",
-        "blob",
-        "chrome",
-        "data",
-        "file",
-        "filesystem",
-        "ftp",
-        "javascript",
-        "mailto",
-        "view-source",
-        "ws",
-        "wss",
-    ];
-    if known.contains(&url.scheme()) { format!("a {}: URL", url.scheme()) } else { "a URL of this kind".into() }
+    let known = "about blob chrome data file filesystem ftp javascript mailto view-source ws wss";
+    match known.split(' ').find(|word| *word == url.scheme()) {
+        Some(word) => format!("a {word}: URL"),
+        None => "a URL of this kind".into(),
+    }
 }
 
 fn port(word: &str) -> Result<u16, String> {
