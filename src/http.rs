@@ -28,7 +28,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use seats::{Seat, Seats};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep, timeout};
@@ -74,6 +74,8 @@ impl Limits {
 const HEADERS: usize = 32;
 const HEAD_BYTES: usize = 8 << 10;
 const BUFFER_BYTES: usize = 16 << 10;
+/// Clients that wait to be accepted.
+const BACKLOG: u32 = 4096;
 /// Between two tries to accept when the machine has no descriptor left.
 const BREATH: Duration = Duration::from_millis(100);
 
@@ -124,6 +126,14 @@ impl Listen for TcpListener {
 
 /// Answers a request of which only the head has been read, or lets it pass with none.
 pub type Gate = Arc<dyn Fn(&mut Parts) -> Option<Response> + Send + Sync>;
+
+/// A listener with room for a crowd to wait in: a client that finds none tries again only after a second.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// A server at work. Dropping it ends the listening; answers under way are finished.
 #[must_use = "dropping it ends the listening"]
@@ -272,8 +282,6 @@ fn refuse_shape<B>(request: &Request<B>) -> Option<(StatusCode, &'static str)> {
         Some((StatusCode::BAD_REQUEST, "the request has more than one Host header"))
     } else if count(header::HOST) == 0 && request.version() == Version::HTTP_11 {
         Some((StatusCode::BAD_REQUEST, "the request has no Host header"))
-    } else if count(header::CONTENT_LENGTH) > 1 {
-        Some((StatusCode::BAD_REQUEST, "the request has more than one Content-Length header"))
     } else {
         None
     }

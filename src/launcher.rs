@@ -14,9 +14,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::http::bind;
 use crate::model::url::Policy;
 use navigate::Navigator;
 use token::Token;
@@ -35,7 +35,7 @@ pub struct Options {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let Options { listen, cdp_port, policy } = options;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let listener = TcpListener::bind(listen).await.with_context(|| {
+    let listener = bind(listen).with_context(|| {
         format!("cannot listen on {listen} for URLs to open: choose another port with --port or NAV_SHIM_PORT")
     })?;
     let navigator = Navigator::new(cdp_port, policy);

@@ -95,7 +95,10 @@ impl Navigator {
         };
         let mut visit = match arrived.unwrap_or(Err(Fault::Mute)) {
             Ok(visit) => visit,
-            Err(fault) => return answer(reply, Outcome::Browser(fault)),
+            Err(fault) => {
+                held.guard = None; // or the tab would wait for us for ever
+                return answer(reply, Outcome::Browser(fault));
+            }
         };
         held.tab = Some(visit.tab.clone());
         visit.reply = Some(reply);

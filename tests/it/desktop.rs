@@ -101,15 +101,24 @@ fn finish_slowly(mut command: Command) -> (Option<i32>, String) {
     (output.status.code(), text)
 }
 
+/// Without a network of our own, other displays of this machine may be anywhere.
+fn display_number() -> u32 {
+    10 + std::process::id() % 500
+}
+
+/// Where the DevTools of the session's browser are.
+pub fn cdp_port() -> u16 {
+    8000 + display_number() as u16
+}
+
 /// The shipped session with these apps; not started yet.
 pub fn desktop(apps: &[&str]) -> Session {
-    // Without a network of our own, other displays of this machine may be anywhere.
-    let number = 10 + std::process::id() % 500;
+    let number = display_number();
     let mut session = Session::new()
         .env("DISPLAY_NUMBER", &number.to_string())
         .env("VNC_PORT", &(5900 + number).to_string())
         .env("NOVNC_PORT", &(7000 + number).to_string())
-        .env("CDP_PORT", &(8000 + number).to_string())
+        .env("CDP_PORT", &cdp_port().to_string())
         .env("DISPLAY", &format!(":{number}"));
     for name in ["workspace"].iter().chain(apps) {
         session = session.app(name, &shipped(name));

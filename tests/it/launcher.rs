@@ -10,15 +10,18 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use kasm_void::http::bind;
 use kasm_void::launcher::cdp::{self, Browser};
+use kasm_void::launcher::http::serve;
 use kasm_void::launcher::navigate::Navigator;
+use kasm_void::launcher::token::Token;
 use kasm_void::launcher::verdict::{Also, Outcome, Verdict};
 use kasm_void::model::url::{Policy, Reason};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use crate::desktop::alone;
+use crate::desktop::{self, BROWSER, alone, cdp_port, on_display, window};
 use crate::harness::{DEADLINE, send, until};
 
 /// Pages by path, and who has asked for which.
@@ -197,6 +200,17 @@ impl Stage {
         })
     }
 
+    /// The whole launcher in front of this browser; its port.
+    fn serve(&self, token: &'static str) -> u16 {
+        let (navigator, port) = (self.navigator.clone(), free_port());
+        let token = Token::new(move |name| (name == "URL_LAUNCHER_TOKEN").then(|| token.into()));
+        self.run(async move {
+            let listener = bind(([127, 0, 0, 1], port).into()).expect("a free port");
+            std::mem::forget(serve(listener, navigator, token)); // as long as the test
+        });
+        port
+    }
+
     fn open(&self, url: &str) -> Verdict {
         self.begin_open(url).recv_timeout(DEADLINE).expect("a verdict in time")
     }
@@ -209,6 +223,15 @@ impl Stage {
             "{url}: {verdict:?} {:?}",
             self.tabs()
         );
+    }
+
+    /// Opens another tab in front of all others.
+    fn new_tab(&self, url: &str) {
+        let (port, url) = (self.browser, url.to_owned());
+        self.run(async move {
+            let mut browser = Browser::connect(port).await.expect("a browser");
+            browser.call(None, "Target.createTarget", json!({ "url": url })).await.expect("a tab");
+        });
     }
 
     fn tabs(&self) -> Vec<cdp::Tab> {
@@ -395,7 +418,6 @@ fn dialogs_hold_nobody_up() {
         pages.wait_asked("/asking");
         let verdict = stage.open(&pages.url("/"));
         assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{verdict:?}");
-        eprintln!("{verdict:?}");
         stage.wait_tab(&pages.url("/"));
     });
 }
@@ -438,9 +460,9 @@ fn a_tab_that_is_no_use_is_made_one() {
         pages.wait_asked("/never");
         let tab = stage.tabs().remove(0).id;
         let port = chromium.port;
+        stage.new_tab("chrome://version/");
         stage.run(async move {
             let mut browser = Browser::connect(port).await.expect("a browser");
-            browser.call(None, "Target.createTarget", json!({ "url": "chrome://version/" })).await.expect("a tab");
             browser.call(None, "Target.closeTarget", json!({ "targetId": tab })).await.expect("it is closed");
         });
         let verdict = loading.recv_timeout(DEADLINE).expect("a verdict in time");
@@ -487,5 +509,53 @@ fn the_newest_page_wins() {
         stage.shows(&pages.url("/"));
         assert_eq!(older.recv_timeout(DEADLINE).expect("a verdict").outcome, Outcome::Superseded);
         stage.wait_tab(&pages.url("/"));
+    });
+}
+
+#[test]
+fn what_is_opened_is_what_people_see() {
+    alone("launcher::what_is_opened_is_what_people_see", || {
+        let pages = Pages::serving(&[("/", page("shared page", "")), ("/other", page("other page", ""))]);
+        let session = desktop::desktop(&[BROWSER, &["terminal"]].concat()).start();
+        session.pid("chromium");
+        let stage = Stage::new(cdp_port(), &[pages.port]);
+        let launcher = stage.serve("s3cret").to_string();
+        let open = |url: &str| {
+            let mut open = session.command(crate::harness::binary());
+            open.args(["open", "--launcher-port", &launcher, url]).env("URL_LAUNCHER_TOKEN", "s3cret");
+            crate::harness::finish(open)
+        };
+
+        let opened = open(&pages.url("/"));
+        assert_eq!((opened.code, opened.stderr.as_str()), (Some(0), ""));
+        assert!(opened.stdout.starts_with(&format!("opened {} (committed", pages.url("/"))), "{opened:?}");
+        window(&session, "shared page");
+
+        stage.new_tab(&pages.url("/other"));
+        window(&session, "other page");
+        assert_eq!(open(&pages.url("/#again")).code, Some(0));
+        window(&session, "shared page");
+        assert_eq!(open("http://169.254.169.254/").code, Some(1));
+        window(&session, "shared page");
+
+        let terminal = window(&session, "xterm");
+        on_display(&session, &["wmctrl", "-i", "-a", &terminal]).expect("the terminal is raised");
+        wait_active(&session, "xterm");
+        assert_eq!(open(&pages.url("/#behind")).code, Some(0));
+        wait_active(&session, "chromium");
+
+        // What a page of before asks people, in a window that people see.
+        stage.new_tab("data:text/html,<title>asks</title><script>alert(1)</script>");
+        assert_eq!(open(&pages.url("/other")).code, Some(0));
+        window(&session, "other page");
+    });
+}
+
+/// Waits for the window with the focus to be one of this class.
+fn wait_active(session: &crate::harness::Session, class: &str) {
+    until(&format!("the window in front is {class}"), || {
+        let active = on_display(session, &["xprop", "-root", "_NET_ACTIVE_WINDOW"])?;
+        let class_of = on_display(session, &["xprop", "-id", active.split_whitespace().last()?, "WM_CLASS"])?;
+        class_of.to_lowercase().contains(class).then_some(())
     });
 }
