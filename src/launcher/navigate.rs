@@ -106,11 +106,12 @@ impl Navigator {
             ended = visit.guide((&self.policy, &target), deadline, &mut held.guard) => ended,
             () = turn.over() => {
                 visit.tell(Outcome::Superseded);
-                let stopped = timeout(YIELDING, visit.stop()).await;
-                held.guard = Some(visit.browser);
-                return drop(stopped); // what could not be stopped is held back
+                let _ = timeout(YIELDING, visit.stop()).await; // what could not be stopped is held back
+                held.guard.get_or_insert(visit.browser);
+                return;
             }
         };
+        held.guard = None;
         if let Err(fault) = ended {
             visit.tell(Outcome::Browser(fault));
         }
