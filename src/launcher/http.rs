@@ -26,7 +26,7 @@ use crate::model::url;
 
 /// Callers give up after 10 s: all they are told, they are told before.
 pub const ANSWERED: Duration = Duration::from_millis(7500);
-/// The longest URL, four bytes a character, in its JSON is shorter than its escapes may make it.
+/// Longest body; the longest URL that may be opened fits twice.
 const BODY_BYTES: usize = 4096;
 /// Names a request in its reply and in the audit line.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

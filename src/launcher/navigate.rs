@@ -106,11 +106,12 @@ impl Navigator {
             ended = visit.guide((&self.policy, &target), deadline, &mut held.guard) => ended,
             () = turn.over() => {
                 visit.tell(Outcome::Superseded);
-                let stopped = timeout(YIELDING, visit.stop()).await;
-                held.guard = Some(visit.browser);
-                return drop(stopped); // what could not be stopped is held back
+                let _ = timeout(YIELDING, visit.stop()).await; // what could not be stopped is held back
+                held.guard.get_or_insert(visit.browser);
+                return;
             }
         };
+        held.guard = None;
         if let Err(fault) = ended {
             visit.tell(Outcome::Browser(fault));
         }
@@ -168,17 +169,12 @@ struct Visit {
     until: Instant,
     /// Requests that the browser holds back until we say what becomes of them.
     paused: BTreeSet<String>,
-    /// The request that is our page's, by its name after the last redirect.
-    load: Option<String>,
-    /// Why it may not go where it led.
+    /// Why the page may not go where it led.
     refused: Option<Refused>,
     download: bool,
     loader: Option<String>,
     shown: Option<String>,
 }
-
-/// Where it may go, and where it goes.
-type Sought<'a> = (&'a Policy, &'a Target);
 
 /// What a tab did when it was touched.
 enum Woke {
@@ -209,7 +205,6 @@ impl Visit {
             stage: Stage::Loading,
             until: Instant::now(),
             paused: BTreeSet::new(),
-            load: None,
             refused: None,
             download: false,
             loader: None,
@@ -256,16 +251,21 @@ impl Visit {
     }
 
     /// Navigates, and watches over it to the end.
-    async fn guide(&mut self, sought: Sought<'_>, deadline: Instant, older: &mut Option<Browser>) -> Result<(), Fault> {
+    async fn guide(
+        &mut self,
+        (policy, target): (&Policy, &Target),
+        deadline: Instant,
+        older: &mut Option<Browser>,
+    ) -> Result<(), Fault> {
         self.until = deadline;
         let documents = json!({ "patterns": [{ "resourceType": "Document" }] });
         self.browser.call(Some(&self.session), "Fetch.enable", documents).await?;
-        if let Some(older) = older.take() {
-            // What it holds back would go on with its end.
+        if older.is_some() {
+            // What the older guard holds back would go on with its end.
             self.browser.call(Some(&self.session), "Page.stopLoading", json!({})).await?;
-            drop(older);
+            *older = None;
         }
-        let asked = self.send("Page.navigate", json!({ "url": sought.1.url() })).await?;
+        let asked = self.send("Page.navigate", json!({ "url": target.url() })).await?;
         loop {
             let incoming = tokio::select! {
                 incoming = self.browser.next() => incoming?,
@@ -280,7 +280,7 @@ impl Visit {
                 Incoming::Event(event) if event.method == "Target.detachedFromTarget" => {
                     event.params["sessionId"] != self.session.as_str()
                 }
-                Incoming::Event(event) if self.is_ours(&event) => self.happened(event, sought).await?,
+                Incoming::Event(event) if self.is_ours(&event) => self.happened(event, policy).await?,
                 Incoming::Event(_) => true,
             };
             if !goes_on {
@@ -347,12 +347,12 @@ impl Visit {
     }
 
     /// Something in the tab; false when the tab is lost.
-    async fn happened(&mut self, event: Event, sought: Sought<'_>) -> Result<bool, Fault> {
+    async fn happened(&mut self, event: Event, policy: &Policy) -> Result<bool, Fault> {
         let Event { method, params, .. } = event;
         match method.as_str() {
-            "Fetch.requestPaused" => self.judge_request(&params, sought).await?,
+            "Fetch.requestPaused" => self.judge_request(&params, policy).await?,
             "Page.javascriptDialogOpening" => self.close_dialog(&params).await?,
-            "Page.frameNavigated" => self.shows(&params["frame"], sought.0).await?,
+            "Page.frameNavigated" => self.shows(&params["frame"], policy).await?,
             "Page.downloadWillBegin" => self.download = true,
             "Inspector.targetCrashed" if self.stage != Stage::Watched => self.settle(Outcome::Crashed).await?,
             "Inspector.detached" => return Ok(false),
@@ -362,24 +362,15 @@ impl Visit {
     }
 
     /// A document is about to be asked for: the page itself, where it redirects to, or a frame in it.
-    async fn judge_request(&mut self, params: &Value, (policy, target): Sought<'_>) -> Result<(), Fault> {
+    async fn judge_request(&mut self, params: &Value, policy: &Policy) -> Result<(), Fault> {
         let Some(request) = params["requestId"].as_str().map(str::to_owned) else { return Ok(()) };
         self.paused.insert(request.clone());
         let url = params["request"]["url"].as_str().unwrap_or_default();
-        let before = params["redirectedRequestId"].as_str();
-        let ours = match (&self.load, before) {
-            (None, None) => beyond_scheme(url) == beyond_scheme(target.url()), // the browser may have made it https
-            (Some(load), Some(before)) => load == before,
-            _ => false,
-        };
-        if ours {
-            self.load = Some(request.clone());
-        }
         match judge(policy, url).await {
             Ok(_) => self.send("Fetch.continueRequest", json!({ "requestId": request })).await?,
             Err(refused) => {
                 tracing::warn!(event = "launcher.hop_refused", rule = %refused.reason, "a page led to what may not be opened: {refused}");
-                if ours {
+                if params["frameId"] == self.tab.as_str() {
                     self.refused = Some(refused);
                 }
                 // Aborted, so that the tab goes on to show what it showed, and no error page.
@@ -476,10 +467,6 @@ async fn new_tab(browser: &mut Browser) -> Result<String, Fault> {
 async fn attach(browser: &mut Browser, tab: &str) -> Result<String, Fault> {
     let wanted = json!({ "targetId": tab, "flatten": true });
     named(browser.call(None, "Target.attachToTarget", wanted).await?, "sessionId")
-}
-
-fn beyond_scheme(url: &str) -> Option<&str> {
-    url.split_once("://").map(|(_, rest)| rest)
 }
 
 fn named(result: Value, field: &str) -> Result<String, Fault> {

@@ -31,7 +31,7 @@ struct Pages {
     asked: Arc<Mutex<Vec<String>>>,
 }
 
-/// What is said before the connection is closed; `Never` says nothing until the test lets it go on.
+/// What is said before the connection is closed; `When` says nothing until the test lets it go on.
 #[derive(Clone)]
 enum Answer {
     Says(String),
@@ -52,6 +52,18 @@ fn says(status: &str, header: &str, body: &str) -> Answer {
         body.len()
     ))
 }
+
+/// What a server says, for one that says it later.
+fn text(answer: Answer) -> String {
+    match answer {
+        Answer::Says(text) => text,
+        Answer::When(_) => unreachable!("it is told later already"),
+    }
+}
+
+/// A page that tells when its worker answers for the whole site.
+const REGISTER: &str = "<script>navigator.serviceWorker.register('/worker.js'); \
+    navigator.serviceWorker.ready.then(() => new Image().src = '/worker-ready')</script>";
 
 impl Pages {
     fn serving(pages: &[(&str, Answer)]) -> Self {
@@ -99,10 +111,24 @@ fn answer(mut stream: TcpStream, pages: &BTreeMap<String, Answer>, asked: &Mutex
     }
     let text = match pages.get(&path) {
         Some(Answer::Says(text)) => text.clone(),
-        Some(Answer::When(told)) => until("the test lets the server answer", || told.lock().ok()?.clone()),
+        Some(Answer::When(told)) => match told_or_gone(&stream, told) {
+            Some(text) => text,
+            None => return asked.lock().expect("nobody panicked").push(format!("gone {path}")),
+        },
         None => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".into(),
     };
     let _ = stream.write_all(text.as_bytes()); // the browser may have left
+    asked.lock().expect("nobody panicked").push(format!("answered {path}"));
+}
+
+/// What the test lets the server say; none when the browser did not wait for it.
+fn told_or_gone(stream: &TcpStream, told: &Mutex<Option<String>>) -> Option<String> {
+    stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
+    until("the test lets the server answer", || match told.lock().ok()?.clone() {
+        Some(text) => Some(Some(text)),
+        None if stream.peek(&mut [0]).is_ok_and(|read| read == 0) => Some(None),
+        None => None,
+    })
 }
 
 /// A headless Chromium with a profile of its own.
@@ -314,6 +340,10 @@ fn no_hop_leaves_the_machine_unjudged() {
         let metadata = Pages::at("169.254.169.254:8080", &[("/", page("metadata", ""))]).ok();
         let secret = forbidden.url("/secret");
         let late = Arc::new(Mutex::new(None));
+        let worker = format!(
+            "addEventListener('fetch', event => event.request.url.endsWith('/by-worker') \
+             && event.respondWith(Response.redirect('{secret}?worker')))"
+        );
         let pages = Pages::serving(&[
             ("/", page("harmless", "")),
             ("/loopback", redirect(&secret)),
@@ -332,6 +362,8 @@ fn no_hop_leaves_the_machine_unjudged() {
             ("/script", page("script", &format!("<script>location = '{secret}?script'</script>"))),
             ("/meta", page("meta", &format!("<meta http-equiv=refresh content='0;url={secret}?meta'>"))),
             ("/late", Answer::When(late.clone())),
+            ("/worker", page("worker", REGISTER)),
+            ("/worker.js", says("200 OK", "Content-Type: text/javascript", &worker)),
         ]);
         let chromium = Chromium::start("about:blank");
         let mut stage = Stage::new(chromium.port, &[pages.port]);
@@ -358,14 +390,23 @@ fn no_hop_leaves_the_machine_unjudged() {
             stage.wait_tab(&pages.url(path));
         }
 
-        stage.patience = Duration::from_millis(300);
-        assert_eq!(stage.open(&pages.url("/late")).outcome, Outcome::Pending);
-        pages.wait_asked("/late");
-        let Answer::Says(to_secret) = redirect(&secret) else { unreachable!("a redirect is said") };
-        *late.lock().expect("nobody panicked") = Some(to_secret);
-        stage.patience = Duration::from_secs(20);
-        // The tab is ours again only when the older navigation is over, or was stopped.
+        stage.shows(&pages.url("/worker"));
+        pages.wait_asked("/worker-ready");
+        let verdict = stage.open(&pages.url("/by-worker"));
+        assert_eq!(reason(&verdict), Some(Reason::Port), "{verdict:?}");
+
         stage.shows(&pages.url("/"));
+        let tab = stage.wait_tab(&pages.url("/")).id;
+        stage.patience = Duration::from_secs(2);
+        assert_eq!(stage.open(&pages.url("/late")).outcome, Outcome::Pending);
+        *late.lock().expect("nobody panicked") = Some(text(redirect(&secret)));
+        pages.wait_asked("answered /late");
+        // Whatever is told to the page while it may still be left is lost with its navigation.
+        let still_here = json!({ "expression": "new Image().src = '/still-here?' + Math.random()" });
+        until("the page from before is there and alive", || {
+            stage.tell(&tab, &[("Runtime.evaluate", still_here.clone())]);
+            pages.asked().iter().any(|asked| asked.starts_with("/still-here")).then_some(())
+        });
 
         assert_eq!(forbidden.asked(), [""; 0]);
         assert_eq!(metadata.map(|metadata| metadata.asked()).unwrap_or_default(), [""; 0]);
@@ -494,6 +535,31 @@ fn a_browser_that_is_not_there_or_mute_is_told_in_time() {
 
         chromium.restart("about:blank");
         stage.shows(&pages.url("/"));
+    });
+}
+
+#[test]
+fn a_page_that_is_late_still_comes_unless_the_launcher_ends() {
+    alone("launcher::a_page_that_is_late_still_comes_unless_the_launcher_ends", || {
+        let late = Arc::new(Mutex::new(None));
+        let pages = Pages::serving(&[
+            ("/", page("harmless", "")),
+            ("/late", Answer::When(late.clone())),
+            ("/never", Answer::When(Arc::default())),
+        ]);
+        let chromium = Chromium::start("about:blank");
+        let mut stage = Stage::new(chromium.port, &[pages.port]);
+        stage.patience = Duration::from_secs(2);
+        assert_eq!(stage.open(&pages.url("/late")).outcome, Outcome::Pending);
+        pages.wait_asked("/late");
+        *late.lock().expect("nobody panicked") = Some(text(page("late", "<script>new Image().src = '/came'</script>")));
+        pages.wait_asked("/came");
+
+        assert_eq!(stage.open(&pages.url("/never")).outcome, Outcome::Pending);
+        pages.wait_asked("/never");
+        let navigator = stage.navigator.clone();
+        stage.run(async move { navigator.close().await });
+        pages.wait_asked("gone /never");
     });
 }
 
