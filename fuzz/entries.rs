@@ -151,6 +151,7 @@ pub fn requests(bytes: &[u8]) {
 
 const LIMITS: Limits = Limits {
     connections: 2,
+    per_address: None,
     head: Duration::from_secs(1),
     body: Duration::from_secs(1),
     body_bytes: 512,

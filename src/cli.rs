@@ -6,7 +6,10 @@ pub mod check_url;
 pub mod client;
 pub mod doctor;
 pub mod follow;
+pub mod icons;
 pub mod manifests;
+pub mod nav_shim;
+pub mod open;
 pub mod policy;
 pub mod print;
 pub mod session;
@@ -116,6 +119,19 @@ enum Verb {
         #[arg(long)]
         force: bool,
     },
+    /// Write the desktop icons of manifests
+    #[command(after_help = "Example:\n  kasm-void icons manifests --into ~/Desktop")]
+    Icons {
+        /// Manifest folders, as `run` takes them
+        #[arg(value_name = "DIR", required = true)]
+        folders: Vec<PathBuf>,
+        /// The folder to write them into
+        #[arg(long, value_name = "DIR")]
+        into: PathBuf,
+        /// A program that carries a click out: it is given the icon's name and the words for kasm-void
+        #[arg(long, value_name = "PROGRAM")]
+        through: Option<String>,
+    },
     /// Tell whether the launcher would open these URLs, and if not, why
     #[command(after_help = CHECK_URL)]
     CheckUrl {
@@ -128,6 +144,17 @@ enum Verb {
         #[command(flatten)]
         policy: PolicyOptions,
     },
+    /// Open a page on the shared screen, by way of the launcher
+    #[command(after_help = OPEN)]
+    Open {
+        url: String,
+        /// Where the launcher listens on this machine
+        #[arg(long, value_name = "PORT", env = "NAV_SHIM_PORT", hide_env_values = true, default_value_t = 9998)]
+        launcher_port: u16,
+    },
+    /// Be the launcher: open pages on the shared screen for whoever asks over HTTP with the token
+    #[command(after_help = NAV_SHIM)]
+    NavShim(nav_shim::Options),
     #[command(flatten)]
     Ask(Ask),
     /// Look for what keeps the supervisor from keeping its promises
@@ -169,6 +196,16 @@ enum Ask {
     Stop(Change),
     /// Stop and start apps
     Restart(Change),
+    /// Start an app, or show the one that is up, as a click on its icon does
+    #[command(after_help = "Examples:\n  kasm-void show discord\n  kasm-void show cloakbrowser https://kbve.com")]
+    Show {
+        app: String,
+        /// What to hand to it, in place of its own last arguments
+        #[arg(value_name = "ARG")]
+        more: Vec<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Stop an app, run an action of its manifest, start it
     #[command(after_help = "Example:\n  kasm-void do cloakbrowser reload")]
     Do {
@@ -277,6 +314,27 @@ The options and variables are those of the launcher; all rules are in docs/secur
 Exit codes:
   0 all are allowed   1 one or more are refused   2 wrong usage";
 
+const OPEN: &str = "\
+Example:
+  kasm-void open https://example.com
+
+The token is the launcher's: from the file that $URL_LAUNCHER_TOKEN_FILE names, else $URL_LAUNCHER_TOKEN, else
+$VNC_PW.
+
+Exit codes:
+  0 the page is shown   1 it is not, and why   2 wrong usage   3 no launcher is running   4 still loading";
+
+const NAV_SHIM: &str = "\
+Example:
+  URL_LAUNCHER_TOKEN_FILE=/run/secrets/launcher kasm-void nav-shim --port 9998
+
+  curl -H \"Authorization: Bearer $TOKEN\" -d '{\"url\": \"https://example.com\"}' http://HOST:9998/open
+  curl http://HOST:9998/healthz
+
+The token is read from the file that $URL_LAUNCHER_TOKEN_FILE names, anew for each request, else from
+$URL_LAUNCHER_TOKEN, else $VNC_PW; without one, nobody may open anything. All replies are in docs/launcher.md.
+SIGTERM ends it.";
+
 #[derive(Args)]
 struct Change {
     #[arg(value_name = "APP", required_unless_present = "all", conflicts_with = "all")]
@@ -348,12 +406,15 @@ pub fn run(cli: Cli) -> anyhow::Result<Ended> {
         Verb::Plan { offline } if !offline.is_empty() => status::tell_plan(&daemon::plan(&offline), json),
         Verb::Plan { .. } => asking(status::plan(&Client::new(&state), json)),
         Verb::New { name, command, dir, force } => manifests::new(&name, &command, &dir, force, json),
+        Verb::Icons { folders, into, through } => icons::write(&folders, &into, through.as_deref(), json),
         Verb::CheckUrl { urls, no_resolve, policy } => {
             asking(check_url::check(&policy.policy().map_err(anyhow::Error::msg)?, &urls, !no_resolve, json))
         }
         Verb::Init { grace, command } => init::run(&command, &state, grace.0).map(Ended::Ran),
         Verb::TakesOver { ledger, folders } => upgrade::takes_over(ledger, &folders, json),
         Verb::Doctor => asking(doctor::doctor(&Client::new(&state), &state, json)),
+        Verb::Open { url, launcher_port } => asking(open::open(&url, launcher_port, json)),
+        Verb::NavShim(options) => asking(nav_shim::run(options, json)),
         Verb::Ask(question) => asking(ask(question, &Client::new(&state), json)),
         Verb::Completions { shell } => completions(shell),
     }
@@ -371,6 +432,7 @@ async fn ask(question: Ask, client: &Client, json: bool) -> anyhow::Result<Ended
         Ask::Start(asked) => change_apps(client, asked, "start", json).await,
         Ask::Stop(asked) => change_apps(client, asked, "stop", json).await,
         Ask::Restart(asked) => change_apps(client, asked, "restart", json).await,
+        Ask::Show { app, more, wait } => icons::show(client, &app, &more, wait.into(), json).await,
         Ask::Do { app, action, wait } => change::one(client, &app, ("do", &action), wait.into(), json).await,
         Ask::Signal { app, signal, wait } => change::one(client, &app, ("signal", &signal), wait.into(), json).await,
         Ask::Reload { wait } => change::reload(client, wait.into(), json).await,

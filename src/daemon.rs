@@ -682,6 +682,10 @@ impl Daemon {
                 tracing::info!(event = "app.asked", app, verb = %verb, "asked to {verb} {app}");
                 self.queue.push_back(Input::Asked { id: self.asked, app, verb, wait });
             }
+            Ask::Command { app, reply } => {
+                let known = self.supervisor.id(&app).and_then(|id| self.supervisor.app(id));
+                let _ = reply.send(known.map(|app| app.command_line()));
+            }
             Ask::Crashes { app, reply } => {
                 let known = self.supervisor.id(&app).is_some();
                 let _ = reply.send(known.then(|| self.reports.crashes(&app)));

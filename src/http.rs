@@ -1,6 +1,10 @@
 //! Serves: the one HTTP/1.1 connection loop behind every listener (control socket, metrics, launcher,
-//! gateway). Owns what protects a server from its clients: limits, deadlines, the shape of a request.
-//! Knows no route.
+//! gateway). Owns what protects a server from its clients: limits, deadlines, who has a seat, the shape of a
+//! request. Knows no route.
+
+mod seats;
+
+pub use seats::network;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -13,24 +17,30 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::http::request::Parts;
 use axum::http::{Request, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use seats::{Seat, Seats};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep, timeout};
 
 /// What one listener grants its clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Clients served at a time; the next ones wait in the listener's backlog.
+    /// Clients served at a time.
     pub connections: u32,
+    /// How many of them may be at one address; none: it does not matter, and who is one too many waits for a seat.
+    /// Else whoever waits longest for his own next request loses his seat to the next client.
+    pub per_address: Option<u32>,
     /// For the head of a request, and for a kept-alive connection to send its next one.
     pub head: Duration,
     /// For the body of a request.
@@ -44,6 +54,7 @@ impl Limits {
     /// For clients of our own user: a reader may pause (`logs -f | less`), not forever.
     pub const LOCAL: Limits = Limits {
         connections: 256,
+        per_address: None,
         head: Duration::from_secs(10),
         body: Duration::from_secs(5),
         body_bytes: 64 << 10,
@@ -52,6 +63,7 @@ impl Limits {
     /// For clients from anywhere.
     pub const NETWORK: Limits = Limits {
         connections: 64,
+        per_address: Some(16),
         head: Duration::from_secs(5),
         body: Duration::from_secs(5),
         body_bytes: 64 << 10,
@@ -62,6 +74,8 @@ impl Limits {
 const HEADERS: usize = 32;
 const HEAD_BYTES: usize = 8 << 10;
 const BUFFER_BYTES: usize = 16 << 10;
+/// Clients that wait to be accepted.
+const BACKLOG: u32 = 4096;
 /// Between two tries to accept when the machine has no descriptor left.
 const BREATH: Duration = Duration::from_millis(100);
 
@@ -110,50 +124,79 @@ impl Listen for TcpListener {
     }
 }
 
+/// Answers a request of which only the head has been read, or lets it pass with none.
+pub type Gate = Arc<dyn Fn(&mut Parts) -> Option<Response> + Send + Sync>;
+
+/// A listener with room for a crowd to wait in: a client that finds none tries again only after a second.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// A server at work. Dropping it ends the listening; answers under way are finished.
 #[must_use = "dropping it ends the listening"]
 pub struct Server {
     _open: watch::Sender<()>,
-    seats: Arc<Semaphore>,
-    all: u32,
+    seats: Seats,
 }
 
 impl Server {
     /// Stops listening and lets answers under way be finished, for no longer than `within`.
     pub async fn close(self, within: Duration) {
-        let Server { _open, seats, all } = self;
+        let Server { _open, seats } = self;
         drop(_open);
-        let _ = timeout(within, seats.acquire_many(all)).await; // whoever is late is cut off
+        let _ = timeout(within, seats.all_free()).await; // whoever is late is cut off
     }
 }
 
 /// Serves `router` to all who connect to `listener`, in the background.
 pub fn serve(listener: impl Listen, router: Router, limits: Limits) -> Server {
-    let seats = Arc::new(Semaphore::new(limits.connections as usize));
-    let (open, closing) = watch::channel(());
-    tokio::spawn(listen(listener, router, limits, seats.clone(), Closing(closing)));
-    Server { _open: open, seats, all: limits.connections }
+    serve_gated(listener, Arc::new(|_| None), router, limits)
 }
 
-async fn listen(listener: impl Listen, router: Router, limits: Limits, seats: Arc<Semaphore>, mut closing: Closing) {
+/// As [`serve`], of those requests that `gate` lets pass: what it refuses costs no body.
+pub fn serve_gated(listener: impl Listen, gate: Gate, router: Router, limits: Limits) -> Server {
+    let seats = Seats::new(limits.connections, limits.per_address);
+    let (open, closing) = watch::channel(());
+    let house = House { gate, router, limits, closing: Closing(closing) };
+    tokio::spawn(listen(listener, house, seats.clone()));
+    Server { _open: open, seats }
+}
+
+/// What all connections of one listener share.
+#[derive(Clone)]
+struct House {
+    gate: Gate,
+    router: Router,
+    limits: Limits,
+    closing: Closing,
+}
+
+async fn listen(listener: impl Listen, house: House, seats: Seats) {
+    let mut closing = house.closing.clone();
+    let seated = async |listener: &_| {
+        let (stream, peer) = Listen::accept(listener).await?;
+        Ok((stream, peer, seats.take(peer).await))
+    };
     loop {
-        let next = async {
-            let seat = seats.clone().acquire_owned().await;
-            (seat, listener.accept().await)
-        };
-        let accepted = tokio::select! {
-            accepted = next => accepted,
+        let accepted: io::Result<_> = tokio::select! {
+            accepted = seated(&listener) => accepted,
             () = closing.begun() => return,
         };
         match accepted {
-            (Ok(seat), Ok((stream, peer))) => {
-                tokio::spawn(converse(stream, peer, router.clone(), limits, (seat, closing.clone())));
+            Ok((stream, peer, Some(seat))) => {
+                tokio::spawn(converse(stream, peer, seat, house.clone()));
+                yield_now().await; // so that a client in a crowd is read before the next one takes his seat
             }
-            (Ok(_), Err(error)) => {
+            Ok((_, _, None)) => yield_now().await,
+            Err(error) => {
                 tracing::debug!(event = "http.accept_failed", error = %error, "cannot accept a connection: {error}");
-                sleep(BREATH).await;
+                if error.kind() != io::ErrorKind::ConnectionAborted {
+                    sleep(BREATH).await;
+                }
             }
-            (Err(_), _) => return,
         }
     }
 }
@@ -161,12 +204,12 @@ async fn listen(listener: impl Listen, router: Router, limits: Limits, seats: Ar
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Peer,
-    router: Router,
-    limits: Limits,
-    (_seat, mut closing): (OwnedSemaphorePermit, Closing),
+    seat: Seat,
+    mut house: House,
 ) {
-    let extensions = (peer, closing.clone());
-    let service = hyper::service::service_fn(|request| answer(request, extensions.clone(), router.clone(), limits));
+    let limits = house.limits;
+    let (seat, guests) = (Arc::new(seat), house.clone());
+    let service = hyper::service::service_fn(|request| answer(request, peer, seat.clone(), guests.clone()));
     let stream = TokioIo::new(Patient { stream, limit: limits.stalled, waiting: None });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -178,7 +221,8 @@ async fn converse(
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = closing.begun() => {
+        () = seat.lost() => return,
+        () = house.closing.begun() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -188,46 +232,84 @@ async fn converse(
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    (peer, closing): (Peer, Closing),
-    router: Router,
-    limits: Limits,
-) -> Result<Response, Infallible> {
+async fn answer(request: Request<Incoming>, peer: Peer, seat: Arc<Seat>, house: House) -> Result<Response, Infallible> {
+    let House { gate, router, limits, closing } = house;
     if let Some((status, why)) = refuse_shape(&request) {
         return Ok(closing_error(status, why));
     }
     let (mut parts, body) = request.into_parts();
-    let body = match timeout(limits.body, Limited::new(body, limits.body_bytes).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            let why = format!("the body is longer than {} bytes", limits.body_bytes);
-            return Ok(closing_error(StatusCode::PAYLOAD_TOO_LARGE, why));
-        }
-        Ok(Err(error)) => return Ok(closing_error(StatusCode::BAD_REQUEST, format!("cannot read the body: {error}"))),
-        Err(_) => {
-            let why = format!("the body did not arrive within {} seconds", limits.body.as_secs());
-            return Ok(closing_error(StatusCode::REQUEST_TIMEOUT, why));
-        }
-    };
     parts.extensions.insert(peer);
     parts.extensions.insert(closing);
-    TowerToHyperService::new(router).call(Request::from_parts(parts, Body::from(body))).await
+    if let Some(mut refusal) = gate(&mut parts) {
+        if !body.is_end_stream() {
+            refusal.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        }
+        return Ok(refusal);
+    }
+    if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+        let why = "send the body with a Content-Length and without Transfer-Encoding";
+        return Ok(closing_error(StatusCode::LENGTH_REQUIRED, why));
+    }
+    let body = match received(body, limits).await {
+        Ok(body) => body,
+        Err((status, why)) => return Ok(closing_error(status, why)),
+    };
+    let working = seat.working();
+    let response = TowerToHyperService::new(router).call(Request::from_parts(parts, Body::from(body))).await?;
+    Ok(response.map(|body| Body::new(Working { body, _seat: working })))
+}
+
+async fn received(body: Incoming, limits: Limits) -> Result<Bytes, (StatusCode, String)> {
+    match timeout(limits.body, Limited::new(body, limits.body_bytes).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err((StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {} bytes", limits.body_bytes)))
+        }
+        Ok(Err(error)) => Err((StatusCode::BAD_REQUEST, format!("cannot read the body: {error}"))),
+        Err(_) => {
+            let why = format!("the body did not arrive within {} seconds", limits.body.as_secs());
+            Err((StatusCode::REQUEST_TIMEOUT, why))
+        }
+    }
 }
 
 /// Requests that two servers could read as different ones. hyper has already dropped the `Content-Length`
-/// beside a `Transfer-Encoding` and would answer; no client of ours sends chunks, so these are refused whole.
+/// beside a `Transfer-Encoding` and would answer; no client of ours sends chunks, so these are refused whole,
+/// behind the gate.
 fn refuse_shape<B>(request: &Request<B>) -> Option<(StatusCode, &'static str)> {
-    let headers = request.headers();
-    let hosts = headers.get_all(header::HOST).iter().count();
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        Some((StatusCode::LENGTH_REQUIRED, "send the body with a Content-Length and without Transfer-Encoding"))
-    } else if hosts > 1 {
+    let count = |name| request.headers().get_all(name).iter().count();
+    if count(header::HOST) > 1 {
         Some((StatusCode::BAD_REQUEST, "the request has more than one Host header"))
-    } else if hosts == 0 && request.version() == Version::HTTP_11 {
+    } else if count(header::HOST) == 0 && request.version() == Version::HTTP_11 {
         Some((StatusCode::BAD_REQUEST, "the request has no Host header"))
     } else {
         None
+    }
+}
+
+/// An answer's body; as long as it is not sent, its client keeps the seat.
+struct Working {
+    body: Body,
+    _seat: seats::Working,
+}
+
+impl hyper::body::Body for Working {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -249,7 +331,7 @@ impl IntoResponse for Error {
 
 /// An error after which the connection cannot be used any more.
 fn closing_error(status: StatusCode, why: impl Into<String>) -> Response {
-    ([(header::CONNECTION, "close")], Error::new(status, why)).into_response()
+    ([(header::CONNECTION, "close"), (header::CACHE_CONTROL, "no-store")], Error::new(status, why)).into_response()
 }
 
 /// A body made piece by piece, each when the client has taken the one before.

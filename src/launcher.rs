@@ -1,4 +1,52 @@
 //! The URL launcher: puts a page on the shared screen for whoever may ask for one. What may be opened is
-//! decided in `model::url`.
+//! decided in `model::url`. The only part of the product that a network reaches; does not know the supervisor.
 
+pub mod audit;
+pub mod cdp;
+pub mod http;
+pub mod navigate;
+pub mod rate;
 pub mod resolve;
+pub mod token;
+pub mod verdict;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::http::bind;
+use crate::model::url::Policy;
+use navigate::Navigator;
+use token::Token;
+
+/// Answers under way are finished at the end, for no longer than this.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+pub struct Options {
+    pub listen: SocketAddr,
+    /// Of the browser's DevTools, on 127.0.0.1.
+    pub cdp_port: u16,
+    pub policy: Policy,
+}
+
+/// Serves until somebody ends it with INT or TERM.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let Options { listen, cdp_port, policy } = options;
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let listener = bind(listen).with_context(|| {
+        format!("cannot listen on {listen} for URLs to open: choose another port with --port or NAV_SHIM_PORT")
+    })?;
+    let navigator = Navigator::new(cdp_port, policy);
+    let server = http::serve(listener, navigator.clone(), Token::new(|name| std::env::var_os(name)));
+    tracing::info!(event = "launcher.listening", address = %listen, cdp_port, "ready to open pages on {listen}");
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    navigator.close().await;
+    server.close(LAST_ANSWERS).await;
+    tracing::info!(event = "launcher.ended", "no more pages are opened");
+    Ok(())
+}

@@ -1,10 +1,11 @@
-//! Exit codes: 0 done, 1 refused or failed, 2 wrong usage (clap's own), 3 no supervisor, 4 timed out.
+//! Exit codes: 0 done, 1 refused or failed, 2 wrong usage (clap's own), 3 no supervisor or launcher, 4 timed out.
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 use kasm_void::cli::client::{NoAnswer, NoSupervisor};
+use kasm_void::cli::open::NoLauncher;
 use kasm_void::cli::print::{ReaderLeft, plain};
 use kasm_void::cli::{Cli, Ended, run};
 
@@ -27,6 +28,7 @@ fn code(ended: &anyhow::Result<Ended>) -> ExitCode {
         Ok(Ended::Ran(code)) => *code,
         Err(error) if error.is::<ReaderLeft>() => ExitCode::SUCCESS,
         Err(error) if error.is::<NoSupervisor>() => ExitCode::from(3),
+        Err(error) if error.is::<NoLauncher>() => ExitCode::from(3),
         Err(error) if error.is::<NoAnswer>() => ExitCode::from(4),
         Err(_) => ExitCode::from(1),
     }
@@ -45,6 +47,7 @@ mod tests {
             (Ok(Ended::Ran(ExitCode::from(7))), 7),
             (Err(ReaderLeft.into()), 0),
             (Err(NoSupervisor("s".into()).into()), 3),
+            (Err(NoLauncher(9998).into()), 3),
             (Err(NoAnswer("late".into()).into()), 4),
             (Err(anyhow::anyhow!("refused")), 1),
         ] {

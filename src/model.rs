@@ -1,6 +1,7 @@
 //! Decides. Pure: no tokio, no IO, no clock, no environment. A file uses only what stands above it.
 
 pub mod quantity;
+pub mod switch;
 pub mod url;
 
 pub mod backoff;
@@ -11,11 +12,14 @@ pub mod hook;
 
 pub mod manifest;
 
+pub mod icon;
+
+pub mod protocol;
+
 pub mod app;
 
 pub mod index;
 pub mod problem;
-pub mod protocol;
 pub mod source;
 
 pub mod interpolate;

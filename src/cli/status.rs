@@ -62,6 +62,9 @@ fn report(snapshot: &Snapshot) -> String {
     for problem in snapshot.problems.iter().filter(|problem| !told.contains(problem)) {
         notes.push(format!("{BAD}problem{BAD:#}: {}", plain(problem)));
     }
+    if snapshot.staging {
+        notes.push(format!("{BUSY}the session's own steps are not done yet: no app starts before{BUSY:#}"));
+    }
     if snapshot.draining {
         notes.push(format!("{BUSY}the supervisor is stopping everything and will end{BUSY:#}"));
     }
@@ -175,10 +178,10 @@ pub async fn health(client: &Client, ready: bool, json: bool) -> anyhow::Result<
 }
 
 fn health_in_words(fine: bool, ready: bool, answer: &Value) -> String {
-    let draining = answer["draining"].as_bool().unwrap_or_default();
+    let whole = [("draining", "stopping everything"), ("staging", "staging the session")];
+    let whole = whole.into_iter().filter(|(key, _)| answer[key].as_bool().unwrap_or_default());
     let waiting = answer["waiting"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let reasons: Vec<String> =
-        draining.then(|| "stopping everything".into()).into_iter().chain(waiting.map(plain)).collect();
+    let reasons: Vec<String> = whole.map(|(_, words)| words.to_owned()).chain(waiting.map(plain)).collect();
     match (fine, ready) {
         (true, true) => "ready".into(),
         (true, false) => "live".into(),
@@ -257,7 +260,7 @@ mod tests {
     #[test]
     fn the_table_reads_at_a_glance() {
         let problems = vec!["discord.ron:3:1: unknown field `x`".into(), "new.ron: it is empty".into()];
-        let text = shown(&report(&Snapshot { apps: apps(), problems, draining: false }));
+        let text = shown(&report(&Snapshot { apps: apps(), problems, draining: false, staging: false }));
         let expected = "\
 NAME          STATE                PID  UPTIME  RESTARTS  LAST EXIT                                    MEMORY  NEXT
 cloakbrowser  Running (adopted)   1234  3h 4m          2  killed by SIGSEGV                         312.0 MiB  -

@@ -15,7 +15,9 @@ use super::client::{NoAnswer, NoSupervisor};
 use super::*;
 use crate::daemon::control::{self, Ask as Asked, LogStream};
 use crate::http::Server;
-use crate::model::protocol::{AppStatus, Crash, Identity, Outcome, PlanReport, PlanStep, Refusal, Snapshot, StateName};
+use crate::model::protocol::{
+    AppStatus, CommandLine, Crash, Identity, Outcome, PlanReport, PlanStep, Refusal, Snapshot, StateName,
+};
 use crate::model::restart::Exit;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -97,6 +99,7 @@ fn in_words(ask: &Asked) -> String {
         Asked::Verb { app, verb, wait, .. } => format!("{verb} {app} wait={wait}"),
         Asked::Apps(_) => "apps".into(),
         Asked::Crashes { app, .. } => format!("crashes {app}"),
+        Asked::Command { app, .. } => format!("command {app}"),
         Asked::Logs { app, lines, .. } => format!("logs {app} {lines}"),
         Asked::Plan(_) => "plan".into(),
         Asked::Reload(_) => "reload".into(),
@@ -126,6 +129,7 @@ fn answer(snapshot: &Snapshot, output: &broadcast::Sender<Bytes>, ask: Asked) {
     match ask {
         Asked::Apps(reply) => drop(reply.send(snapshot.clone())),
         Asked::Crashes { app, reply } => drop(reply.send(known(&app).then(|| vec![crash()]))),
+        Asked::Command { app, reply } => drop(reply.send(known(&app).then(command_line))),
         Asked::Logs { app, reply, .. } => {
             let stream = || LogStream { head: b"one\ntwo\n".to_vec(), follow: Some(output.subscribe()) };
             drop(reply.send(known(&app).then(stream)));
@@ -138,6 +142,17 @@ fn answer(snapshot: &Snapshot, output: &broadcast::Sender<Bytes>, ask: Asked) {
             drop(reply.send(Outcome { app: String::new(), done: true, message, refusal: None }));
         }
         Asked::Verb { .. } => unreachable!("answered by its verdict"),
+    }
+}
+
+/// Of an app that there is no use in running again.
+fn command_line() -> CommandLine {
+    CommandLine {
+        argv: vec!["/usr/bin/x".into()],
+        last: Vec::new(),
+        again: None,
+        env: Default::default(),
+        env_hidden: Default::default(),
     }
 }
 
@@ -221,6 +236,22 @@ async fn each_verb_reaches_the_loop_as_it_was_said() {
 }
 
 #[tokio::test]
+async fn what_is_down_is_started_to_be_shown() {
+    let mut fake = Fake::with(vec![app("a", StateName::Stopped)]);
+    assert_eq!(icons::show(&fake.client(), "a", &[], MINUTE, true).await.unwrap(), Ended::Done);
+    assert_eq!([fake.next_ask().await, fake.next_ask().await], ["apps", "start a wait=true"]);
+}
+
+#[tokio::test]
+async fn what_is_up_is_shown_without_a_start() {
+    let mut fake = Fake::with(vec![app("a", StateName::Running)]);
+    assert_eq!(icons::show(&fake.client(), "a", &[], MINUTE, true).await.unwrap(), Ended::Done);
+    assert_eq!([fake.next_ask().await, fake.next_ask().await], ["apps", "command a"]);
+    let refused = icons::show(&fake.client(), "a", &["x".into()], MINUTE, true).await.unwrap_err();
+    assert_eq!(refused.to_string(), "cannot hand anything to `a`: its icon has no `again`");
+}
+
+#[tokio::test]
 async fn all_means_every_app() {
     let mut fake = Fake::with(vec![app("a", StateName::Running), app("b", StateName::Running)]);
     assert_eq!(change::each(&fake.client(), Which::All, "restart", MINUTE, true).await.unwrap(), Ended::Done);
@@ -298,7 +329,7 @@ async fn readiness_names_who_is_not_ready() {
         Fake::with(vec![app("a", StateName::Running), app("b", StateName::Backoff), app("c", StateName::Stopped)]);
     let (status, answer) = fake.client().probe("/readyz").await.unwrap();
     assert_eq!(status, 503);
-    assert_eq!(answer, json!({"ready": false, "draining": false, "waiting": ["b is Backoff"]}));
+    assert_eq!(answer, json!({"ready": false, "draining": false, "staging": false, "waiting": ["b is Backoff"]}));
     assert_eq!(status::health(&fake.client(), true, true).await.unwrap(), Ended::Refused);
     assert_eq!(status::health(&fake.client(), false, true).await.unwrap(), Ended::Done);
 

@@ -25,7 +25,9 @@ use tokio::time::timeout;
 use crate::http::{self, Closing, Error, Limits, Peer, Pieces, Server};
 use crate::model::metrics;
 use crate::model::problem::closest;
-use crate::model::protocol::{AppStatus, Crash, Identity, Outcome, PlanReport, Refusal, Snapshot, StateName, Verb};
+use crate::model::protocol::{
+    AppStatus, CommandLine, Crash, Identity, Outcome, PlanReport, Refusal, Snapshot, StateName, Verb,
+};
 use crate::model::quantity::Span;
 use crate::model::restart::signal_number;
 use stream::follow_on;
@@ -45,6 +47,10 @@ pub enum Ask {
     Crashes {
         app: String,
         reply: oneshot::Sender<Option<Vec<Crash>>>,
+    },
+    Command {
+        app: String,
+        reply: oneshot::Sender<Option<CommandLine>>,
     },
     Logs {
         app: String,
@@ -112,8 +118,8 @@ impl FromRef<Desk> for Loop {
     }
 }
 
-const ROUTES: &str = "there are GET /v1/apps, /v1/apps/APP, /v1/apps/APP/logs, /v1/apps/APP/crashes, /v1/events, \
-    /v1/plan, /livez, /readyz, /metrics and POST /v1/apps/APP/{start,stop,restart,do/ACTION,signal/SIG}, \
+const ROUTES: &str = "there are GET /v1/apps, /v1/apps/APP, /v1/apps/APP/logs, /v1/apps/APP/crashes, \
+    /v1/apps/APP/command, /v1/events, /v1/plan, /livez, /readyz, /metrics and POST /v1/apps/APP/{start,stop,restart,do/ACTION,signal/SIG}, \
     /v1/reload, /v1/drain";
 
 fn router(asks: mpsc::Sender<Ask>, events: broadcast::Sender<Arc<str>>) -> Router {
@@ -127,6 +133,7 @@ fn router(asks: mpsc::Sender<Ask>, events: broadcast::Sender<Arc<str>>) -> Route
         .route("/v1/apps/{app}/signal/{signal}", post(send_signal))
         .route("/v1/apps/{app}/logs", get(logs))
         .route("/v1/apps/{app}/crashes", get(crashes))
+        .route("/v1/apps/{app}/command", get(command))
         .route("/v1/events", get(events_of_all))
         .route("/v1/plan", get(plan))
         .route("/v1/reload", post(reload))
@@ -244,6 +251,13 @@ async fn app(State(asks): State<Loop>, Named(name): Named<String>) -> Result<Jso
 async fn crashes(State(asks): State<Loop>, Named(app): Named<String>) -> Result<Json<Vec<Crash>>, Error> {
     match asks.ask(|reply| Ask::Crashes { app: app.clone(), reply }).await? {
         Some(crashes) => Ok(Json(crashes)),
+        None => Err(asks.no_such_app(&app).await),
+    }
+}
+
+async fn command(State(asks): State<Loop>, Named(app): Named<String>) -> Result<Json<CommandLine>, Error> {
+    match asks.ask(|reply| Ask::Command { app: app.clone(), reply }).await? {
+        Some(command) => Ok(Json(command)),
         None => Err(asks.no_such_app(&app).await),
     }
 }
@@ -379,13 +393,15 @@ fn not_at_rest(snapshot: &Snapshot, rest: &[StateName]) -> Vec<String> {
     others.map(|app| format!("{} is {}", app.name, in_words(app))).collect()
 }
 
-/// Ready: each app runs, or is down because somebody wants it so.
+/// Ready: the session is staged, and each app runs, or is down because somebody wants it so.
 async fn readyz(State(asks): State<Loop>) -> Result<Response, Error> {
     let snapshot = asks.ask(Ask::Apps).await?;
     let waiting = not_at_rest(&snapshot, &[StateName::Running, StateName::Stopped]);
-    let ready = waiting.is_empty() && !snapshot.draining;
+    let ready = waiting.is_empty() && !snapshot.draining && !snapshot.staging;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let answer = serde_json::json!({ "ready": ready, "draining": snapshot.draining, "waiting": waiting });
+    let answer = serde_json::json!({
+        "ready": ready, "draining": snapshot.draining, "staging": snapshot.staging, "waiting": waiting
+    });
     Ok((status, Json(answer)).into_response())
 }
 

@@ -1,4 +1,4 @@
-//! Performs the file steps of hooks: makes, copies, removes, clears, unlocks and seeds. Blocking: called on
+//! Performs the file steps of hooks: makes, copies, stages, removes, clears, unlocks and seeds. Blocking: called on
 //! a thread of its own. Must not decide whether a step runs, nor what its failure means.
 //!
 //! The operator wrote the path of a step, so links on the way to it are followed. Below it nothing is:
@@ -8,6 +8,7 @@ mod clear;
 mod copy;
 mod locks;
 mod seed;
+mod stage;
 mod tree;
 mod write;
 
@@ -41,6 +42,7 @@ pub fn perform(hook: &Hook, around: &Around) -> Done {
     match hook {
         Hook::MakeDir { path, .. } => make_dir(&absolute(path)?),
         Hook::Copy { from, to, .. } => copy::copy(&absolute(from)?, &absolute(to)?, around),
+        Hook::Stage { from, to, .. } => stage::stage(&absolute(from)?, &absolute(to)?, around),
         Hook::Remove { path, .. } => remove(&absolute(path)?, around),
         Hook::ClearDir { path, .. } => clear::clear_dir(&absolute(path)?, around),
         Hook::ClearLocks { dir, .. } => locks::clear_locks(&absolute(dir)?, around),

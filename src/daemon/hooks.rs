@@ -17,6 +17,7 @@ use crate::model::hook::{Hook, OnFailure};
 use crate::model::probe::Target;
 use crate::model::restart::Exit;
 use crate::model::supervisor::AppId;
+use crate::model::switch;
 
 /// A step that knows its own limit says more about what was missing than we could: it goes first.
 const SLACK: Duration = Duration::from_millis(200);
@@ -87,9 +88,11 @@ impl Hands {
                 }
                 self.command(argv, timeout.0).await.map(|()| String::new())
             }
+            Hook::Maximize { enabled, .. } if switch::read(enabled) == Some(false) => Ok(String::new()),
             Hook::Maximize { class, within, .. } => display::maximize(&self.screen, class, within.0).await,
             Hook::MakeDir { .. }
             | Hook::Copy { .. }
+            | Hook::Stage { .. }
             | Hook::Remove { .. }
             | Hook::ClearDir { .. }
             | Hook::ClearLocks { .. }

@@ -7,6 +7,7 @@ use std::fmt;
 use regex_lite::Regex;
 
 use super::manifest::{Manifest, Workspace};
+use super::protocol::CommandLine;
 
 /// One app, ready to be supervised.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +29,14 @@ pub struct App {
 }
 
 impl App {
+    /// How it is started once more, beside one that is up.
+    pub fn command_line(&self) -> CommandLine {
+        let last = self.manifest.args_last.clone();
+        let argv = self.argv[..self.argv.len().saturating_sub(last.len())].to_vec();
+        let again = self.manifest.icon.as_ref().and_then(|icon| icon.again.clone());
+        CommandLine { argv, last, again, env: self.env.clone(), env_hidden: self.env_hidden.clone() }
+    }
+
     /// Whoever runs the session's own steps: it has the workspace's environment and no process.
     pub fn of_workspace(workspace: &Workspace) -> Self {
         App {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::probe::Target;
 use super::quantity::Span;
+use super::switch::{on, switch};
 
 /// One step. Steps run in order; each has a time limit and says what its failure means.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,6 +40,14 @@ pub enum Hook {
     },
     /// Copies a file, or a folder with all in it, over what is there.
     Copy {
+        from: String,
+        to: String,
+        #[serde(default)]
+        on_failure: OnFailure,
+    },
+    /// Keeps a folder of ours (`from`) in a folder that people change (`to`): what they left as it was shipped is
+    /// refreshed or removed, what they edited or removed stays so.
+    Stage {
         from: String,
         to: String,
         #[serde(default)]
@@ -79,6 +88,9 @@ pub enum Hook {
         class: String,
         #[serde(default = "twenty_seconds")]
         within: Span,
+        /// A switch as the app's own; off is success.
+        #[serde(default = "on", deserialize_with = "switch")]
+        enabled: String,
         #[serde(default = "go_on")]
         on_failure: OnFailure,
     },
@@ -126,6 +138,7 @@ impl Hook {
             Hook::Run { .. } => "Run",
             Hook::MakeDir { .. } => "MakeDir",
             Hook::Copy { .. } => "Copy",
+            Hook::Stage { .. } => "Stage",
             Hook::Remove { .. } => "Remove",
             Hook::ClearDir { .. } => "ClearDir",
             Hook::ClearLocks { .. } => "ClearLocks",
@@ -149,6 +162,7 @@ impl Hook {
             | Hook::Run { on_failure, .. }
             | Hook::MakeDir { on_failure, .. }
             | Hook::Copy { on_failure, .. }
+            | Hook::Stage { on_failure, .. }
             | Hook::Remove { on_failure, .. }
             | Hook::ClearDir { on_failure, .. }
             | Hook::ClearLocks { on_failure, .. }
@@ -167,7 +181,7 @@ impl Hook {
                 }
             }
             Hook::MakeDir { path, .. } | Hook::Remove { path, .. } | Hook::ClearDir { path, .. } => visit("path", path),
-            Hook::Copy { from, to, .. } => {
+            Hook::Copy { from, to, .. } | Hook::Stage { from, to, .. } => {
                 visit("from", from);
                 visit("to", to);
             }
@@ -182,7 +196,10 @@ impl Hook {
                     }
                 }
             }
-            Hook::Maximize { class, .. } => visit("class", class),
+            Hook::Maximize { class, enabled, .. } => {
+                visit("class", class);
+                visit("enabled", enabled);
+            }
         }
     }
 }

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
 use super::hook::Hook;
 use super::probe::{Health, Ready};
 use super::quantity::{Size, Span};
 use super::restart::{OnClose, OnGiveUp, Restart};
+use super::switch::{on, switch};
 
 /// `name.ron`: one app.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -143,6 +144,13 @@ pub struct Icon {
     pub icon: String,
     #[serde(default)]
     pub categories: Vec<String>,
+    /// A click while the app is up runs its command line once more, with these behind `args`. Without it such a
+    /// click does nothing.
+    #[serde(default)]
+    pub again: Option<Vec<String>>,
+    /// Actions with an icon of their own, and its name.
+    #[serde(default)]
+    pub actions: BTreeMap<String, String>,
 }
 
 /// `workspace.ron`: what belongs to the session, not to one app.
@@ -260,6 +268,9 @@ impl Manifest {
         if let Some(file) = &mut self.log.file {
             visit("log.file", file);
         }
+        for (i, word) in self.icon.iter_mut().flat_map(|icon| icon.again.iter_mut().flatten()).enumerate() {
+            visit(&format!("icon.again[{i}]"), word);
+        }
         for (action, hooks) in &mut self.actions {
             each_hook_string(&format!("actions.{action}"), hooks, visit);
         }
@@ -284,29 +295,4 @@ fn each_hook_string(list: &str, hooks: &mut [Hook], visit: &mut dyn FnMut(&str, 
     for (i, hook) in hooks.iter_mut().enumerate() {
         hook.each_string(&mut |path, text| visit(&format!("{list}[{i}].{path}"), text));
     }
-}
-
-fn on() -> String {
-    "1".into()
-}
-
-/// `true`, `false`, or text that is interpolated before it is read as one of them.
-fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    struct Switch;
-    impl serde::de::Visitor<'_> for Switch {
-        type Value = String;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("true, false, or a string such as \"${LAUNCH_APP:-1}\"")
-        }
-
-        fn visit_bool<E>(self, value: bool) -> Result<String, E> {
-            Ok(value.to_string())
-        }
-
-        fn visit_str<E>(self, value: &str) -> Result<String, E> {
-            Ok(value.to_string())
-        }
-    }
-    deserializer.deserialize_any(Switch)
 }

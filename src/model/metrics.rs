@@ -132,7 +132,7 @@ mod tests {
     fn a_snapshot_reads_as_open_metrics() {
         let running = AppStatus { uptime_ms: Some(1500), memory_bytes: Some(4096), ..app("a", StateName::Running) };
         let apps = vec![running, app("b", StateName::GaveUp)];
-        let text = text(&Snapshot { apps, problems: vec!["x".into()], draining: false });
+        let text = text(&Snapshot { apps, problems: vec!["x".into()], draining: false, staging: false });
         for line in [
             concat!("kasm_void_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             "# TYPE kasm_void_app_restarts counter",

@@ -1,5 +1,7 @@
 //! The wire: what the control socket sends and takes, as JSON. Everything a client can see is here.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 use super::restart::Exit;
@@ -13,6 +15,9 @@ pub struct Snapshot {
     pub problems: Vec<String>,
     /// The supervisor is stopping everything and will exit.
     pub draining: bool,
+    /// The session's own steps are not done yet, so no app was started.
+    #[serde(default)]
+    pub staging: bool,
 }
 
 /// `GET /v1/supervisor`: who is supervising.
@@ -156,6 +161,19 @@ impl Refusal {
             Refusal::TimedOut => 504,
         }
     }
+}
+
+/// How an app is started, for whoever shows one that is up: `GET /v1/apps/{app}/command`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandLine {
+    /// The program and its arguments up to `args_last`.
+    pub argv: Vec<String>,
+    /// `args_last`
+    pub last: Vec<String>,
+    /// What goes between the two when the app is up; `None`: there is no use in running it again.
+    pub again: Option<Vec<String>>,
+    pub env: BTreeMap<String, String>,
+    pub env_hidden: BTreeSet<String>,
 }
 
 /// One past crash: `GET /v1/apps/{app}/crashes`, newest last.

@@ -11,10 +11,11 @@ use super::hook::Hook;
 use super::manifest::{Manifest, Workspace};
 use super::place::Place;
 use super::probe::Target;
-use super::problem::Problem;
+use super::problem::{Problem, closest};
 use super::quantity::Span;
 use super::restart::signal_number;
 use super::scope::Scope;
+use super::switch;
 
 /// Smaller log files would be rotated more often than they are read.
 const LEAST_LOG: u64 = 4096;
@@ -31,7 +32,7 @@ pub fn app(
     let mut scope = Scope::new(std::mem::take(&mut manifest.vars), &outer, around.home, place);
     manifest.each_string(&mut |path, text| scope.fill(path, text));
     let mut problems = Vec::new();
-    let enabled = enabled(&manifest.enabled, "enabled", place, &mut problems);
+    let enabled = is_on(&manifest.enabled, ("enabled", "the app stays enabled"), place, &mut problems);
     let argv = argv(&manifest, enabled, place, around, &mut problems);
     let matcher = matcher(&manifest, place, &mut problems);
     let stop_signal = signal_number(&manifest.stop.signal)
@@ -58,8 +59,8 @@ pub fn workspace(
     let mut problems = Vec::new();
     check_hooks("stage", &workspace.stage, place, &mut problems);
     check_environment(&workspace.env, place, &mut problems);
-    if switch(&workspace.autostart).is_none() {
-        problems.push(place.problem("autostart", not_a_switch(&workspace.autostart)).help(SWITCH_HELP));
+    if switch::read(&workspace.autostart).is_none() {
+        problems.push(place.problem("autostart", not_a_switch(&workspace.autostart)).help(switch::HELP));
     }
     if let Some(address) = workspace.metrics.as_ref().filter(|address| !address.is_empty() && !is_address(address)) {
         problems
@@ -69,26 +70,15 @@ pub fn workspace(
     if problems.iter().any(Problem::is_error) { Err(problems) } else { Ok(workspace) }
 }
 
-const SWITCH_HELP: &str = "use 1, true, yes or on; 0, false, no or off";
-
-/// Empty counts as unset.
-pub fn switch(text: &str) -> Option<bool> {
-    match text.trim().to_ascii_lowercase().as_str() {
-        "" | "1" | "true" | "yes" | "on" => Some(true),
-        "0" | "false" | "no" | "off" => Some(false),
-        _ => None,
-    }
-}
-
 fn not_a_switch(text: &str) -> String {
     format!("`{text}` is neither on nor off")
 }
 
 /// Somebody who mistypes a switch wants the app rather than none.
-fn enabled(text: &str, path: &str, place: &Place<'_>, problems: &mut Vec<Problem>) -> bool {
-    switch(text).unwrap_or_else(|| {
-        let message = format!("{}; the app stays enabled", not_a_switch(text));
-        problems.push(place.problem(path, message).help(SWITCH_HELP).warning());
+fn is_on(text: &str, (path, then): (&str, &str), place: &Place<'_>, problems: &mut Vec<Problem>) -> bool {
+    switch::read(text).unwrap_or_else(|| {
+        let message = format!("{}; {then}", not_a_switch(text));
+        problems.push(place.problem(path, message).help(switch::HELP).warning());
         true
     })
 }
@@ -242,6 +232,14 @@ fn check_values(manifest: &Manifest, place: &Place<'_>, problems: &mut Vec<Probl
         takes_time("health.every", health.every, place, problems);
         takes_time("health.timeout", health.timeout, place, problems);
     }
+    for action in manifest.icon.iter().flat_map(|icon| icon.actions.keys()) {
+        if !manifest.actions.contains_key(action) {
+            let known: Vec<&str> = manifest.actions.keys().map(String::as_str).collect();
+            let help = closest(action, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+            let help = help.unwrap_or_else(|| "add it to `actions`".into());
+            problems.push(place.problem("icon.actions", format!("no action is called `{action}`")).help(help));
+        }
+    }
     check_hooks("prelaunch", &manifest.prelaunch, place, problems);
     check_hooks("postlaunch", &manifest.postlaunch, place, problems);
     for (action, hooks) in &manifest.actions {
@@ -261,7 +259,8 @@ fn check_hooks(list: &str, hooks: &[Hook], place: &Place<'_>, problems: &mut Vec
                 check_command(&format!("{path}.argv"), argv, place, problems);
                 takes_time(&format!("{path}.timeout"), *timeout, place, problems);
             }
-            Hook::Maximize { class, within, .. } => {
+            Hook::Maximize { class, within, enabled, .. } => {
+                is_on(enabled, (&format!("{path}.enabled"), "it is done"), place, problems);
                 takes_time(&format!("{path}.within"), *within, place, problems);
                 regex(class, &format!("{path}.class"), place, problems);
             }
@@ -270,7 +269,7 @@ fn check_hooks(list: &str, hooks: &[Hook], place: &Place<'_>, problems: &mut Vec
             | Hook::ClearDir { path: folder, .. } => {
                 absolute(&format!("{path}.path"), folder, place, problems);
             }
-            Hook::Copy { from, to, .. } => {
+            Hook::Copy { from, to, .. } | Hook::Stage { from, to, .. } => {
                 absolute(&format!("{path}.from"), from, place, problems);
                 absolute(&format!("{path}.to"), to, place, problems);
             }

@@ -15,8 +15,8 @@ use super::manifest::Workspace;
 use super::plan::{self, Step};
 use super::problem::closest;
 use super::protocol::{AppStatus, Outcome, PlanReport, Refusal, Snapshot, StateName, Verb};
-use super::resolve;
 use super::restart::{Exit, signal_name};
+use super::switch;
 
 /// Stands for one app's name from its first manifest to the end of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -216,7 +216,8 @@ impl Supervisor {
 
     pub fn snapshot(&self, now: Duration) -> Snapshot {
         let apps = self.names.iter().filter_map(|(name, id)| Some(status(name, self.slots.get(id)?, now))).collect();
-        Snapshot { apps, problems: self.problems.clone(), draining: self.drain.is_some() }
+        let staging = self.staging != Staging::Done;
+        Snapshot { apps, problems: self.problems.clone(), draining: self.drain.is_some(), staging }
     }
 
     /// What applying these manifests would do. Apps that an earlier supervisor ran go on: that is no start.
@@ -366,7 +367,7 @@ impl Supervisor {
     }
 
     fn autostart(&self) -> bool {
-        resolve::switch(&self.workspace.autostart) != Some(false)
+        switch::read(&self.workspace.autostart) != Some(false)
     }
 
     /// One event into one machine, and what follows from where it is then.

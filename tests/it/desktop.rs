@@ -18,6 +18,11 @@ const USER: u32 = 61_000;
 
 /// Runs `story`, as root by way of another process that is not root. `name` is the test's own.
 fn as_a_user(name: &str, story: impl FnOnce()) {
+    alone(&format!("desktop::{name}"), story);
+}
+
+/// As [`as_a_user`], for the test of any file: `path` is its whole name.
+pub fn alone(path: &str, story: impl FnOnce()) {
     if !rustix::process::geteuid().is_root() {
         return story();
     }
@@ -35,15 +40,16 @@ fn as_a_user(name: &str, story: impl FnOnce()) {
     command.args(["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]);
     command.args(["env", "-i", "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "SHELL=/bin/sh"]);
     command.arg(format!("{STAGE}={}", stage.path().display()));
-    command.arg(stage.path().join("it")).args(["--exact", &format!("desktop::{name}"), "--nocapture"]);
+    command.arg(stage.path().join("it")).args(["--exact", path, "--nocapture"]);
     let output = finish_slowly(command);
     keep_pictures(&stage.path().join("pictures"));
     assert_eq!(output.0, Some(0), "{}", output.1);
     assert!(output.1.contains("1 passed"), "the story did not run:\n{}", output.1);
 }
 
-/// Its own loopback, host name and /tmp (where X keeps its locks); the arguments are the command.
-const ALONE: &str = "hostname pod-b && ip link set lo up && mount -t tmpfs -o mode=1777 tmpfs /tmp \
+/// Its own loopback (with the address where clouds keep their secrets), host name and /tmp (where X keeps its
+/// locks); the arguments are the command.
+const ALONE: &str = "hostname pod-b && ip link set lo up && ip address add 169.254.169.254/32 dev lo && mount -t tmpfs -o mode=1777 tmpfs /tmp \
     && mkdir -m 1777 /tmp/.X11-unix && exec \"$@\"";
 
 fn hermetic() -> bool {
@@ -95,15 +101,24 @@ fn finish_slowly(mut command: Command) -> (Option<i32>, String) {
     (output.status.code(), text)
 }
 
+/// Without a network of our own, other displays of this machine may be anywhere.
+fn display_number() -> u32 {
+    10 + std::process::id() % 500
+}
+
+/// Where the DevTools of the session's browser are.
+pub fn cdp_port() -> u16 {
+    8000 + display_number() as u16
+}
+
 /// The shipped session with these apps; not started yet.
-fn desktop(apps: &[&str]) -> Session {
-    // Without a network of our own, other displays of this machine may be anywhere.
-    let number = 10 + std::process::id() % 500;
+pub fn desktop(apps: &[&str]) -> Session {
+    let number = display_number();
     let mut session = Session::new()
         .env("DISPLAY_NUMBER", &number.to_string())
         .env("VNC_PORT", &(5900 + number).to_string())
         .env("NOVNC_PORT", &(7000 + number).to_string())
-        .env("CDP_PORT", &(8000 + number).to_string())
+        .env("CDP_PORT", &cdp_port().to_string())
         .env("DISPLAY", &format!(":{number}"));
     for name in ["workspace"].iter().chain(apps) {
         session = session.app(name, &shipped(name));
@@ -115,10 +130,10 @@ fn shipped(name: &str) -> String {
     fs::read_to_string(manifests().join(format!("{name}.ron"))).expect("a shipped manifest")
 }
 
-const BROWSER: &[&str] = &["display", "wm", "chromium"];
+pub const BROWSER: &[&str] = &["display", "wm", "chromium"];
 
 /// Runs a program on the session's display; its stdout when it worked.
-fn on_display(session: &Session, argv: &[&str]) -> Option<String> {
+pub fn on_display(session: &Session, argv: &[&str]) -> Option<String> {
     let mut command = session.command(argv[0]);
     command.args(&argv[1..]);
     let output = finish(command);
@@ -126,7 +141,7 @@ fn on_display(session: &Session, argv: &[&str]) -> Option<String> {
 }
 
 /// Waits for a window with this in its class or title, in lower case, and gives its id.
-fn window(session: &Session, class: &str) -> String {
+pub fn window(session: &Session, class: &str) -> String {
     until(&format!("a window of {class}"), || {
         let windows = on_display(session, &["wmctrl", "-lx"])?;
         let line = windows.lines().find(|line| line.to_lowercase().contains(class))?;

@@ -180,3 +180,19 @@ fn an_action_runs_its_steps_between_stop_and_start() {
     assert_eq!(fs::read_dir(session.data().join("cache")).expect("the folder stays").count(), 0);
     assert!(session.data().join("kept").exists(), "a link was followed out of the folder");
 }
+
+#[test]
+fn a_session_is_not_ready_before_it_is_staged() {
+    let session = Session::new()
+        .stayer("web")
+        .program("wait", "until [ -e \"$DATA/go\" ]; do sleep 0.02; done\n")
+        .workspace(r#"Workspace(stage: [Run(argv: ["${BIN}/wait"])])"#)
+        .app("web", r#"App(command: "${BIN}/web")"#)
+        .start();
+    let early = session.cli(&["health", "--ready"]);
+    assert_eq!((early.code, early.stdout.trim()), (Some(1), "not ready: staging the session"));
+    assert!(session.ok(&["status"]).contains("no app starts before"));
+    std::fs::write(session.data().join("go"), "").expect("the way out");
+    session.pid("web");
+    session.ok(&["health", "--ready"]);
+}

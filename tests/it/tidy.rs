@@ -194,11 +194,46 @@ fn all_shipped_manifests_are_read() {
 }
 
 #[test]
+fn the_manifest_in_the_cluster_is_read() {
+    let text = fs::read_to_string(root().join("image/kubernetes/base/manifests.yaml")).expect("the ConfigMap");
+    let (_, written) = text.split_once(".ron: |\n").expect("a manifest in it");
+    kasm_void::model::parse::parse::<Manifest>("monitor.ron", written).expect("a manifest without a mistake");
+}
+
+#[test]
+fn there_is_one_version() {
+    let said = |file: &str, before: &str| {
+        let text = fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let said: Vec<String> = text.lines().filter_map(|line| line.trim().strip_prefix(before)).map(version).collect();
+        assert!(!said.is_empty(), "{file} has no line that begins with {before}");
+        said
+    };
+    let one = said("image/version.toml", "version = ").remove(0);
+    for (file, before) in [
+        ("Cargo.toml", "version = "),
+        ("image/Dockerfile", "ARG VERSION="),
+        ("image/kubernetes/base/deployment.yaml", "image: ghcr.io/kbve/kasm-void:"),
+    ] {
+        for said in said(file, before) {
+            assert_eq!(
+                said, one,
+                "{file} has another version than image/version.toml; image/pin.sh pins the Deployment"
+            );
+        }
+    }
+}
+
+fn version(text: &str) -> String {
+    text.trim_matches('"').to_owned()
+}
+
+#[test]
 fn scripts_are_executable() {
     use std::os::unix::fs::PermissionsExt;
-    for script in ["tests/setup.sh", "tests/run.sh", "image/session.sh", ".ci/run"] {
-        let mode =
-            fs::metadata(root().join(script)).unwrap_or_else(|error| panic!("{script}: {error}")).permissions().mode();
+    let shipped = ["tests", "image"].into_iter().flat_map(|folder| files(folder, ".sh")).map(|(name, _)| name);
+    for script in shipped.chain([".ci/run".to_owned()]) {
+        let path = root().join(&script);
+        let mode = fs::metadata(&path).unwrap_or_else(|error| panic!("{script}: {error}")).permissions().mode();
         assert_eq!(mode & 0o111, 0o111, "{script}");
     }
 }

@@ -584,3 +584,140 @@ fn mounted_files_are_seeded_and_copied_over() {
     assert_eq!(read_to_string(ground.at("volume.json")).unwrap(), "from");
     assert_eq!(ground.tree(), ["from", "s.json", "s.json.bad", "volume.json"]);
 }
+
+// Stage
+
+impl Ground {
+    fn ship(&self, files: &[(&str, &str)]) {
+        let from = self.at("from");
+        if from.exists() {
+            std::fs::remove_dir_all(&from).unwrap();
+        }
+        for (name, text) in files {
+            create_dir_all(from.join(name).parent().unwrap()).unwrap();
+            write(from.join(name), text).unwrap();
+            chmod(&from.join(name), 0o755);
+        }
+        create_dir_all(&from).unwrap();
+    }
+
+    fn stage(&self) -> Done {
+        self.step(r#"Stage(from: "~/from", to: "~/to")"#)
+    }
+
+    fn said(&self, name: &str) -> Option<String> {
+        read_to_string(self.at("to").join(name)).ok()
+    }
+}
+
+#[test]
+fn what_nobody_edited_follows_what_is_shipped() {
+    let ground = Ground::new().with(&["to/mine"]);
+    ground.ship(&[("a", "1"), ("b/c", "1"), ("gone", "1")]);
+    says(ground.stage(), "brought 3 files");
+    assert_eq!(mode(&ground.at("to/a")), 0o755);
+    assert_eq!(ground.stage().unwrap(), "");
+    ground.ship(&[("a", "2"), ("b/c", "2"), ("new", "2")]);
+    says(ground.stage(), "brought 3 files to");
+    assert_eq!(
+        ["a", "b/c", "new", "gone"].map(|name| ground.said(name)).map(|text| text.unwrap_or_default()),
+        ["2", "2", "2", ""]
+    );
+    assert_eq!(ground.said("mine").unwrap(), "to/mine");
+}
+
+#[test]
+fn what_somebody_edited_or_removed_stays_so() {
+    let ground = Ground::new();
+    ground.ship(&[("edited", "1"), ("removed", "1"), ("dropped", "1")]);
+    ground.stage().unwrap();
+    write(ground.at("to/edited"), "mine").unwrap();
+    write(ground.at("to/dropped"), "mine").unwrap();
+    std::fs::remove_file(ground.at("to/removed")).unwrap();
+    for text in ["2", "3"] {
+        ground.ship(&[("edited", text), ("removed", text)]);
+        assert_eq!(ground.stage().unwrap(), "");
+        assert_eq!(ground.said("edited").unwrap(), "mine");
+        assert_eq!(ground.said("dropped").unwrap(), "mine");
+        assert_eq!(ground.said("removed"), None);
+    }
+}
+
+#[test]
+fn whoever_undoes_an_edit_follows_again() {
+    let ground = Ground::new();
+    ground.ship(&[("a", "1")]);
+    ground.stage().unwrap();
+    write(ground.at("to/a"), "mine").unwrap();
+    ground.ship(&[("a", "2")]);
+    ground.stage().unwrap();
+    write(ground.at("to/a"), "2").unwrap();
+    ground.stage().unwrap();
+    ground.ship(&[("a", "3")]);
+    says(ground.stage(), "brought 1 file");
+    assert_eq!(ground.said("a").unwrap(), "3");
+}
+
+#[test]
+fn a_folder_that_was_removed_is_brought_anew() {
+    let ground = Ground::new();
+    ground.ship(&[("a", "1"), ("b/c", "1")]);
+    ground.stage().unwrap();
+    std::fs::remove_dir_all(ground.at("to")).unwrap();
+    says(ground.stage(), "brought 2 files");
+}
+
+#[test]
+fn what_an_image_without_records_left_is_replaced_once_and_kept() {
+    let ground = Ground::new().with(&["to/a"]);
+    ground.ship(&[("a", "1")]);
+    says(ground.stage(), "what was in the way is");
+    assert_eq!(ground.said("a").unwrap(), "1");
+    let kept = format!("home/.local/state/kasm-void/replaced{}/a", ground.at("to").display());
+    assert_eq!(read_to_string(ground.dir.path().join(kept)).unwrap(), "to/a");
+    write(ground.at("to/a"), "mine").unwrap();
+    assert_eq!(ground.stage().unwrap(), "");
+    assert_eq!(ground.said("a").unwrap(), "mine");
+}
+
+#[test]
+fn a_folder_that_is_shipped_no_more_goes_unless_people_use_it() {
+    for own in [None, Some("mine")] {
+        let ground = Ground::new();
+        ground.ship(&[("b/c", "1"), ("b/d/e", "1")]);
+        ground.stage().unwrap();
+        if let Some(name) = own {
+            write(ground.at("to/b").join(name), "").unwrap();
+        }
+        ground.ship(&[]);
+        says(ground.stage(), "removed 2 files");
+        assert_eq!(ground.at("to/b").exists(), own.is_some());
+        assert!(!ground.at("to/b/d").exists());
+        assert_eq!(ground.stage().unwrap(), "");
+    }
+}
+
+#[test]
+fn a_file_may_become_a_folder_and_a_folder_a_file() {
+    let ground = Ground::new();
+    ground.ship(&[("a", "1"), ("b/c", "1")]);
+    ground.stage().unwrap();
+    ground.ship(&[("a/c", "2"), ("b", "2")]);
+    ground.stage().unwrap();
+    assert_eq!([ground.said("a/c").unwrap(), ground.said("b").unwrap()], ["2", "2"]);
+}
+
+#[test]
+fn a_folder_that_somebody_linked_elsewhere_is_theirs() {
+    let ground = Ground::new().with(&["elsewhere/"]);
+    ground.ship(&[("b/c", "1")]);
+    ground.stage().unwrap();
+    std::fs::remove_dir_all(ground.at("to/b")).unwrap();
+    symlink("../elsewhere", ground.at("to/b")).unwrap();
+    ground.ship(&[("b/c", "2"), ("b/d", "2")]);
+    assert_eq!(ground.stage().unwrap(), "");
+    assert!(!ground.at("elsewhere/d").exists());
+    ground.ship(&[]);
+    ground.stage().unwrap();
+    assert!(ground.at("to/b").is_symlink());
+}

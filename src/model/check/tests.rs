@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::hook::Hook;
 use crate::model::plan::{self, Change};
 use crate::model::problem::Severity;
 
@@ -345,6 +346,30 @@ fn two_apps_with_one_pattern_are_told_apart_by_a_person() {
     let checked = check(&[("a", text), ("b", text)]);
     assert!(said(&checked)[0].starts_with("b.ron:1:46: `a` has the same pattern"), "{:?}", said(&checked));
     assert_eq!((checked.apps.len(), checked.stale.len()), (1, 1));
+}
+
+#[test]
+fn a_step_that_can_be_switched_off_is_done_when_nobody_says_so() {
+    let text = r#"App(command: "tool", postlaunch: [Maximize(class: "x", enabled: "perhaps")])"#;
+    assert_eq!(
+        said(&check(&[("a", text)])),
+        [
+            "a.ron:1:65: `perhaps` is neither on nor off; it is done (`postlaunch[0].enabled`): use 1, true, yes or on; 0, false, no or off"
+        ]
+    );
+    let off = r#"App(command: "tool", postlaunch: [Maximize(class: "x", enabled: "${MAXIMIZE:-false}")])"#;
+    let checked = check(&[("a", off)]);
+    let step = &checked.apps["a"].manifest.postlaunch[0];
+    assert!(matches!(step, Hook::Maximize { enabled, .. } if enabled == "false"), "{step:?}");
+}
+
+#[test]
+fn an_icon_for_an_action_needs_the_action() {
+    let text = r#"App(command: "tool", actions: {"reset": []}, icon: Icon(name: "T", actions: {"rset": "Reset T"}))"#;
+    assert_eq!(
+        said(&check(&[("a", text)])),
+        ["a.ron:1:77: no action is called `rset` (`icon.actions`): did you mean `reset`?"]
+    );
 }
 
 #[test]

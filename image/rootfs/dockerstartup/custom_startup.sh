@@ -1,0 +1,31 @@
+#!/bin/bash
+# KASM's hook. Without arguments it is the session: the supervisor, which does not end by itself. With --go or
+# --assign it comes through `docker exec` into a live session and hands the URL to the running browser.
+set -u
+
+options=$(getopt --options gau: --longoptions go,assign,url: --name custom_startup.sh -- "$@") || exit 2
+eval set -- "$options"
+
+forward=false url=
+while [ "$1" != -- ]; do
+	case $1 in
+	-g | --go | -a | --assign) forward=true ;;
+	-u | --url)
+		url=$2
+		shift
+		;;
+	esac
+	shift
+done
+
+if [ "$forward" = false ]; then
+	mkdir -p "$HOME/.config/kasm-void/manifests" || true # a home that cannot be written is no reason for an empty desktop
+	exec kasm-void run /usr/share/kasm-void/manifests /etc/kasm-void/manifests "$HOME/.config/kasm-void/manifests"
+fi
+
+url=${url:-${KASM_URL:-${LAUNCH_URL:-}}}
+if [ -z "$url" ]; then
+	echo "no URL was given (--url, KASM_URL, LAUNCH_URL): nothing to do"
+	exit 0
+fi
+exec kasm-void open "$url"

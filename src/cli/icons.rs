@@ -1,0 +1,106 @@
+//! The verbs of desktop icons: `icons` writes their files, `show` is what a click on one does.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+
+use super::Ended;
+use super::change;
+use super::client::{Client, Waiting, encoded};
+use super::print::{problem, say, say_json};
+use crate::daemon::load;
+use crate::model::check::WORKSPACE;
+use crate::model::icon::{self, Entry};
+use crate::model::manifest::Manifest;
+use crate::model::parse::parse;
+use crate::model::problem::Problem;
+use crate::model::protocol::{AppStatus, CommandLine, StateName};
+use crate::model::source::Source;
+
+/// Writes the desktop entries of all manifests into `into`. A broken manifest costs its own icons.
+pub fn write(folders: &[PathBuf], into: &Path, through: Option<&str>, json: bool) -> anyhow::Result<Ended> {
+    std::fs::create_dir_all(into).with_context(|| format!("cannot make the folder {}", into.display()))?;
+    let mut ended = Ended::Done;
+    let mut written = Vec::new();
+    for source in load::load(folders).sources.iter().filter(|source| source.name != WORKSPACE) {
+        match manifest(source) {
+            Ok(manifest) => {
+                for entry in icon::entries(&source.name, &manifest, through) {
+                    written.push(put(into, &entry)?);
+                }
+            }
+            Err(problems) => {
+                ended = Ended::Refused;
+                problems.iter().for_each(|found| anstream::eprintln!("{}", problem(found)));
+            }
+        }
+    }
+    match json {
+        true => say_json(&json!({ "files": written }))?,
+        false => say(&format!("wrote {} icons into {}", written.len(), into.display()))?,
+    }
+    Ok(ended)
+}
+
+fn manifest(source: &Source) -> Result<Manifest, Vec<Problem>> {
+    let text = source.text.as_deref().map_err(|why| vec![Problem::whole(&source.file, why.clone())])?;
+    parse(&source.file, text)
+}
+
+/// Executable: desktops start no other entry without asking.
+fn put(into: &Path, Entry { file, text }: &Entry) -> anyhow::Result<PathBuf> {
+    let file = into.join(file);
+    std::fs::write(&file, text)
+        .and_then(|()| std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)))
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(file)
+}
+
+/// Starts the app, or shows the one that is up: by running its command line again, where its manifest says so.
+/// `more` takes the place of `args_last`.
+pub async fn show(client: &Client, app: &str, more: &[String], waiting: Waiting, json: bool) -> anyhow::Result<Ended> {
+    let path = format!("/v1/apps/{}", encoded(app));
+    let status: AppStatus = client.get(&path).await?;
+    if status.state != StateName::Running {
+        let started = change::each(client, change::Which::Named(vec![app.into()]), "start", waiting, json).await?;
+        if started != Ended::Done || more.is_empty() {
+            return Ok(started);
+        }
+    }
+    let command: CommandLine = client.get(&format!("{path}/command")).await?;
+    let Some(again) = &command.again else {
+        ensure!(more.is_empty(), "cannot hand anything to `{app}`: its icon has no `again`");
+        say_shown(app, "is up already", json)?;
+        return Ok(Ended::Done);
+    };
+    let last = if more.is_empty() { &command.last } else { more };
+    run(&command, again, last).with_context(|| format!("cannot show `{app}`: cannot start {}", command.argv[0]))?;
+    say_shown(app, "was told to show itself", json)?;
+    Ok(Ended::Done)
+}
+
+/// It hands over to the one that is up and ends. Should that one end at this moment, it is the app, in the same
+/// environment, and the supervisor takes it for it.
+fn run(command: &CommandLine, again: &[String], last: &[String]) -> std::io::Result<()> {
+    let mut process = Command::new(&command.argv[0]);
+    process.args(&command.argv[1..]).args(again).args(last).process_group(0);
+    process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).envs(&command.env);
+    for name in command.env_hidden.iter().map(String::as_str).chain(OF_THE_CALLER) {
+        process.env_remove(name);
+    }
+    process.spawn().map(drop)
+}
+
+/// Whose process the caller is, which what it starts is not.
+const OF_THE_CALLER: [&str; 3] = ["KASM_VOID_APP", "KASM_VOID_LEADER", "KASM_VOID_HOOK"];
+
+fn say_shown(app: &str, what: &str, json: bool) -> anyhow::Result<()> {
+    match json {
+        true => say_json(&json!({ "app": app, "done": true, "message": format!("`{app}` {what}") })),
+        false => say(&format!("`{app}` {what}")),
+    }
+}

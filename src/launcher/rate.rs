@@ -1,0 +1,107 @@
+//! How often somebody may ask: buckets of tokens, one for each address and one for all. Pure: it is told the time.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// So many at once, and again so many a second.
+#[derive(Debug, Clone, Copy)]
+pub struct Rate {
+    pub burst: f64,
+    pub per_second: f64,
+}
+
+/// For one address: a person who clicks, or a dashboard behind one proxy.
+pub const ADDRESS: Rate = Rate { burst: 20.0, per_second: 5.0 };
+/// For all together: what a browser can take, and far too few to guess a token with.
+pub const ALL: Rate = Rate { burst: 100.0, per_second: 25.0 };
+
+/// Addresses that are remembered; the one that asked least lately is forgotten first.
+const ADDRESSES: usize = 1024;
+
+#[derive(Debug)]
+pub struct Gauge {
+    address: Rate,
+    all: (Rate, Bucket),
+    addresses: HashMap<IpAddr, Bucket>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    left: f64,
+    at: Duration,
+}
+
+impl Gauge {
+    pub fn new(address: Rate, all: Rate) -> Self {
+        Gauge { address, all: (all, Bucket::full(all)), addresses: HashMap::new() }
+    }
+
+    /// Lets this address ask once more, or says how many seconds it has to wait.
+    pub fn admit(&mut self, now: Duration, address: IpAddr) -> Result<(), u64> {
+        if self.addresses.len() >= ADDRESSES && !self.addresses.contains_key(&address) {
+            let longest_ago = self.addresses.iter().min_by_key(|(_, bucket)| bucket.at).map(|(address, _)| *address);
+            longest_ago.and_then(|address| self.addresses.remove(&address));
+        }
+        let (rate, all) = &mut self.all;
+        let one = self.addresses.entry(address).or_insert(Bucket::full(self.address));
+        one.take(self.address, now)?;
+        all.take(*rate, now)
+    }
+}
+
+impl Bucket {
+    fn full(rate: Rate) -> Self {
+        Bucket { left: rate.burst, at: Duration::ZERO }
+    }
+
+    fn take(&mut self, rate: Rate, now: Duration) -> Result<(), u64> {
+        let passed = now.saturating_sub(self.at).as_secs_f64();
+        self.left = (self.left + passed * rate.per_second).min(rate.burst);
+        self.at = now;
+        if self.left < 1.0 {
+            return Err(((1.0 - self.left) / rate.per_second).ceil() as u64);
+        }
+        self.left -= 1.0;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: Rate = Rate { burst: 2.0, per_second: 0.5 };
+    const MANY: Rate = Rate { burst: 1e6, per_second: 1e6 };
+
+    fn address(last: u32) -> IpAddr {
+        IpAddr::V4(last.into())
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_burst_is_free_and_the_next_waits() {
+        let mut gauge = Gauge::new(TWO, MANY);
+        assert_eq!([0, 0, 0].map(|now| gauge.admit(at(now), address(1))), [Ok(()), Ok(()), Err(2)]);
+        assert_eq!(gauge.admit(at(0), address(2)), Ok(()));
+        assert_eq!([2, 2].map(|now| gauge.admit(at(now), address(1))), [Ok(()), Err(2)]);
+    }
+
+    #[test]
+    fn all_together_have_a_limit_too() {
+        let mut gauge = Gauge::new(MANY, TWO);
+        assert_eq!([1, 2, 3].map(|peer| gauge.admit(at(0), address(peer))), [Ok(()), Ok(()), Err(2)]);
+    }
+
+    #[test]
+    fn strangers_cost_no_memory() {
+        let mut gauge = Gauge::new(TWO, MANY);
+        for peer in 0..10_000 {
+            let _ = gauge.admit(Duration::from_millis(peer.into()), address(peer));
+        }
+        assert_eq!(gauge.addresses.len(), ADDRESSES);
+    }
+}

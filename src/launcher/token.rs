@@ -1,0 +1,195 @@
+//! The bearer token: where it is read from, and whether it is the one that a caller sent. Tells it to nobody but
+//! `kasm-void open`.
+
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use subtle::ConstantTimeEq;
+
+/// Names a file with the token in it; read again for every request, for secrets rotate.
+pub const FILE: &str = "URL_LAUNCHER_TOKEN_FILE";
+/// The token itself: the first of them that is not empty, when no file has one.
+pub const VARIABLES: [&str; 2] = ["URL_LAUNCHER_TOKEN", "VNC_PW"];
+
+/// Far more than any token has.
+const LONGEST: u64 = 4096;
+
+/// Knows where the token is.
+pub struct Token {
+    file: Option<PathBuf>,
+    variable: Option<String>,
+    /// What is wrong with the file, as it was last warned of.
+    warned: Mutex<Option<String>>,
+}
+
+impl Token {
+    /// As the environment says; `variable` looks there.
+    pub fn new(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let text = |name: &&str| Some(set(name)?.to_str()?.trim().to_owned()).filter(|text| !text.is_empty());
+        Token {
+            file: set(FILE).map(PathBuf::from),
+            variable: VARIABLES.iter().find_map(text),
+            warned: Mutex::default(),
+        }
+    }
+
+    /// The token, when there is one. A file that cannot be trusted is an error and no reason to take another one:
+    /// whoever names a file does not mean the password that is also there.
+    pub fn get(&self) -> Result<Option<String>, String> {
+        match &self.file {
+            None => Ok(self.variable.clone()),
+            Some(file) => Ok(read(file)?.or_else(|| self.variable.clone())),
+        }
+    }
+
+    /// Whether an `Authorization` header has it.
+    pub fn is_in(&self, header: &[u8]) -> bool {
+        let token = self.get();
+        self.warn_once(token.as_ref().err());
+        let (Ok(Some(token)), Some(sent)) = (token, bearer(header)) else { return false };
+        sent.ct_eq(token.as_bytes()).into()
+    }
+
+    /// Says why all requests will be refused, when they will.
+    pub fn warn_when_missing(&self) {
+        let token = self.get();
+        self.warn_once(token.as_ref().err());
+        if token == Ok(None) {
+            tracing::warn!(
+                event = "launcher.no_token",
+                help = format!("set {FILE}, {} or {}", VARIABLES[0], VARIABLES[1]),
+                "no token is set: every request to open a page will be refused"
+            );
+        }
+    }
+
+    fn warn_once(&self, why: Option<&String>) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = why.filter(|why| warned.as_ref() != Some(*why)) {
+            tracing::warn!(event = "launcher.token_refused", "every request to open a page will be refused: {why}");
+        }
+        *warned = why.cloned();
+    }
+}
+
+/// None when the file is empty.
+fn read(path: &Path) -> Result<Option<String>, String> {
+    let named = path.display();
+    let failed = |error| format!("cannot read the token from {named} ({FILE}): {error}");
+    // A named pipe must not hold up the launcher.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(format!("{named} ({FILE}) is not a file"));
+    }
+    if metadata.mode() & 0o004 != 0 {
+        return Err(format!("everybody can read the token in {named} ({FILE}): `chmod o-r` it"));
+    }
+    let mut text = String::new();
+    file.take(LONGEST + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > LONGEST {
+        return Err(format!("{named} ({FILE}) is longer than {LONGEST} bytes: it holds no token"));
+    }
+    Ok(Some(text.trim().to_owned()).filter(|token| !token.is_empty()))
+}
+
+/// What follows the scheme, which may be written in any case.
+fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = header.trim_ascii().split_at_checked("bearer".len())?;
+    let spaced = token.first().is_some_and(u8::is_ascii_whitespace);
+    (scheme.eq_ignore_ascii_case(b"bearer") && spaced).then(|| token.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn of(variables: &[(&str, &str)]) -> Token {
+        Token::new(|name| variables.iter().find(|(other, _)| *other == name).map(|(_, value)| value.into()))
+    }
+
+    struct Secret(tempfile::NamedTempFile);
+
+    impl Secret {
+        fn new(text: &str) -> Self {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(&file, text).unwrap();
+            Secret(file)
+        }
+
+        fn with(&self, others: &[(&str, &str)]) -> Token {
+            of(&[&[(FILE, self.0.path().to_str().unwrap())], others].concat())
+        }
+    }
+
+    #[test]
+    fn the_first_that_is_not_empty_counts() {
+        for (variables, expected) in [
+            (&[("URL_LAUNCHER_TOKEN", "a"), ("VNC_PW", "b")][..], Some("a")),
+            (&[("URL_LAUNCHER_TOKEN", " \n"), ("VNC_PW", " b ")], Some("b")),
+            (&[("URL_LAUNCHER_TOKEN", ""), (FILE, "")], None),
+            (&[], None),
+        ] {
+            assert_eq!(of(variables).get().unwrap().as_deref(), expected, "{variables:?}");
+        }
+        assert_eq!(Secret::new("f\n").with(&[("VNC_PW", "b")]).get(), Ok(Some("f".into())));
+        assert_eq!(Secret::new("\n").with(&[("VNC_PW", "b")]).get(), Ok(Some("b".into())));
+    }
+
+    #[test]
+    fn only_the_whole_token_opens() {
+        let token = of(&[("URL_LAUNCHER_TOKEN", "s3cret")]);
+        for header in ["Bearer s3cret", "bearer s3cret", "BEARER \t s3cret  "] {
+            assert!(token.is_in(header.as_bytes()), "{header}");
+        }
+        for header in
+            ["", "Bearer", "Bearer ", "s3cret", "Basic s3cret", "Bearers3cret", "Bearer s3cre", "Bearer s3cret2"]
+        {
+            assert!(!token.is_in(header.as_bytes()), "{header}");
+        }
+        assert!(!token.is_in(b"Bearer \xff\xfe"));
+    }
+
+    #[test]
+    fn without_a_token_nothing_opens() {
+        for header in ["Bearer ", "Bearer", "", "Bearer x"] {
+            assert!(!of(&[]).is_in(header.as_bytes()), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn a_rotated_token_counts_at_once() {
+        let secret = Secret::new("old");
+        let token = secret.with(&[]);
+        assert!(token.is_in(b"Bearer old"));
+        fs::write(&secret.0, "new").unwrap();
+        assert!(token.is_in(b"Bearer new") && !token.is_in(b"Bearer old"));
+    }
+
+    #[test]
+    fn a_file_that_everybody_reads_opens_nothing_and_neither_does_a_password_beside_it() {
+        let secret = Secret::new("s3cret");
+        let token = secret.with(&[("VNC_PW", "password")]);
+        fs::set_permissions(&secret.0, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(!token.is_in(b"Bearer s3cret") && !token.is_in(b"Bearer password"));
+        assert!(token.get().unwrap_err().contains("everybody can read"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_one_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+        assert!(read(&path).unwrap_err().contains("not a file"));
+        assert!(read(&folder.path().join("none")).unwrap_err().contains("cannot read the token"));
+        assert!(read(Secret::new(&"x".repeat(5000)).0.path()).unwrap_err().contains("longer than"));
+    }
+}

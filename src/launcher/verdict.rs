@@ -1,0 +1,241 @@
+//! What became of a request to open a page, and how the caller is told: status, words, and a body that fits where
+//! callers cut it. Pure.
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use super::cdp::Fault;
+use crate::model::url::{Reason, Refused};
+
+/// Callers keep no more of a body.
+const BODY_BYTES: usize = 511;
+
+/// What became of it, and what else had to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    pub outcome: Outcome,
+    pub also: Vec<Also>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The page is there.
+    Committed {
+        frame: String,
+    },
+    /// It was there already; the browser went to another place in it.
+    SameDocument {
+        frame: String,
+    },
+    /// The browser saves a file, and shows what it showed before.
+    Download {
+        frame: String,
+    },
+    /// The browser shows what it showed before: an empty answer, or somebody pressed stop.
+    Aborted,
+    /// The browser, an extension or an administrator would not open it.
+    BlockedByBrowser(String),
+    /// The network or the server failed, in Chromium's words.
+    Failed(String),
+    /// Nothing has come yet; loading goes on.
+    Pending,
+    /// It, or where it led to, may not be opened.
+    Refused(Refused),
+    /// A newer request took its place.
+    Superseded,
+    /// The page's process died while it was loading.
+    Crashed,
+    Browser(Fault),
+}
+
+/// What had to be done on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Also {
+    /// No tab was open that could be used.
+    NewTab,
+    CrashedTabRecovered,
+    HungTabReplaced,
+    /// The page that was left asked whether to leave it: yes.
+    DialogAccepted,
+    /// An alert, confirmation or question of a page was closed.
+    DialogDismissed,
+}
+
+impl Also {
+    pub fn word(self) -> &'static str {
+        match self {
+            Also::NewTab => "new_tab",
+            Also::CrashedTabRecovered => "crashed_tab_recovered",
+            Also::HungTabReplaced => "hung_tab_replaced",
+            Also::DialogAccepted => "dialog_accepted",
+            Also::DialogDismissed => "dialog_dismissed",
+        }
+    }
+}
+
+impl From<Outcome> for Verdict {
+    fn from(outcome: Outcome) -> Self {
+        Verdict { outcome, also: Vec::new() }
+    }
+}
+
+impl From<Refused> for Outcome {
+    fn from(refused: Refused) -> Self {
+        Outcome::Refused(refused)
+    }
+}
+
+impl Outcome {
+    pub fn word(&self) -> &'static str {
+        match self {
+            Outcome::Committed { .. } => "committed",
+            Outcome::SameDocument { .. } => "same_document",
+            Outcome::Download { .. } => "download",
+            Outcome::Aborted => "aborted",
+            Outcome::BlockedByBrowser(_) => "blocked_by_browser",
+            Outcome::Failed(_) => "failed",
+            Outcome::Pending => "pending",
+            Outcome::Refused(refused) if refused.reason == Reason::Unresolved => "failed",
+            Outcome::Refused(_) => "refused",
+            Outcome::Superseded => "superseded",
+            Outcome::Crashed => "crashed",
+            Outcome::Browser(Fault::Absent) => "no_browser",
+            Outcome::Browser(Fault::Mute) => "mute_browser",
+            Outcome::Browser(_) => "browser_fault",
+        }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Outcome::Committed { .. } | Outcome::SameDocument { .. } | Outcome::Download { .. } => StatusCode::OK,
+            Outcome::Refused(refused) if refused.reason == Reason::Unresolved => StatusCode::BAD_GATEWAY,
+            Outcome::Refused(_) => StatusCode::BAD_REQUEST,
+            Outcome::Superseded => StatusCode::CONFLICT,
+            Outcome::Pending => StatusCode::GATEWAY_TIMEOUT,
+            Outcome::Browser(Fault::Absent) => StatusCode::SERVICE_UNAVAILABLE,
+            Outcome::Aborted
+            | Outcome::BlockedByBrowser(_)
+            | Outcome::Failed(_)
+            | Outcome::Crashed
+            | Outcome::Browser(_) => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// The frame that shows it, or what went wrong.
+    fn told(&self) -> Result<&str, String> {
+        Err(match self {
+            Outcome::Committed { frame } | Outcome::SameDocument { frame } | Outcome::Download { frame } => {
+                return Ok(frame);
+            }
+            Outcome::Aborted => "net::ERR_ABORTED".into(),
+            Outcome::BlockedByBrowser(text) | Outcome::Failed(text) => text.clone(),
+            Outcome::Pending => "still loading".into(),
+            Outcome::Refused(refused) if refused.reason == Reason::Unresolved => "net::ERR_NAME_NOT_RESOLVED".into(),
+            Outcome::Refused(_) => "url rejected by policy".into(),
+            Outcome::Superseded => "a newer request took its place".into(),
+            Outcome::Crashed => "the page crashed".into(),
+            Outcome::Browser(fault) => fault.to_string(),
+        })
+    }
+}
+
+impl Verdict {
+    /// The reply's body.
+    pub fn body(&self, ms: u64) -> String {
+        let mut body = match self.outcome.told() {
+            Ok(frame) => json!({ "ok": true, "frameId": cut(frame, 64) }),
+            Err(error) => json!({ "error": cut(&error, 160) }),
+        };
+        body["outcome"] = self.outcome.word().into();
+        if !self.also.is_empty() {
+            body["also"] = self.also.iter().map(|also| also.word()).collect();
+        }
+        body["ms"] = ms.into();
+        if let Outcome::Refused(refused) = &self.outcome {
+            body["code"] = json!(refused.reason);
+            fit(&mut body, &refused.text);
+        }
+        body.to_string()
+    }
+}
+
+/// Adds as much of the reason as there is room for.
+fn fit(body: &mut Value, reason: &str) {
+    let mut room = BODY_BYTES;
+    loop {
+        body["reason"] = cut(reason, room).into();
+        let length = body.to_string().len();
+        if length <= BODY_BYTES || room == 0 {
+            return;
+        }
+        room = room.min(reason.len()).saturating_sub((length - BODY_BYTES).max(4));
+    }
+}
+
+/// No more bytes than this, and a sign when there were more.
+fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.into();
+    }
+    let mut end = most.saturating_sub('…'.len_utf8());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(reason: Reason, text: &str) -> Outcome {
+        Outcome::Refused(Refused { reason, text: text.into() })
+    }
+
+    fn read(outcome: Outcome) -> Value {
+        serde_json::from_str(&Verdict::from(outcome).body(7)).unwrap()
+    }
+
+    #[test]
+    fn the_statuses_are_the_contracts() {
+        let refusal = |text: &str| Fault::Refused { method: "Page.navigate".into(), text: text.into() };
+        for (outcome, status, error) in [
+            (refused(Reason::Scheme, "no"), 400, "url rejected by policy"),
+            (refused(Reason::Unresolved, "no"), 502, "net::ERR_NAME_NOT_RESOLVED"),
+            (Outcome::Browser(Fault::Absent), 503, "cdp unreachable"),
+            (Outcome::Browser(Fault::Mute), 502, "the browser does not answer"),
+            (Outcome::Browser(refusal("no")), 502, "the browser refused Page.navigate: no"),
+            (Outcome::Failed("net::ERR_CONNECTION_REFUSED".into()), 502, "net::ERR_CONNECTION_REFUSED"),
+            (Outcome::Aborted, 502, "net::ERR_ABORTED"),
+            (Outcome::Pending, 504, "still loading"),
+            (Outcome::Superseded, 409, "a newer request took its place"),
+        ] {
+            assert_eq!(outcome.status().as_u16(), status, "{outcome:?}");
+            assert_eq!(read(outcome)["error"], error);
+        }
+        assert_eq!(
+            Verdict { outcome: Outcome::Committed { frame: "F".into() }, also: vec![Also::NewTab] }.body(7),
+            r#"{"ok":true,"frameId":"F","outcome":"committed","also":["new_tab"],"ms":7}"#
+        );
+    }
+
+    #[test]
+    fn a_refusal_names_its_rule_and_its_reason() {
+        let body = read(refused(Reason::PrivateAddress, "10.0.0.1 is private"));
+        assert_eq!((&body["code"], &body["reason"]), (&"private-address".into(), &"10.0.0.1 is private".into()));
+    }
+
+    #[test]
+    fn every_body_fits_where_callers_cut_it() {
+        for text in ["x", "é", "\"", "\u{1}", "漢"] {
+            let long = text.repeat(5000);
+            for outcome in [refused(Reason::ResolvesPrivate, &long), Outcome::Failed(long.clone())] {
+                let also = vec![Also::NewTab, Also::HungTabReplaced, Also::DialogAccepted, Also::DialogDismissed];
+                let body = Verdict { outcome, also }.body(u64::MAX);
+                // What is no letter is written six times as long; no browser and no policy says such a thing.
+                assert!(body.len() <= BODY_BYTES || text == "\u{1}", "{}: {body}", body.len());
+                assert!(serde_json::from_str::<Value>(&body).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Icons: a manifest's `icon` as desktop entries, one for the app and one for each action it names. Owns what a
+//! click runs and how a text is written in a desktop entry; writes no file.
+
+use std::fmt::Write;
+
+use super::manifest::{Icon, Manifest};
+
+/// A desktop entry: its file's name and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub file: String,
+    pub text: String,
+}
+
+/// The entries of an app. `through`: a program that runs `kasm-void` for a click and shows how it went; it is
+/// given the icon's name and then the words.
+pub fn entries(app: &str, manifest: &Manifest, through: Option<&str>) -> Vec<Entry> {
+    let Some(icon) = &manifest.icon else { return Vec::new() };
+    let own = Entry {
+        file: format!("{app}.desktop"),
+        text: entry(app, icon, (&icon.name, &manifest.about), &exec(through, &["show", app])),
+    };
+    let actions = icon.actions.iter().map(|(action, name)| Entry {
+        file: format!("{app}-{action}.desktop"),
+        text: entry(app, icon, (name, ""), &exec(through, &["do", app, action])),
+    });
+    std::iter::once(own).chain(actions).collect()
+}
+
+fn entry(app: &str, icon: &Icon, (name, comment): (&str, &str), exec: &str) -> String {
+    let mut text = String::from("[Desktop Entry]\nType=Application\nVersion=1.0\n");
+    let mut line = |key: &str, value: &str| {
+        if !value.is_empty() {
+            writeln!(text, "{key}={}", escaped(value)).expect("a string takes everything");
+        }
+    };
+    line("Name", name);
+    line("Comment", comment);
+    line("Exec", exec);
+    line("Icon", &icon.icon);
+    line("Categories", &icon.categories.iter().map(|category| format!("{category};")).collect::<String>());
+    line("Terminal", "false");
+    line("X-KasmVoid-App", app);
+    text
+}
+
+fn exec(through: Option<&str>, words: &[&str]) -> String {
+    let before = match through {
+        Some(program) => vec![quoted(program), "%c".into()],
+        None => vec!["kasm-void".into()],
+    };
+    before.into_iter().chain(words.iter().map(|word| quoted(word))).collect::<Vec<_>>().join(" ")
+}
+
+/// A word of `Exec`, which has quotes of its own kind, and `%` for itself is `%%`.
+fn quoted(word: &str) -> String {
+    let word = word.replace('%', "%%");
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:=,@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word;
+    }
+    let inside: String =
+        word.chars().flat_map(|c| ['\\'].into_iter().filter(move |_| "\"`$\\".contains(c)).chain([c])).collect();
+    format!("\"{inside}\"")
+}
+
+/// A value, in one line.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn browser() -> Manifest {
+        let icon = Icon {
+            name: "The Browser".into(),
+            icon: "web-browser".into(),
+            categories: vec!["Network".into(), "WebBrowser".into()],
+            again: None,
+            actions: [("reload".to_owned(), "Reload it".to_owned())].into(),
+        };
+        Manifest { about: "one\ntwo".into(), icon: Some(icon), ..Manifest::new("/usr/bin/x") }
+    }
+
+    #[test]
+    fn an_app_has_an_icon_and_one_for_each_action_it_names() {
+        let made = entries("browser", &browser(), None);
+        assert_eq!(
+            made.iter().map(|entry| &*entry.file).collect::<Vec<_>>(),
+            ["browser.desktop", "browser-reload.desktop"]
+        );
+        assert_eq!(
+            made[0].text,
+            "[Desktop Entry]\nType=Application\nVersion=1.0\nName=The Browser\nComment=one\\ntwo\n\
+             Exec=kasm-void show browser\nIcon=web-browser\nCategories=Network;WebBrowser;\nTerminal=false\n\
+             X-KasmVoid-App=browser\n"
+        );
+        assert!(made[1].text.contains("\nName=Reload it\nExec=kasm-void do browser reload\n"), "{}", made[1].text);
+    }
+
+    #[test]
+    fn a_program_in_between_is_told_the_name_first() {
+        let made = entries("browser", &browser(), Some("/opt/my tools/100%$x"));
+        assert!(made[0].text.contains("\nExec=\"/opt/my tools/100%%\\\\$x\" %c show browser\n"), "{}", made[0].text);
+    }
+
+    #[test]
+    fn no_icon_is_no_entry() {
+        assert!(entries("x", &Manifest::new("/usr/bin/x"), None).is_empty());
+    }
+}

@@ -1,0 +1,80 @@
+#!/bin/bash
+# files.sh TOOLS: what can be told about the image's files without building it: scripts, icons, the Dockerfile, and the
+# two build scripts with small stand-ins for what they download. TOOLS is a folder with hadolint.
+set -euo pipefail
+
+tools=$(cd "$1" && pwd)
+cd "$(dirname "$0")/../.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+mapfile -t scripts < <(find image tests -name '*.sh' -type f | sort)
+# Single quotes keep `$` for a later shell in many of them, and traps call what looks like nobody does.
+shellcheck -x --exclude SC2016,SC2317 "${scripts[@]}"
+# A base that is built anew each day has no package versions to name.
+"$tools/hadolint" --ignore DL3008 image/Dockerfile
+desktop-file-validate image/rootfs/opt/kasm-void/Desktop/*.desktop
+
+# refused WORDS COMMAND…: it fails, and says WORDS.
+refused() {
+	local words=$1 said
+	shift
+	if said=$("$@" 2>&1); then
+		echo "this should have failed: $*" >&2
+		return 1
+	fi
+	case $said in
+	*"$words"*) ;;
+	*)
+		echo "expected to hear of: $words; heard: $said" >&2
+		return 1
+		;;
+	esac
+}
+
+program() {
+	mkdir -p "$(dirname "$1")"
+	printf '#!/bin/sh\n%s\n' "$2" >"$1"
+	chmod 0755 "$1"
+}
+
+# browser NAME FOLDER-IN-ARCHIVE PROGRAM: an archive of that layout in $work/NAME.
+browser() {
+	program "$work/$1/tree/$2/$3" "echo a browser"
+	tar --create --gzip --file "$work/$1/cloakbrowser.tar.gz" --directory "$work/$1/tree" .
+}
+
+unpack() {
+	CLOAK_URL=file:///nowhere CLOAK_SHA256=${2-$(sha256sum "$work/$1/cloakbrowser.tar.gz" | cut -d' ' -f1)} \
+		CLOAK_UNVERIFIED=${3-} image/build/cloakbrowser.sh "$work/$1" "$work/$1/opt"
+}
+
+browser flat . chrome
+browser wrapped cloakbrowser-linux-x64 chrome
+browser named cloakbrowser-linux-x64 cloakbrowser
+browser strange a other
+for layout in flat wrapped named; do
+	unpack "$layout"
+	[ "$("$work/$layout/opt/cloakbrowser")" = "a browser" ]
+done
+refused "no program named" unpack strange
+refused "CLOAK_SHA256 is 00ff" unpack flat 00ff
+refused "CLOAK_SHA256 is empty" unpack flat ""
+unpack flat "" 1 2>/dev/null
+refused "cannot download file:///nowhere" env CLOAK_URL=file:///nowhere CLOAK_SHA256=00 CLOAK_UNVERIFIED= \
+	image/build/cloakbrowser.sh "$work" "$work/opt"
+
+# Upstream's downloader, as far as it matters: DIR/app-VERSION/Discord.
+discord=$work/discord
+refused "neither" image/build/discord.sh "$discord"
+program "$discord/updater_bootstrap" "exit 3"
+refused "downloader failed" image/build/discord.sh "$discord"
+program "$discord/updater_bootstrap" ":"
+refused "brought no" image/build/discord.sh "$discord"
+program "$discord/updater_bootstrap" 'for version in 1.0.9 1.0.10; do mkdir -p "$2/app-$version"; printf "#!/bin/sh\necho $version\n" >"$2/app-$version/Discord"; done'
+image/build/discord.sh "$discord"
+[ "$("$discord/Discord")" = 1.0.10 ]
+program "$discord/updater_bootstrap" "exit 3"
+image/build/discord.sh "$discord"
+
+echo "scripts, icons and build steps are as they should be"

@@ -1,0 +1,496 @@
+#!/bin/bash
+# stories.sh: builds the image and lives with it. Needs a docker that answers, and from image/test.sh: IMAGE_WORK,
+# IMAGE_BASE (imported here from IMAGE_WORK/base.tar), IMAGE. Containers have no network, no capabilities and uid 1000.
+set -uo pipefail
+
+cd "$(dirname "$0")/../.." || exit
+here=tests/image
+passed=0
+failures=()
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' image/version.toml)
+
+# ---- how a story is told
+
+step() {
+	printf '\n== %s\n' "$1"
+}
+
+# check WHAT COMMAND…: the command succeeds.
+check() {
+	local what=$1 said
+	shift
+	if said=$("$@" 2>&1); then
+		passed=$((passed + 1))
+		echo "   ok  $what"
+	else
+		failures+=("$what")
+		printf ' FAIL  %s\n       %s\n%s\n' "$what" "$*" "${said:0:2000}"
+	fi
+}
+
+# eventually COMMAND…: it succeeds within a minute, or says what it said last.
+eventually() {
+	local said end=$((SECONDS + 60))
+	until said=$("$@" 2>&1); do
+		if [ "$SECONDS" -ge "$end" ]; then
+			echo "$said"
+			return 1
+		fi
+		sleep 0.2
+	done
+}
+
+not() {
+	! "$@"
+}
+
+# is WANTED COMMAND…: the command says just that.
+is() {
+	local wanted=$1 said
+	shift
+	said=$("$@" 2>&1)
+	[ "$said" = "$wanted" ] || {
+		printf 'wanted: %s\nheard:  %s\n' "$wanted" "$said"
+		return 1
+	}
+}
+
+# has WORDS COMMAND…: the words are in what the command says, however it ends.
+has() {
+	local words=$1 said
+	shift
+	said=$("$@" 2>&1)
+	case $said in
+	*"$words"*) ;;
+	*)
+		printf 'wanted: %s\nheard:  %s\n' "$words" "$said"
+		return 1
+		;;
+	esac
+}
+
+# ends CODE COMMAND…
+ends() {
+	local wanted=$1 said
+	shift
+	said=$("$@" 2>&1)
+	local code=$?
+	[ "$code" -eq "$wanted" ] || {
+		echo "wanted code $wanted, it was $code: $said"
+		return 1
+	}
+}
+
+configured() {
+	docker image inspect --format "$1" "$IMAGE"
+}
+
+# ---- containers
+
+# up NAME OPTIONS…: a workspace called NAME on a host of that name.
+up() {
+	local name=$1
+	shift
+	docker run --detach --name "$name" --hostname "$name" --network none --cap-drop ALL --security-opt no-new-privileges \
+		--shm-size 512m --env VNC_PW=the-vnc-password --env URL_LAUNCHER_TOKEN=the-token \
+		--env 'START_URL=data:text/html,<title>Start</title><h1>Supervised</h1>' \
+		--env "APP_ARGS=--no-sandbox --disable-gpu --disable-dev-shm-usage --class=discord --user-agent='An agent with spaces' --app=data:text/html,<title>Discord</title>Discord" \
+		"$@" "$IMAGE" >/dev/null
+}
+
+# at NAME COMMAND…: in the container, as KASM's own `docker exec`.
+at() {
+	docker exec --env DISPLAY=:1 "$@"
+}
+
+ready() {
+	eventually at "$1" kasm-void health --ready
+}
+
+down() {
+	docker rm --force --volumes "$@" >/dev/null
+}
+
+# pid NAME APP
+pid() {
+	local said
+	said=$(at "$1" kasm-void status "$2" --json) || return 1
+	said=${said#*\"pid\":}
+	echo "${said%%,*}"
+}
+
+state() {
+	local said
+	said=$(at "$1" kasm-void status "$2" --json) || return 1
+	said=${said#*\"state\":\"}
+	echo "${said%%\"*}"
+}
+
+other_pid() {
+	[ "$(state "$1" "$2")" = Running ] && [ "$(pid "$1" "$2")" != "$3" ]
+}
+
+# spawned NAME APP: how often the log, which a dashboard counts, tells of a start.
+spawned() {
+	docker logs "$1" 2>/dev/null | grep -c "\"msg\":\"launching $2\""
+}
+
+windows() {
+	at "$1" wmctrl -lx | grep -ci "$2"
+}
+
+more_windows() {
+	[ "$(windows "$1" "$2")" -gt "$3" ]
+}
+
+environment_of() {
+	at "$1" sh -c "tr '\\0' '\\n' </proc/$(pid "$1" "$2")/environ"
+}
+
+# on_the_bus NAME SCRIPT: in the container, with the desktop's session bus.
+on_the_bus() {
+	local bus
+	bus=$(at "$1" sh -c "tr '\\0' '\\n' </proc/\$(pgrep -x xfce4-session)/environ | grep ^DBUS_SESSION_BUS_ADDRESS=") &&
+		at --env "$bus" "$1" sh -c "$2"
+}
+
+# click NAME ICON: what XFCE does on a double click.
+click() {
+	on_the_bus "$1" "exec gio launch Desktop/$2.desktop"
+}
+
+# double_click NAME COMMAND…: on the fourth icon of the first column, Terminal, behind XFCE's own three; again while
+# the command fails, because nobody tells when the desktop has its icons.
+double_click() {
+	local name=$1 look
+	shift
+	for _ in {1..10}; do
+		at "$name" xdotool mousemove 70 380 click --repeat 2 --delay 150 1
+		for look in {1..20}; do
+			"$@" >/dev/null 2>&1 && return
+			sleep 0.2
+		done
+	done
+	echo "$look looks after each of 10 double clicks: $*"
+	return 1
+}
+
+window_named() {
+	at "$1" xdotool search --name "$2"
+}
+
+fresh_container_sees() {
+	docker run --rm --network none --volume "$1:/home/kasm-user" --entrypoint sh "$IMAGE" -c "$2"
+}
+
+# ---- the stories
+
+build() {
+	step "the image is built"
+	if ! docker image inspect "$IMAGE_BASE" >/dev/null 2>&1; then
+		docker import --change 'USER 1000' \
+			--change 'ENV HOME=/home/kasm-user DISPLAY=:1 STARTUPDIR=/dockerstartup CHROME_USER_DATA_DIR=/home/kasm-user/.config/discord' \
+			--change 'ENTRYPOINT ["/dockerstartup/kasm_default_profile.sh", "/dockerstartup/vnc_startup.sh", "/dockerstartup/kasm_startup.sh"]' \
+			--change 'CMD ["--wait"]' "$IMAGE_WORK/base.tar" "$IMAGE_BASE" >/dev/null || exit 1
+	fi
+	docker build --network host --progress plain --file image/Dockerfile --tag "$IMAGE" \
+		--build-arg "BASE_IMAGE=${IMAGE_BASE%:*}" --build-arg "BASE_TAG=${IMAGE_BASE#*:}" --build-arg "VERSION=$version" \
+		--build-arg "CLOAK_SHA256=$(sha256sum "$IMAGE_WORK/archive/cloakbrowser.tar.gz" | cut -d' ' -f1)" \
+		--build-context "binary=$IMAGE_WORK/binary" --build-context "cloak-archive=$IMAGE_WORK/archive" . \
+		>"$IMAGE_WORK/build-image.log" 2>&1 || {
+		tail -n 40 "$IMAGE_WORK/build-image.log"
+		exit 1
+	}
+}
+
+refused_builds() {
+	step "a wrong checksum builds nothing"
+	check "a checksum of another archive is refused" has "CLOAK_SHA256 is 00ff" docker build --network host --progress plain \
+		--file image/Dockerfile --build-arg "BASE_IMAGE=${IMAGE_BASE%:*}" --build-arg "BASE_TAG=${IMAGE_BASE#*:}" \
+		--build-arg CLOAK_SHA256=00ff --build-context "binary=$IMAGE_WORK/binary" \
+		--build-context "cloak-archive=$IMAGE_WORK/archive" .
+}
+
+metadata() {
+	step "what the image says of itself"
+	check "user" is 1000 configured '{{.Config.User}}'
+	check "working folder" is /home/kasm-user configured '{{.Config.WorkingDir}}'
+	check "stop signal" is SIGTERM configured '{{.Config.StopSignal}}'
+	check "ports" is '{"9222/tcp":{},"9998/tcp":{}}' configured '{{json .Config.ExposedPorts}}'
+	check "health check" is '["CMD","kasm-void","health"] 30s 5s 1m0s 3' configured \
+		'{{with .Config.Healthcheck}}{{json .Test}} {{.Interval}} {{.Timeout}} {{.StartPeriod}} {{.Retries}}{{end}}'
+	check "upstream's entry point is kept below ours" has '"/dockerstartup/kasm_default_profile.sh","/dockerstartup/vnc_startup.sh","/dockerstartup/kasm_startup.sh"' \
+		configured '{{json .Config.Entrypoint}}'
+	check "and its argument" is '["--wait"]' configured '{{json .Config.Cmd}}'
+	local label value
+	while IFS='|' read -r label value; do
+		check "label $label" is "$value" configured "{{index .Config.Labels \"org.opencontainers.image.$label\"}}"
+	done <<-END
+		title|kasm-void
+		vendor|KBVE
+		licenses|MIT
+		source|https://github.com/KBVE/kbve
+		version|$version
+	END
+	check "label description" has "supervised by kasm-void" configured '{{index .Config.Labels "org.opencontainers.image.description"}}'
+	for value in HOME=/home/kasm-user STARTUPDIR=/dockerstartup START_URL=https://kbve.com CLOAK_HOME=/opt/cloakbrowser \
+		CLOAK_BIN=/opt/cloakbrowser/cloakbrowser CDP_PORT=9222 NAV_SHIM_PORT=9998 LAUNCH_CLOAK=1 LAUNCH_DISCORD=1 \
+		LAUNCH_NAV_SHIM=1 MAXIMIZE=true APP_ARGS=--no-sandbox KASM_VOID_STATE=/tmp/kasm-void; do
+		check "ENV $value" has "\"$value\"" configured '{{json .Config.Env}}'
+	done
+	check "no token among them" not has TOKEN configured '{{json .Config.Env}}'
+}
+
+# Bytes of our layers, without the binary (a debug build here) and CloakBrowser.
+added() {
+	docker history --no-trunc --human=false --format '{{.Size}} {{.CreatedBy}}' "$IMAGE" |
+		grep -v -e 'cloakbrowser.sh' -e 'kasm-void /usr/local/bin' | sed '$d' | awk '{ sum += $1 } END { print sum }'
+}
+
+content() {
+	step "what is in the image"
+	check "all that we add besides programs is under 5 MB" test "$(added)" -lt 5000000
+	docker run --detach --name content --network none --entrypoint sleep "$IMAGE" infinity >/dev/null
+	check "the binary, of this version" is "kasm-void $version" at content kasm-void --version
+	check "its manifests have no mistake" ends 0 at content kasm-void check /usr/share/kasm-void/manifests
+	check "nothing of ours can be written by the user" is "" at content find /usr/local/bin/kasm-void /usr/share/kasm-void \
+		/etc/kasm-void /opt/kasm-void /opt/cloakbrowser /dockerstartup ! -type l -writable
+	check "and all of it is root's" is "" at content find /usr/local/bin/kasm-void /usr/share/kasm-void /etc/kasm-void \
+		/opt/kasm-void /opt/cloakbrowser ! -user root
+	check "upstream's start script is kept" is "$(sha256sum <$here/kasm/dockerstartup/custom_startup.sh)" \
+		at content sh -c 'sha256sum </dockerstartup/discord_startup.sh'
+	check "and its window script" is "$(sha256sum <$here/kasm/dockerstartup/maximize_window.sh)" \
+		at content sh -c 'sha256sum </dockerstartup/maximize_window.sh'
+	local path
+	for path in /dockerstartup/custom_startup.sh /dockerstartup/discord_startup.sh /dockerstartup/maximize_window.sh \
+		/opt/cloakbrowser/cloakbrowser /usr/share/discord/Discord /usr/bin/xfce4-terminal /usr/bin/zenity \
+		/opt/kasm-void/scripts/click.sh /opt/kasm-void/scripts/open-url.sh; do
+		check "$path can be run" at content test -x "$path"
+	done
+	for path in terminal discord discord-reset cloakbrowser cloakbrowser-reload open-url; do
+		check "icon $path" at content test -x "/opt/kasm-void/Desktop/$path.desktop"
+	done
+	check "the browser starts" has Chromium at content /opt/cloakbrowser/cloakbrowser --version
+	check "no Python is left behind" is "" at content find /opt/kasm-void /dockerstartup -name '*.py'
+	check "and none was installed" is "$(docker run --rm --network none --entrypoint dpkg-query "$IMAGE_BASE" --list '*python*')" \
+		at content dpkg-query --list '*python*'
+	check "no package lists either" is "" at content sh -c 'ls /var/lib/apt/lists'
+	check "--go without a URL does nothing" has "nothing to do" at content /dockerstartup/custom_startup.sh --go
+	check "and is no failure" ends 0 at content /dockerstartup/custom_startup.sh --assign
+	check "an unknown option is" ends 2 at content /dockerstartup/custom_startup.sh --gone
+	check "--go without a live session is told" ends 3 at --env URL_LAUNCHER_TOKEN=x content /dockerstartup/custom_startup.sh --go --url https://kbve.com
+	down content
+}
+
+session() {
+	step "a session boots"
+	docker volume create home >/dev/null
+	local began=$SECONDS
+	up one --volume home:/home/kasm-user
+	check "everything is ready" ready one
+	echo "       after $((SECONDS - began)) s"
+	check "a process is named exactly Discord" at one pgrep -x Discord
+	check "the browser answers" at one curl --silent --fail http://127.0.0.1:9222/json/version
+	check "each app was started once, cloakbrowser" is 1 spawned one cloakbrowser
+	check "each app was started once, discord" is 1 spawned one discord
+	check "the log is JSON lines with level and msg" is "" sh -c "docker logs one 2>&1 | grep '^{' | grep -v '\"level\":\"[a-z]*\",\"msg\":'"
+	check "no secret is in it" is "" sh -c "docker logs one 2>&1 | grep -e the-token -e the-vnc-password"
+	check "nor in the browser's environment" not has the-token environment_of one cloakbrowser
+	check "nor in Discord's" not has the-token environment_of one discord
+	check "quoted arguments stay whole" has "--user-agent=An agent with spaces" at one sh -c "tr '\\0' '\\n' </proc/$(pid one discord)/cmdline"
+	check "Discord's settings are seeded" has '"SKIP_HOST_UPDATE": true' at one cat .config/discord/settings.json
+	check "icons are on the desktop" at one sh -c 'for icon in terminal discord discord-reset cloakbrowser cloakbrowser-reload open-url; do test -x Desktop/$icon.desktop || exit 1; done'
+	check "scripts are in the home" at one test -x scripts/click.sh
+	check "XFCE trusts the icons" is "metadata::xfce-exe-checksum: $(sha256sum image/rootfs/opt/kasm-void/Desktop/discord.desktop | cut -d' ' -f1)" \
+		on_the_bus one "gio info --attributes metadata::xfce-exe-checksum Desktop/discord.desktop | grep -o 'metadata::.*'"
+	check "Discord's window is maximised" eventually has MAXIMIZED at one sh -c 'xprop -id "$(xdotool search --class discord | tail -n 1)" _NET_WM_STATE'
+}
+
+launcher() {
+	step "the launcher answers"
+	check "GET /healthz" eventually is '{"ok":true}' at one curl --silent --fail http://127.0.0.1:9998/healthz
+	check "no bearer is 401" is 401 answered one -X POST -d '{"url":"https://example.com"}'
+	check "a wrong bearer is 401" is 401 answered one -X POST -H 'Authorization: Bearer no' -d '{"url":"https://example.com"}'
+	check "not JSON is 400" is 400 answered one -X POST -H 'Authorization: Bearer the-token' -d nothing
+	check "another method is 404" is 404 answered one -X DELETE
+	check "a name inside the cluster is refused" has "rejected by policy" at one curl --silent -X POST \
+		-H 'Authorization: Bearer the-token' -d '{"url":"https://kubernetes/"}' http://127.0.0.1:9998/open
+	check "KASM's --go hands the URL on, and tells why it is refused" ends 1 at one /dockerstartup/custom_startup.sh --go --url https://kubernetes/
+	check "its short form too, by the environment" ends 1 docker exec --env KASM_URL=https://kubernetes/ one /dockerstartup/custom_startup.sh -g
+}
+
+answered() {
+	local name=$1
+	shift
+	at "$name" curl --silent --output /dev/null --write-out '%{http_code}' "$@" http://127.0.0.1:9998/open
+}
+
+icons() {
+	step "each icon does what it says"
+	check "Terminal" click one terminal
+	check "Terminal: it is there" eventually at one pgrep -f xfce4-terminal
+	at one pkill -f xfce4-terminal
+
+	local browser discord before
+	browser=$(pid one cloakbrowser) discord=$(pid one discord) before=$(windows one chrom)
+	check "CloakBrowser" click one cloakbrowser
+	check "CloakBrowser: a new window" eventually more_windows one chrom "$before"
+	check "CloakBrowser: of the same browser" is "$browser" pid one cloakbrowser
+	check "Discord" click one discord
+	check "Discord: the same one" is "$discord" pid one discord
+	check "Discord: nothing was doubled" is 1 spawned one discord
+
+	check "Reload CloakBrowser" click one cloakbrowser-reload
+	check "Reload CloakBrowser: a new process" eventually other_pid one cloakbrowser "$browser"
+	at one sh -c 'mkdir -p ".config/discord/Code Cache/js" ".config/discord/Local Storage" && touch ".config/discord/Code Cache/js/x" ".config/discord/Local Storage/login"'
+	check "Reset Discord" click one discord-reset
+	check "Reset Discord: a new process" eventually other_pid one discord "$discord"
+	check "Reset Discord: its caches are gone" not at one test -e ".config/discord/Code Cache/js/x"
+	check "Reset Discord: the login is not" at one test -e ".config/discord/Local Storage/login"
+	check "no question was asked, and no error told" not window_named one "^(Error|Untrusted|Question)"
+	open_url
+}
+
+open_url() {
+	check "Open URL" click one open-url
+	check "Open URL: it asks" eventually window_named one "^Open URL in Browser$"
+	at one sh -c 'xdotool windowactivate --sync "$(xdotool search --name "^Open URL in Browser$" | tail -n 1)" key Escape'
+	check "Open URL: no address is no failure" eventually not at one pgrep -f open-url.sh
+	docker exec --detach --env DISPLAY=:1 one sh -c '/opt/kasm-void/scripts/open-url.sh; echo $? >/tmp/opened'
+	check "Open URL: it asks again" eventually window_named one "^Open URL in Browser$"
+	at one sh -c 'xdotool windowactivate --sync "$(xdotool search --name "^Open URL in Browser$" | tail -n 1)" key ctrl+a type "ftp://example.com"; xdotool key Return'
+	check "Open URL: another scheme gets an error" eventually at one pgrep -f 'zenity --error'
+	at one sh -c 'sleep 1; xdotool key Return'
+	check "Open URL: and code 1" eventually is 1 at one cat /tmp/opened
+}
+
+incidents() {
+	step "incidents that were paid for"
+	local before
+	before=$(at one pgrep -c -x kasm-void)
+	check "a second supervisor is refused" not at one kasm-void run /usr/share/kasm-void/manifests
+	check "nor is --go a second session" is "$before" at one pgrep -c -x kasm-void
+	before=$(pid one discord)
+	docker exec --detach one sh -c 'exec tail -f /dev/null /usr/share/discord/Discord /opt/cloakbrowser/cloakbrowser'
+	at one kill -9 "$before"
+	check "a command line with its name does not keep a dead app alive" eventually other_pid one discord "$before"
+	at one pkill -f 'tail -f /dev/null'
+	check "Docker's own health check agrees" eventually is healthy docker inspect --format '{{.State.Health.Status}}' one
+
+	docker run --detach --name bare --network none --cap-drop ALL --tmpfs /usr/share/discord --env LAUNCH_NAV_SHIM=0 "$IMAGE" >/dev/null
+	check "without Discord's program the browser runs" eventually is Running state bare cloakbrowser
+	check "a missing program is tried with growing waits" eventually is Backoff state bare discord
+	check "and leaves no X client behind" at bare sh -c '[ "$(xlsclients -display :1 | wc -l)" -lt 20 ]'
+	check "without the launcher the pod is still alive" at bare kasm-void health --live
+	down bare
+	check "a name inside the cluster is no address to open" ends 1 at one kasm-void check-url --no-resolve https://kubernetes/
+}
+
+persistence() {
+	step "a home outlives its container"
+	at one sh -c 'echo "# mine" >>Desktop/terminal.desktop; rm Desktop/discord-reset.desktop'
+	docker kill one >/dev/null
+	check "the killed browser's lock names its host" has one- fresh_container_sees home 'readlink .config/cloakbrowser/SingletonLock'
+	down one
+	mounted two
+	up two --volume home:/home/kasm-user --volume "$IMAGE_WORK/mounted:/etc/kasm-void/manifests:ro" --env MAXIMIZE=false
+	check "on another host everything is ready" ready two
+	check "what a person edited stays" at two grep -q '# mine' Desktop/terminal.desktop
+	check "what they removed stays away" not at two test -e Desktop/discord-reset.desktop
+	check "MAXIMIZE=false maximises nothing" not has maximised docker logs two
+	check "nobody asks about the profile" not window_named two "^(Error|Question)"
+}
+
+# mounted WORD: a ConfigMap as the kubelet lays it out, and swaps it.
+mounted() {
+	local folder=$IMAGE_WORK/mounted
+	mkdir -p "$folder/..$1"
+	printf 'App(command: "/bin/sh", args: ["-c", "while sleep 1000; do :; done", "%s"], icon: Icon(name: "Mounted"))\n' "$1" >"$folder/..$1/mounted.ron"
+	ln -sfn "..$1" "$folder/..data_new"
+	mv -T "$folder/..data_new" "$folder/..data"
+	ln -sfn ..data/mounted.ron "$folder/mounted.ron"
+}
+
+operators_app() {
+	step "an operator's manifest"
+	check "the app is there" is Running state two mounted
+	check "and its icon" at two test -x Desktop/mounted.desktop
+	local app browser
+	app=$(pid two mounted) browser=$(pid two cloakbrowser)
+	mounted three
+	check "an edit is applied" eventually other_pid two mounted "$app"
+	check "with what it says" has three at two sh -c "tr '\\0' ' ' </proc/$(pid two mounted)/cmdline"
+	check "the others never noticed" is "$browser" pid two cloakbrowser
+}
+
+# Both windows beside the icons, and the status in a terminal that a real double click has opened.
+picture() {
+	step "a picture, and a double click"
+	at one sh -c '
+		wmctrl -r Start -b remove,maximized_vert,maximized_horz; wmctrl -r Start -e 0,260,10,600,420
+		wmctrl -r Discord -b remove,maximized_vert,maximized_horz; wmctrl -r Discord -e 0,880,10,390,420'
+	check "a double click starts the launcher without a question" double_click one at one wmctrl -x -a xfce4-terminal
+	at one sh -c '
+		wmctrl -x -r xfce4-terminal -e 0,260,470,1010,240
+		xdotool type --delay 20 "kasm-void status"; xdotool key Return; sleep 2
+		scrot --overwrite /tmp/screen.png; pkill -f xfce4-terminal'
+	at one sh -c 'echo "# mine" >>Desktop/terminal.desktop'
+	check "one that somebody has edited is asked about" double_click one window_named one "^Attention$"
+	at one sh -c 'xdotool key Escape; cp /opt/kasm-void/Desktop/terminal.desktop Desktop/'
+	docker cp one:/tmp/screen.png "$IMAGE_WORK/screen.png" >/dev/null
+	check "the desktop can be seen" test "$(stat -c %s "$IMAGE_WORK/screen.png")" -gt 10000
+	if [ -n "${SCREENSHOT:-}" ]; then
+		cp "$IMAGE_WORK/screen.png" "$SCREENSHOT"
+	fi
+}
+
+ending() {
+	step "docker stop"
+	local began=$SECONDS
+	docker stop --time 25 two >/dev/null
+	check "it ends inside the grace" test $((SECONDS - began)) -lt 15
+	echo "       after $((SECONDS - began)) s"
+	check "by itself" is 0 docker inspect --format '{{.State.ExitCode}}' two
+	check "the browser left no lock" is "" fresh_container_sees home 'ls -A .config/cloakbrowser | grep Singleton'
+	down two
+	docker volume rm home >/dev/null
+}
+
+switches() {
+	step "switches"
+	docker volume create clean >/dev/null
+	up off --volume clean:/home/kasm-user --env DISABLE_CUSTOM_STARTUP=1 --env LAUNCH_DISCORD=no
+	check "DISABLE_CUSTOM_STARTUP stages the desktop" eventually at off test -x Desktop/discord.desktop
+	check "and starts nothing" is Stopped state off cloakbrowser
+	check "status and health work" eventually at off kasm-void health
+	check "so does a start by hand" at off kasm-void start cloakbrowser --timeout 60s
+	check "LAUNCH_DISCORD=no starts no Discord" is Stopped state off discord
+	docker stop --time 25 off >/dev/null
+	check "a stopped browser has closed its profile" has '"exit_type":"Normal"' fresh_container_sees clean \
+		'grep -o "\"exit_type\":\"[A-Za-z]*\"" .config/cloakbrowser/Default/Preferences'
+	down off
+	docker volume rm clean >/dev/null
+}
+
+docker rm --force one two bare off content >/dev/null 2>&1
+docker volume rm home clean >/dev/null 2>&1
+rm -rf "$IMAGE_WORK/mounted"
+build
+refused_builds
+metadata
+content
+session
+picture
+launcher
+icons
+incidents
+persistence
+operators_app
+ending
+switches
+
+printf '\n%s passed, %s failed, %s s\n' "$passed" "${#failures[@]}" "$SECONDS"
+[ "${#failures[@]}" -eq 0 ] || {
+	printf ' - %s\n' "${failures[@]}"
+	exit 1
+}

@@ -1,0 +1,627 @@
+//! The launcher with a real Chromium and pages under our control: every row of its table of verdicts. It runs
+//! inside the test, because only there may pages of this machine be opened.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use kasm_void::http::bind;
+use kasm_void::launcher::cdp::{self, Browser};
+use kasm_void::launcher::http::serve;
+use kasm_void::launcher::navigate::Navigator;
+use kasm_void::launcher::token::Token;
+use kasm_void::launcher::verdict::{Also, Outcome, Verdict};
+use kasm_void::model::url::{Policy, Reason};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+
+use crate::desktop::{self, BROWSER, alone, cdp_port, on_display, window};
+use crate::harness::{DEADLINE, send, until};
+
+/// Pages by path, and who has asked for which.
+#[derive(Clone)]
+struct Pages {
+    port: u16,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+/// What is said before the connection is closed; `When` says nothing until the test lets it go on.
+#[derive(Clone)]
+enum Answer {
+    Says(String),
+    When(Arc<Mutex<Option<String>>>),
+}
+
+fn page(title: &str, body: &str) -> Answer {
+    says("200 OK", "Content-Type: text/html", &format!("<!doctype html><title>{title}</title>{body}"))
+}
+
+fn redirect(to: &str) -> Answer {
+    says("302 Found", &format!("Location: {to}"), "")
+}
+
+fn says(status: &str, header: &str, body: &str) -> Answer {
+    Answer::Says(format!(
+        "HTTP/1.1 {status}\r\n{header}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    ))
+}
+
+/// What a server says, for one that says it later.
+fn text(answer: Answer) -> String {
+    match answer {
+        Answer::Says(text) => text,
+        Answer::When(_) => unreachable!("it is told later already"),
+    }
+}
+
+/// A page that tells when its worker answers for the whole site.
+const REGISTER: &str = "<script>navigator.serviceWorker.register('/worker.js'); \
+    navigator.serviceWorker.ready.then(() => new Image().src = '/worker-ready')</script>";
+
+impl Pages {
+    fn serving(pages: &[(&str, Answer)]) -> Self {
+        Self::at("127.0.0.1:0", pages).expect("a free port")
+    }
+
+    fn at(address: &str, pages: &[(&str, Answer)]) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        let served = Pages { port: listener.local_addr()?.port(), asked: Arc::default() };
+        let pages: BTreeMap<String, Answer> = pages.iter().map(|(path, page)| ((*path).into(), page.clone())).collect();
+        let (pages, asked) = (Arc::new(pages), served.asked.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (pages, asked) = (pages.clone(), asked.clone());
+                std::thread::spawn(move || answer(stream, &pages, &asked));
+            }
+        });
+        Ok(served)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().expect("nobody panicked").clone()
+    }
+
+    fn wait_asked(&self, path: &str) {
+        until(&format!("{path} is asked for"), || self.asked().iter().any(|asked| asked == path).then_some(()));
+    }
+}
+
+/// One request a connection.
+fn answer(mut stream: TcpStream, pages: &BTreeMap<String, Answer>, asked: &Mutex<Vec<String>>) {
+    let mut head = BufReader::new(stream.try_clone().expect("a second handle"));
+    let mut line = String::new();
+    if head.read_line(&mut line).is_err() || line.is_empty() {
+        return; // a connection opened ahead of need
+    }
+    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    while head.read_line(&mut line).is_ok_and(|read| read > 2) {}
+    if path != "/favicon.ico" {
+        asked.lock().expect("nobody panicked").push(path.clone());
+    }
+    let text = match pages.get(&path) {
+        Some(Answer::Says(text)) => text.clone(),
+        Some(Answer::When(told)) => match told_or_gone(&stream, told) {
+            Some(text) => text,
+            None => return asked.lock().expect("nobody panicked").push(format!("gone {path}")),
+        },
+        None => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".into(),
+    };
+    let _ = stream.write_all(text.as_bytes()); // the browser may have left
+    asked.lock().expect("nobody panicked").push(format!("answered {path}"));
+}
+
+/// What the test lets the server say; none when the browser did not wait for it.
+fn told_or_gone(stream: &TcpStream, told: &Mutex<Option<String>>) -> Option<String> {
+    stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
+    until("the test lets the server answer", || match told.lock().ok()?.clone() {
+        Some(text) => Some(Some(text)),
+        None if stream.peek(&mut [0]).is_ok_and(|read| read == 0) => Some(None),
+        None => None,
+    })
+}
+
+/// A headless Chromium with a profile of its own.
+struct Chromium {
+    port: u16,
+    profile: tempfile::TempDir,
+    process: Child,
+}
+
+impl Chromium {
+    fn start(start_url: &str) -> Self {
+        let profile = tempfile::tempdir().expect("a profile");
+        let port = free_port();
+        let process = Self::spawn(port, profile.path().into(), start_url);
+        let chromium = Chromium { port, profile, process };
+        chromium.wait_ready();
+        chromium
+    }
+
+    fn spawn(port: u16, profile: PathBuf, start_url: &str) -> Child {
+        let mut command = Command::new("chromium");
+        command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]);
+        command.arg(format!("--user-data-dir={}", profile.display())).env("HOME", &profile);
+        command.args([&format!("--remote-debugging-port={port}"), "--remote-debugging-address=127.0.0.1", start_url]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("chromium")
+    }
+
+    fn wait_ready(&self) {
+        until("the browser listens", || TcpStream::connect(("127.0.0.1", self.port)).ok().map(drop));
+    }
+
+    /// Another one on the same port, as after a crash.
+    fn restart(&mut self, start_url: &str) {
+        let _ = self.process.kill();
+        self.process.wait().expect("a reaped browser");
+        until("its port is free", || TcpListener::bind(("127.0.0.1", self.port)).ok().map(drop));
+        self.process = Self::spawn(self.port, self.profile.path().into(), start_url);
+        self.wait_ready();
+    }
+}
+
+impl Drop for Chromium {
+    fn drop(&mut self) {
+        send(self.process.id() as i32, Signal::CONT);
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// A launcher in front of a browser, and pages for it.
+struct Stage {
+    handle: Handle,
+    navigator: Arc<Navigator>,
+    browser: u16,
+    /// Longest wait for a verdict.
+    patience: Duration,
+}
+
+impl Stage {
+    fn new(browser: u16, allowed: &[u16]) -> Self {
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            tell.send(runtime.handle().clone()).expect("the test waits");
+            runtime.block_on(std::future::pending::<()>())
+        });
+        let policy = allowed.iter().fold(Policy::default(), |policy, port| policy.also_loopback(*port));
+        let navigator = Navigator::new(browser, policy);
+        Stage { handle: told.recv().expect("a runtime"), navigator, browser, patience: Duration::from_secs(20) }
+    }
+
+    fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        let answer = self.begin(future);
+        answer.recv_timeout(DEADLINE).expect("an answer in time")
+    }
+
+    fn begin<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> mpsc::Receiver<T> {
+        let (tell, told) = mpsc::channel();
+        self.handle.spawn(async move { tell.send(future.await) });
+        told
+    }
+
+    fn begin_open(&self, url: &str) -> mpsc::Receiver<Verdict> {
+        let (navigator, url, patience) = (self.navigator.clone(), url.to_owned(), self.patience);
+        self.begin(async move {
+            match navigator.judge(&url).await {
+                Ok(target) => navigator.open(target, tokio::time::Instant::now() + patience).await,
+                Err(refused) => Outcome::Refused(refused).into(),
+            }
+        })
+    }
+
+    /// The whole launcher in front of this browser; its port.
+    fn serve(&self, token: &'static str) -> u16 {
+        let (navigator, port) = (self.navigator.clone(), free_port());
+        let token = Token::new(move |name| (name == "URL_LAUNCHER_TOKEN").then(|| token.into()));
+        self.run(async move {
+            let listener = bind(([127, 0, 0, 1], port).into()).expect("a free port");
+            std::mem::forget(serve(listener, navigator, token)); // as long as the test
+        });
+        port
+    }
+
+    fn open(&self, url: &str) -> Verdict {
+        self.begin_open(url).recv_timeout(DEADLINE).expect("a verdict in time")
+    }
+
+    /// Opens a page that has to come, and nothing else happens.
+    fn shows(&self, url: &str) {
+        let verdict = self.open(url);
+        assert!(
+            matches!(verdict.outcome, Outcome::Committed { .. }) && verdict.also.is_empty(),
+            "{url}: {verdict:?} {:?}",
+            self.tabs()
+        );
+    }
+
+    /// Opens another tab in front of all others.
+    fn new_tab(&self, url: &str) {
+        let (port, url) = (self.browser, url.to_owned());
+        self.run(async move {
+            let mut browser = Browser::connect(port).await.expect("a browser");
+            browser.call(None, "Target.createTarget", json!({ "url": url })).await.expect("a tab");
+        });
+    }
+
+    fn tabs(&self) -> Vec<cdp::Tab> {
+        let port = self.browser;
+        self.run(async move { cdp::tabs(port).await }).expect("the tabs")
+    }
+
+    fn wait_tab(&self, url: &str) -> cdp::Tab {
+        until(&format!("a tab with {url}"), || self.tabs().into_iter().find(|tab| tab.url == url))
+    }
+
+    /// Tells a tab something, as a person with developer tools would.
+    fn tell(&self, tab: &str, commands: &[(&'static str, Value)]) {
+        let (port, tab, commands) = (self.browser, tab.to_owned(), commands.to_vec());
+        self.run(async move {
+            let mut browser = Browser::connect(port).await.expect("a browser");
+            let attach = json!({ "targetId": tab, "flatten": true });
+            let session = browser.call(None, "Target.attachToTarget", attach).await.expect("a session");
+            let session = session["sessionId"].as_str().expect("its name").to_owned();
+            for (method, params) in commands {
+                browser.send(Some(&session), method, params).await.expect("a command");
+            }
+            let _ = browser
+                .call(
+                    Some(&session),
+                    "Target.setAutoAttach",
+                    json!({"autoAttach": false, "waitForDebuggerOnStart": false}),
+                )
+                .await;
+        });
+    }
+}
+
+fn reason(verdict: &Verdict) -> Option<Reason> {
+    match &verdict.outcome {
+        Outcome::Refused(refused) => Some(refused.reason),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_page_is_shown_or_the_caller_learns_why_not() {
+    alone("launcher::a_page_is_shown_or_the_caller_learns_why_not", || {
+        let pages = Pages::serving(&[
+            ("/start", page("start", "")),
+            ("/", page("first", "")),
+            ("/hop", redirect("/")),
+            ("/round", redirect("/round")),
+            ("/empty", says("204 No Content", "X: y", "")),
+            ("/file", says("200 OK", "Content-Type: application/zip\r\nContent-Disposition: attachment", "zip")),
+            ("/frame", says("200 OK", "Content-Type: text/html\r\nX-Frame-Options: DENY", "framed")),
+        ]);
+        let nobody = free_port();
+        let chromium = Chromium::start(&pages.url("/start"));
+        let stage = Stage::new(chromium.port, &[pages.port, nobody]);
+        let (first, frame) = (pages.url("/"), stage.wait_tab(&pages.url("/start")).id);
+
+        stage.shows(&first);
+        assert_eq!(stage.open(&format!("{first}#there")).outcome, Outcome::SameDocument { frame: frame.clone() });
+        stage.shows(&pages.url("/hop"));
+        stage.wait_tab(&first);
+        assert_eq!(stage.open(&pages.url("/file")).outcome, Outcome::Download { frame });
+        assert_eq!(stage.open(&pages.url("/empty")).outcome, Outcome::Aborted);
+        stage.wait_tab(&first);
+        let failed = |text: &str| Outcome::Failed(text.into());
+        assert_eq!(stage.open(&pages.url("/round")).outcome, failed("net::ERR_TOO_MANY_REDIRECTS"));
+        assert_eq!(stage.open(&format!("http://127.0.0.1:{nobody}/")).outcome, failed("net::ERR_CONNECTION_REFUSED"));
+        assert_eq!(reason(&stage.open("file:///etc/passwd")), Some(Reason::Scheme));
+        let unresolved = stage.open("http://example.com/").outcome;
+        assert_eq!((unresolved.status().as_u16(), unresolved.word()), (502, "failed"), "{unresolved:?}");
+        assert_eq!(stage.tabs().len(), 1, "the same tab for all of them");
+    });
+}
+
+#[test]
+fn no_hop_leaves_the_machine_unjudged() {
+    alone("launcher::no_hop_leaves_the_machine_unjudged", || {
+        let forbidden = Pages::serving(&[("/secret", page("secret", ""))]);
+        // Where the machine grants no network of our own, nobody listens there and the verdicts alone are seen.
+        let metadata = Pages::at("169.254.169.254:8080", &[("/", page("metadata", ""))]).ok();
+        let secret = forbidden.url("/secret");
+        let late = Arc::new(Mutex::new(None));
+        let worker = format!(
+            "addEventListener('fetch', event => event.request.url.endsWith('/by-worker') \
+             && event.respondWith(Response.redirect('{secret}?worker')))"
+        );
+        let pages = Pages::serving(&[
+            ("/", page("harmless", "")),
+            ("/loopback", redirect(&secret)),
+            ("/short", redirect(&format!("http://127.1:{}/secret", forbidden.port))),
+            ("/name", redirect(&format!("http://localhost:{}/secret", forbidden.port))),
+            ("/metadata", redirect("http://169.254.169.254:8080/")),
+            ("/twice", redirect("/metadata")),
+            ("/file", redirect("file:///etc/passwd")),
+            (
+                "/framed",
+                page(
+                    "framed",
+                    &format!("<iframe src='{secret}?framed'></iframe><script>new Image().src='/framed-shown'</script>"),
+                ),
+            ),
+            ("/script", page("script", &format!("<script>location = '{secret}?script'</script>"))),
+            ("/meta", page("meta", &format!("<meta http-equiv=refresh content='0;url={secret}?meta'>"))),
+            ("/late", Answer::When(late.clone())),
+            ("/worker", page("worker", REGISTER)),
+            ("/worker.js", says("200 OK", "Content-Type: text/javascript", &worker)),
+        ]);
+        let chromium = Chromium::start("about:blank");
+        let mut stage = Stage::new(chromium.port, &[pages.port]);
+        stage.shows(&pages.url("/"));
+
+        for (path, rule) in [
+            ("/loopback", Reason::Port),
+            ("/short", Reason::Port),
+            ("/name", Reason::Port),
+            ("/metadata", Reason::PrivateAddress),
+            ("/twice", Reason::PrivateAddress),
+        ] {
+            let verdict = stage.open(&pages.url(path));
+            assert_eq!(reason(&verdict), Some(rule), "{path}: {verdict:?}");
+            stage.wait_tab(&pages.url("/"));
+        }
+        let file = stage.open(&pages.url("/file")).outcome;
+        assert!(matches!(&file, Outcome::Failed(text) if text == "net::ERR_UNSAFE_REDIRECT"), "{file:?}");
+
+        stage.shows(&pages.url("/framed"));
+        pages.wait_asked("/framed-shown");
+        for path in ["/script", "/meta"] {
+            stage.shows(&pages.url(path));
+            stage.wait_tab(&pages.url(path));
+        }
+
+        stage.shows(&pages.url("/worker"));
+        pages.wait_asked("/worker-ready");
+        let verdict = stage.open(&pages.url("/by-worker"));
+        assert_eq!(reason(&verdict), Some(Reason::Port), "{verdict:?}");
+
+        stage.shows(&pages.url("/"));
+        let tab = stage.wait_tab(&pages.url("/")).id;
+        stage.patience = Duration::from_secs(2);
+        assert_eq!(stage.open(&pages.url("/late")).outcome, Outcome::Pending);
+        *late.lock().expect("nobody panicked") = Some(text(redirect(&secret)));
+        pages.wait_asked("answered /late");
+        // Whatever is told to the page while it may still be left is lost with its navigation.
+        let still_here = json!({ "expression": "new Image().src = '/still-here?' + Math.random()" });
+        until("the page from before is there and alive", || {
+            stage.tell(&tab, &[("Runtime.evaluate", still_here.clone())]);
+            pages.asked().iter().any(|asked| asked.starts_with("/still-here")).then_some(())
+        });
+
+        assert_eq!(forbidden.asked(), [""; 0]);
+        assert_eq!(metadata.map(|metadata| metadata.asked()).unwrap_or_default(), [""; 0]);
+    });
+}
+
+#[test]
+fn dialogs_hold_nobody_up() {
+    alone("launcher::dialogs_hold_nobody_up", || {
+        let pages = Pages::serving(&[
+            ("/", page("harmless", "")),
+            ("/alert", page("alert", "<script>alert(1); confirm(2) || (new Image().src = '/after-alert')</script>")),
+            (
+                "/stay",
+                page(
+                    "stay",
+                    "<body onclick='new Image().src = `/clicked`' style='height:100vh'><script>addEventListener('beforeunload', event => event.preventDefault())</script>",
+                ),
+            ),
+            ("/ask", page("ask", "<script>setTimeout(() => { new Image().src = '/asking'; alert(1) }, 0)</script>")),
+        ]);
+        let chromium = Chromium::start("about:blank");
+        let stage = Stage::new(chromium.port, &[pages.port]);
+
+        let verdict = stage.open(&pages.url("/alert"));
+        assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{verdict:?}");
+        pages.wait_asked("/after-alert");
+
+        stage.shows(&pages.url("/stay"));
+        let tab = stage.wait_tab(&pages.url("/stay")).id;
+        let mouse = |kind: &str| json!({ "type": kind, "x": 50, "y": 50, "button": "left", "clickCount": 1 });
+        stage.tell(
+            &tab,
+            &[
+                ("Input.dispatchMouseEvent", mouse("mousePressed")),
+                ("Input.dispatchMouseEvent", mouse("mouseReleased")),
+            ],
+        );
+        pages.wait_asked("/clicked");
+        let verdict = stage.open(&pages.url("/"));
+        assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{verdict:?}");
+        assert_eq!(verdict.also, [Also::DialogAccepted]);
+        stage.wait_tab(&pages.url("/"));
+
+        // A dialog from before our time.
+        drop(stage);
+        let stage = Stage::new(chromium.port, &[pages.port]);
+        let tab = stage.wait_tab(&pages.url("/")).id;
+        stage.tell(&tab, &[("Page.navigate", json!({ "url": pages.url("/ask") }))]);
+        pages.wait_asked("/asking");
+        let verdict = stage.open(&pages.url("/"));
+        assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{verdict:?}");
+        stage.wait_tab(&pages.url("/"));
+    });
+}
+
+#[test]
+fn a_tab_that_is_no_use_is_made_one() {
+    alone("launcher::a_tab_that_is_no_use_is_made_one", || {
+        let pages = Pages::serving(&[
+            ("/", page("harmless", "")),
+            (
+                "/busy",
+                page(
+                    "busy",
+                    "<script>setTimeout(() => { const shown = new XMLHttpRequest(); shown.open('GET', '/is-busy', false); shown.send(); for (;;); }, 0)</script>",
+                ),
+            ),
+            ("/never", Answer::When(Arc::default())),
+        ]);
+        let chromium = Chromium::start("about:blank");
+        let stage = Stage::new(chromium.port, &[pages.port]);
+        let first = pages.url("/");
+        stage.shows(&first);
+
+        let tab = stage.wait_tab(&first).id;
+        stage.tell(&tab, &[("Page.crash", json!({}))]);
+        let verdict = stage.open(&first);
+        assert_eq!(
+            verdict,
+            Verdict { outcome: Outcome::Committed { frame: tab }, also: vec![Also::CrashedTabRecovered] }
+        );
+
+        stage.shows(&pages.url("/busy"));
+        pages.wait_asked("/is-busy");
+        let verdict = stage.open(&first);
+        assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{verdict:?}");
+        assert_eq!(verdict.also, [Also::HungTabReplaced]);
+        until("the hung tab is gone", || (stage.tabs().len() == 1).then_some(()));
+
+        let loading = stage.begin_open(&pages.url("/never"));
+        pages.wait_asked("/never");
+        let tab = stage.tabs().remove(0).id;
+        let port = chromium.port;
+        stage.new_tab("chrome://version/");
+        stage.run(async move {
+            let mut browser = Browser::connect(port).await.expect("a browser");
+            browser.call(None, "Target.closeTarget", json!({ "targetId": tab })).await.expect("it is closed");
+        });
+        let verdict = loading.recv_timeout(DEADLINE).expect("a verdict in time");
+        assert_eq!(verdict.outcome.word(), "browser_fault", "{verdict:?}");
+
+        let verdict = stage.open(&first);
+        assert_eq!(verdict.also, [Also::NewTab], "{verdict:?}");
+    });
+}
+
+#[test]
+fn a_browser_that_is_not_there_or_mute_is_told_in_time() {
+    alone("launcher::a_browser_that_is_not_there_or_mute_is_told_in_time", || {
+        let pages = Pages::serving(&[("/", page("harmless", ""))]);
+        let absent = Stage::new(free_port(), &[pages.port]).open(&pages.url("/"));
+        assert_eq!(absent.outcome, Outcome::Browser(cdp::Fault::Absent));
+
+        let mut chromium = Chromium::start("about:blank");
+        let stage = Stage::new(chromium.port, &[pages.port]);
+        stage.shows(&pages.url("/"));
+
+        let pid = chromium.process.id() as i32;
+        send(pid, Signal::STOP);
+        let began = Instant::now();
+        assert_eq!(stage.open(&pages.url("/")).outcome, Outcome::Browser(cdp::Fault::Mute));
+        assert!(began.elapsed() < Duration::from_millis(7500), "{:?}", began.elapsed());
+        send(pid, Signal::CONT);
+        stage.shows(&pages.url("/"));
+
+        chromium.restart("about:blank");
+        stage.shows(&pages.url("/"));
+    });
+}
+
+#[test]
+fn a_page_that_is_late_still_comes_unless_the_launcher_ends() {
+    alone("launcher::a_page_that_is_late_still_comes_unless_the_launcher_ends", || {
+        let late = Arc::new(Mutex::new(None));
+        let pages = Pages::serving(&[
+            ("/", page("harmless", "")),
+            ("/late", Answer::When(late.clone())),
+            ("/never", Answer::When(Arc::default())),
+        ]);
+        let chromium = Chromium::start("about:blank");
+        let mut stage = Stage::new(chromium.port, &[pages.port]);
+        stage.patience = Duration::from_secs(2);
+        assert_eq!(stage.open(&pages.url("/late")).outcome, Outcome::Pending);
+        pages.wait_asked("/late");
+        *late.lock().expect("nobody panicked") = Some(text(page("late", "<script>new Image().src = '/came'</script>")));
+        pages.wait_asked("/came");
+
+        assert_eq!(stage.open(&pages.url("/never")).outcome, Outcome::Pending);
+        pages.wait_asked("/never");
+        let navigator = stage.navigator.clone();
+        stage.run(async move { navigator.close().await });
+        pages.wait_asked("gone /never");
+    });
+}
+
+#[test]
+fn the_newest_page_wins() {
+    alone("launcher::the_newest_page_wins", || {
+        let late = Arc::new(Mutex::new(None));
+        let pages = Pages::serving(&[("/", page("harmless", "")), ("/late", Answer::When(late.clone()))]);
+        let chromium = Chromium::start("about:blank");
+        let stage = Stage::new(chromium.port, &[pages.port]);
+        let older = stage.begin_open(&pages.url("/late"));
+        pages.wait_asked("/late");
+        stage.shows(&pages.url("/"));
+        assert_eq!(older.recv_timeout(DEADLINE).expect("a verdict").outcome, Outcome::Superseded);
+        stage.wait_tab(&pages.url("/"));
+    });
+}
+
+#[test]
+fn what_is_opened_is_what_people_see() {
+    alone("launcher::what_is_opened_is_what_people_see", || {
+        let pages = Pages::serving(&[("/", page("shared page", "")), ("/other", page("other page", ""))]);
+        let session = desktop::desktop(&[BROWSER, &["terminal"]].concat()).start();
+        session.pid("chromium");
+        let stage = Stage::new(cdp_port(), &[pages.port]);
+        let launcher = stage.serve("s3cret").to_string();
+        let open = |url: &str| {
+            let mut open = session.command(crate::harness::binary());
+            open.args(["open", "--launcher-port", &launcher, url]).env("URL_LAUNCHER_TOKEN", "s3cret");
+            crate::harness::finish(open)
+        };
+
+        let opened = open(&pages.url("/"));
+        assert_eq!((opened.code, opened.stderr.as_str()), (Some(0), ""));
+        assert!(opened.stdout.starts_with(&format!("opened {} (committed", pages.url("/"))), "{opened:?}");
+        window(&session, "shared page");
+
+        stage.new_tab(&pages.url("/other"));
+        window(&session, "other page");
+        assert_eq!(open(&pages.url("/#again")).code, Some(0));
+        window(&session, "shared page");
+        assert_eq!(open("http://169.254.169.254/").code, Some(1));
+        window(&session, "shared page");
+
+        let terminal = window(&session, "xterm");
+        on_display(&session, &["wmctrl", "-i", "-a", &terminal]).expect("the terminal is raised");
+        wait_active(&session, "xterm");
+        assert_eq!(open(&pages.url("/#behind")).code, Some(0));
+        wait_active(&session, "chromium");
+
+        // What a page of before asks people, in a window that people see.
+        stage.new_tab("data:text/html,<title>asks</title><script>alert(1)</script>");
+        assert_eq!(open(&pages.url("/other")).code, Some(0));
+        window(&session, "other page");
+    });
+}
+
+/// Waits for the window with the focus to be one of this class.
+fn wait_active(session: &crate::harness::Session, class: &str) {
+    until(&format!("the window in front is {class}"), || {
+        let active = on_display(session, &["xprop", "-root", "_NET_ACTIVE_WINDOW"])?;
+        let class_of = on_display(session, &["xprop", "-id", active.split_whitespace().last()?, "WM_CLASS"])?;
+        class_of.to_lowercase().contains(class).then_some(())
+    });
+}
