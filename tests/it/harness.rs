@@ -273,7 +273,8 @@ impl Session {
 
     /// Live processes of this session, without kasm-void's own.
     pub fn processes(&self) -> Vec<i32> {
-        self.all_processes().into_iter().filter(|pid| !is_ours(*pid)).collect()
+        // In this order: of one that is just ending, what it executes is gone no later than its environment.
+        pids().filter(|pid| !is_ours(*pid) && self.has_cookie(*pid)).collect()
     }
 
     pub fn guard_pid(&self) -> i32 {
@@ -338,10 +339,12 @@ impl Session {
         fs::read_to_string(self.supervisor_log()).unwrap_or_default()
     }
 
+    fn has_cookie(&self, pid: i32) -> bool {
+        environ(pid).contains(&format!("{COOKIE}={}", self.root().display()))
+    }
+
     fn all_processes(&self) -> Vec<i32> {
-        let cookie = format!("{COOKIE}={}", self.root().display());
-        let has = |pid: &i32| environ(*pid).contains(&cookie);
-        pids().filter(has).collect()
+        pids().filter(|pid| self.has_cookie(*pid)).collect()
     }
 }
 
