@@ -163,6 +163,20 @@ fn an_exit_while_nobody_supervises_is_told_with_its_real_status() {
 }
 
 #[test]
+fn an_app_that_dies_with_the_supervisor_has_its_real_status_too() {
+    let manifest = r#"App(command: "${BIN}/web", backoff: Backoff(first: "1h", max: "1h", stable_after: "1h"))"#;
+    for _ in 0..20 {
+        let session = Session::new().stayer("web").app("web", manifest).start();
+        let (web, supervisor) = (session.pid("web"), session.supervisor_pid());
+        kill(supervisor);
+        kill(web);
+        until("the next supervisor answers", || (session.cli(&["status"]).code == Some(0)).then_some(()));
+        let app = session.wait_state("web", StateName::Backoff);
+        assert_eq!(app.last_exit, Some(Exit::Signal(9)));
+    }
+}
+
+#[test]
 fn a_wait_goes_on_where_it_was() {
     let manifest = r#"App(command: "/bin/false", backoff: Backoff(first: "1h", max: "1h", jitter: 0.0))"#;
     let session = Session::new().app("web", manifest).start();

@@ -19,8 +19,8 @@ const NAME: usize = 64;
 const RECORD: usize = NAME + 4 * 8;
 /// Taken in advance, so that a full disk does not keep a place from being noted: room for 170 apps.
 const ROOM: u64 = 16 << 10;
-/// More apps than anybody has.
-const MOST: u64 = 1 << 24;
+/// More apps than a session ever has, those that are gone included.
+const MOST: usize = 1 << 20;
 
 /// A chunk on its way into a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,10 +102,10 @@ impl Places {
         let mut open = OpenOptions::new();
         let file = open.read(true).write(true).create(true).mode(0o600).custom_flags(flags).open(&self.path)?;
         let mut bytes = Vec::new();
-        (&file).take(MOST).read_to_end(&mut bytes)?;
+        (&file).take(MOST as u64 + 1).read_to_end(&mut bytes)?;
         let records: Option<Vec<(Arc<str>, Place)>> = bytes.chunks(RECORD).map(record).collect();
         match records {
-            Some(records) if records.iter().any(|(_, place)| place.length > 0) => {
+            Some(records) if bytes.len() <= MOST => {
                 for (at, (app, place)) in records.into_iter().enumerate() {
                     self.slots.insert(app.clone(), (at * RECORD) as u64);
                     if place.length > 0 {
@@ -113,8 +113,7 @@ impl Places {
                     }
                 }
             }
-            // Nothing is owed, or it is none of ours: begun afresh, so that it does not grow for ever.
-            _ => file.set_len(0)?,
+            _ => file.set_len(0)?, // none of ours
         }
         let _ = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, ROOM); // not every file system can
         self.file = Some(file);
