@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -48,9 +48,9 @@ pub struct Tap {
     peephole: Arc<Peephole>,
     queue: Arc<Queue>,
     state: Mutex<State>,
-    /// The chunk that was read and is still in the pipe, because it is not in the file yet: its number and, in the
-    /// lower half, its bytes. 0: there is none. Who puts the 0 there takes the bytes out.
-    ahead: AtomicU64,
+    /// The chunk that was read and is still in the pipe, because it is not in the file yet: its number and its
+    /// bytes. Held while they are taken out, or they would be read once more.
+    ahead: Mutex<Option<(u32, usize)>>,
     written: Notify,
     itself: Weak<Tap>,
 }
@@ -122,7 +122,7 @@ impl Tap {
             peephole,
             queue,
             state: Mutex::new(state),
-            ahead: AtomicU64::new(0),
+            ahead: Mutex::default(),
             written: Notify::new(),
             itself: itself.clone(),
         }))
@@ -130,17 +130,25 @@ impl Tap {
 
     /// This chunk is written, or lost for good: it leaves the pipe, unless it has left it before.
     pub fn settle(&self, chunk: u32) {
-        let ahead = self.ahead.load(Ordering::Acquire);
-        let is_it = ahead > 0 && (ahead >> 32) as u32 == chunk;
-        if is_it && self.ahead.compare_exchange(ahead, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            self.peephole.discard(self.pipe.get_ref(), (ahead & u64::from(u32::MAX)) as usize);
-        }
-        self.written.notify_one();
+        self.take_out(|ahead| ahead == chunk);
     }
 
     /// What was read ahead leaves the pipe though it is not written.
     fn settle_unwritten(&self) {
-        self.settle((self.ahead.load(Ordering::Acquire) >> 32) as u32);
+        self.take_out(|_| true);
+    }
+
+    fn take_out(&self, which: impl Fn(u32) -> bool) {
+        let mut ahead = lock(&self.ahead);
+        if let Some((_, bytes)) = ahead.take_if(|(chunk, _)| which(*chunk)) {
+            self.peephole.discard(self.pipe.get_ref(), bytes);
+        }
+        drop(ahead);
+        self.written.notify_one();
+    }
+
+    fn is_ahead(&self) -> bool {
+        lock(&self.ahead).is_some()
     }
 
     async fn wait_until_written(&self) {
@@ -151,7 +159,7 @@ impl Tap {
 
     fn wait_at_a_death(&self) {
         let until = std::time::Instant::now() + SLOW_AT_A_DEATH;
-        while self.ahead.load(Ordering::Acquire) > 0 {
+        while self.is_ahead() {
             if std::time::Instant::now() > until {
                 return self.settle_unwritten();
             }
@@ -302,7 +310,7 @@ impl Tap {
     fn read(&self, state: &mut State, room: usize) -> Pumped {
         // What will not be written, or not now, must not fill the pipe.
         let keeps = room > 0 && state.stuck.is_none();
-        if self.ahead.load(Ordering::Acquire) > 0 {
+        if self.is_ahead() {
             match keeps {
                 true => return Pumped::InFlight,
                 false => self.settle_unwritten(),
@@ -341,7 +349,7 @@ impl Tap {
     fn look_ahead(&self, state: &mut State, bytes: usize) -> Option<Ahead> {
         let tap = self.itself.upgrade()?;
         state.chunk = state.chunk.wrapping_add(1);
-        self.ahead.store(u64::from(state.chunk) << 32 | bytes as u64, Ordering::Release);
+        *lock(&self.ahead) = Some((state.chunk, bytes));
         Some(Ahead { tap, chunk: state.chunk })
     }
 
