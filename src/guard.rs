@@ -92,6 +92,8 @@ struct Supervisor {
     /// `None`: it has closed its end.
     line: Option<Line>,
     began: Instant,
+    /// It knows all that it has missed, and goes on.
+    introduced: bool,
     ready: bool,
     finished: Option<u8>,
     /// How many of `ended` it has been told.
@@ -126,8 +128,8 @@ impl Guard {
             Timespec { tv_sec: span.as_secs() as i64, tv_nsec: span.subsec_nanos().into() }
         });
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
-        if let Some(Supervisor { line: Some(line), ready, told, .. }) = &self.supervisor {
-            let behind = *ready && *told < self.ended.len();
+        if let Some(Supervisor { line: Some(line), introduced, told, .. }) = &self.supervisor {
+            let behind = !*introduced || *told < self.ended.len();
             let flags = if behind { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
             fds.push(PollFd::new(line, flags));
         }
@@ -147,9 +149,12 @@ impl Guard {
             Ok(child) => {
                 let pid = child.id() as i32;
                 let began = Instant::now();
-                let supervisor = Supervisor { pid, line: Some(ours), began, ready: false, finished: None, told: 0 };
+                let (introduced, ready, finished, told) = (false, false, None, 0);
+                let supervisor = Supervisor { pid, line: Some(ours), began, introduced, ready, finished, told };
+                let hello = ToSupervisor::Hello { deaths: self.deaths, cause: self.cause.clone() };
+                let _ = supervisor.tell(&hello, Some(self.folder.lock())); // its end is noticed as any other
                 self.supervisor = Some(supervisor);
-                self.introduce();
+                self.tell();
                 Ok(())
             }
             Err(error) if !self.begun => Err(error).context("cannot start the supervisor"),
@@ -157,23 +162,6 @@ impl Guard {
                 self.lost(format!("cannot be started: {error}"), false);
                 Ok(())
             }
-        }
-    }
-
-    /// The first words to a new supervisor, with all that it has missed.
-    fn introduce(&mut self) {
-        let hello = ToSupervisor::Hello { deaths: self.deaths, cause: self.cause.clone() };
-        let lock = self.folder.lock();
-        let Some(supervisor) = &mut self.supervisor else { return };
-        let all = std::iter::once(hello)
-            .chain(self.ended.iter().map(|ended| ToSupervisor::Ended(*ended)))
-            .chain([ToSupervisor::Go]);
-        for message in all {
-            let fd = matches!(message, ToSupervisor::Hello { .. }).then_some(lock);
-            if supervisor.tell(&message, fd).is_err() {
-                break; // it reads too slowly, or is gone again: the rest is told when it is ready
-            }
-            supervisor.told += usize::from(matches!(message, ToSupervisor::Ended(_)));
         }
     }
 
@@ -269,14 +257,17 @@ impl Guard {
         None
     }
 
-    /// Tells a supervisor that listens what it has not been told.
+    /// Tells the supervisor what it has not been told. What its buffer has no room for is told when there is some.
     fn tell(&mut self) {
-        let Some(supervisor) = self.supervisor.as_mut().filter(|supervisor| supervisor.ready) else { return };
+        let Some(supervisor) = &mut self.supervisor else { return };
         while let Some(ended) = self.ended.get(supervisor.told) {
             if supervisor.tell(&ToSupervisor::Ended(*ended), None).is_err() {
-                return; // its buffer is full: `wait` says when there is room
+                return;
             }
             supervisor.told += 1;
+        }
+        if !supervisor.introduced {
+            supervisor.introduced = supervisor.tell(&ToSupervisor::Go, None).is_ok();
         }
     }
 

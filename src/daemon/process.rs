@@ -379,8 +379,9 @@ impl Processes {
             self.scattered.insert(id);
         }
         let left = by_cookie.then(|| self.left.remove(&app.name)).flatten();
-        // Dead, but not collected, is as good: its end is about to be told.
-        if let Some(left) = left
+        // Dead, but not collected, is as good, unless its end has been told: that is not told twice.
+        let ended = left.and_then(|left| self.end_of(left));
+        if let Some(left) = left.filter(|_| ended.is_none())
             && let Some(entry) = proc::entry(left.pid)
             && entry.started == left.started
             && self.watch(entry, id, Some(run))
@@ -388,7 +389,8 @@ impl Processes {
             return Found::Leader(left.pid);
         }
         let found = self.look_around(id, run, app, by_cookie);
-        match left.filter(|_| !matches!(found, Found::Leader(_))).and_then(|left| self.end_of(left)) {
+        let gone = left.filter(|_| !matches!(found, Found::Leader(_)));
+        match gone.and_then(|left| ended.or_else(|| self.end_of(left))) {
             Some(ended) => Found::Ended(self.exit(ended.status, has_chromium_locks(app)), ended.peak),
             None => found,
         }

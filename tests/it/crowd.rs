@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use kasm_void::model::protocol::{Snapshot, StateName};
+use kasm_void::model::protocol::{AppStatus, Snapshot, StateName};
+use kasm_void::model::restart::Exit;
+use rustix::process::Signal;
 
-use crate::harness::{Session, kill, until_ok};
+use crate::harness::{Session, kill, send, until, until_ok};
 
 const MANY: usize = 1000;
 
@@ -36,4 +38,15 @@ fn a_thousand_apps_start_crash_and_come_back_together() {
     assert_eq!(alive, second, "not exactly one process for each app");
     let told = session.status().apps;
     assert!(told.iter().all(|app| (app.run, app.restarts) == (2, 1)), "{told:#?}");
+
+    // All of them end while nobody supervises, which is more than the guard can say in one breath.
+    let supervisor = session.supervisor_pid();
+    send(supervisor, Signal::STOP);
+    second.iter().for_each(|pid| kill(*pid));
+    kill(supervisor);
+    until("the next supervisor answers", || (session.cli(&["status"]).code == Some(0)).then_some(()));
+    all_up(&session, &second);
+    let told = session.status().apps;
+    let is_right = |app: &AppStatus| (app.run, app.restarts, &app.last_exit) == (3, 2, &Some(Exit::Signal(9)));
+    assert!(told.iter().all(is_right), "{told:#?}");
 }
