@@ -529,7 +529,9 @@ impl Processes {
         let Some(watched) = self.watched.get(&pid).filter(|watched| watched.leader.is_some()) else {
             return self.watched_is_gone(pid, Exit::Unknown, None);
         };
-        let parent = proc::entry(pid).unwrap_or(watched.entry).parent;
+        // Of one that is being collected in this very moment the kernel says that its parent is 0.
+        let parent = proc::entry(pid).map_or(0, |entry| entry.parent);
+        let parent = if parent == 0 { watched.entry.parent } else { parent };
         if let Some(guard) = self.guard.as_mut().filter(|guard| guard.pid == parent) {
             if let Some(pidfd) = &watched.pidfd {
                 let _ = epoll::delete(&self.epoll, pidfd); // or it would be told for ever

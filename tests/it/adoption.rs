@@ -173,7 +173,8 @@ fn apps_that_die_with_the_supervisor_have_their_real_status_too() {
         session = session.app(name, manifest);
     }
     let session = session.start();
-    let pids: Vec<i32> = names.iter().map(|name| session.pid(name)).collect();
+    session.pid(&names[names.len() - 1]);
+    let pids: Vec<i32> = session.status().apps.iter().map(|app| app.pid.expect("all run")).collect();
     kill(session.supervisor_pid());
     for pid in pids {
         kill(pid);
@@ -181,10 +182,11 @@ fn apps_that_die_with_the_supervisor_have_their_real_status_too() {
         std::thread::sleep(Duration::from_millis(3));
     }
     until("the next supervisor answers", || (session.cli(&["status"]).code == Some(0)).then_some(()));
-    for name in names {
-        let app = session.wait_state(&name, StateName::Backoff);
-        assert_eq!(app.last_exit, Some(Exit::Signal(9)), "{name}");
-    }
+    let all_down = until("all are down", || {
+        let apps = session.status().apps;
+        apps.iter().all(|app| app.state == StateName::Backoff).then_some(apps)
+    });
+    assert!(all_down.iter().all(|app| app.last_exit == Some(Exit::Signal(9))), "{all_down:#?}");
 }
 
 #[test]
