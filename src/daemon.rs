@@ -619,8 +619,16 @@ impl Daemon {
         check_loaded(&mut self.checker, loaded, &self.environment, &self.home)
     }
 
-    /// What an earlier supervisor knew of manifests that are broken now.
+    /// What an earlier supervisor knew of manifests that are broken now, or gone.
     fn remember(&mut self, loaded: &load::Loaded) {
+        let named: BTreeSet<&str> = loaded.sources.iter().map(|source| source.name.as_str()).collect();
+        let gone = self.supervisor.inherited_names().filter(|name| !named.contains(name));
+        let gone = gone.filter_map(|name| {
+            let file = self.copies.file(name).display().to_string();
+            Some(Source { name: name.into(), file, text: Ok(self.copies.of(name)?) })
+        });
+        let session = loaded.sources.iter().filter(|source| source.name == WORKSPACE).cloned();
+        let gone: Vec<Source> = gone.chain(session).collect();
         let checked = self.check(loaded);
         let has_good = |source: &&Source| source.name != WORKSPACE && checked.apps.contains_key(&source.name);
         let copy = |source: &Source| {
@@ -631,6 +639,7 @@ impl Daemon {
         let executable = |file: &str| process::executable(Path::new(file));
         let around = Surroundings { env: &self.environment, home: &self.home, executable: &executable };
         self.checker.remember(&copies, &around);
+        self.supervisor.last_known(Checker::default().check(&gone, true, &around).apps);
     }
 
     fn keep_copies(&mut self, loaded: &load::Loaded, checked: &Checked) {

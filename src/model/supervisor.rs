@@ -101,6 +101,8 @@ pub struct Supervisor {
     next_id: u32,
     /// What an earlier supervisor knew of apps that have not appeared yet.
     inherited: BTreeMap<String, Kept>,
+    /// Inherited apps that have no manifest any more, as they were while they had one.
+    last_known: BTreeMap<String, Arc<App>>,
     /// An earlier supervisor was stopping everything, to exit with this code.
     interrupted_drain: Option<u8>,
     /// Apps that have moved since they were last asked for.
@@ -149,6 +151,7 @@ impl Default for Supervisor {
             hurried: false,
             next_id: 0,
             inherited: BTreeMap::new(),
+            last_known: BTreeMap::new(),
             interrupted_drain: None,
             touched: BTreeSet::new(),
         }
@@ -192,6 +195,16 @@ impl Supervisor {
         if legacy.session.staged {
             self.staging = Staging::Done;
         }
+    }
+
+    /// Names of the inherited apps nothing was heard of yet.
+    pub fn inherited_names(&self) -> impl Iterator<Item = &str> {
+        self.inherited.keys().map(String::as_str)
+    }
+
+    /// How inherited apps that have no manifest any more are to be stopped, and where their output goes till then.
+    pub fn last_known(&mut self, apps: BTreeMap<String, Arc<App>>) {
+        self.last_known = apps;
     }
 
     /// The drain to go on with, once what is left of it has been found.
@@ -281,7 +294,11 @@ impl Supervisor {
         let gone: Vec<String> =
             self.inherited.keys().filter(|name| !checked.stale.contains_key(*name)).cloned().collect();
         for name in gone {
-            let id = self.appear(now, chance, Arc::new(App::without_manifest(&name)), effects);
+            let app = match self.last_known.remove(&name) {
+                Some(app) => App { enabled: false, ..(*app).clone() },
+                None => App::without_manifest(&name),
+            };
+            let id = self.appear(now, chance, Arc::new(app), effects);
             self.remove(now, chance, id, effects);
         }
     }

@@ -247,12 +247,16 @@ fn a_manifest_that_is_broken_when_the_supervisor_dies_keeps_its_last_good_versio
 }
 
 #[test]
-fn an_app_whose_manifest_went_meanwhile_is_stopped() {
-    let mut session = Session::new().stayer("web").app("web", WEB).start();
+fn an_app_whose_manifest_went_meanwhile_is_stopped_as_it_wants_to_be() {
+    let body = "trap 'echo last words; exit' INT\nwhile :; do read _ <>\"$DATA/never\"; done\n";
+    let manifest = r#"App(command: "${BIN}/web", stop: Stop(signal: "INT"), log: Log(file: "${DATA}/web.log"))"#;
+    let mut session = Session::new().program("web", body).app("web", manifest).start();
     let web = session.pid("web");
+    until("the manifest is kept", || session.state().join("manifests/web.ron").exists().then_some(()));
     session.kill_supervisor();
     session.remove("web");
     session.start_supervisor();
     until("the app is gone", || (!alive(web)).then_some(()));
     until("it is forgotten", || session.find("web").is_none().then_some(()));
+    assert_eq!(session.wait_lines("web.log", 1), ["last words"]);
 }

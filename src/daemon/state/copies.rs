@@ -35,7 +35,11 @@ impl Copies {
 
     /// The last good text of this manifest, if it is known.
     pub fn of(&self, name: &str) -> Option<String> {
-        fs::read_to_string(self.folder.file(name)).ok()
+        fs::read_to_string(self.file(name)).ok()
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.file(name)
     }
 
     /// These are good now, and of all others named nothing is known. `complete`: what is not named has no manifest.
