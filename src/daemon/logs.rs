@@ -112,19 +112,20 @@ impl Logs {
     /// What the app gets as stdout and stderr. Ask again for each run.
     pub fn pipe(&self, app: &str) -> Option<Arc<OwnedFd>> {
         let apps = lock(&self.0.apps);
-        let input = &apps.get(app)?.input;
+        let Attached { tap, input, .. } = apps.get(app)?;
+        tap.begin_run();
         // The last run may have made it nonblocking (as Node.js does) and the next would lose output.
         let _ = rustix::fs::fcntl_setfl(input, OFlags::RDWR);
         Some(input.clone())
     }
 
-    /// The last `lines` lines of what the app has written up to now, fit to be shown. For an app that has
-    /// just died: nothing waits here, and a last line without an end is taken as ended.
+    /// The last `lines` lines of what this run of the app has written up to now, fit to be shown. For an app that
+    /// has just died: nothing waits here, and a last line without an end is taken as ended.
     pub fn tail(&self, app: &str, lines: usize) -> Vec<String> {
         let Some(tap) = self.tap(app) else { return Vec::new() };
         tap.drain();
         tap.end_line();
-        text::readable_lines(&tap.last_lines(lines))
+        text::readable_lines(&tap.last_words(lines))
     }
 
     /// The last `lines` lines as they are in the files, those written up to this call included; from

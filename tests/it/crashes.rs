@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kasm_void::model::protocol::StateName;
+use kasm_void::model::protocol::{Crash, StateName};
 use kasm_void::model::restart::Exit;
 
 use crate::harness::{FOREVER, NOBODY, Session, kill, until_ok};
@@ -28,6 +28,19 @@ fn an_app_killed_by_sigkill_is_back() {
     assert_eq!((app.last_exit, app.restarts, app.run), (Some(Exit::Signal(9)), 1, 2));
     let why = session.ok(&["why", "web"]);
     assert!(why.contains("SIGKILL"), "{why}");
+}
+
+#[test]
+fn a_crash_is_told_with_the_last_words_of_its_own_run() {
+    let body = "[ -e \"$DATA/said\" ] && exit 4\n: >\"$DATA/said\"\necho out of paper\nexit 3\n";
+    let manifest =
+        r#"App(command: "${BIN}/prints", backoff: Backoff(first: "1ms", give_up: After(times: 2, within: "1h")))"#;
+    let session = Session::new().program("prints", body).app("prints", manifest).start();
+    session.wait_state("prints", StateName::GaveUp);
+    let crashes = session.ok(&["why", "prints", "--json"]);
+    let crashes: Vec<Crash> = serde_json::from_str(&crashes).expect("crashes as JSON");
+    let told: Vec<(Exit, Vec<String>)> = crashes.into_iter().map(|crash| (crash.exit, crash.tail)).collect();
+    assert_eq!(told, [(Exit::Code(3), vec!["out of paper".into()]), (Exit::Code(4), Vec::new())]);
 }
 
 #[test]

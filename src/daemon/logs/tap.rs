@@ -62,6 +62,8 @@ struct State {
     /// The writer is stuck: what there is no room for is dropped.
     stuck: Option<Gap>,
     bytes: u64,
+    /// What came before is of an earlier run.
+    run_from: u64,
     grown: bool,
     /// Number of the chunk read last.
     chunk: u32,
@@ -116,7 +118,16 @@ impl State {
 impl Tap {
     pub fn new(pipe: OwnedFd, peephole: Arc<Peephole>, queue: Arc<Queue>, target: Arc<Target>) -> io::Result<Arc<Tap>> {
         let pipe = sys::async_fd(pipe, Interest::READABLE)?;
-        let state = State { target, ring: Ring::default(), live: None, stuck: None, bytes: 0, grown: false, chunk: 0 };
+        let state = State {
+            target,
+            ring: Ring::default(),
+            live: None,
+            stuck: None,
+            bytes: 0,
+            run_from: 0,
+            grown: false,
+            chunk: 0,
+        };
         Ok(Arc::new_cyclic(|itself| Tap {
             pipe,
             peephole,
@@ -253,6 +264,21 @@ impl Tap {
     /// The last lines of output, as the app wrote them.
     pub fn last_lines(&self, count: usize) -> Vec<u8> {
         self.state().ring.last_lines(count).to_vec()
+    }
+
+    /// What comes from now on is of another run.
+    pub fn begin_run(&self) {
+        let state = &mut *self.state();
+        state.run_from = state.bytes;
+    }
+
+    /// The last lines of this run's output.
+    pub fn last_words(&self, count: usize) -> Vec<u8> {
+        let state = &mut *self.state();
+        let own = (state.bytes - state.run_from) as usize;
+        let lines = state.ring.last_lines(count);
+        let earlier = lines.len().saturating_sub(own);
+        lines[earlier..].to_vec()
     }
 
     /// A line that still has no end will get none: its process is gone.
