@@ -5,19 +5,23 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, Version, header};
+use kasm_void::daemon::state;
 use kasm_void::http::{Limits, Listen, Peer, serve};
+use kasm_void::launcher::cdp;
 use kasm_void::model::check::{Checker, Surroundings};
 use kasm_void::model::interpolate;
 use kasm_void::model::manifest::{Manifest, Workspace};
 use kasm_void::model::parse::{self, MOST_PROBLEMS, parse, without_mark};
 use kasm_void::model::problem::Problem;
 use kasm_void::model::source::Source;
+use kasm_void::model::url::{self, Policy};
 use ron::extensions::Extensions;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,8 +30,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 pub type Entry = fn(&[u8]);
 
 /// Names are those of the targets and of the folders in `corpus/`.
-pub const ENTRIES: &[(&str, Entry)] =
-    &[("manifest", manifest), ("workspace", workspace), ("interpolation", interpolation), ("requests", requests)];
+pub const ENTRIES: &[(&str, Entry)] = &[
+    ("manifest", manifest),
+    ("workspace", workspace),
+    ("interpolation", interpolation),
+    ("requests", requests),
+    ("url", url),
+    ("ledger", ledger),
+    ("browser", browser),
+];
 
 /// One app's manifest, read and checked.
 pub fn manifest(bytes: &[u8]) {
@@ -128,6 +139,62 @@ pub fn interpolation(bytes: &[u8]) {
     }
     let is_name = |name: &String| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     assert!(asked.iter().all(is_name), "{asked:?}");
+}
+
+/// What somebody wants to be opened: what is navigated to is judged as what was asked for, leads nowhere in private,
+/// and a refusal gives away nothing of the path.
+pub fn url(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let policy = Policy::default();
+    match policy.judge(text) {
+        Ok(target) => {
+            let again = policy.judge(target.url());
+            assert_eq!(again.as_ref(), Ok(&target), "{text:?} is judged otherwise than {}", target.url());
+            assert!(target.url().starts_with("http://") || target.url().starts_with("https://"), "{target:?}");
+            assert!(url::PORTS.contains(&target.port()), "{target:?}");
+            assert!(target.url().len() <= url::LONGEST && target.url().is_ascii(), "{target:?}");
+            assert_eq!(url::host(text).as_deref(), Some(target.host()), "the audit line names another host");
+            let private = [Ipv4Addr::LOCALHOST.into(), Ipv4Addr::new(169, 254, 169, 254).into()];
+            let named = target.name().is_some();
+            assert_eq!(policy.judge_addresses(&target, &private).is_err(), named, "{target:?}");
+        }
+        Err(refused) => {
+            assert!(!refused.text.is_empty() && refused.text.len() < 400, "{refused:?}");
+            // A word long enough to stand there by no accident.
+            let path = text.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
+            let secret = path.and_then(|(host, path)| path.get(..12).filter(|secret| !host.contains(secret)));
+            assert!(secret.is_none_or(|secret| !refused.text.contains(secret)), "{text:?}: {refused:?}");
+        }
+    }
+}
+
+/// What stands in the ledger of an earlier supervisor: taken or refused with a reason, never half.
+pub fn ledger(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match state::parse(text, "boot") {
+        Ok(Some(inherited)) => {
+            let known = |name: &String| inherited.legacy.apps.contains_key(name);
+            assert!(inherited.leaders.keys().all(known), "a leader of no app: {inherited:?}");
+            // Cut anywhere it is what was written up to there: whoever wrote it was killed on the way.
+            let cut = text.floor_char_boundary(text.len() / 2);
+            if text[..cut].contains('\n') {
+                assert!(state::parse(&text[..cut], "boot").is_ok(), "half of it is refused");
+            }
+        }
+        Ok(None) => assert!(text.contains("boot"), "nothing is inherited for no reason"),
+        Err(why) => assert!(!why.is_empty()),
+    }
+}
+
+/// What a browser says: understood, passed over, or the end of the conversation with a reason.
+pub fn browser(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match cdp::understood(text) {
+        Ok(Some(cdp::Incoming::Reply { .. })) => assert!(text.contains("id")),
+        Ok(Some(cdp::Incoming::Event(event))) => assert!(text.contains("method"), "{event:?}"),
+        Ok(None) => {}
+        Err(fault) => assert!(!fault.to_string().is_empty()),
+    }
 }
 
 /// What a client sends to any of our servers: answered or refused, within bounds, and the end always comes.

@@ -1,6 +1,7 @@
 #!/bin/sh
 # All tests, from a fresh clone: installs what they need (as root), then formatting, lints, the purity of
-# the model, shell scripts and every test, up to a real browser on a real display.
+# the model, shell scripts and every test, up to a real browser on a real display and the workspace image in a
+# real container.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -9,7 +10,9 @@ step() {
 	printf '\n== %s\n' "$1"
 	shift
 	printf '   %s\n' "$*"
+	began=$(date +%s)
 	"$@"
+	printf '   took %s s\n' "$(($(date +%s) - began))"
 }
 
 tests/setup.sh tests
@@ -24,4 +27,13 @@ if cargo nextest --version >/dev/null 2>&1; then
 	step "tests" cargo nextest run --locked --no-fail-fast "$@"
 else
 	step "tests" cargo test --locked --no-fail-fast "$@"
+fi
+
+# Needs a docker that answers, or root to make a private engine.
+if tests/image/engine.sh target/image/docker docker info >target/engine.log 2>&1; then
+	step "the workspace image" image/test.sh
+else
+	printf '\n== the workspace image: NOT RUN\n'
+	sed 's/^/   /' target/engine.log | tail -n 5
+	printf '   its tests need a docker that answers, or root to make a private one (image/test.sh)\n'
 fi

@@ -166,7 +166,7 @@ impl Browser {
 }
 
 /// None of what is neither reply nor event: a later browser may say more.
-fn understood(text: &str) -> Result<Option<Incoming>, Fault> {
+pub fn understood(text: &str) -> Result<Option<Incoming>, Fault> {
     #[derive(Deserialize)]
     struct Said {
         id: Option<u64>,
