@@ -287,7 +287,7 @@ Example, in a Dockerfile:
   ENTRYPOINT [\"kasm-void\", \"init\", \"--\", \"/dockerstartup/vnc_startup.sh\"]
 
 On SIGTERM every app is stopped with its own signal, so that profiles are closed and no lock is left; then the
-command gets SIGTERM. A second SIGTERM skips the apps. The exit code is the command's.";
+command gets SIGTERM. A second SIGTERM skips the apps. The exit code is the command's, 0 when it ended of that SIGTERM.";
 
 const UPGRADE: &str = "\
 Examples:

@@ -23,7 +23,7 @@ const PASSED_ON: [i32; 4] = [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::S
 const FOR_THE_COMMAND: Duration = Duration::from_secs(3);
 
 /// Runs `command` until it ends; on a stop the supervisor on `state` is drained first. All of it within `grace`.
-/// The code is the command's, or 128 and the signal that ended it.
+/// The code is the command's, or 128 and the signal that ended it; the signal it was asked to end with is a good end.
 pub fn run(command: &[OsString], state: &Path, grace: Duration) -> anyhow::Result<ExitCode> {
     // As PID 1 every orphan is ours anyway.
     let _ = set_child_subreaper(Some(rustix::process::getpid()));
@@ -74,7 +74,8 @@ impl Init {
             if self.go_on(state)
                 && let Some(status) = self.status
             {
-                return Ok(ExitCode::from(code(status)));
+                let asked = self.ending.as_ref().is_some_and(|ending| ending.asked);
+                return Ok(ExitCode::from(code(status, asked)));
             }
         }
     }
@@ -156,9 +157,10 @@ fn start(words: &[OsString]) -> anyhow::Result<i32> {
     Ok(child.id() as i32)
 }
 
-fn code(status: i32) -> u8 {
+fn code(status: i32, asked: bool) -> u8 {
     match libc::WIFEXITED(status) {
         true => libc::WEXITSTATUS(status) as u8,
+        false if asked && libc::WTERMSIG(status) == libc::SIGTERM => 0,
         false => 128 + libc::WTERMSIG(status) as u8,
     }
 }

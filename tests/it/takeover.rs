@@ -127,6 +127,16 @@ fn an_entry_point_that_ends_ends_the_container_with_its_code_and_its_apps() {
 }
 
 #[test]
+fn an_entry_point_that_ends_of_its_stop_has_ended_well() {
+    let session = web();
+    let script = "\"$KASM_VOID\" run \"$MANIFESTS\" >\"$DATA/log\" 2>&1 &\nexec sleep infinity\n";
+    let init = container(&session, script);
+    until("the session is up", || session.try_identity());
+    send(init.id() as i32, Signal::TERM);
+    assert_eq!(end(init), Some(0));
+}
+
+#[test]
 fn an_entry_point_that_ignores_its_stop_is_killed_within_the_grace() {
     let session = Session::new();
     let entry = version(&session, "deaf", &format!("trap '' TERM\n: >\"$DATA/deaf\"\n{FOREVER}"));
