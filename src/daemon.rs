@@ -220,13 +220,12 @@ impl Daemon {
         let environment = utf8_environment();
         let home = home_of(&environment);
         let (ledger, inherited, refused) = Ledger::open(state);
-        let fresh = refused.is_none() && inherited.legacy.apps.is_empty();
         if let Some(why) = refused {
             tracing::error!(event = "state.refused", "{why}");
         }
         let processes = Processes::new(state, Path::new(&home), raise_open_files(), guard, inherited.leaders)
             .context("cannot supervise processes")?;
-        let copies = Copies::open(state, fresh);
+        let copies = Copies::open(state);
         let mut supervisor = Supervisor::default();
         supervisor.inherit(inherited.legacy);
         let (notes, notes_end) = mpsc::unbounded_channel();

@@ -24,13 +24,10 @@ struct Folder {
 }
 
 impl Copies {
-    /// In a folder of their own within `state`. `fresh`: of a session that is over, nothing counts.
-    pub fn open(state: &Path, fresh: bool) -> Copies {
-        let path = state.join("manifests");
-        if fresh {
-            let _ = fs::remove_dir_all(&path); // mostly there is none
-        }
-        Copies { folder: Arc::new(Folder { path, failed: Mutex::default() }), known: BTreeMap::new() }
+    /// In a folder of their own within `state`.
+    pub fn open(state: &Path) -> Copies {
+        let folder = Folder { path: state.join("manifests"), failed: Mutex::default() };
+        Copies { folder: Arc::new(folder), known: BTreeMap::new() }
     }
 
     /// The last good text of this manifest, if it is known.
@@ -65,9 +62,9 @@ impl Copies {
         }
     }
 
-    /// The session is over.
+    /// The session is over: what was good in it is nothing to go on from.
     pub fn close(&self) {
-        let _ = fs::remove_dir_all(&self.folder.path); // the next session takes them away too
+        let _ = fs::remove_dir_all(&self.folder.path); // at worst a manifest that is broken then has a good version
     }
 }
 
@@ -120,17 +117,18 @@ mod tests {
     #[tokio::test]
     async fn the_next_supervisor_of_the_session_finds_what_was_good() {
         let state = tempfile::tempdir().unwrap();
-        let mut copies = Copies::open(state.path(), true);
+        let mut copies = Copies::open(state.path());
         copies.keep(&[("a", "one"), ("b", "one")], &BTreeSet::new(), true);
         written(&copies, |copies| copies.of("b").is_some()).await;
         copies.keep(&[("a", "two")], &BTreeSet::from(["b"]), true);
         written(&copies, |copies| copies.of("a").as_deref() == Some("two")).await;
-        let mut next = Copies::open(state.path(), false);
+        let mut next = Copies::open(state.path());
         assert_eq!(next.of("a").as_deref(), Some("two"));
         assert_eq!(next.of("b").as_deref(), Some("one"), "broken now, and good once");
         next.keep(&[("a", "two"), ("b", "one")], &BTreeSet::new(), true);
         next.keep(&[("a", "two")], &BTreeSet::new(), true);
         written(&next, |copies| copies.of("b").is_none()).await;
-        assert_eq!(Copies::open(state.path(), true).of("a"), None, "another session");
+        next.close();
+        assert_eq!(Copies::open(state.path()).of("a"), None, "another session");
     }
 }

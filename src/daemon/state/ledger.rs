@@ -134,7 +134,10 @@ impl Ledger {
         file.read_to_end(&mut bytes)?;
         // Half a line, of one who was killed while writing it, would spoil the next one.
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end as u64 + 1);
-        file.set_len(whole)?;
+        if whole < bytes.len() as u64 {
+            file.set_len(whole)?;
+            make_room(&file);
+        }
         (self.file, self.length, self.overdue) = (Some(file), whole, Some(Instant::now()));
         Ok(())
     }
@@ -266,6 +269,10 @@ fn text(line: &Line) -> String {
     text
 }
 
+fn make_room(file: &File) {
+    let _ = rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, ENOUGH); // not every file system can
+}
+
 /// The file, open to append to.
 fn replace(path: &Path, text: &str) -> io::Result<File> {
     let new = path.with_extension("new");
@@ -274,7 +281,7 @@ fn replace(path: &Path, text: &str) -> io::Result<File> {
         OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new)
     };
     let mut file = open()?;
-    let _ = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, ENOUGH); // not every file system can
+    make_room(&file);
     let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&new, path));
     written.inspect_err(|_| drop(fs::remove_file(&new)))?;
     Ok(file)
