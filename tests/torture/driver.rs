@@ -13,7 +13,6 @@ use rustix::process::Signal;
 use crate::cast::{self, Kind};
 use crate::expect::{Disk, Part};
 use crate::harness::until_ok;
-use crate::promises::TREES_ARE_SEEN_WITHOUT_DESCRIPTORS;
 use crate::sight::{self, Process};
 use crate::stage::{How, Stage, signal};
 use crate::wire;
@@ -51,7 +50,6 @@ pub struct Tally {
     pub guards_killed: u64,
     pub processes_killed: u64,
     pub lines: u64,
-    pub lines_missing: u64,
     pub samples: u64,
 }
 
@@ -59,15 +57,14 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} actions, {} quiet points; killed: {} supervisors, {} guards, {} other processes; {} lines counted, {} of \
-             them missing; looked {} times for a second tree",
+            "{} actions, {} quiet points; killed: {} supervisors, {} guards, {} other processes; {} lines counted; \
+             looked {} times for a second tree",
             self.actions,
             self.quiet_points,
             self.supervisors_killed,
             self.guards_killed,
             self.processes_killed,
-            self.lines + self.lines_missing,
-            self.lines_missing,
+            self.lines,
             self.samples
         )
     }
@@ -114,7 +111,7 @@ impl Driver {
         assert!(left.is_empty(), "the drain left {left:#?}");
         self.lines.read_on().and_then(|()| self.lines.all_kept(None)).unwrap_or_else(|why| panic!("lines: {why}"));
         self.check_what_never_is();
-        (self.tally.lines, self.tally.lines_missing) = self.lines.counted();
+        self.tally.lines = self.lines.counted();
         self.tally.samples = self.sampler.end();
         self.tally
     }
@@ -206,12 +203,14 @@ impl Driver {
         let Some(pid) = self.stage.supervisor() else { return };
         self.note(format!("kill -9 the supervisor {pid}"));
         self.tally.supervisors_killed += 1;
+        let counting = self.counting().filter(|_| self.stage.guard().is_none());
         signal(pid, Signal::KILL);
         until_ok("the killed supervisor is gone", || match self.stage.supervising().iter().any(|one| one.pid == pid) {
             true => Err(format!("pid {pid}")),
             false => Ok(()),
         });
         self.parts.iter_mut().for_each(Part::supervisor_died);
+        counting.into_iter().for_each(|pid| self.lines.unheard(pid));
         self.supervised = false;
         for _ in 0..self.random.u32(..4) {
             match self.random.u32(..4) {
@@ -285,9 +284,8 @@ impl Driver {
     }
 
     fn edited(&mut self, at: usize) {
-        match self.supervised {
-            true => self.parts[at].edited_lately(),
-            false => self.parts[at].edited_to_nobody(),
+        if self.supervised {
+            self.parts[at].edited_lately();
         }
     }
 
@@ -350,8 +348,7 @@ impl Driver {
     }
 
     fn trouble_descriptors(&mut self) {
-        let enough = if TREES_ARE_SEEN_WITHOUT_DESCRIPTORS { 0 } else { 32 };
-        let spare = self.random.bool().then(|| enough + self.random.u64(..4));
+        let spare = self.random.bool().then(|| self.random.u64(..4));
         self.note(format!("the supervisor is left {spare:?} descriptors"));
         self.stage.limit_descriptors(spare);
     }
@@ -442,13 +439,18 @@ impl Driver {
     }
 
     fn check_lines(&mut self) {
-        let alive = sight::processes(self.stage.root()).into_iter();
-        let counting = alive.filter(|one| one.leader).find(|one| one.app.as_deref() == Some(Kind::Counts.name()));
+        let counting = self.counting();
         let lines = &mut self.lines;
         until_ok("every line is in the log:", || {
             lines.read_on().unwrap_or_else(|why| panic!("lines: {why}"));
-            lines.all_kept(counting.as_ref().map(|process| process.pid))
+            lines.all_kept(counting)
         });
+    }
+
+    /// The process that numbers its lines.
+    fn counting(&self) -> Option<i32> {
+        let mut alive = sight::processes(self.stage.root()).into_iter().filter(|one| one.leader);
+        Some(alive.find(|one| one.app.as_deref() == Some(Kind::Counts.name()))?.pid)
     }
 
     fn check_what_never_is(&self) {

@@ -4,7 +4,6 @@
 use kasm_void::model::protocol::{AppStatus, StateName};
 
 use crate::cast::{Edition, Kind};
-use crate::promises::{EDITS_WHILE_AWAY_ARE_CARRIED_OUT, HOLDS_OUTLIVE_THE_SUPERVISOR};
 
 /// One app, its manifest on disk, and who wants what of it.
 #[derive(Debug, Clone)]
@@ -99,7 +98,7 @@ impl Part {
         if edition.enabled != self.edition.enabled || self.disk == Disk::Absent {
             self.unsettle();
         }
-        if self.wanted == Wanted::Unknown && (EDITS_WHILE_AWAY_ARE_CARRIED_OUT || edition.enabled) {
+        if self.wanted == Wanted::Unknown {
             self.wanted = Wanted::Unsure;
         }
         // Whatever it runs as now, another version is seen as a change.
@@ -124,7 +123,7 @@ impl Part {
 
     pub fn removed(&mut self) {
         self.unsettle();
-        if self.wanted == Wanted::Unknown && EDITS_WHILE_AWAY_ARE_CARRIED_OUT {
+        if self.wanted == Wanted::Unknown {
             self.wanted = Wanted::Unsure;
         }
         self.disk = Disk::Absent;
@@ -171,23 +170,8 @@ impl Part {
     }
 
     pub fn supervisor_died(&mut self) {
-        if self.wanted == Wanted::Held && !HOLDS_OUTLIVE_THE_SUPERVISOR {
-            self.wanted = Wanted::Unsure;
-        }
-        if self.disk == Disk::Broken {
-            self.wanted = Wanted::Unknown;
-        }
-        // What was written last may have been written to nobody; and what was disabled may have been started by hand.
-        let may_run_disabled = self.wanted == Wanted::Unsure && !self.edition.enabled;
-        if self.shaky || may_run_disabled {
-            self.edited_to_nobody();
-        }
-    }
-
-    /// Changed, and perhaps nobody was there to see it.
-    pub fn edited_to_nobody(&mut self) {
-        if !EDITS_WHILE_AWAY_ARE_CARRIED_OUT {
-            self.version_unsure = true;
+        // Broken so lately that no copy of what was good before may have been made.
+        if self.disk == Disk::Broken && self.shaky {
             self.wanted = Wanted::Unknown;
         }
     }

@@ -9,7 +9,6 @@ mod expect;
 #[allow(dead_code)] // the stories use all of it
 #[path = "../it/harness.rs"]
 mod harness;
-mod promises;
 mod sight;
 mod stage;
 mod wire;

@@ -11,7 +11,6 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::promises::LINES_OUTLIVE_THE_SUPERVISOR;
 use crate::sight::{self, Process};
 
 /// Looks at the process table again and again, in a thread of its own.
@@ -83,19 +82,20 @@ pub struct Lines {
     read: u64,
     /// The last number of each run in the log.
     kept: BTreeMap<String, u64>,
+    /// Runs, by pid, whose last words nobody may have kept.
+    unheard: Vec<i32>,
     total: u64,
-    missing: u64,
 }
 
 impl Lines {
     pub fn new(data: &Path) -> Self {
         let (log, said) = (data.join("counts.log"), data.join("said"));
-        Lines { log, said, read: 0, kept: BTreeMap::new(), total: 0, missing: 0 }
+        Lines { log, said, read: 0, kept: BTreeMap::new(), unheard: Vec::new(), total: 0 }
     }
 
-    /// Lines seen in the log, and those that are not in it.
-    pub fn counted(&self) -> (u64, u64) {
-        (self.total, self.missing)
+    /// Lines seen in the log.
+    pub fn counted(&self) -> u64 {
+        self.total
     }
 
     /// Reads on in the log. An error says which line is not the one behind the last.
@@ -106,16 +106,18 @@ impl Lines {
             let parsed = line.split_once(' ').and_then(|(run, number)| Some((run, number.parse::<u64>().ok()?)));
             let (run, number) = parsed.ok_or_else(|| format!("no line that was ever written: {line:?}"))?;
             let last = self.kept.entry(run.to_owned()).or_default();
-            let skipped = number.checked_sub(*last + 1);
-            match skipped {
-                Some(0) => {}
-                Some(skipped) if !LINES_OUTLIVE_THE_SUPERVISOR => self.missing += skipped,
-                _ => return Err(format!("behind line {last} of run {run} comes line {number}")),
+            if number != *last + 1 {
+                return Err(format!("behind line {last} of run {run} comes line {number}"));
             }
             *last = number;
             self.total += 1;
         }
         Ok(())
+    }
+
+    /// Neither guard nor supervisor was alive: should this process have died then, what was in its pipe died with it.
+    pub fn unheard(&mut self, pid: i32) {
+        self.unheard.push(pid);
     }
 
     /// Whole lines that were not there when this was called last.
@@ -134,15 +136,15 @@ impl Lines {
     pub fn all_kept(&mut self, alive: Option<i32>) -> Result<(), String> {
         for entry in fs::read_dir(&self.said).expect("what was said").flatten() {
             let run = entry.file_name().to_string_lossy().into_owned();
-            if alive.is_some_and(|pid| run.ends_with(&format!("-{pid}"))) {
+            let is = |pid: &i32| run.ends_with(&format!("-{pid}"));
+            if alive.as_ref().is_some_and(is) {
                 continue;
             }
             let noted = fs::read_to_string(entry.path()).unwrap_or_default().lines().count() as u64;
             let kept = self.kept.get(&run).copied().unwrap_or(0);
-            if kept < noted && LINES_OUTLIVE_THE_SUPERVISOR {
+            if kept < noted && !self.unheard.iter().any(is) {
                 return Err(format!("run {run} wrote {noted} lines, and its log ends at {kept}"));
             }
-            self.missing += noted.saturating_sub(kept);
             fs::remove_file(entry.path()).expect("a run that is over");
         }
         Ok(())
