@@ -95,6 +95,23 @@ fn no_line_of_output_is_lost_while_nobody_supervises() {
 }
 
 #[test]
+fn no_line_of_a_flood_is_lost_or_doubled_when_the_supervisor_is_killed_again_and_again() {
+    let body = "number=0\nwhile ! [ -e \"$DATA/enough\" ]; do number=$((number + 1)); echo $number; [ $((number % 30)) != 0 ] || sleep 0.005; done\necho $number >\"$DATA/said\"\nread _ <>\"$DATA/never\"\n";
+    let manifest = r#"App(command: "${BIN}/counts", log: Log(file: "${DATA}/count.log", max_size: "1GiB"))"#;
+    let session = Session::new().program("counts", body).app("counts", manifest).start();
+    let pid = session.pid("counts");
+    // Few: one that dies again and again is started less and less often.
+    for _ in 0..5 {
+        session.crash_supervisor();
+    }
+    std::fs::write(session.data().join("enough"), "").expect("the end of the flood");
+    let said: usize = session.wait_lines("said", 1)[0].parse().expect("a number");
+    let logged = session.wait_lines("count.log", said);
+    let wrong = logged.iter().enumerate().find(|(at, line)| line.parse() != Ok(at + 1));
+    assert_eq!((wrong, logged.len(), session.pid("counts")), (None, said, pid));
+}
+
+#[test]
 fn a_supervisor_that_is_killed_is_back_by_itself_and_nobody_notices() {
     let session = Session::new().stayer("web").stayer("other").app("web", WEB).app("other", WEB_OTHER).start();
     let (web, other) = (session.pid("web"), session.pid("other"));

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kasm_void::http::bind;
-use kasm_void::launcher::cdp::{self, Browser};
+use kasm_void::launcher::cdp::{self, Browser, Incoming};
 use kasm_void::launcher::http::serve;
 use kasm_void::launcher::navigate::Navigator;
 use kasm_void::launcher::token::Token;
@@ -269,6 +269,23 @@ impl Stage {
         until(&format!("a tab with {url}"), || self.tabs().into_iter().find(|tab| tab.url == url))
     }
 
+    /// Crashes a tab's renderer, and waits until the browser knows.
+    fn crash(&self, tab: &str) {
+        let (port, tab) = (self.browser, tab.to_owned());
+        self.run(async move {
+            let mut browser = Browser::connect(port).await.expect("a browser");
+            let attach = json!({ "targetId": tab, "flatten": true });
+            let session = browser.call(None, "Target.attachToTarget", attach).await.expect("a session");
+            let session = session["sessionId"].as_str().expect("its name").to_owned();
+            for method in ["Inspector.enable", "Page.crash"] {
+                browser.send(Some(&session), method, json!({})).await.expect("a command");
+            }
+            let crashed =
+                |said: &Incoming| matches!(said, Incoming::Event(event) if event.method == "Inspector.targetCrashed");
+            while !crashed(&browser.next().await.expect("what the browser says")) {}
+        });
+    }
+
     /// Tells a tab something, as a person with developer tools would.
     fn tell(&self, tab: &str, commands: &[(&'static str, Value)]) {
         let (port, tab, commands) = (self.browser, tab.to_owned(), commands.to_vec());
@@ -483,7 +500,7 @@ fn a_tab_that_is_no_use_is_made_one() {
         stage.shows(&first);
 
         let tab = stage.wait_tab(&first).id;
-        stage.tell(&tab, &[("Page.crash", json!({}))]);
+        stage.crash(&tab);
         let verdict = stage.open(&first);
         assert_eq!(
             verdict,

@@ -156,3 +156,107 @@ fn written(place: Place, log: &Path, keep: u32) -> io::Result<Vec<u8>> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::super::pipe;
+    use super::*;
+
+    /// A supervisor has died: what the app's pipe holds, and what the log does.
+    struct Scene {
+        dir: tempfile::TempDir,
+        pipe: pipe::Pipe,
+    }
+
+    impl Scene {
+        fn new(in_pipe: &str, in_log: &str) -> Scene {
+            let dir = tempfile::tempdir().unwrap();
+            let pipe = pipe::named(&dir.path().join("out")).unwrap();
+            File::from(pipe.input.try_clone().unwrap()).write_all(in_pipe.as_bytes()).unwrap();
+            fs::write(dir.path().join("log"), in_log).unwrap();
+            Scene { dir, pipe }
+        }
+
+        fn log(&self) -> PathBuf {
+            self.dir.path().join("log")
+        }
+
+        fn place(&self, offset: u64, length: u64) -> Place {
+            let is = fs::metadata(self.log()).unwrap();
+            Place { file: (is.dev(), is.ino()), offset, length }
+        }
+
+        /// What the next supervisor finds in the pipe.
+        fn left(&self, place: Place) -> String {
+            let peephole = Peephole::new().unwrap();
+            recover(place, &self.pipe.output, &peephole, &self.log(), 3);
+            let mut left = Vec::with_capacity(1 << 16);
+            peephole.peek(&self.pipe.output, &mut left);
+            String::from_utf8(left).unwrap()
+        }
+    }
+
+    #[test]
+    fn what_is_written_and_still_in_the_pipe_is_taken_out() {
+        let scene = Scene::new("3\n4\n5\n", "1\n2\n3\n4\n");
+        assert_eq!(scene.left(scene.place(4, 4)), "5\n");
+    }
+
+    #[test]
+    fn what_is_half_written_is_taken_out_by_half() {
+        let scene = Scene::new("333\n444\n", "1\n2\n333\n4");
+        assert_eq!(scene.left(scene.place(4, 8)), "44\n");
+    }
+
+    #[test]
+    fn what_was_not_written_at_all_stays() {
+        let scene = Scene::new("3\n4\n", "1\n2\n");
+        assert_eq!(scene.left(scene.place(4, 4)), "3\n4\n");
+    }
+
+    #[test]
+    fn what_was_taken_out_already_is_not_taken_out_of_what_follows() {
+        let scene = Scene::new("5\n6\n", "1\n2\n3\n4\n");
+        assert_eq!(scene.left(scene.place(4, 4)), "5\n6\n");
+    }
+
+    #[test]
+    fn a_chunk_that_went_on_in_the_next_file_is_found_in_both() {
+        let scene = Scene::new("3\n4\n5\n", "1\n2\n3\n");
+        let place = scene.place(4, 6);
+        fs::rename(scene.log(), numbered(&scene.log(), 1)).unwrap();
+        fs::write(scene.log(), "4\n").unwrap();
+        assert_eq!(scene.left(place), "5\n");
+    }
+
+    #[test]
+    fn a_log_that_is_another_file_by_now_tells_nothing() {
+        let scene = Scene::new("3\n4\n", "1\n2\n3\n4\n");
+        let place = Place { file: (0, 0), ..scene.place(4, 4) };
+        assert_eq!(scene.left(place), "3\n4\n");
+    }
+
+    #[test]
+    fn each_app_keeps_its_place_until_it_is_cleared_whoever_dies_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.places");
+        let place = |length| Place { file: (1, 2), offset: 3, length };
+        let mut first = Places::open(path.clone());
+        first.mark(&"web".into(), place(4));
+        first.mark(&"other".into(), place(5));
+        first.mark(&"done".into(), place(6));
+        first.clear("done");
+        // This one dies before it has looked at `other`.
+        let mut second = Places::open(path.clone());
+        assert_eq!((second.left("web"), second.left("done")), (Some(place(4)), None));
+        second.clear("web");
+        second.mark(&"new".into(), place(7));
+        let third = Places::open(path.clone());
+        let left = ["web", "other", "done", "new"].map(|app| third.left(app));
+        assert_eq!(left, [None, Some(place(5)), None, Some(place(7))]);
+        fs::write(&path, "none of ours").unwrap();
+        assert_eq!(Places::open(path).left("other"), None);
+    }
+}
