@@ -39,7 +39,7 @@ use crate::model::check::{Checked, Checker, Surroundings, WORKSPACE};
 use crate::model::machine::{Effect as AppEffect, Event, ProbeKind, Report};
 use crate::model::manifest::{Log, Workspace};
 use crate::model::problem::Problem;
-use crate::model::protocol::{Identity, Outcome, PlanReport, Refusal};
+use crate::model::protocol::{Identity, Outcome, PlanReport, Refusal, StateName};
 use crate::model::source::Source;
 use crate::model::supervisor::{AppId, AskId, Effect, Input, Supervisor};
 use control::Ask;
@@ -679,6 +679,11 @@ impl Daemon {
                 for app in &mut snapshot.apps {
                     app.memory_bytes = app.pid.map(|pid| self.processes.resident_with_descendants(pid));
                     let log = self.logs.stats(&app.name);
+                    if app.state == StateName::Stopping
+                        && let Some(id) = self.supervisor.id(&app.name)
+                    {
+                        add_holdouts(&mut app.detail, &self.processes.holding_up(id, app.pid));
+                    }
                     app.log_trouble = log.trouble.map(|why| format!("{why} ({} lines dropped)", log.dropped_lines));
                 }
                 let _ = reply.send(snapshot); // whoever asked may have left; so below
@@ -802,6 +807,21 @@ impl Signals {
 fn clock() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+}
+
+/// What keeps a stop from its end.
+fn add_holdouts(detail: &mut String, processes: &[String]) {
+    /// Named one by one; more than that are counted.
+    const NAMED: usize = 3;
+    let Some(first) = processes.get(..processes.len().min(NAMED)).filter(|first| !first.is_empty()) else { return };
+    if !detail.is_empty() {
+        detail.push_str("; ");
+    }
+    detail.push_str("alive: ");
+    detail.push_str(&first.join(", "));
+    if processes.len() > NAMED {
+        detail.push_str(&format!(" and {} more", processes.len() - NAMED));
+    }
 }
 
 async fn readable(fd: Option<&AsyncFd<OwnedFd>>) -> std::io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {

@@ -62,6 +62,19 @@ pub fn entry(pid: Pid) -> Option<Entry> {
     Some(Entry { pid, parent, session, started, zombie, kernel })
 }
 
+/// Its name and, where that tells why it does not end, its state; for people.
+pub fn in_words(pid: Pid) -> Option<String> {
+    let stat = text(&format!("/proc/{pid}/stat"))?;
+    let (before, after) = stat.rsplit_once(')')?;
+    let (_, name) = before.split_once('(')?;
+    Some(match after.split_ascii_whitespace().next()? {
+        "Z" | "X" => return None,
+        "D" => format!("pid {pid} ({name}), which waits in the kernel, for a disk perhaps: not even SIGKILL ends that"),
+        "T" | "t" => format!("pid {pid} ({name}), which is stopped by a signal or a debugger"),
+        _ => format!("pid {pid} ({name})"),
+    })
+}
+
 /// PF_KTHREAD of the kernel's `sched.h`.
 const KERNEL_THREAD: u32 = 0x0020_0000;
 

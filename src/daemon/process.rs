@@ -635,6 +635,14 @@ impl Processes {
         }
     }
 
+    /// What of an app that is to end is alive, in words; `leader`: where there is one.
+    pub fn holding_up(&self, id: AppId, leader: Option<Pid>) -> Vec<String> {
+        let left = self.clearing.get(&id).map(|clearing| clearing.left.iter().copied().collect());
+        let mut pids: Vec<Pid> = left.unwrap_or_else(|| leader.into_iter().collect());
+        pids.sort_unstable();
+        pids.into_iter().filter_map(proc::in_words).collect()
+    }
+
     /// Kills a hook's command with all it has started.
     pub fn kill_hook(&mut self, pid: Pid) {
         self.table = None;

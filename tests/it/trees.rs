@@ -65,6 +65,23 @@ fn a_helper_that_holds_the_output_open_hides_no_exit() {
 }
 
 #[test]
+fn a_stop_that_takes_long_names_the_process_that_holds_it_up() {
+    let session = Session::new()
+        .program("deaf", &format!("trap '' TERM\necho $$ >\"$DATA/deaf\"\n{FOREVER}"))
+        .app(
+            "deaf",
+            r#"App(command: "${BIN}/deaf", stop: Stop(grace: "1h"), ready: Ready(probe: Path(path: "${DATA}/deaf")))"#,
+        )
+        .start();
+    session.wait_state("deaf", StateName::Running);
+    let pid = session.pid("deaf");
+    let late = session.cli(&["stop", "deaf", "--timeout", "200ms"]);
+    assert_eq!(late.code, Some(4), "{late:?}");
+    assert!(late.stdout.contains(&format!("alive: pid {pid} (deaf)")), "{late:?}");
+    assert!(session.ok(&["status"]).contains(&format!("pid {pid} (deaf)")));
+}
+
+#[test]
 fn an_app_that_ignores_term_is_killed_after_its_grace() {
     let session = Session::new()
         .program("deaf", &format!("trap '' TERM\n: >\"$DATA/deaf\"\n{FOREVER}"))
