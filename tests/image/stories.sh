@@ -389,6 +389,7 @@ incidents() {
 persistence() {
 	step "a home outlives its container"
 	at one sh -c 'echo "# mine" >>Desktop/terminal.desktop; rm Desktop/discord-reset.desktop'
+	docker logs one >"$IMAGE_WORK/stdout.log" 2>/dev/null
 	docker kill one >/dev/null
 	check "the killed browser's lock names its host" has one- fresh_container_sees home 'readlink .config/cloakbrowser/SingletonLock'
 	down one
