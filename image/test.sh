@@ -3,7 +3,8 @@
 # Debian; where a docker answers it is used, else a private one is made. What is slow to make is kept in target/image.
 #
 #   image/test.sh                               builds kasm-void itself
-#   KASM_VOID_BINARY=FILE image/test.sh         with a static one that is there
+#   KASM_VOID_BINARY=FILE image/test.sh         with one that is there: static, or built on this machine
+#   image/test.sh files                         only what needs no docker: scripts, icons, Dockerfile, Kubernetes
 #   SCREENSHOT=docs/image.png image/test.sh     and keeps a picture of the desktop
 set -euo pipefail
 
@@ -44,12 +45,19 @@ tests/image/files.sh "$work/tools/bin"
 step "Kubernetes"
 tests/image/kubernetes.sh "$work/tools/bin"
 
+if [ "${1:-}" = files ]; then
+	exit
+fi
+
 step "binary"
 if [ -z "${KASM_VOID_BINARY:-}" ]; then
 	target=$(rustc -vV | sed -n 's/^host: //p')
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --target "$target"
 	KASM_VOID_BINARY=${CARGO_TARGET_DIR:-target}/$target/debug/kasm-void
 fi
+case $KASM_VOID_BINARY in
+*/release/*) export IMAGE_RELEASE=1 ;;
+esac
 install -m 0755 "$KASM_VOID_BINARY" "$work/binary/kasm-void"
 strip "$work/binary/kasm-void"
 

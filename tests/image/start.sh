@@ -2,7 +2,7 @@
 # start.sh [ROUNDS]: the time from a container's start to its browser, its launcher and Discord's window, with the
 # supervisor and with the bash loops of before, in turns. Measures the image that image/test.sh has built:
 #
-#   KASM_VOID_BINARY=target/release/kasm-void image/test.sh && tests/image/engine.sh target/image/docker tests/image/start.sh
+#   KASM_VOID_BINARY=RELEASE-BUILD image/test.sh && tests/image/engine.sh target/image/docker tests/image/start.sh
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
