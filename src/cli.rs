@@ -163,8 +163,11 @@ enum Verb {
     #[command(after_help = INIT)]
     Init {
         /// From the first signal to the end, whatever happens
-        #[arg(long, value_name = "TIME", default_value = "10s")]
+        #[arg(long, value_name = "TIME", env = "KASM_VOID_GRACE", default_value = "10s")]
         grace: Span,
+        /// A stop in good order is no failure, whatever code the command has for it
+        #[arg(long)]
+        zero_when_stopped: bool,
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
@@ -287,7 +290,8 @@ Example, in a Dockerfile:
   ENTRYPOINT [\"kasm-void\", \"init\", \"--\", \"/dockerstartup/vnc_startup.sh\"]
 
 On SIGTERM every app is stopped with its own signal, so that profiles are closed and no lock is left; then the
-command gets SIGTERM. A second SIGTERM skips the apps. The exit code is the command's, 0 when it ended of that SIGTERM.";
+command gets SIGTERM. A second SIGTERM skips the apps. The exit code is the command's; with --zero-when-stopped it
+is 0 after a stop that had nothing to kill.";
 
 const UPGRADE: &str = "\
 Examples:
@@ -410,7 +414,9 @@ pub fn run(cli: Cli) -> anyhow::Result<Ended> {
         Verb::CheckUrl { urls, no_resolve, policy } => {
             asking(check_url::check(&policy.policy().map_err(anyhow::Error::msg)?, &urls, !no_resolve, json))
         }
-        Verb::Init { grace, command } => init::run(&command, &state, grace.0).map(Ended::Ran),
+        Verb::Init { grace, zero_when_stopped, command } => {
+            init::run(&command, &state, grace.0, zero_when_stopped).map(Ended::Ran)
+        }
         Verb::TakesOver { ledger, folders } => upgrade::takes_over(ledger, &folders, json),
         Verb::Doctor => asking(doctor::doctor(&Client::new(&state), &state, json)),
         Verb::Open { url, launcher_port } => asking(open::open(&url, launcher_port, json)),

@@ -23,15 +23,19 @@ const PASSED_ON: [i32; 4] = [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::S
 const FOR_THE_COMMAND: Duration = Duration::from_secs(3);
 
 /// Runs `command` until it ends; on a stop the supervisor on `state` is drained first. All of it within `grace`.
-/// The code is the command's, or 128 and the signal that ended it; the signal it was asked to end with is a good end.
-pub fn run(command: &[OsString], state: &Path, grace: Duration) -> anyhow::Result<ExitCode> {
+/// The code is the command's, or 128 and the signal that ended it; with `zero_when_stopped` an orderly stop is 0.
+pub fn run(command: &[OsString], state: &Path, grace: Duration, zero_when_stopped: bool) -> anyhow::Result<ExitCode> {
     // As PID 1 every orphan is ours anyway.
     let _ = set_child_subreaper(Some(rustix::process::getpid()));
     let heard: Vec<i32> = ENDING.into_iter().chain(PASSED_ON).chain([libc::SIGCHLD]).collect();
     let signals = sys::signal_fd(&heard).context("cannot receive signals")?;
     let mut init = Init { signals, command: 0, drain: None, status: None, ending: None, grace };
     init.command = start(command)?;
-    init.run(state)
+    let status = init.run(state);
+    Ok(match zero_when_stopped && init.stopped_in_order() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(code(status)),
+    })
 }
 
 struct Init {
@@ -49,6 +53,8 @@ struct Init {
 /// How far the end has come.
 struct Ending {
     began: Instant,
+    /// Somebody wanted it, rather than that the command ended by itself.
+    wanted: bool,
     /// The command was asked to end.
     asked: bool,
     /// It was killed.
@@ -56,7 +62,8 @@ struct Ending {
 }
 
 impl Init {
-    fn run(&mut self, state: &Path) -> anyhow::Result<ExitCode> {
+    /// Until nothing is left to be done; how the command ended.
+    fn run(&mut self, state: &Path) -> i32 {
         loop {
             self.wait();
             for signal in self.signals() {
@@ -74,8 +81,7 @@ impl Init {
             if self.go_on(state)
                 && let Some(status) = self.status
             {
-                let asked = self.ending.as_ref().is_some_and(|ending| ending.asked);
-                return Ok(ExitCode::from(code(status, asked)));
+                return status;
             }
         }
     }
@@ -105,7 +111,8 @@ impl Init {
     }
 
     fn begin_to_end(&mut self, state: &Path) {
-        self.ending = Some(Ending { began: Instant::now(), asked: false, killed: false });
+        let wanted = self.status.is_none();
+        self.ending = Some(Ending { began: Instant::now(), wanted, asked: false, killed: false });
         let limit = self.grace.saturating_sub(FOR_THE_COMMAND).max(Duration::from_secs(1));
         let words = ["drain", "--timeout", &format!("{}ms", limit.as_millis()), "--state"].map(OsString::from);
         let words = [OsString::from("/proc/self/exe")].into_iter().chain(words).chain([state.as_os_str().into()]);
@@ -118,6 +125,10 @@ impl Init {
         if let Some(drain) = self.drain.take() {
             send(drain, libc::SIGKILL);
         }
+    }
+
+    fn stopped_in_order(&self) -> bool {
+        self.ending.as_ref().is_some_and(|ending| ending.wanted && !ending.killed)
     }
 
     /// Whether nothing is left to be done but to go.
@@ -157,10 +168,9 @@ fn start(words: &[OsString]) -> anyhow::Result<i32> {
     Ok(child.id() as i32)
 }
 
-fn code(status: i32, asked: bool) -> u8 {
+fn code(status: i32) -> u8 {
     match libc::WIFEXITED(status) {
         true => libc::WEXITSTATUS(status) as u8,
-        false if asked && libc::WTERMSIG(status) == libc::SIGTERM => 0,
         false => 128 + libc::WTERMSIG(status) as u8,
     }
 }

@@ -117,6 +117,28 @@ fn a_containers_stop_drains_the_apps_before_its_entry_point() {
 }
 
 #[test]
+fn a_stop_can_count_as_success_but_a_failure_cannot() {
+    let session = Session::new();
+    let up = ": >\"$DATA/up\"\n";
+    let polite = version(&session, "polite", &format!("trap 'exit 3' TERM\n{up}while :; do sleep 0.05; done\n"));
+    let deaf = version(&session, "deaf", &format!("trap '' TERM\n{up}{FOREVER}"));
+    let failing = version(&session, "failing", "exit 7\n");
+    let start = |entry: &str| {
+        let _ = std::fs::remove_file(session.data().join("up")); // of the one before
+        let mut command = session.command(binary());
+        command.args(["init", "--zero-when-stopped", "--", entry]).env("KASM_VOID_GRACE", "2s");
+        command.spawn().expect("init")
+    };
+    for (entry, code) in [(&polite, 0), (&deaf, 128 + 9)] {
+        let init = start(entry);
+        until("the entry point runs", || session.data().join("up").exists().then_some(()));
+        send(init.id() as i32, Signal::TERM);
+        assert_eq!(end(init), Some(code), "{entry}");
+    }
+    assert_eq!(end(start(&failing)), Some(7));
+}
+
+#[test]
 fn an_entry_point_that_ends_ends_the_container_with_its_code_and_its_apps() {
     let session = web();
     let script = "setsid \"$KASM_VOID\" run \"$MANIFESTS\" >\"$DATA/log\" 2>&1 &\nwhile ! [ -e \"$DATA/web.pids\" ]; do sleep 0.02; done\nexit 7\n";
@@ -124,16 +146,6 @@ fn an_entry_point_that_ends_ends_the_container_with_its_code_and_its_apps() {
     assert_eq!(end(init), Some(7));
     let web: i32 = session.lines("web.pids")[0].parse().expect("a pid");
     assert!(!alive(web), "the app outlived its container");
-}
-
-#[test]
-fn an_entry_point_that_ends_of_its_stop_has_ended_well() {
-    let session = web();
-    let script = "\"$KASM_VOID\" run \"$MANIFESTS\" >\"$DATA/log\" 2>&1 &\nexec sleep infinity\n";
-    let init = container(&session, script);
-    until("the session is up", || session.try_identity());
-    send(init.id() as i32, Signal::TERM);
-    assert_eq!(end(init), Some(0));
 }
 
 #[test]
