@@ -27,6 +27,8 @@ const LATE: Duration = Duration::from_secs(60);
 const WATCHED: Duration = Duration::from_secs(10);
 /// For a verdict that comes at the last moment.
 const GRACE: Duration = Duration::from_millis(200);
+/// For a tab to be cleared whose guard was lost; the next navigation waits for it.
+const CLEARING: Duration = Duration::from_secs(1);
 /// For an older navigation to be stopped.
 const YIELDING: Duration = Duration::from_millis(500);
 
@@ -113,7 +115,27 @@ impl Navigator {
         };
         held.guard = None;
         if let Err(fault) = ended {
+            let broken = matches!(fault, Fault::Broken(_));
             visit.tell(Outcome::Browser(fault));
+            if broken {
+                self.clear(visit.tab).await;
+            }
+        }
+    }
+
+    /// A page can make the browser say more than we listen to. What went on since then, nobody has judged.
+    async fn clear(&self, tab: String) {
+        let cleared = timeout(CLEARING, async {
+            let mut browser = Browser::connect(self.port).await?;
+            let session = attach(&mut browser, &tab).await?;
+            browser.call(Some(&session), "Page.navigate", json!({ "url": "about:blank" })).await
+        });
+        // Where the browser has ended, there is nothing to clear.
+        if let Ok(Ok(_)) = cleared.await {
+            tracing::warn!(
+                event = "launcher.guard_lost",
+                "the browser broke off while a page was watched: the page was replaced"
+            );
         }
     }
 }
