@@ -93,14 +93,15 @@ impl Gate for Door {
 
 impl Door {
     fn refuse(&self, headers: &HeaderMap, peer: IpAddr) -> Option<Refusal> {
-        let mut gauge = self.gauge.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(seconds) = gauge.admit(self.opened.elapsed(), network(peer)) {
+        let (mut gauge, peer) = (self.gauge.lock().unwrap_or_else(PoisonError::into_inner), network(peer));
+        if let Err(seconds) = gauge.admit(self.opened.elapsed(), peer) {
             return Some(Refusal { retry_after: Some(seconds), ..Refusal::TOO_MANY });
         }
         let sent = headers.get(header::AUTHORIZATION);
         if !sent.is_some_and(|sent| self.token.is_in(sent.as_bytes())) {
             return Some(Refusal::UNAUTHORIZED);
         }
+        gauge.know(peer);
         (!has_proper_length(headers)).then_some(Refusal::LENGTH)
     }
 }
