@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::cdp::{self, Browser, Event, Fault, Incoming};
@@ -191,11 +192,21 @@ struct Visit {
     until: Instant,
     /// Requests that the browser holds back until we say what becomes of them.
     paused: BTreeSet<String>,
+    /// What is being said, of each of them on its own: mute name servers hold up nothing else.
+    judging: JoinSet<Hop>,
     /// Why the page may not go where it led.
     refused: Option<Refused>,
     download: bool,
     loader: Option<String>,
     shown: Option<String>,
+}
+
+/// A document that the browser is about to ask for.
+struct Hop {
+    request: String,
+    /// Of the page itself, and not of a frame in it.
+    main: bool,
+    judged: Result<Target, Refused>,
 }
 
 /// What a tab did when it was touched.
@@ -227,6 +238,7 @@ impl Visit {
             stage: Stage::Loading,
             until: Instant::now(),
             paused: BTreeSet::new(),
+            judging: JoinSet::new(),
             refused: None,
             download: false,
             loader: None,
@@ -291,6 +303,10 @@ impl Visit {
         loop {
             let incoming = tokio::select! {
                 incoming = self.browser.next() => incoming?,
+                Some(Ok(hop)) = self.judging.join_next() => {
+                    self.let_go_or_drop(hop).await?;
+                    continue;
+                }
                 () = sleep_until(self.until) => match self.end_stage().await? {
                     true => continue,
                     false => return Ok(()),
@@ -329,7 +345,11 @@ impl Visit {
                 self.stop().await?;
                 Ok(false)
             }
-            Stage::Watched => Ok(false),
+            Stage::Watched if self.judging.is_empty() => Ok(false),
+            Stage::Watched => {
+                self.enter(Stage::Watched, APPEARING); // without us it would be let go
+                Ok(true)
+            }
         }
     }
 
@@ -372,7 +392,7 @@ impl Visit {
     async fn happened(&mut self, event: Event, policy: &Policy) -> Result<bool, Fault> {
         let Event { method, params, .. } = event;
         match method.as_str() {
-            "Fetch.requestPaused" => self.judge_request(&params, policy).await?,
+            "Fetch.requestPaused" => self.judge_request(&params, policy),
             "Page.javascriptDialogOpening" => self.close_dialog(&params).await?,
             "Page.frameNavigated" => self.shows(&params["frame"], policy).await?,
             "Page.downloadWillBegin" => self.download = true,
@@ -384,15 +404,22 @@ impl Visit {
     }
 
     /// A document is about to be asked for: the page itself, where it redirects to, or a frame in it.
-    async fn judge_request(&mut self, params: &Value, policy: &Policy) -> Result<(), Fault> {
-        let Some(request) = params["requestId"].as_str().map(str::to_owned) else { return Ok(()) };
+    fn judge_request(&mut self, params: &Value, policy: &Policy) {
+        let Some(request) = params["requestId"].as_str().map(str::to_owned) else { return };
         self.paused.insert(request.clone());
-        let url = params["request"]["url"].as_str().unwrap_or_default();
-        match judge(policy, url).await {
+        let main = params["frameId"] == self.tab.as_str();
+        let url = params["request"]["url"].as_str().unwrap_or_default().to_owned();
+        let policy = policy.clone();
+        self.judging.spawn(async move { Hop { request, main, judged: judge(&policy, &url).await } });
+    }
+
+    async fn let_go_or_drop(&mut self, hop: Hop) -> Result<(), Fault> {
+        let Hop { request, main, judged } = hop;
+        match judged {
             Ok(_) => self.send("Fetch.continueRequest", json!({ "requestId": request })).await?,
             Err(refused) => {
                 tracing::warn!(event = "launcher.hop_refused", rule = %refused.reason, "a page led to what may not be opened: {refused}");
-                if params["frameId"] == self.tab.as_str() {
+                if main {
                     self.refused = Some(refused);
                 }
                 // Aborted, so that the tab goes on to show what it showed, and no error page.

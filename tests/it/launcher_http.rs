@@ -425,6 +425,33 @@ fn open_tells_what_became_of_it() {
 }
 
 #[test]
+fn the_workspace_says_what_may_be_opened() {
+    let manifest = include_str!("../../manifests/nav-shim.ron");
+    let manifest = manifest.replace("/usr/local/bin/kasm-void", &crate::harness::binary().display().to_string());
+    let session = Session::new()
+        .env("URL_LAUNCHER_TOKEN", TOKEN)
+        .env("NAV_SHIM_PORT", &free_port().to_string())
+        .env("CDP_PORT", &free_port().to_string())
+        .stayer("other")
+        .app("other", r#"App(command: "${BIN}/other")"#)
+        .app("nav-shim", &manifest.replace("/tmp/nav_shim.log", "${DATA}/nav-shim.log"))
+        .workspace("Workspace()")
+        .start();
+    let open = |url: &str| -> Value {
+        serde_json::from_str(&session.cli(&["open", "--json", url]).stdout).expect("the launcher's answer")
+    };
+    let (launcher, other) = (session.pid("nav-shim"), session.pid("other"));
+    assert_eq!(open("http://1.1.1.1/")["outcome"], "no_browser");
+
+    session.edit("workspace", r#"Workspace(vars: { "URL_POLICY_ALLOW": "8.8.8.8", "URL_POLICY_PORTS": "80 81" })"#);
+    session.next_pid("nav-shim", launcher);
+    assert_eq!(open("http://1.1.1.1/")["code"], "not-allowed");
+    assert_eq!(open("http://8.8.8.8:443/")["code"], "port");
+    assert_eq!(open("http://8.8.8.8:81/")["outcome"], "no_browser");
+    assert_eq!(session.pid("other"), other);
+}
+
+#[test]
 fn a_taken_port_is_said_with_the_way_out() {
     let launcher = Launcher::start();
     let second = launcher.cli(&["nav-shim", "--listen", "127.0.0.1"]);
