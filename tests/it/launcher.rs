@@ -361,6 +361,23 @@ fn no_hop_leaves_the_machine_unjudged() {
             ),
             ("/script", page("script", &format!("<script>location = '{secret}?script'</script>"))),
             ("/meta", page("meta", &format!("<meta http-equiv=refresh content='0;url={secret}?meta'>"))),
+            (
+                "/apart",
+                page(
+                    "apart",
+                    "<body><script>const frame = document.createElement('iframe'); \
+                     frame.src = `http://localhost:${location.port}/inside`; document.body.append(frame)</script>",
+                ),
+            ),
+            (
+                "/inside",
+                page(
+                    "inside",
+                    &format!(
+                        "<script>location = '{secret}?inside'; setTimeout(() => new Image().src = '/inside-stays', 500)</script>"
+                    ),
+                ),
+            ),
             // A name that is no text, which the browser tells all the same.
             (
                 "/half",
@@ -397,6 +414,8 @@ fn no_hop_leaves_the_machine_unjudged() {
 
         stage.shows(&pages.url("/framed"));
         pages.wait_asked("/framed-shown");
+        stage.shows(&pages.url("/apart"));
+        pages.wait_asked("/inside-stays");
         for path in ["/script", "/meta", "/half"] {
             stage.shows(&pages.url(path));
             stage.wait_tab(&pages.url(path));
