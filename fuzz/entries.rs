@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,17 +14,19 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, Version, header};
 use kasm_void::daemon::state;
 use kasm_void::http::{Limits, Listen, Peer, serve};
-use kasm_void::launcher::cdp;
+use kasm_void::launcher::cdp::{self, Fault, Incoming};
+use kasm_void::launcher::verdict::{Outcome, Verdict};
 use kasm_void::model::check::{Checker, Surroundings};
 use kasm_void::model::interpolate;
 use kasm_void::model::manifest::{Manifest, Workspace};
 use kasm_void::model::parse::{self, MOST_PROBLEMS, parse, without_mark};
 use kasm_void::model::problem::Problem;
 use kasm_void::model::source::Source;
-use kasm_void::model::url::{self, Policy};
+use kasm_void::model::url::{self, LONGEST, PORTS, Policy, Refused, Target};
 use ron::extensions::Extensions;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 pub type Entry = fn(&[u8]);
@@ -36,8 +38,8 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("interpolation", interpolation),
     ("requests", requests),
     ("url", url),
-    ("ledger", ledger),
-    ("browser", browser),
+    ("state", state),
+    ("cdp", cdp),
 ];
 
 /// One app's manifest, read and checked.
@@ -141,62 +143,6 @@ pub fn interpolation(bytes: &[u8]) {
     assert!(asked.iter().all(is_name), "{asked:?}");
 }
 
-/// What somebody wants to be opened: what is navigated to is judged as what was asked for, leads nowhere in private,
-/// and a refusal gives away nothing of the path.
-pub fn url(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let policy = Policy::default();
-    match policy.judge(text) {
-        Ok(target) => {
-            let again = policy.judge(target.url());
-            assert_eq!(again.as_ref(), Ok(&target), "{text:?} is judged otherwise than {}", target.url());
-            assert!(target.url().starts_with("http://") || target.url().starts_with("https://"), "{target:?}");
-            assert!(url::PORTS.contains(&target.port()), "{target:?}");
-            assert!(target.url().len() <= url::LONGEST && target.url().is_ascii(), "{target:?}");
-            assert_eq!(url::host(text).as_deref(), Some(target.host()), "the audit line names another host");
-            let private = [Ipv4Addr::LOCALHOST.into(), Ipv4Addr::new(169, 254, 169, 254).into()];
-            let named = target.name().is_some();
-            assert_eq!(policy.judge_addresses(&target, &private).is_err(), named, "{target:?}");
-        }
-        Err(refused) => {
-            assert!(!refused.text.is_empty() && refused.text.len() < 400, "{refused:?}");
-            // A word long enough to stand there by no accident.
-            let path = text.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
-            let secret = path.and_then(|(host, path)| path.get(..12).filter(|secret| !host.contains(secret)));
-            assert!(secret.is_none_or(|secret| !refused.text.contains(secret)), "{text:?}: {refused:?}");
-        }
-    }
-}
-
-/// What stands in the ledger of an earlier supervisor: taken or refused with a reason, never half.
-pub fn ledger(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
-    match state::parse(text, "boot") {
-        Ok(Some(inherited)) => {
-            let known = |name: &String| inherited.legacy.apps.contains_key(name);
-            assert!(inherited.leaders.keys().all(known), "a leader of no app: {inherited:?}");
-            // Cut anywhere it is what was written up to there: whoever wrote it was killed on the way.
-            let cut = text.floor_char_boundary(text.len() / 2);
-            if text[..cut].contains('\n') {
-                assert!(state::parse(&text[..cut], "boot").is_ok(), "half of it is refused");
-            }
-        }
-        Ok(None) => assert!(text.contains("boot"), "nothing is inherited for no reason"),
-        Err(why) => assert!(!why.is_empty()),
-    }
-}
-
-/// What a browser says: understood, passed over, or the end of the conversation with a reason.
-pub fn browser(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
-    match cdp::understood(text) {
-        Ok(Some(cdp::Incoming::Reply { .. })) => assert!(text.contains("id")),
-        Ok(Some(cdp::Incoming::Event(event))) => assert!(text.contains("method"), "{event:?}"),
-        Ok(None) => {}
-        Err(fault) => assert!(!fault.to_string().is_empty()),
-    }
-}
-
 /// What a client sends to any of our servers: answered or refused, within bounds, and the end always comes.
 pub fn requests(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
@@ -272,4 +218,122 @@ impl Listen for Once {
             None => std::future::pending().await,
         }
     }
+}
+
+/// What somebody asks to be opened. What is accepted reads the same to any other parser, and what is refused is
+/// refused in words that anybody may read.
+pub fn url(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let policy = Policy::default();
+    match policy.judge(text) {
+        Ok(target) => {
+            is_public(&target);
+            let again = policy.judge(target.url());
+            assert_eq!(again.as_ref(), Ok(&target), "what is opened is judged otherwise than what was given: {text:?}");
+            assert_eq!(url::host(target.url()), url::host(text), "{text:?}");
+        }
+        Err(refused) => keeps_quiet(&refused, text),
+    }
+}
+
+fn is_public(target: &Target) {
+    let (url, host) = (target.url(), target.host());
+    assert!(url.chars().count() <= LONGEST && url.bytes().all(|byte| byte.is_ascii_graphic()), "{url:?}");
+    assert!(PORTS.contains(&target.port()), "{url}");
+    let (scheme, rest) = url.split_once("://").expect("a whole URL");
+    assert!(matches!(scheme, "http" | "https"), "{url}");
+    let authority = rest.split(['/', '?', '#']).next().expect("split gives one");
+    assert!(authority.starts_with(host) && !authority.contains('@'), "{url}");
+    match (host.parse::<Ipv4Addr>(), host.strip_prefix('[')) {
+        (Ok(address), _) => {
+            let local = address.is_private() || address.is_loopback() || address.is_link_local();
+            assert!(!local && !address.is_unspecified() && !address.is_multicast(), "{url}");
+            assert_eq!(target.name(), None, "{url}");
+        }
+        (_, Some(address)) => {
+            let address: Ipv6Addr = address.trim_end_matches(']').parse().expect("an address in brackets");
+            let global = address.segments()[0] & 0xe000 == 0x2000;
+            let leads_to_v4 = address.to_ipv4_mapped().is_some() || address.segments()[..2] == [0x64, 0xff9b];
+            assert!(global || leads_to_v4, "{url}");
+            assert_eq!(target.name(), None, "{url}");
+        }
+        _ => {
+            let labels: Vec<&str> = host.trim_end_matches('.').split('.').collect();
+            assert!(labels.len() > 1 && !labels.ends_with(&["localhost"]), "{url}");
+            assert_eq!(target.name(), Some(host), "{url}");
+        }
+    }
+}
+
+/// Path, query, part and credentials are told to nobody.
+fn keeps_quiet(refused: &Refused, text: &str) {
+    assert!(!refused.text.is_empty() && !refused.text.contains(char::is_control), "{refused:?}");
+    let body = Verdict::from(Outcome::Refused(refused.clone())).body(u64::MAX);
+    assert!(body.len() < 512 && serde_json::from_str::<Value>(&body).is_ok(), "{body}");
+    let secretive = |url: String| {
+        let told = Policy::default().judge(&url).err().map(|refused| refused.text).unwrap_or_default();
+        assert!(!told.contains("s3cr3t"), "{url:?}: {told}");
+    };
+    if url::host(text).is_some() {
+        ["/s3cr3t", "?s3cr3t", "#s3cr3t"].into_iter().for_each(|behind| secretive(format!("{text}{behind}")));
+    }
+    if let Some((scheme, rest)) = text.split_once("://") {
+        secretive(format!("{scheme}://s3cr3t:s3cr3t@{rest}"));
+    }
+}
+
+/// What a supervisor finds where another one has left its ledger: taken whole, or refused with the reason.
+pub fn state(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match state::parse(text, "boot") {
+        Ok(Some(inherited)) => {
+            let known = |app: &String| inherited.legacy.apps.contains_key(app);
+            assert!(inherited.leaders.keys().all(known), "a leader of no app: {inherited:?}");
+            for (app, _) in &inherited.crashes {
+                let kept = inherited.crashes.iter().filter(|(other, _)| other == app).count();
+                assert!(kept <= 10, "{kept} crashes of `{app}`");
+            }
+            // Whoever was killed while writing the next line has changed nothing.
+            let torn = if text.ends_with('\n') { format!("{text}{{\"App\":") } else { text.into() };
+            assert_eq!(state::parse(&torn, "boot"), Ok(Some(inherited)));
+            assert_eq!(state::parse(text, "another boot"), Ok(None), "{text:?}");
+        }
+        Ok(None) => assert!(!text.is_empty()),
+        Err(why) => assert!(!why.is_empty(), "refused without a reason: {text:?}"),
+    }
+}
+
+/// What says to be a browser, on its socket and in its list of tabs.
+pub fn cdp(bytes: &[u8]) {
+    if let Ok(tabs) = cdp::shown(bytes) {
+        let hidden = tabs.iter().find(|tab| tab.kind != "page" || tab.url.starts_with("devtools:"));
+        assert!(hidden.is_none(), "{hidden:?}");
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let told = |outcome: Outcome| {
+        let body = Verdict::from(outcome).body(u64::MAX);
+        assert!(body.len() < 512 && serde_json::from_str::<Value>(&body).is_ok(), "{body}");
+    };
+    let Ok(said) = serde_json::from_str::<Value>(text) else {
+        return told(cdp::understood(text).err().map_or(Outcome::Pending, Outcome::Browser));
+    };
+    match cdp::understood(text) {
+        Ok(Some(Incoming::Reply { id, result })) => {
+            assert_eq!(said["id"], id, "{text:?}");
+            assert_eq!(result.is_ok(), said["error"].is_null(), "{text:?}");
+            if let Err(text) = result {
+                told(Outcome::Browser(Fault::Refused { method: "Page.navigate".into(), text }));
+            }
+        }
+        Ok(Some(Incoming::Event(event))) => {
+            assert!(said["id"].is_null() && said["method"] == event.method, "{text:?}");
+            assert_eq!(said["sessionId"].as_str(), event.session.as_deref(), "{text:?}");
+        }
+        Ok(None) => assert!(said["id"].is_null() && said["method"].is_null(), "{text:?}"),
+        Err(fault) => {
+            assert!(matches!(&fault, Fault::Broken(why) if !why.is_empty()), "{fault:?}");
+            told(Outcome::Browser(fault));
+        }
+    }
+    told(Outcome::Committed { frame: text.into() });
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::request::Parts;
-use axum::http::{Request, StatusCode, Version, header};
+use axum::http::{HeaderValue, Request, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
@@ -124,8 +124,23 @@ impl Listen for TcpListener {
     }
 }
 
-/// Answers a request of which only the head has been read, or lets it pass with none.
-pub type Gate = Arc<dyn Fn(&mut Parts) -> Option<Response> + Send + Sync>;
+/// Who looks at requests before the routes do.
+pub trait Gate: Send + Sync + 'static {
+    /// Answers a request of which only the head has been read, or lets it pass with none.
+    fn admit(&self, _: &mut Parts) -> Option<Response> {
+        None
+    }
+
+    /// Answers a request that no route will see: it is not of one meaning, or its body did not come.
+    fn turn_away(&self, _: &Parts, error: Error) -> Response {
+        ([(header::CACHE_CONTROL, "no-store")], error).into_response()
+    }
+}
+
+/// No look is needed.
+struct Open;
+
+impl Gate for Open {}
 
 /// A listener with room for a crowd to wait in: a client that finds none tries again only after a second.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -153,11 +168,11 @@ impl Server {
 
 /// Serves `router` to all who connect to `listener`, in the background.
 pub fn serve(listener: impl Listen, router: Router, limits: Limits) -> Server {
-    serve_gated(listener, Arc::new(|_| None), router, limits)
+    serve_gated(listener, Arc::new(Open), router, limits)
 }
 
 /// As [`serve`], of those requests that `gate` lets pass: what it refuses costs no body.
-pub fn serve_gated(listener: impl Listen, gate: Gate, router: Router, limits: Limits) -> Server {
+pub fn serve_gated(listener: impl Listen, gate: Arc<dyn Gate>, router: Router, limits: Limits) -> Server {
     let seats = Seats::new(limits.connections, limits.per_address);
     let (open, closing) = watch::channel(());
     let house = House { gate, router, limits, closing: Closing(closing) };
@@ -168,7 +183,7 @@ pub fn serve_gated(listener: impl Listen, gate: Gate, router: Router, limits: Li
 /// What all connections of one listener share.
 #[derive(Clone)]
 struct House {
-    gate: Gate,
+    gate: Arc<dyn Gate>,
     router: Router,
     limits: Limits,
     closing: Closing,
@@ -234,57 +249,60 @@ async fn converse(
 
 async fn answer(request: Request<Incoming>, peer: Peer, seat: Arc<Seat>, house: House) -> Result<Response, Infallible> {
     let House { gate, router, limits, closing } = house;
-    if let Some((status, why)) = refuse_shape(&request) {
-        return Ok(closing_error(status, why));
-    }
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(peer);
     parts.extensions.insert(closing);
-    if let Some(mut refusal) = gate(&mut parts) {
-        if !body.is_end_stream() {
-            refusal.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
-        }
-        return Ok(refusal);
+    if let Err(error) = has_one_meaning(&parts) {
+        return Ok(closed_after(gate.turn_away(&parts, error)));
     }
-    if parts.headers.contains_key(header::TRANSFER_ENCODING) {
-        let why = "send the body with a Content-Length and without Transfer-Encoding";
-        return Ok(closing_error(StatusCode::LENGTH_REQUIRED, why));
+    if let Some(refusal) = gate.admit(&mut parts) {
+        return Ok(if body.is_end_stream() { refusal } else { closed_after(refusal) });
     }
-    let body = match received(body, limits).await {
+    let body = match received(&parts, body, limits).await {
         Ok(body) => body,
-        Err((status, why)) => return Ok(closing_error(status, why)),
+        Err(error) => return Ok(closed_after(gate.turn_away(&parts, error))),
     };
     let working = seat.working();
     let response = TowerToHyperService::new(router).call(Request::from_parts(parts, Body::from(body))).await?;
     Ok(response.map(|body| Body::new(Working { body, _seat: working })))
 }
 
-async fn received(body: Incoming, limits: Limits) -> Result<Bytes, (StatusCode, String)> {
+async fn received(parts: &Parts, body: Incoming, limits: Limits) -> Result<Bytes, Error> {
+    if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+        let why = "send the body with a Content-Length and without Transfer-Encoding";
+        return Err(Error::new(StatusCode::LENGTH_REQUIRED, why));
+    }
     match timeout(limits.body, Limited::new(body, limits.body_bytes).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err((StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {} bytes", limits.body_bytes)))
+            let why = format!("the body is longer than {} bytes", limits.body_bytes);
+            Err(Error::new(StatusCode::PAYLOAD_TOO_LARGE, why))
         }
-        Ok(Err(error)) => Err((StatusCode::BAD_REQUEST, format!("cannot read the body: {error}"))),
+        Ok(Err(error)) => Err(Error::new(StatusCode::BAD_REQUEST, format!("cannot read the body: {error}"))),
         Err(_) => {
             let why = format!("the body did not arrive within {} seconds", limits.body.as_secs());
-            Err((StatusCode::REQUEST_TIMEOUT, why))
+            Err(Error::new(StatusCode::REQUEST_TIMEOUT, why))
         }
     }
 }
 
-/// Requests that two servers could read as different ones. hyper has already dropped the `Content-Length`
-/// beside a `Transfer-Encoding` and would answer; no client of ours sends chunks, so these are refused whole,
-/// behind the gate.
-fn refuse_shape<B>(request: &Request<B>) -> Option<(StatusCode, &'static str)> {
-    let count = |name| request.headers().get_all(name).iter().count();
-    if count(header::HOST) > 1 {
-        Some((StatusCode::BAD_REQUEST, "the request has more than one Host header"))
-    } else if count(header::HOST) == 0 && request.version() == Version::HTTP_11 {
-        Some((StatusCode::BAD_REQUEST, "the request has no Host header"))
-    } else {
-        None
-    }
+/// Whether two servers could read it as different ones. hyper has already dropped the `Content-Length` beside a
+/// `Transfer-Encoding` and would answer; no client of ours sends chunks, so these are refused whole, behind the
+/// gate.
+fn has_one_meaning(parts: &Parts) -> Result<(), Error> {
+    let hosts = parts.headers.get_all(header::HOST).iter().count();
+    let why = match (hosts, parts.version) {
+        (0, Version::HTTP_11) => "the request has no Host header",
+        (0 | 1, _) => return Ok(()),
+        _ => "the request has more than one Host header",
+    };
+    Err(Error::new(StatusCode::BAD_REQUEST, why))
+}
+
+/// An answer after which the connection cannot be used any more: nobody knows where the next request begins.
+fn closed_after(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// An answer's body; as long as it is not sent, its client keeps the seat.
@@ -327,11 +345,6 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         (self.0, axum::Json(serde_json::json!({ "error": self.1 }))).into_response()
     }
-}
-
-/// An error after which the connection cannot be used any more.
-fn closing_error(status: StatusCode, why: impl Into<String>) -> Response {
-    ([(header::CONNECTION, "close"), (header::CACHE_CONTROL, "no-store")], Error::new(status, why)).into_response()
 }
 
 /// A body made piece by piece, each when the client has taken the one before.

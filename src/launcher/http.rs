@@ -1,6 +1,7 @@
 //! Two routes and no third: `POST /open` and `GET /healthz`. Owns the order of the checks and every word of the
 //! replies; opens nothing itself.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use super::navigate::Navigator;
 use super::rate::{self, Gauge};
 use super::token::Token;
 use super::verdict::{Outcome, Verdict};
-use crate::http::{self, Limits, Peer, Server, network};
+use crate::http::{self, Gate, Limits, Peer, Server, network};
 use crate::model::url;
 
 /// Callers give up after 10 s: all they are told, they are told before.
@@ -64,37 +65,43 @@ pub fn serve(listener: TcpListener, navigator: Arc<Navigator>, token: Token) -> 
     let gauge = Mutex::new(Gauge::new(rate::ADDRESS, rate::ALL));
     let door = Arc::new(Door { navigator, token, gauge, opened: Instant::now() });
     let router = Router::new().route("/open", post(open)).route("/healthz", get(healthz)).with_state(door.clone());
-    http::serve_gated(listener, Arc::new(move |parts| door.admit(parts)), router, LIMITS)
+    http::serve_gated(listener, door, router, LIMITS)
 }
 
-impl Door {
+impl Gate for Door {
     /// All that can be said of a request without its body.
     fn admit(&self, parts: &mut Parts) -> Option<Response> {
         let arrival = Arrival::now();
-        let route = route(parts);
-        let refusal = match route {
+        let refusal = match route(parts) {
             Some(Route::Healthz) => None,
             Some(Route::Open) => self.refuse(&parts.headers, peer(parts)),
             None => Some(Refusal::NOT_FOUND),
         };
         if let Some(refusal) = refusal {
-            let line = Line { peer: parts.extensions.get(), request: &arrival.id, ..Line::default() };
-            line.write(refusal.verdict, refusal.status.as_u16(), arrival.ms());
-            return Some(refusal.reply(&arrival));
+            return Some(refusal.tell(parts.extensions.get(), &arrival));
         }
         parts.extensions.insert(arrival);
         None
     }
 
+    fn turn_away(&self, parts: &Parts, http::Error(status, error): http::Error) -> Response {
+        let arrival = parts.extensions.get().cloned().unwrap_or_else(Arrival::now);
+        let refusal = Refusal { status, error: error.into(), ..Refusal::UNREADABLE };
+        refusal.tell(parts.extensions.get(), &arrival)
+    }
+}
+
+impl Door {
     fn refuse(&self, headers: &HeaderMap, peer: IpAddr) -> Option<Refusal> {
-        let mut gauge = self.gauge.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(seconds) = gauge.admit(self.opened.elapsed(), network(peer)) {
+        let (mut gauge, peer) = (self.gauge.lock().unwrap_or_else(PoisonError::into_inner), network(peer));
+        if let Err(seconds) = gauge.admit(self.opened.elapsed(), peer) {
             return Some(Refusal { retry_after: Some(seconds), ..Refusal::TOO_MANY });
         }
         let sent = headers.get(header::AUTHORIZATION);
         if !sent.is_some_and(|sent| self.token.is_in(sent.as_bytes())) {
             return Some(Refusal::UNAUTHORIZED);
         }
+        gauge.know(peer);
         (!has_proper_length(headers)).then_some(Refusal::LENGTH)
     }
 }
@@ -137,28 +144,29 @@ async fn open(
     Extension(arrival): Extension<Arrival>,
     body: Bytes,
 ) -> Response {
-    let line = Line { peer: Some(&peer), request: &arrival.id, ..Line::default() };
-    let wanted: Value = match serde_json::from_slice(&body) {
-        Ok(wanted) => wanted,
-        Err(_) => {
-            let refusal = Refusal::JSON;
-            line.write(refusal.verdict, refusal.status.as_u16(), arrival.ms());
-            return refusal.reply(&arrival);
-        }
-    };
-    let raw = wanted["url"].as_str().unwrap_or_default();
-    let host = url::host(raw);
-    let verdict = door.open(raw, &arrival).await;
-    let (status, ms) = (verdict.outcome.status(), arrival.ms());
-    Line { host: host.as_deref(), also: &verdict.also, ..line }.write(verdict.outcome.word(), status.as_u16(), ms);
-    let mut response = reply(status, &arrival, verdict.body(ms));
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
-    }
-    response
+    // On its own: what is opened for a caller who has left in between is written down as well.
+    let answered = tokio::spawn(async move { door.answer(&body, &peer, &arrival).await });
+    answered.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
 impl Door {
+    async fn answer(&self, body: &[u8], peer: &Peer, arrival: &Arrival) -> Response {
+        let Ok(wanted) = serde_json::from_slice::<Value>(body) else {
+            return Refusal::JSON.tell(Some(peer), arrival);
+        };
+        let raw = wanted["url"].as_str().unwrap_or_default();
+        let host = url::host(raw);
+        let verdict = self.open(raw, arrival).await;
+        let (status, ms) = (verdict.outcome.status(), arrival.ms());
+        let line = Line { peer: Some(peer), request: &arrival.id, host: host.as_deref(), also: &verdict.also };
+        line.write(verdict.outcome.word(), status.as_u16(), ms);
+        let mut response = reply(status, arrival, verdict.body(ms));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        response
+    }
+
     async fn open(&self, raw: &str, arrival: &Arrival) -> Verdict {
         match self.navigator.judge(raw).await {
             Ok(target) => self.navigator.open(target, arrival.at + ANSWERED).await,
@@ -170,7 +178,7 @@ impl Door {
 /// What is said of a request that is not even looked at as one to open a page.
 struct Refusal {
     status: StatusCode,
-    error: &'static str,
+    error: Cow<'static, str>,
     verdict: &'static str,
     retry_after: Option<u64>,
 }
@@ -181,12 +189,17 @@ impl Refusal {
     const TOO_MANY: Refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", "too_many");
     const LENGTH: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "invalid body length", "invalid_length");
     const JSON: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "invalid json", "invalid_json");
+    /// In words of the server.
+    const UNREADABLE: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "", "unreadable");
 
     const fn new(status: StatusCode, error: &'static str, verdict: &'static str) -> Self {
-        Refusal { status, error, verdict, retry_after: None }
+        Refusal { status, error: Cow::Borrowed(error), verdict, retry_after: None }
     }
 
-    fn reply(&self, arrival: &Arrival) -> Response {
+    /// The caller, and those who read what is written down.
+    fn tell(&self, peer: Option<&Peer>, arrival: &Arrival) -> Response {
+        let line = Line { peer, request: &arrival.id, ..Line::default() };
+        line.write(self.verdict, self.status.as_u16(), arrival.ms());
         let mut response = reply(self.status, arrival, json!({ "error": self.error }).to_string());
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::cdp::{self, Browser, Event, Fault, Incoming};
@@ -27,6 +28,8 @@ const LATE: Duration = Duration::from_secs(60);
 const WATCHED: Duration = Duration::from_secs(10);
 /// For a verdict that comes at the last moment.
 const GRACE: Duration = Duration::from_millis(200);
+/// For a tab to be cleared whose guard was lost; the next navigation waits for it.
+const CLEARING: Duration = Duration::from_secs(1);
 /// For an older navigation to be stopped.
 const YIELDING: Duration = Duration::from_millis(500);
 
@@ -113,7 +116,27 @@ impl Navigator {
         };
         held.guard = None;
         if let Err(fault) = ended {
+            let broken = matches!(fault, Fault::Broken(_));
             visit.tell(Outcome::Browser(fault));
+            if broken {
+                self.clear(visit.tab).await;
+            }
+        }
+    }
+
+    /// A page can make the browser say more than we listen to. What went on since then, nobody has judged.
+    async fn clear(&self, tab: String) {
+        let cleared = timeout(CLEARING, async {
+            let mut browser = Browser::connect(self.port).await?;
+            let session = attach(&mut browser, &tab).await?;
+            browser.call(Some(&session), "Page.navigate", json!({ "url": "about:blank" })).await
+        });
+        // Where the browser has ended, there is nothing to clear.
+        if let Ok(Ok(_)) = cleared.await {
+            tracing::warn!(
+                event = "launcher.guard_lost",
+                "the browser broke off while a page was watched: the page was replaced"
+            );
         }
     }
 }
@@ -167,13 +190,28 @@ struct Visit {
     stage: Stage,
     /// When this stage ends.
     until: Instant,
-    /// Requests that the browser holds back until we say what becomes of them.
-    paused: BTreeSet<String>,
+    /// Sessions of frames of other sites, which Chromium runs apart from the page.
+    frames: BTreeSet<String>,
+    /// Requests that the browser holds back until we say what becomes of them, behind their sessions.
+    paused: BTreeSet<(String, String)>,
+    /// What is being said, of each of them on its own: mute name servers hold up nothing else.
+    judging: JoinSet<Hop>,
+    /// What was there has crashed and is not back yet; the browser may say so more than once.
+    crashed: bool,
     /// Why the page may not go where it led.
     refused: Option<Refused>,
     download: bool,
     loader: Option<String>,
     shown: Option<String>,
+}
+
+/// A document that the browser is about to ask for.
+struct Hop {
+    session: String,
+    request: String,
+    /// Of the page itself, and not of a frame in it.
+    main: bool,
+    judged: Result<Target, Refused>,
 }
 
 /// What a tab did when it was touched.
@@ -204,7 +242,10 @@ impl Visit {
             reply: None,
             stage: Stage::Loading,
             until: Instant::now(),
+            frames: BTreeSet::new(),
             paused: BTreeSet::new(),
+            judging: JoinSet::new(),
+            crashed: false,
             refused: None,
             download: false,
             loader: None,
@@ -212,7 +253,10 @@ impl Visit {
         };
         match visit.wake().await? {
             Woke::Alive => {}
-            Woke::Crashed => visit.also(Also::CrashedTabRecovered),
+            Woke::Crashed => {
+                visit.crashed = true;
+                visit.also(Also::CrashedTabRecovered);
+            }
             Woke::Hung => visit.replace_tab().await?,
         }
         Ok(visit)
@@ -258,8 +302,8 @@ impl Visit {
         older: &mut Option<Browser>,
     ) -> Result<(), Fault> {
         self.until = deadline;
-        let documents = json!({ "patterns": [{ "resourceType": "Document" }] });
-        self.browser.call(Some(&self.session), "Fetch.enable", documents).await?;
+        self.browser.call(Some(&self.session), "Fetch.enable", documents()).await?;
+        self.send("Target.setAutoAttach", frames()).await?;
         if older.is_some() {
             // What the older guard holds back would go on with its end.
             self.browser.call(Some(&self.session), "Page.stopLoading", json!({})).await?;
@@ -269,6 +313,10 @@ impl Visit {
         loop {
             let incoming = tokio::select! {
                 incoming = self.browser.next() => incoming?,
+                Some(Ok(hop)) = self.judging.join_next() => {
+                    self.let_go_or_drop(hop).await?;
+                    continue;
+                }
                 () = sleep_until(self.until) => match self.end_stage().await? {
                     true => continue,
                     false => return Ok(()),
@@ -278,10 +326,15 @@ impl Visit {
                 Incoming::Reply { id, result } if id == asked => self.navigated(result).await?,
                 Incoming::Reply { .. } => true,
                 Incoming::Event(event) if event.method == "Target.detachedFromTarget" => {
-                    event.params["sessionId"] != self.session.as_str()
+                    let session = event.params["sessionId"].as_str().unwrap_or_default();
+                    self.frames.remove(session);
+                    session != self.session
                 }
                 Incoming::Event(event) if self.is_ours(&event) => self.happened(event, policy).await?,
-                Incoming::Event(_) => true,
+                Incoming::Event(event) => {
+                    self.happened_in_a_frame(event, policy).await?;
+                    true
+                }
             };
             if !goes_on {
                 self.tell(Outcome::Browser(Fault::Broken("the tab was closed".into())));
@@ -307,7 +360,11 @@ impl Visit {
                 self.stop().await?;
                 Ok(false)
             }
-            Stage::Watched => Ok(false),
+            Stage::Watched if self.judging.is_empty() => Ok(false),
+            Stage::Watched => {
+                self.enter(Stage::Watched, APPEARING); // without us it would be let go
+                Ok(true)
+            }
         }
     }
 
@@ -350,35 +407,75 @@ impl Visit {
     async fn happened(&mut self, event: Event, policy: &Policy) -> Result<bool, Fault> {
         let Event { method, params, .. } = event;
         match method.as_str() {
-            "Fetch.requestPaused" => self.judge_request(&params, policy).await?,
+            "Fetch.requestPaused" => self.judge_request(&self.session.clone(), &params, policy),
+            "Target.attachedToTarget" => self.guard_frame(&params).await?,
             "Page.javascriptDialogOpening" => self.close_dialog(&params).await?,
             "Page.frameNavigated" => self.shows(&params["frame"], policy).await?,
             "Page.downloadWillBegin" => self.download = true,
-            "Inspector.targetCrashed" if self.stage != Stage::Watched => self.settle(Outcome::Crashed).await?,
+            "Inspector.targetReloadedAfterCrash" => self.crashed = false,
+            "Inspector.targetCrashed" if self.stage != Stage::Watched && !self.crashed => {
+                self.settle(Outcome::Crashed).await?
+            }
             "Inspector.detached" => return Ok(false),
             _ => {}
         }
         Ok(true)
     }
 
+    /// Something in a frame that runs apart, or in none of ours.
+    async fn happened_in_a_frame(&mut self, event: Event, policy: &Policy) -> Result<(), Fault> {
+        let Some(session) = event.session.filter(|session| self.frames.contains(session)) else { return Ok(()) };
+        match event.method.as_str() {
+            "Fetch.requestPaused" => self.judge_request(&session, &event.params, policy),
+            "Target.attachedToTarget" => self.guard_frame(&event.params).await?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A frame that runs apart has just begun, and waits until it is guarded as the page is.
+    async fn guard_frame(&mut self, params: &Value) -> Result<(), Fault> {
+        let Some(session) = params["sessionId"].as_str() else { return Ok(()) };
+        self.frames.insert(session.into());
+        self.browser.send(Some(session), "Fetch.enable", documents()).await?;
+        self.browser.send(Some(session), "Target.setAutoAttach", frames()).await?;
+        self.browser.send(Some(session), "Runtime.runIfWaitingForDebugger", json!({})).await.map(|_| ())
+    }
+
     /// A document is about to be asked for: the page itself, where it redirects to, or a frame in it.
-    async fn judge_request(&mut self, params: &Value, policy: &Policy) -> Result<(), Fault> {
-        let Some(request) = params["requestId"].as_str().map(str::to_owned) else { return Ok(()) };
-        self.paused.insert(request.clone());
-        let url = params["request"]["url"].as_str().unwrap_or_default();
-        match judge(policy, url).await {
-            Ok(_) => self.send("Fetch.continueRequest", json!({ "requestId": request })).await?,
+    fn judge_request(&mut self, session: &str, params: &Value, policy: &Policy) {
+        let Some(request) = params["requestId"].as_str().map(str::to_owned) else { return };
+        let session = session.to_owned();
+        self.paused.insert((session.clone(), request.clone()));
+        let main = params["frameId"] == self.tab.as_str();
+        let url = params["request"]["url"].as_str().unwrap_or_default().to_owned();
+        let policy = policy.clone();
+        self.judging.spawn(async move { Hop { session, request, main, judged: judge(&policy, &url).await } });
+    }
+
+    async fn let_go_or_drop(&mut self, hop: Hop) -> Result<(), Fault> {
+        let Hop { session, request, main, judged } = hop;
+        match judged {
+            Ok(_) => {
+                let go_on = json!({ "requestId": request });
+                self.browser.send(Some(&session), "Fetch.continueRequest", go_on).await?;
+            }
             Err(refused) => {
                 tracing::warn!(event = "launcher.hop_refused", rule = %refused.reason, "a page led to what may not be opened: {refused}");
-                if params["frameId"] == self.tab.as_str() {
+                if main {
                     self.refused = Some(refused);
                 }
-                // Aborted, so that the tab goes on to show what it showed, and no error page.
-                self.send("Fetch.failRequest", json!({ "requestId": request, "errorReason": "Aborted" })).await?
+                self.drop_request(&session, &request).await?;
             }
-        };
-        self.paused.remove(&request);
+        }
+        self.paused.remove(&(session, request));
         Ok(())
+    }
+
+    /// Aborted, so that the tab goes on to show what it showed, and no error page.
+    async fn drop_request(&mut self, session: &str, request: &str) -> Result<(), Fault> {
+        let aborted = json!({ "requestId": request, "errorReason": "Aborted" });
+        self.browser.send(Some(session), "Fetch.failRequest", aborted).await.map(|_| ())
     }
 
     /// Asked whether to leave a page: yes. All else that pages ask people: no.
@@ -427,8 +524,8 @@ impl Visit {
 
     /// Leaves nothing behind that could go on unjudged.
     async fn stop(&mut self) -> Result<(), Fault> {
-        for request in std::mem::take(&mut self.paused) {
-            self.send("Fetch.failRequest", json!({ "requestId": request, "errorReason": "Aborted" })).await?;
+        for (session, request) in std::mem::take(&mut self.paused) {
+            self.drop_request(&session, &request).await?;
         }
         self.browser.call(Some(&self.session), "Page.stopLoading", json!({})).await.map(|_| ())
     }
@@ -458,6 +555,16 @@ impl Visit {
     async fn send(&mut self, method: &str, params: Value) -> Result<u64, Fault> {
         self.browser.send(Some(&self.session), method, params).await
     }
+}
+
+/// What is held back.
+fn documents() -> Value {
+    json!({ "patterns": [{ "resourceType": "Document" }] })
+}
+
+/// Frames that run apart are ours as well, from their first moment.
+fn frames() -> Value {
+    json!({ "autoAttach": true, "waitForDebuggerOnStart": true, "flatten": true, "filter": [{ "type": "iframe" }] })
 }
 
 async fn new_tab(browser: &mut Browser) -> Result<String, Fault> {

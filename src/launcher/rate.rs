@@ -1,4 +1,5 @@
-//! How often somebody may ask: buckets of tokens, one for each address and one for all. Pure: it is told the time.
+//! How often somebody may ask: buckets, one for each address, one for all strangers, and one for all who have been
+//! known to have the token, so that strangers take nothing from them. Pure: it is told the time.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,17 +14,25 @@ pub struct Rate {
 
 /// For one address: a person who clicks, or a dashboard behind one proxy.
 pub const ADDRESS: Rate = Rate { burst: 20.0, per_second: 5.0 };
-/// For all together: what a browser can take, and far too few to guess a token with.
+/// For all strangers together, and for all others: what a browser can take, and far too few to guess a token with.
 pub const ALL: Rate = Rate { burst: 100.0, per_second: 25.0 };
 
-/// Addresses that are remembered; the one that asked least lately is forgotten first.
+/// Addresses that are remembered; strangers are forgotten first, and of them the one that asked least lately.
 const ADDRESSES: usize = 1024;
 
 #[derive(Debug)]
 pub struct Gauge {
     address: Rate,
-    all: (Rate, Bucket),
-    addresses: HashMap<IpAddr, Bucket>,
+    all: Rate,
+    strangers: Bucket,
+    known: Bucket,
+    addresses: HashMap<IpAddr, Address>,
+}
+
+#[derive(Debug)]
+struct Address {
+    bucket: Bucket,
+    known: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -34,19 +43,28 @@ struct Bucket {
 
 impl Gauge {
     pub fn new(address: Rate, all: Rate) -> Self {
-        Gauge { address, all: (all, Bucket::full(all)), addresses: HashMap::new() }
+        let (strangers, known) = (Bucket::full(all), Bucket::full(all));
+        Gauge { address, all, strangers, known, addresses: HashMap::new() }
     }
 
     /// Lets this address ask once more, or says how many seconds it has to wait.
     pub fn admit(&mut self, now: Duration, address: IpAddr) -> Result<(), u64> {
         if self.addresses.len() >= ADDRESSES && !self.addresses.contains_key(&address) {
-            let longest_ago = self.addresses.iter().min_by_key(|(_, bucket)| bucket.at).map(|(address, _)| *address);
-            longest_ago.and_then(|address| self.addresses.remove(&address));
+            let first = self.addresses.iter().min_by_key(|(_, one)| (one.known, one.bucket.at));
+            first.map(|(address, _)| *address).and_then(|address| self.addresses.remove(&address));
         }
-        let (rate, all) = &mut self.all;
-        let one = self.addresses.entry(address).or_insert(Bucket::full(self.address));
-        one.take(self.address, now)?;
-        all.take(*rate, now)
+        let stranger = Address { bucket: Bucket::full(self.address), known: false };
+        let one = self.addresses.entry(address).or_insert(stranger);
+        one.bucket.take(self.address, now)?;
+        let all = if one.known { &mut self.known } else { &mut self.strangers };
+        all.take(self.all, now)
+    }
+
+    /// This address, which was admitted, has the token.
+    pub fn know(&mut self, address: IpAddr) {
+        if let Some(one) = self.addresses.get_mut(&address) {
+            one.known = true;
+        }
     }
 }
 
@@ -94,6 +112,16 @@ mod tests {
     fn all_together_have_a_limit_too() {
         let mut gauge = Gauge::new(MANY, TWO);
         assert_eq!([1, 2, 3].map(|peer| gauge.admit(at(0), address(peer))), [Ok(()), Ok(()), Err(2)]);
+    }
+
+    #[test]
+    fn strangers_take_nothing_from_who_is_known() {
+        let mut gauge = Gauge::new(MANY, TWO);
+        assert_eq!(gauge.admit(at(0), address(0)), Ok(()));
+        gauge.know(address(0));
+        let strangers: Vec<_> = (1..=ADDRESSES as u32).map(|peer| gauge.admit(at(1), address(peer))).collect();
+        assert_eq!(strangers.iter().filter(|admitted| admitted.is_ok()).count(), 1);
+        assert_eq!([1, 1, 1].map(|now| gauge.admit(at(now), address(0))), [Ok(()), Ok(()), Err(2)]);
     }
 
     #[test]

@@ -378,6 +378,35 @@ fn no_hop_leaves_the_machine_unjudged() {
             ),
             ("/script", page("script", &format!("<script>location = '{secret}?script'</script>"))),
             ("/meta", page("meta", &format!("<meta http-equiv=refresh content='0;url={secret}?meta'>"))),
+            (
+                "/apart",
+                page(
+                    "apart",
+                    "<body><script>const frame = document.createElement('iframe'); \
+                     frame.src = `http://localhost:${location.port}/inside`; document.body.append(frame)</script>",
+                ),
+            ),
+            (
+                "/inside",
+                page(
+                    "inside",
+                    &format!(
+                        "<script>location = '{secret}?inside'; setTimeout(() => new Image().src = '/inside-stays', 500)</script>"
+                    ),
+                ),
+            ),
+            // A name that is no text, which the browser tells all the same.
+            (
+                "/half",
+                page(
+                    "half",
+                    &format!(
+                        "<body><script>const frame = document.createElement('iframe'); frame.name = '\\ud800'; \
+                         frame.src = '/'; frame.onload = () => {{ location = '{secret}?half'; \
+                         setTimeout(() => new Image().src = '/stays', 500) }}; document.body.append(frame)</script>"
+                    ),
+                ),
+            ),
             ("/late", Answer::When(late.clone())),
             ("/worker", page("worker", REGISTER)),
             ("/worker.js", says("200 OK", "Content-Type: text/javascript", &worker)),
@@ -402,10 +431,14 @@ fn no_hop_leaves_the_machine_unjudged() {
 
         stage.shows(&pages.url("/framed"));
         pages.wait_asked("/framed-shown");
-        for path in ["/script", "/meta"] {
+        stage.shows(&pages.url("/apart"));
+        pages.wait_asked("/inside-stays");
+        for path in ["/script", "/meta", "/half"] {
             stage.shows(&pages.url(path));
             stage.wait_tab(&pages.url(path));
         }
+
+        pages.wait_asked("/stays");
 
         stage.shows(&pages.url("/worker"));
         pages.wait_asked("/worker-ready");
@@ -427,6 +460,25 @@ fn no_hop_leaves_the_machine_unjudged() {
 
         assert_eq!(forbidden.asked(), [""; 0]);
         assert_eq!(metadata.map(|metadata| metadata.asked()).unwrap_or_default(), [""; 0]);
+    });
+}
+
+#[test]
+fn whoever_breaks_the_guard_shows_nothing() {
+    alone("launcher::whoever_breaks_the_guard_shows_nothing", || {
+        let forbidden = Pages::serving(&[("/secret", page("secret", ""))]);
+        let overfull = format!(
+            "<body><script>const frame = document.createElement('iframe'); frame.name = 'x'.repeat(20 << 20); \
+             frame.src = '/'; frame.onload = () => location = '{}'; document.body.append(frame)</script>",
+            forbidden.url("/secret")
+        );
+        let pages = Pages::serving(&[("/", page("harmless", "")), ("/overfull", page("overfull", &overfull))]);
+        let chromium = Chromium::start("about:blank");
+        let stage = Stage::new(chromium.port, &[pages.port]);
+        stage.shows(&pages.url("/"));
+        stage.open(&pages.url("/overfull"));
+        stage.wait_tab("about:blank");
+        stage.shows(&pages.url("/"));
     });
 }
 

@@ -29,8 +29,13 @@ impl Launcher {
 
     /// With the variables of a session.
     fn with(session: Session) -> Self {
-        let (port, nobody) = (free_port(), free_port());
-        let session = session.env("NAV_SHIM_PORT", &port.to_string()).env("CDP_PORT", &nobody.to_string());
+        Self::facing(free_port(), session)
+    }
+
+    /// Where it looks for a browser.
+    fn facing(browser: u16, session: Session) -> Self {
+        let port = free_port();
+        let session = session.env("NAV_SHIM_PORT", &port.to_string()).env("CDP_PORT", &browser.to_string());
         let mut command = session.command(crate::harness::binary());
         let log = fs::File::create(session.data().join("log")).expect("a log");
         command.args(["nav-shim", "--listen", "127.0.0.1"]).stdout(log).stderr(Stdio::inherit());
@@ -76,6 +81,14 @@ impl Launcher {
         answer.starts_with("HTTP/1.1 200")
             && answer.ends_with(r#"{"ok":true}"#)
             && began.elapsed() < Duration::from_secs(2)
+    }
+
+    /// The audit lines, as soon as there are so many.
+    fn audit(&self, lines: usize) -> Vec<Value> {
+        until(&format!("{lines} audit lines"), || {
+            let requests = self.log().into_iter().filter(|line| line["event"] == "launcher.request");
+            Some(requests.collect::<Vec<_>>()).filter(|found| found.len() >= lines)
+        })
     }
 
     fn log(&self) -> Vec<Value> {
@@ -207,11 +220,16 @@ fn each_request_leaves_one_line_without_secrets() {
     launcher.open(r#"{"url": "http://192.168.7.7/some-path?some-query"}"#);
     launcher.says(request("GET", "/some-path?some-query", &format!("Authorization: Bearer {TOKEN}"), ""));
     launcher.says(request("POST", "/open", "Authorization: Bearer some-query\r\nContent-Length: 2", "{}"));
-    let requests = |launcher: &Launcher| {
-        let lines = launcher.log().into_iter();
-        lines.filter(|line| line["event"] == "launcher.request").collect::<Vec<_>>()
-    };
-    let lines = until("four audit lines", || Some(requests(&launcher)).filter(|lines| lines.len() >= 4));
+    launcher.says(request("POST", "/open", "Host: some-path\r\nContent-Length: 2", "{}"));
+    launcher.says(request(
+        "POST",
+        "/open",
+        &format!("Authorization: Bearer {TOKEN}\r\nContent-Length: 9"),
+        "some-path",
+    ));
+    let late = request("POST", "/open", &format!("Authorization: Bearer {TOKEN}\r\nContent-Length: 10"), "some-path");
+    assert_eq!(body(&launcher.says(late))["error"], "the body did not arrive within 2 seconds");
+    let lines = launcher.audit(7);
     let seen: Vec<_> =
         lines.iter().map(|line| (line["host"].as_str(), line["verdict"].as_str(), line["status"].as_u64())).collect();
     assert_eq!(
@@ -221,6 +239,9 @@ fn each_request_leaves_one_line_without_secrets() {
             (Some("192.168.7.7"), Some("refused"), Some(400)),
             (None, Some("not_found"), Some(404)),
             (None, Some("unauthorized"), Some(401)),
+            (None, Some("unreadable"), Some(400)),
+            (None, Some("invalid_json"), Some(400)),
+            (None, Some("unreadable"), Some(408)),
         ]
     );
     for line in &lines {
@@ -231,6 +252,21 @@ fn each_request_leaves_one_line_without_secrets() {
     for secret in [TOKEN, "some-path", "some-query", "pass", "part"] {
         assert!(!all.contains(secret), "{secret} was written down:\n{all}");
     }
+}
+
+#[test]
+fn who_does_not_wait_for_the_answer_is_written_down_too() {
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let browser = mute.local_addr().expect("its address").port();
+    let launcher = Launcher::facing(browser, Session::new().env("URL_LAUNCHER_TOKEN", TOKEN));
+    let mut caller = launcher.connect();
+    let open = r#"{"url": "http://1.1.1.1/"}"#;
+    let headers = format!("Authorization: Bearer {TOKEN}\r\nContent-Length: {}", open.len());
+    caller.write_all(request("POST", "/open", &headers, open).as_bytes()).expect("the launcher reads");
+    let _asked = mute.accept().expect("the launcher asks the browser");
+    drop(caller);
+    let line = launcher.audit(1).remove(0);
+    assert_eq!((line["host"].as_str(), line["verdict"].as_str()), (Some("1.1.1.1"), Some("mute_browser")), "{line}");
 }
 
 #[test]
@@ -386,6 +422,33 @@ fn open_tells_what_became_of_it() {
     let nobody = launcher.cli(&["open", "http://1.1.1.1/"]);
     assert_eq!(nobody.code, Some(3), "{nobody:?}");
     assert!(nobody.stderr.contains(&format!("127.0.0.1:{port}")), "{nobody:?}");
+}
+
+#[test]
+fn the_workspace_says_what_may_be_opened() {
+    let manifest = include_str!("../../manifests/nav-shim.ron");
+    let manifest = manifest.replace("/usr/local/bin/kasm-void", &crate::harness::binary().display().to_string());
+    let session = Session::new()
+        .env("URL_LAUNCHER_TOKEN", TOKEN)
+        .env("NAV_SHIM_PORT", &free_port().to_string())
+        .env("CDP_PORT", &free_port().to_string())
+        .stayer("other")
+        .app("other", r#"App(command: "${BIN}/other")"#)
+        .app("nav-shim", &manifest.replace("/tmp/nav_shim.log", "${DATA}/nav-shim.log"))
+        .workspace("Workspace()")
+        .start();
+    let open = |url: &str| -> Value {
+        serde_json::from_str(&session.cli(&["open", "--json", url]).stdout).expect("the launcher's answer")
+    };
+    let (launcher, other) = (session.pid("nav-shim"), session.pid("other"));
+    assert_eq!(open("http://1.1.1.1/")["outcome"], "no_browser");
+
+    session.edit("workspace", r#"Workspace(vars: { "URL_POLICY_ALLOW": "8.8.8.8", "URL_POLICY_PORTS": "80 81" })"#);
+    session.next_pid("nav-shim", launcher);
+    assert_eq!(open("http://1.1.1.1/")["code"], "not-allowed");
+    assert_eq!(open("http://8.8.8.8:443/")["code"], "port");
+    assert_eq!(open("http://8.8.8.8:81/")["outcome"], "no_browser");
+    assert_eq!(session.pid("other"), other);
 }
 
 #[test]

@@ -120,6 +120,25 @@ async fn what_is_not_the_protocol_ends_the_conversation() {
     }
 }
 
+#[test]
+fn half_a_character_in_a_name_is_no_reason_to_break_off() {
+    for (name, expected) in [
+        (r"\ud800", "\u{fffd}"),
+        (r"\udC00", "\u{fffd}"),
+        (r"a\ud83d\ude00b", "a😀b"),
+        (r"\ud83d\ud83d\ude00", "\u{fffd}😀"),
+        (r"\ud800\\ud800é", "\u{fffd}\\ud800é"),
+        (r"\ud800\n\u0041\ud", ""),
+        (r"\ud800\", ""),
+    ] {
+        let said = format!(r#"{{"method":"E.x","params":{{"name":"{name}"}}}}"#);
+        match understood(&said) {
+            Ok(Some(Incoming::Event(event))) => assert_eq!(event.params["name"], expected, "{said}"),
+            other => assert!(expected.is_empty() && matches!(other, Err(Fault::Broken(_))), "{said}: {other:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_huge_message_costs_no_memory() {
     let mut browser = browser(async |mut wire| {

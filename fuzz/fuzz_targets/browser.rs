@@ -1,4 +1,0 @@
-//! `cargo +nightly fuzz run browser`
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| entries::browser(bytes));
