@@ -26,7 +26,10 @@ fn main() {
     match arguments.get(1).map(String::as_str) {
         Some("service") => service(&arguments[2], &arguments[3]),
         Some("floor") => floor(&arguments[2], &arguments[3]),
-        _ => measure_all(),
+        _ => {
+            measure_all();
+            measure_restoring();
+        }
     }
 }
 
@@ -247,6 +250,19 @@ impl Fleet {
         (self.wait(services, killed) - killed) as f64 / 1e6
     }
 
+    /// Milliseconds from the supervisor's death to the start of a service that died with it: everything is supervised
+    /// again by then.
+    fn restored(&mut self) -> f64 {
+        // One that dies soon after it was started is started again after a wait.
+        std::thread::sleep(Duration::from_millis(1200));
+        let services = self.latest.values().map(|(pid, _)| *pid).collect::<Vec<_>>();
+        let supervisor = children(self.supervisor.id() as i32).into_iter().find(|pid| !services.contains(pid));
+        let before = now();
+        kill(supervisor.expect("a guard that has a supervisor"));
+        self.kill(&[0]);
+        (self.wait(&[0], before) - before) as f64 / 1e6
+    }
+
     /// KiB that the supervisor's own processes occupy, shared pages shared out.
     fn memory(&self) -> u64 {
         let own = std::env::current_exe().unwrap();
@@ -280,11 +296,15 @@ fn tree(root: i32) -> Vec<i32> {
     let mut all = vec![root];
     let mut next = 0;
     while next < all.len() {
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", all[next])).unwrap_or_default();
-        all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+        all.extend(children(all[next]));
         next += 1;
     }
     all
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 fn pss(pid: i32) -> u64 {
@@ -341,6 +361,16 @@ fn measure_all() {
         }
         let cells = values.iter().zip(&floor).map(|(value, least)| format!("{value:.2} | {:.2}", value / least));
         println!("| {} | {} |", peer.name, cells.collect::<Vec<_>>().join(" | "));
+    }
+}
+
+/// No peer has anything like it.
+fn measure_restoring() {
+    let peer = PEERS.iter().find(|peer| peer.name == "kasm-void").expect("ourselves");
+    for services in [10, 1000] {
+        let mut fleet = Fleet::start(peer, services);
+        let all = (0..5).map(|_| fleet.restored()).collect();
+        println!("kill -9 of the supervisor of {services} apps -> all supervised again: {:.1} ms", median(all));
     }
 }
 
