@@ -273,10 +273,7 @@ impl Stage {
     fn crash(&self, tab: &str) {
         let (port, tab) = (self.browser, tab.to_owned());
         self.run(async move {
-            let mut browser = Browser::connect(port).await.expect("a browser");
-            let attach = json!({ "targetId": tab, "flatten": true });
-            let session = browser.call(None, "Target.attachToTarget", attach).await.expect("a session");
-            let session = session["sessionId"].as_str().expect("its name").to_owned();
+            let (mut browser, session) = attached(port, &tab).await;
             for method in ["Inspector.enable", "Page.crash"] {
                 browser.send(Some(&session), method, json!({})).await.expect("a command");
             }
@@ -290,10 +287,7 @@ impl Stage {
     fn tell(&self, tab: &str, commands: &[(&'static str, Value)]) {
         let (port, tab, commands) = (self.browser, tab.to_owned(), commands.to_vec());
         self.run(async move {
-            let mut browser = Browser::connect(port).await.expect("a browser");
-            let attach = json!({ "targetId": tab, "flatten": true });
-            let session = browser.call(None, "Target.attachToTarget", attach).await.expect("a session");
-            let session = session["sessionId"].as_str().expect("its name").to_owned();
+            let (mut browser, session) = attached(port, &tab).await;
             for (method, params) in commands {
                 browser.send(Some(&session), method, params).await.expect("a command");
             }
@@ -306,6 +300,15 @@ impl Stage {
                 .await;
         });
     }
+}
+
+/// A session with a tab, as developer tools have one.
+async fn attached(port: u16, tab: &str) -> (Browser, String) {
+    let mut browser = Browser::connect(port).await.expect("a browser");
+    let attach = json!({ "targetId": tab, "flatten": true });
+    let session = browser.call(None, "Target.attachToTarget", attach).await.expect("a session");
+    let session = session["sessionId"].as_str().expect("its name").to_owned();
+    (browser, session)
 }
 
 fn reason(verdict: &Verdict) -> Option<Reason> {

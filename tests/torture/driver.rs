@@ -37,6 +37,7 @@ pub struct Driver {
     babbling: Vec<UnixStream>,
     racing: Vec<(usize, JoinHandle<()>)>,
     supervised: bool,
+    guarded: bool,
     /// Bytes of the supervisor's log at the last quiet point.
     log_before: usize,
 }
@@ -88,6 +89,7 @@ impl Driver {
             babbling: Vec::new(),
             racing: Vec::new(),
             supervised: true,
+            guarded: true,
             log_before: 0,
         }
     }
@@ -203,7 +205,7 @@ impl Driver {
         let Some(pid) = self.stage.supervisor() else { return };
         self.note(format!("kill -9 the supervisor {pid}"));
         self.tally.supervisors_killed += 1;
-        let counting = self.counting().filter(|_| self.stage.guard().is_none());
+        let counting = self.counting().filter(|_| !self.guarded);
         signal(pid, Signal::KILL);
         until_ok("the killed supervisor is gone", || match self.stage.supervising().iter().any(|one| one.pid == pid) {
             true => Err(format!("pid {pid}")),
@@ -226,12 +228,13 @@ impl Driver {
         let Some(pid) = self.stage.guard() else { return };
         self.note(format!("kill -9 the guard {pid}"));
         self.tally.guards_killed += 1;
+        self.guarded = false;
         signal(pid, Signal::KILL);
     }
 
     fn revive(&mut self) {
         self.stage.revive();
-        self.supervised = true;
+        (self.supervised, self.guarded) = (true, self.stage.guard().is_some());
         self.note(format!("the supervisor is {:?}", self.stage.supervisor()));
     }
 

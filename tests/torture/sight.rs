@@ -31,7 +31,7 @@ fn process(pid: i32, ours: &str) -> Option<Process> {
     let value = |name: &str| environ.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     environ.iter().find(|word| word.starts_with("KASM_VOID_STORY") && word.ends_with(ours))?;
     let app = value("KASM_VOID_APP").and_then(|app| app.rsplit_once(':')).map(|(name, _)| name.to_owned());
-    let leader = value("KASM_VOID_LEADER").is_some_and(|leader| leader == pid.to_string());
+    let leader = value("KASM_VOID_LEADER").and_then(|leader| leader.parse().ok()) == Some(pid);
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let argv = line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
     Some(Process { pid, parent, started, app, leader, argv })
