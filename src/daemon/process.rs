@@ -775,11 +775,12 @@ impl Cookie {
 /// a moment later. Until then it carries no cookie: who looked for the app now would not find it, and double it.
 fn wait_for_the_half_born() {
     let own = rustix::process::getpid().as_raw_nonzero().get();
+    let guard = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
     let half_born = |entry: &Entry| {
         let environment = proc::environment(entry.pid);
-        entry.pid != own
-            && proc::variable(&environment, GUARD).is_some()
-            && proc::variable(&environment, COOKIE).is_none()
+        let named = proc::variable(&environment, GUARD).and_then(|pid| pid.parse().ok());
+        let may_be = named.is_some_and(|named| may_be_of_ours(named, entry.parent, guard));
+        entry.pid != own && may_be && proc::variable(&environment, COOKIE).is_none()
     };
     let uid = rustix::process::getuid().as_raw();
     let mut waited = Duration::ZERO;
@@ -787,6 +788,12 @@ fn wait_for_the_half_born() {
         std::thread::sleep(Duration::from_millis(1));
         waited += Duration::from_millis(1);
     }
+}
+
+/// Whether a supervisor, or a copy of one, may be of this session. `named`: the guard in its environment. A child of
+/// another guard is the supervisor of another session, and stays one.
+fn may_be_of_ours(named: Pid, parent: Pid, guard: Option<Pid>) -> bool {
+    Some(named) == guard || named != parent
 }
 
 /// Whether this live process is one of the app's, by cookie or pattern: a lock it holds is not stale.
@@ -838,5 +845,18 @@ fn explain(app: &App, program: &str, (step, error): (Step, io::Error)) -> String
         (Step::Nice, ..) => format!("priority: {error} (`limits.nice`: only root may lower it)"),
         (Step::OomScore, ..) => format!("oom score: {error} (`limits.oom_score_adj`: only root may lower it)"),
         (Step::Clone, ..) => format!("no new process: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_supervisor_of_another_session_is_not_waited_for() {
+        let ours = Some(10);
+        assert!(may_be_of_ours(10, 10, ours), "left by the supervisor before us");
+        assert!(may_be_of_ours(20, 1, ours), "its guard has died with it");
+        assert!(!may_be_of_ours(20, 20, ours), "another guard has a supervisor");
     }
 }
