@@ -22,9 +22,10 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::daemon::link::Line;
-use crate::daemon::{self, journal};
-use crate::model::quantity::Span;
+use crate::daemon;
+use crate::host::link::Line;
+use crate::host::{journal, layout};
+use crate::model::manifest::quantity::Span;
 use crate::{guard, init};
 use change::Which;
 use client::{Client, Waiting};
@@ -388,13 +389,13 @@ impl From<LogFormat> for journal::Format {
 }
 
 fn known_signal(text: &str) -> Result<String, String> {
-    crate::model::restart::signal_number(text).map(|number| number.to_string())
+    crate::model::signal::signal_number(text).map(|number| number.to_string())
 }
 
 /// Carries out the command line; clap itself ends wrong usage with code 2.
 pub fn run(cli: Cli) -> anyhow::Result<Ended> {
     let Cli { state, json, verb } = cli;
-    let state = state.unwrap_or_else(daemon::state::default_path);
+    let state = state.unwrap_or_else(layout::default_path);
     match verb {
         Verb::Run { mut folders, log_format, log_dir } => {
             let Some(line) = Line::of_our_guard() else { return guard::run(&state).map(Ended::Ran) };

@@ -17,10 +17,10 @@ use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process, set_child_subreaper};
 
-use crate::daemon::link::{GUARD, Heard, Line, Passing, ToGuard, ToSupervisor};
-use crate::daemon::state::Folder;
-use crate::daemon::{proc, sys};
-use crate::model::restart::Exit;
+use crate::host::layout::StateFolder;
+use crate::host::link::{GUARD, Heard, Line, Passing, ToGuard, ToSupervisor};
+use crate::host::{proc, sys};
+use crate::model::exit::Exit;
 
 /// The guard itself, whatever has become of the file it was started from.
 const OURSELVES: &str = "/proc/self/exe";
@@ -43,7 +43,7 @@ const FORWARDED: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SI
 
 /// Runs the supervisor, with the arguments this process has, until it says that the session is over.
 pub fn run(state: &Path) -> anyhow::Result<ExitCode> {
-    let folder = Folder::take(state)?;
+    let folder = StateFolder::take(state)?;
     set_child_subreaper(Some(rustix::process::getpid())).context("cannot become the reaper of apps")?;
     let signals: Vec<i32> = FORWARDED.into_iter().chain([libc::SIGCHLD]).collect();
     let signals = sys::signal_fd(&signals).context("cannot receive signals")?;
@@ -66,7 +66,7 @@ pub fn run(state: &Path) -> anyhow::Result<ExitCode> {
 }
 
 struct Guard {
-    folder: Folder,
+    folder: StateFolder,
     signals: OwnedFd,
     /// What supervisors are started from.
     binary: PathBuf,

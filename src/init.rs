@@ -12,7 +12,7 @@ use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, set_child_subreaper};
 
-use crate::daemon::sys;
+use crate::host::sys;
 
 /// What ends a container: these begin the drain, and a second one makes it short.
 const ENDING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];

@@ -5,6 +5,9 @@
 pub mod model;
 
 #[cfg(feature = "daemon")]
+pub mod host;
+
+#[cfg(feature = "daemon")]
 pub mod http;
 
 #[cfg(feature = "daemon")]

@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::model::manifest::quantity::Span;
 use crate::model::protocol::{Outcome, Refusal};
-use crate::model::quantity::Span;
 
 /// Nobody listens on the control socket.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Ended;
 use super::client::{Client, NoSupervisor};
 use super::print::{BAD, BUSY, GOOD, plain, say, say_json};
-use crate::daemon::{proc, sys};
+use crate::host::{proc, sys};
 use crate::model::protocol::{Identity, Snapshot};
 
 /// What was looked at.

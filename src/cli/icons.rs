@@ -12,14 +12,14 @@ use super::Ended;
 use super::change;
 use super::client::{Client, Waiting, encoded};
 use super::print::{problem, say, say_json};
-use crate::daemon::load;
-use crate::model::check::WORKSPACE;
-use crate::model::icon::{self, Entry};
+use crate::host::load;
+use crate::model::loading::check::WORKSPACE;
+use crate::model::loading::parse::parse;
+use crate::model::loading::problem::Problem;
+use crate::model::loading::source::Source;
 use crate::model::manifest::Manifest;
-use crate::model::parse::parse;
-use crate::model::problem::Problem;
+use crate::model::manifest::icon::{self, Entry};
 use crate::model::protocol::{AppStatus, CommandLine, StateName};
-use crate::model::source::Source;
 
 /// Writes the desktop entries of all manifests into `into`. A broken manifest costs its own icons.
 pub fn write(folders: &[PathBuf], into: &Path, through: Option<&str>, json: bool) -> anyhow::Result<Ended> {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Ended;
 use super::print::{problem, say, say_json};
-use crate::model::problem::Problem;
+use crate::model::loading::problem::Problem;
 
 /// Tells the problems of all files; refused when one of them keeps a file from being applied.
 pub fn tell_problems(problems: &[Problem], json: bool) -> anyhow::Result<Ended> {

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Ended;
 use super::policy::PolicyOptions;
-use crate::daemon::journal::{Format, Journal};
+use crate::host::journal::{Format, Journal};
 use crate::launcher;
 
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-use crate::model::problem::{Problem, Severity};
+use crate::model::loading::problem::{Problem, Severity};
 use crate::model::protocol::StateName;
 
 pub const GOOD: Style = AnsiColor::Green.on_default();

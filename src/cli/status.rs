@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Ended;
 use super::client::{Client, encoded};
 use super::print::{self, BAD, BUSY, DIM, cut, duration, plain, say, say_json};
-use crate::model::problem::closest;
+use crate::model::loading::problem::closest;
 use crate::model::protocol::{AppStatus, Crash, PlanReport, Snapshot};
 
 pub async fn status(client: &Client, names: &[String], json: bool) -> anyhow::Result<Ended> {
@@ -228,8 +228,8 @@ fn plan_in_words(plan: &PlanReport) -> String {
 mod tests {
     use super::super::tests::app;
     use super::*;
+    use crate::model::exit::Exit;
     use crate::model::protocol::{PlanStep, StateName};
-    use crate::model::restart::Exit;
 
     fn shown(text: &str) -> String {
         anstream::adapter::strip_str(text).to_string()

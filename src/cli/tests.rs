@@ -15,10 +15,10 @@ use super::client::{NoAnswer, NoSupervisor};
 use super::*;
 use crate::daemon::control::{self, Ask as Asked, LogStream};
 use crate::http::Server;
+use crate::model::exit::Exit;
 use crate::model::protocol::{
     AppStatus, CommandLine, Crash, Identity, Outcome, PlanReport, PlanStep, Refusal, Snapshot, StateName,
 };
-use crate::model::restart::Exit;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const MINUTE: Waiting = Waiting { wait: true, timeout: Span::secs(60) };

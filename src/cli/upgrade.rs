@@ -10,8 +10,8 @@ use super::client::{Client, NoAnswer, encoded};
 use super::print::{GOOD, plain, say, say_json};
 use super::{Ended, manifests};
 use crate::daemon;
+use crate::model::manifest::quantity::Span;
 use crate::model::protocol::{Identity, Outcome};
-use crate::model::quantity::Span;
 
 /// Between two looks whether the next supervisor answers.
 const LOOK: Duration = Duration::from_millis(50);

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
-use crate::model::hook::Hook;
+use crate::model::manifest::hook::Hook;
 use tree::Folder;
 
 /// What a step needs to know of the machine it runs on.

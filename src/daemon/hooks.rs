@@ -10,14 +10,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::display::{self, Screen};
-use super::proc::Pid;
 use super::{files, probes, process};
+use crate::host::proc::Pid;
 use crate::model::app::App;
-use crate::model::hook::{Hook, OnFailure};
-use crate::model::probe::Target;
-use crate::model::restart::Exit;
+use crate::model::exit::Exit;
+use crate::model::manifest::hook::{Hook, OnFailure};
+use crate::model::manifest::probe::Target;
+use crate::model::manifest::switch;
 use crate::model::supervisor::AppId;
-use crate::model::switch;
 
 /// A step that knows its own limit says more about what was missing than we could: it goes first.
 const SLACK: Duration = Duration::from_millis(200);

@@ -23,13 +23,13 @@ use rustix::event::{Timespec, epoll};
 use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 
-use super::link::{GUARD, Heard, Line, Passing, ToGuard, ToSupervisor};
-use super::proc::{self, Entry, Leader, Pid};
-use super::sys::{self, Ended, LEADER, Step};
+use crate::host::link::{GUARD, Heard, Line, Passing, ToGuard, ToSupervisor};
+use crate::host::proc::{self, Entry, Leader, Pid};
+use crate::host::sys::{self, Ended, LEADER, Step};
 use crate::model::app::App;
-use crate::model::hook::{Hook, LockKind};
+use crate::model::exit::Exit;
 use crate::model::machine::Event;
-use crate::model::restart::Exit;
+use crate::model::manifest::hook::{Hook, LockKind};
 use crate::model::supervisor::AppId;
 
 /// In the environment of every process of an app.

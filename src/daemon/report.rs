@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 use tokio::sync::broadcast;
 
+use crate::model::loading::problem::Problem;
 use crate::model::machine::Report;
-use crate::model::problem::Problem;
+use crate::model::manifest::restart::Verdict;
 use crate::model::protocol::{Crash, PlanReport, StateName};
-use crate::model::restart::Verdict;
 
 /// Crashes kept for `why`, of each app.
 const CRASHES_KEPT: usize = 10;

@@ -6,8 +6,8 @@ use std::fmt;
 
 use regex_lite::Regex;
 
-use super::manifest::{Manifest, Workspace};
-use super::protocol::CommandLine;
+use crate::model::manifest::{Manifest, Workspace};
+use crate::model::protocol::CommandLine;
 
 /// One app, ready to be supervised.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use statig::prelude::*;
 
-use super::app::App;
-use super::plan::Change;
-use super::protocol::StateName;
-use super::restart::{self, Exit, History, OnGiveUp, Verdict};
+use crate::model::app::App;
+use crate::model::exit::Exit;
+use crate::model::manifest::restart::{self, History, OnGiveUp, Verdict};
+use crate::model::plan::Change;
+use crate::model::protocol::StateName;
 
 mod kept;
 mod words;

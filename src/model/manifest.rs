@@ -1,16 +1,26 @@
 //! The manifest: one app as a person writes it in RON, with every default. Composes the types of the
-//! rooms above; `check` turns it into an [`crate::model::check::App`] that nobody has to ask again.
+//! rooms above; `check` turns it into an [`crate::model::loading::check::App`] that nobody has to ask again.
+
+pub mod quantity;
+pub mod switch;
+
+pub mod backoff;
+pub mod probe;
+pub mod restart;
+
+pub mod hook;
+pub mod icon;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::backoff::Backoff;
-use super::hook::Hook;
-use super::probe::{Health, Ready};
-use super::quantity::{Size, Span};
-use super::restart::{OnClose, OnGiveUp, Restart};
-use super::switch::{on, switch};
+use crate::model::manifest::backoff::Backoff;
+use crate::model::manifest::hook::Hook;
+use crate::model::manifest::probe::{Health, Ready};
+use crate::model::manifest::quantity::{Size, Span};
+use crate::model::manifest::restart::{OnClose, OnGiveUp, Restart};
+use crate::model::manifest::switch::{on, switch};
 
 /// `name.ron`: one app.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::protocol::{AppStatus, Snapshot, StateName};
+use crate::model::protocol::{AppStatus, Snapshot, StateName};
 
 /// Prometheus fails a scrape that does not say what it is.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

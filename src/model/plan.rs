@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::app::App;
-use super::check::Checked;
-use super::protocol::{PlanReport, PlanStep};
+use crate::model::app::App;
+use crate::model::loading::check::Checked;
+use crate::model::protocol::{PlanReport, PlanStep};
 
 /// What differs between two versions of an app, by the heaviest field; the fields' names.
 #[derive(Debug, Clone, PartialEq, Eq)]

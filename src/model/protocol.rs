@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::restart::Exit;
+use crate::model::exit::Exit;
 
 /// `GET /v1/apps`: everything, as it was at one moment.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -8,15 +8,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use statig::blocking::{InitializedStateMachine, IntoStateMachineExt as _};
 
-use super::app::App;
-use super::check::Checked;
-use super::machine::{Cx, Effect as AppEffect, Event, Kept, Machine, State, Then, Why};
-use super::manifest::Workspace;
-use super::plan::{self, Step};
-use super::problem::closest;
-use super::protocol::{AppStatus, Outcome, PlanReport, Refusal, Snapshot, StateName, Verb};
-use super::restart::{Exit, signal_name};
-use super::switch;
+use crate::model::app::App;
+use crate::model::exit::Exit;
+use crate::model::loading::check::Checked;
+use crate::model::loading::problem::closest;
+use crate::model::machine::{Cx, Effect as AppEffect, Event, Kept, Machine, State, Then, Why};
+use crate::model::manifest::Workspace;
+use crate::model::manifest::switch;
+use crate::model::plan::{self, Step};
+use crate::model::protocol::{AppStatus, Outcome, PlanReport, Refusal, Snapshot, StateName, Verb};
+use crate::model::signal::signal_name;
 
 /// Stands for one app's name from its first manifest to the end of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
-use kasm_void::model::restart::Exit;
 
 use crate::harness::{FOREVER, Session, alive, kill, until};
 

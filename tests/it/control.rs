@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::{Outcome, StateName};
-use kasm_void::model::restart::Exit;
 
 use crate::harness::{FOREVER, NOBODY, NOTHING, Session, binary, until};
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::{Crash, StateName};
-use kasm_void::model::restart::Exit;
 
 use crate::harness::{FOREVER, NOBODY, Session, kill, until_ok};
 

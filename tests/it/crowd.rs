@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::{AppStatus, Snapshot, StateName};
-use kasm_void::model::restart::Exit;
 use rustix::process::Signal;
 
 use crate::harness::{Session, kill, send, until, until_ok};

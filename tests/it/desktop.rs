@@ -8,8 +8,8 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
-use kasm_void::model::restart::Exit;
 
 use crate::harness::{STAGE, Session, binary, finish, kill, until};
 

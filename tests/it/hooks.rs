@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
+use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
-use kasm_void::model::restart::Exit;
 use serde_json::json;
 
 use crate::harness::{NOTHING, Session, alive, until};

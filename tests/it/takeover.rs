@@ -5,8 +5,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::time::Instant;
 
+use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::{Identity, StateName};
-use kasm_void::model::restart::Exit;
 use rustix::process::Signal;
 
 use crate::harness::{DEADLINE, FOREVER, Session, alive, binary, kill, send, until};

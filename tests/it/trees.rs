@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
-use kasm_void::model::restart::Exit;
 
 use crate::harness::{FOREVER, NOBODY, NOTHING, Session, alive, kill, until};
 

@@ -18,7 +18,7 @@ use super::live::{Lines, Live};
 use super::pipe::Peephole;
 use super::text::{Gap, Ring, count_lines};
 use super::writer::{Ahead, CHUNK, Job, Queue, Target, lock};
-use crate::daemon::sys;
+use crate::host::sys;
 
 /// What a busy pipe is made to hold, as far as the system lets us.
 const PIPE: usize = 1 << 20;

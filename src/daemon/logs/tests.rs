@@ -11,7 +11,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::quantity::Size;
+use crate::model::manifest::quantity::Size;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::FallocateFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::daemon::proc::{Leader, Pid};
-use crate::daemon::sys::Ended;
+use crate::host::proc::{Leader, Pid};
+use crate::host::sys::Ended;
 use crate::model::machine::Kept;
 use crate::model::protocol::Crash;
 use crate::model::supervisor::{Legacy, Session};
@@ -374,7 +374,7 @@ fn set_aside(path: &Path, why: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::restart::Exit;
+    use crate::model::exit::Exit;
 
     fn kept(run: u64) -> Kept {
         let text = r#"{"run":0,"restarts":2,"last_exit":null,"history":{"attempt":1,"unexpected":[]},"program":7,

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::words::{Event, Phase, Pid, Report, Then, Why};
 use super::{Cx, Machine, State};
+use crate::model::exit::Exit;
+use crate::model::manifest::restart::History;
 use crate::model::plan::{self, Change};
-use crate::model::restart::{Exit, History};
 
 /// One app as its supervisor last knew it. Times are those of the clock that all supervisors since boot share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -6,12 +6,12 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::backoff::{Backoff, GiveUp};
-use crate::model::hook::{Hook, OnFailure};
+use crate::model::manifest::backoff::{Backoff, GiveUp};
+use crate::model::manifest::hook::{Hook, OnFailure};
+use crate::model::manifest::probe::{Health, Ready, Target};
+use crate::model::manifest::quantity::{Size, Span};
+use crate::model::manifest::restart::{OnClose, Restart};
 use crate::model::manifest::{Manifest, Match};
-use crate::model::probe::{Health, Ready, Target};
-use crate::model::quantity::{Size, Span};
-use crate::model::restart::{OnClose, Restart};
 
 type Driven = statig::blocking::InitializedStateMachine<Machine>;
 
@@ -37,7 +37,7 @@ fn bare() -> App {
 }
 
 fn app(manifest: Manifest) -> App {
-    let matcher = manifest.matches.as_ref().map(|matches| super::super::app::Matcher {
+    let matcher = manifest.matches.as_ref().map(|matches| crate::model::app::Matcher {
         cmdline: regex_lite::Regex::new(&matches.cmdline).unwrap(),
         exclude: None,
     });

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::kept::{Kept, Posture};
 use crate::model::app::App;
+use crate::model::exit::Exit;
+use crate::model::manifest::restart::Verdict;
 use crate::model::plan::Change;
 use crate::model::protocol::StateName;
-use crate::model::restart::{Exit, Verdict};
 
 /// Process id of a tree's leader.
 pub type Pid = i32;

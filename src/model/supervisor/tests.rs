@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::backoff::{Backoff, GiveUp};
 use crate::model::machine::{Report, Timer};
 use crate::model::manifest::Manifest;
-use crate::model::quantity::Span;
-use crate::model::restart::OnGiveUp;
+use crate::model::manifest::backoff::{Backoff, GiveUp};
+use crate::model::manifest::quantity::Span;
+use crate::model::manifest::restart::OnGiveUp;
 
 struct World {
     supervisor: Supervisor,
@@ -233,8 +233,8 @@ fn after(name: &str, others: &[&str]) -> App {
 }
 
 fn with_probe(mut app: App) -> App {
-    let probe = crate::model::probe::Target::Path { path: "/x".into() };
-    app.manifest.ready = Some(crate::model::probe::Ready { probe, within: Span::secs(30) });
+    let probe = crate::model::manifest::probe::Target::Path { path: "/x".into() };
+    app.manifest.ready = Some(crate::model::manifest::probe::Ready { probe, within: Span::secs(30) });
     app
 }
 
@@ -255,7 +255,7 @@ fn apps_start_after_those_they_name_are_ready() {
 fn an_app_whose_hooks_ran_while_its_display_died_waits_for_the_next_one() {
     let mut browser = after("browser", &["display"]);
     browser.manifest.prelaunch =
-        vec![crate::model::hook::Hook::MakeDir { path: "/x".into(), on_failure: Default::default() }];
+        vec![crate::model::manifest::hook::Hook::MakeDir { path: "/x".into(), on_failure: Default::default() }];
     let mut world = World::new();
     world.load(&[with_probe(app("display")), browser]);
     world.pass(60 * SECOND);
@@ -456,7 +456,7 @@ fn without_autostart_apps_wait_to_be_asked() {
 
 #[test]
 fn nothing_starts_before_the_session_is_staged() {
-    let hook = crate::model::hook::Hook::MakeDir { path: "/x".into(), on_failure: Default::default() };
+    let hook = crate::model::manifest::hook::Hook::MakeDir { path: "/x".into(), on_failure: Default::default() };
     let mut world = World::new();
     world.load_with(Workspace { stage: vec![hook], ..Workspace::default() }, &[app("web")]);
     assert_eq!(world.told(), "stage");

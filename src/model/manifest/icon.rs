@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::manifest::{Icon, Manifest};
+use crate::model::manifest::{Icon, Manifest};
 
 /// A desktop entry: its file's name and what is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::hook::Hook;
+use crate::model::loading::problem::Severity;
+use crate::model::manifest::hook::Hook;
 use crate::model::plan::{self, Change};
-use crate::model::problem::Severity;
 
 /// Files by name, checked on a machine that has /usr/bin/web and `tool` on PATH.
 fn check_with(checker: &mut Checker, env: &[(&str, &str)], files: &[(&str, &str)]) -> Checked {

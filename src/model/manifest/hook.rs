@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::probe::Target;
-use super::quantity::Span;
-use super::switch::{on, switch};
+use crate::model::manifest::probe::Target;
+use crate::model::manifest::quantity::Span;
+use crate::model::manifest::switch::{on, switch};
 
 /// One step. Steps run in order; each has a time limit and says what its failure means.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

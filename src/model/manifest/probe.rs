@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::quantity::Span;
+use crate::model::manifest::quantity::Span;
 
 /// What can be asked for, once; the asker repeats.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

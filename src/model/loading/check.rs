@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use super::app::App;
-use super::manifest::{Manifest, Workspace};
-use super::parse::parse;
-use super::place::Place;
-use super::problem::Problem;
-use super::resolve;
-use super::source::Source;
+use crate::model::app::App;
+use crate::model::loading::parse::parse;
+use crate::model::loading::place::Place;
+use crate::model::loading::problem::Problem;
+use crate::model::loading::resolve;
+use crate::model::loading::source::Source;
+use crate::model::manifest::{Manifest, Workspace};
 
 mod together;
 

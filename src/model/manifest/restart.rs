@@ -1,13 +1,13 @@
-//! Restart policy: how an app ended, and what that means for the next start. Pure arithmetic over the
-//! exit, the app's history and the time; the machine carries the verdict out.
+//! The restart policy: what an exit means for the next start. Pure arithmetic over the exit, the app's history
+//! and the time; the machine carries the verdict out.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::backoff::{Backoff, GiveUp};
+use crate::model::exit::Exit;
 
 /// Which ends lead to another start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -38,136 +38,6 @@ pub enum OnGiveUp {
     Hold,
     /// The supervisor drains and exits with this code.
     EndSession { code: u8 },
-}
-
-/// How a run ended. The names are those of status, logs and metrics.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "class", content = "detail")]
-pub enum Exit {
-    /// Exit code 0.
-    Clean,
-    /// Another exit code.
-    Code(i32),
-    /// Ended by this signal number.
-    Signal(i32),
-    /// Ended by the kernel because memory ran out.
-    OutOfMemory,
-    /// Exit code 21 of a Chromium: its profile is locked by another one.
-    ProfileLocked,
-    /// A prelaunch step failed: which and why.
-    HookFailed(String),
-    /// The program could not be executed: why.
-    SpawnFailed(String),
-    /// Not ready in time: what the probe said last.
-    NotReady(String),
-    /// The health probe failed too often: what it said last.
-    Unhealthy(String),
-    /// The tree held more than `limits.max_rss`: how many bytes.
-    TooMuchMemory(u64),
-    /// Asked by an operator, a reload or a drain.
-    StoppedByUs,
-    /// Gone, and nobody could say how (it was not our child).
-    Unknown,
-}
-
-impl Exit {
-    /// Unexpected ends count towards giving up.
-    pub fn unexpected(&self) -> bool {
-        !matches!(self, Exit::Clean | Exit::StoppedByUs)
-    }
-
-    /// The class alone, as a metric label.
-    pub fn class(&self) -> &'static str {
-        match self {
-            Exit::Clean => "Clean",
-            Exit::Code(_) => "Code",
-            Exit::Signal(_) => "Signal",
-            Exit::OutOfMemory => "OutOfMemory",
-            Exit::ProfileLocked => "ProfileLocked",
-            Exit::HookFailed(_) => "HookFailed",
-            Exit::SpawnFailed(_) => "SpawnFailed",
-            Exit::NotReady(_) => "NotReady",
-            Exit::Unhealthy(_) => "Unhealthy",
-            Exit::TooMuchMemory(_) => "TooMuchMemory",
-            Exit::StoppedByUs => "StoppedByUs",
-            Exit::Unknown => "Unknown",
-        }
-    }
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Exit::Clean => f.write_str("exit code 0"),
-            Exit::Code(code) => write!(f, "exit code {code}"),
-            Exit::Signal(signal) => match signal_name(*signal) {
-                Some(name) => write!(f, "killed by SIG{name}"),
-                None => write!(f, "killed by signal {signal}"),
-            },
-            Exit::OutOfMemory => f.write_str("killed: out of memory"),
-            Exit::ProfileLocked => f.write_str("profile locked by another browser (exit code 21)"),
-            Exit::HookFailed(why) => write!(f, "hook failed: {why}"),
-            Exit::SpawnFailed(why) => write!(f, "cannot start: {why}"),
-            Exit::NotReady(why) => write!(f, "not ready in time: {why}"),
-            Exit::Unhealthy(why) => write!(f, "unhealthy: {why}"),
-            Exit::TooMuchMemory(bytes) => write!(f, "too much memory: {} MiB", bytes >> 20),
-            Exit::StoppedByUs => f.write_str("stopped"),
-            Exit::Unknown => f.write_str("gone, cause unknown"),
-        }
-    }
-}
-
-/// Linux x86_64 and aarch64 signal numbers by name.
-const SIGNALS: &[(&str, i32)] = &[
-    ("HUP", 1),
-    ("INT", 2),
-    ("QUIT", 3),
-    ("ILL", 4),
-    ("TRAP", 5),
-    ("ABRT", 6),
-    ("BUS", 7),
-    ("FPE", 8),
-    ("KILL", 9),
-    ("USR1", 10),
-    ("SEGV", 11),
-    ("USR2", 12),
-    ("PIPE", 13),
-    ("ALRM", 14),
-    ("TERM", 15),
-    ("STKFLT", 16),
-    ("CHLD", 17),
-    ("CONT", 18),
-    ("STOP", 19),
-    ("TSTP", 20),
-    ("TTIN", 21),
-    ("TTOU", 22),
-    ("URG", 23),
-    ("XCPU", 24),
-    ("XFSZ", 25),
-    ("VTALRM", 26),
-    ("PROF", 27),
-    ("WINCH", 28),
-    ("IO", 29),
-    ("PWR", 30),
-    ("SYS", 31),
-];
-
-/// Reads `TERM`, `SIGTERM`, `term` or `15`.
-pub fn signal_number(text: &str) -> Result<i32, String> {
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    if let Some((_, number)) = SIGNALS.iter().find(|(known, _)| *known == name) {
-        return Ok(*number);
-    }
-    match name.parse() {
-        Ok(number @ 1..=31) => Ok(number),
-        _ => Err(format!("`{text}` is not a signal: use a name as in \"TERM\" or \"INT\", or a number from 1 to 31")),
-    }
-}
-
-/// The name without `SIG`; real-time signals have none.
-pub fn signal_name(number: i32) -> Option<&'static str> {
-    SIGNALS.iter().find(|(_, known)| *known == number).map(|(name, _)| *name)
 }
 
 /// What comes after an exit.
@@ -239,8 +109,8 @@ fn gave_up(policy: GiveUp, unexpected: &mut VecDeque<Duration>, now: Duration) -
 
 #[cfg(test)]
 mod tests {
-    use super::super::quantity::Span;
     use super::*;
+    use crate::model::manifest::quantity::Span;
     use proptest::prelude::*;
 
     const LONG: Option<Duration> = Some(Duration::from_secs(60));
@@ -287,14 +157,6 @@ mod tests {
             end(Exit::Code(1), 12),
         ];
         assert_eq!(ends, [false, false, false, false, false, true]);
-    }
-
-    #[test]
-    fn signals_are_read_as_kill_reads_them() {
-        for text in ["INT", "SIGINT", "int", "2"] {
-            assert_eq!(signal_number(text), Ok(2), "{text}");
-        }
-        assert!(signal_number("0").is_err() && signal_number("TERMINATE").is_err());
     }
 
     proptest! {

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::interpolate::{Failed, interpolate};
-use super::parse::MOST_PROBLEMS;
-use super::place::Place;
-use super::problem::Problem;
+use crate::model::loading::interpolate::{Failed, interpolate};
+use crate::model::loading::parse::MOST_PROBLEMS;
+use crate::model::loading::place::Place;
+use crate::model::loading::problem::Problem;
 
 /// More vars that refer to each other in a row are refused.
 const MOST_VARS_IN_A_ROW: usize = 64;

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Known;
 use crate::model::app::App;
-use crate::model::place::Place;
-use crate::model::problem::{Problem, closest};
-use crate::model::source::Source;
+use crate::model::loading::place::Place;
+use crate::model::loading::problem::{Problem, closest};
+use crate::model::loading::source::Source;
 
 /// What is wrong, by the app whose file it is told of; that app is not applied.
 pub type Found = BTreeMap<String, Vec<Problem>>;

@@ -8,8 +8,8 @@ use ron::error::{Error, SpannedError};
 use ron::extensions::Extensions;
 use serde::de::DeserializeOwned;
 
-use super::index::{Entry, Index};
-use super::problem::{Problem, closest};
+use crate::model::loading::index::{Entry, Index};
+use crate::model::loading::problem::{Problem, closest};
 
 mod words;
 
@@ -68,7 +68,7 @@ fn options() -> ron::Options {
 struct Form<'a> {
     file: &'a str,
     text: &'a str,
-    index: Result<Index, super::index::Unreadable>,
+    index: Result<Index, crate::model::loading::index::Unreadable>,
 }
 
 /// One of RON's errors in our words.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, FileType, Mode, OFlags};
 
-use crate::model::problem::Problem;
-use crate::model::source::Source;
+use crate::model::loading::problem::Problem;
+use crate::model::loading::source::Source;
 
 /// A larger file is no manifest.
 const MAX_SIZE: u64 = 1 << 20;

@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 
 use regex_lite::Regex;
 
-use super::app::{App, Matcher};
-use super::check::Surroundings;
-use super::hook::Hook;
-use super::manifest::{Manifest, Workspace};
-use super::place::Place;
-use super::probe::Target;
-use super::problem::{Problem, closest};
-use super::quantity::Span;
-use super::restart::signal_number;
-use super::scope::Scope;
-use super::switch;
+use crate::model::app::{App, Matcher};
+use crate::model::loading::check::Surroundings;
+use crate::model::loading::place::Place;
+use crate::model::loading::problem::{Problem, closest};
+use crate::model::loading::scope::Scope;
+use crate::model::manifest::hook::Hook;
+use crate::model::manifest::probe::Target;
+use crate::model::manifest::quantity::Span;
+use crate::model::manifest::switch;
+use crate::model::manifest::{Manifest, Workspace};
+use crate::model::signal::signal_number;
 
 /// Smaller log files would be rotated more often than they are read.
 const LEAST_LOG: u64 = 4096;

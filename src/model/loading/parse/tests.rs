@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::hook::Hook;
+use crate::model::manifest::hook::Hook;
 use crate::model::manifest::{Manifest, Match, Workspace};
 
 fn said(text: &str) -> Vec<String> {

@@ -4,10 +4,10 @@
 use std::cell::{Cell, OnceCell};
 use std::ops::Range;
 
-use super::index::Index;
-use super::parse::{MOST_PROBLEMS, without_mark};
-use super::problem::Problem;
-use super::source::Source;
+use crate::model::loading::index::Index;
+use crate::model::loading::parse::{MOST_PROBLEMS, without_mark};
+use crate::model::loading::problem::Problem;
+use crate::model::loading::source::Source;
 
 pub struct Place<'a> {
     file: &'a str,

@@ -1,0 +1,11 @@
+//! The operating system, as the daemon, the guard, PID 1 and the command line all use it. Knows no app and decides
+//! nothing.
+
+pub mod sys;
+
+pub mod proc;
+
+pub mod journal;
+pub mod layout;
+pub mod link;
+pub mod load;

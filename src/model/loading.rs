@@ -1,0 +1,14 @@
+//! From the texts of manifests to apps that need no second look, or to every problem at once, each with its place.
+
+pub mod index;
+pub mod problem;
+pub mod source;
+
+pub mod interpolate;
+pub mod parse;
+pub mod place;
+
+pub mod scope;
+
+pub mod check;
+pub mod resolve;
