@@ -74,14 +74,15 @@ fn the_model_touches_nothing() {
 
 #[test]
 fn files_of_the_daemon_do_not_import_one_another() {
-    // The one file that puts others together.
+    // The parts of the loop, which put the others together.
+    let the_loop = ["answer", "jobs", "manifests", "offline", "perform", "startup"];
     let composed = [("hooks", ["display", "files", "probes", "process"])];
     let all: Vec<(String, String)> = files("src/daemon", ".rs");
     let room = |name: &str| name["src/daemon/".len()..].split(['/', '.']).next().unwrap_or_default().to_owned();
     let rooms: Vec<String> = all.iter().map(|(name, _)| room(name)).collect();
 
     let mut found = Vec::new();
-    for (name, text) in &all {
+    for (name, text) in all.iter().filter(|(name, _)| !the_loop.contains(&room(name).as_str())) {
         let own = room(name);
         let beside = name.matches('/').count() == 2;
         for (line, code) in product(text).filter(|(_, code)| code.contains("use ")) {

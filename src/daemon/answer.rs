@@ -1,0 +1,155 @@
+//! Answers what the control socket asks the loop, at once or when the supervisor says so. Adds to the supervisor's
+//! own answer what only the machine knows, such as memory and processes.
+
+use std::collections::HashMap;
+
+use tokio::sync::oneshot;
+
+use super::control::{self, Ask};
+use super::manifests::Purpose;
+use super::{Daemon, clock, process, state};
+use crate::host::link::ToGuard;
+use crate::model::protocol::{Identity, Outcome, Refusal, Snapshot, StateName};
+use crate::model::supervisor::{AskId, Input};
+
+/// Requests that have not been answered yet.
+#[derive(Default)]
+pub struct Answers {
+    pending: HashMap<AskId, oneshot::Sender<Outcome>>,
+    last: AskId,
+    draining: Vec<oneshot::Sender<()>>,
+}
+
+impl Answers {
+    /// Answers one request; its client may have disconnected.
+    pub fn give(&mut self, id: AskId, outcome: Outcome) {
+        if let Some(reply) = self.pending.remove(&id) {
+            let _ = reply.send(outcome);
+        }
+    }
+
+    /// Everything is down.
+    pub fn drained(&mut self) {
+        for reply in self.draining.drain(..) {
+            let _ = reply.send(()); // its client may have disconnected
+        }
+    }
+
+    fn expect(&mut self, reply: oneshot::Sender<Outcome>) -> AskId {
+        self.last += 1;
+        self.pending.insert(self.last, reply);
+        self.last
+    }
+
+    /// Takes out the requests whose client has disconnected.
+    fn take_disconnected(&mut self) -> Vec<AskId> {
+        self.pending.extract_if(|_, reply| reply.is_closed()).map(|(id, _)| id).collect()
+    }
+}
+
+impl Daemon {
+    /// A client that has disconnected meanwhile does not take its answer: every failed send here is that.
+    pub(super) fn take_ask(&mut self, ask: Ask) {
+        match ask {
+            Ask::Apps(reply) => drop(reply.send(self.snapshot())),
+            Ask::Verb { app, verb, wait, reply } => {
+                let disconnected = self.answers.take_disconnected();
+                self.inputs.extend(disconnected.into_iter().map(Input::Forgotten));
+                tracing::info!(event = "app.asked", app, verb = %verb, "asked to {verb} {app}");
+                let id = self.answers.expect(reply);
+                self.inputs.push_back(Input::Asked { id, app, verb, wait });
+            }
+            Ask::Command { app, reply } => {
+                let known = self.supervisor.id(&app).and_then(|id| self.supervisor.app(id));
+                let _ = reply.send(known.map(|app| app.command_line()));
+            }
+            Ask::Crashes { app, reply } => {
+                let known = self.supervisor.id(&app).is_some();
+                let _ = reply.send(known.then(|| self.reports.crashes(&app)));
+            }
+            Ask::Logs { app, lines, reply } => self.send_logs(app, lines, reply),
+            Ask::Plan(reply) => self.manifests.read(Purpose::Plan(reply)),
+            Ask::Reload(reply) => self.manifests.read(Purpose::Apply(Some(reply))),
+            Ask::Supervisor(reply) => drop(reply.send(self.identity())),
+            Ask::Upgrade { binary, reply } => drop(reply.send(self.upgrade(binary))),
+            Ask::Drain(reply) => {
+                self.answers.draining.push(reply);
+                self.inputs.push_back(Input::DrainAsked { code: 0 });
+            }
+        }
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        let mut snapshot = self.supervisor.snapshot(clock());
+        if self.processes.guard().is_none() {
+            snapshot.problems.push(process::UNGUARDED.into());
+        }
+        for app in &mut snapshot.apps {
+            app.memory_bytes = app.pid.map(|pid| self.processes.resident_with_descendants(pid));
+            let log = self.logs.stats(&app.name);
+            if app.state == StateName::Stopping
+                && let Some(id) = self.supervisor.id(&app.name)
+            {
+                add_holdouts(&mut app.detail, &self.processes.holding_up(id, app.pid));
+            }
+            app.log_trouble = log.trouble.map(|why| format!("{why} ({} lines dropped)", log.dropped_lines));
+        }
+        snapshot
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: rustix::process::getpid().as_raw_nonzero().get(),
+            guard: self.processes.guard(),
+            deaths: self.predecessors.deaths,
+            after: Some(self.predecessors.cause.clone()).filter(|cause| !cause.is_empty()),
+            ledger: state::VERSION,
+            folders: self.manifests.folders.iter().map(|folder| folder.display().to_string()).collect(),
+            troubles: self.processes.troubles().into_iter().chain(self.ledger.trouble()).collect(),
+        }
+    }
+
+    fn upgrade(&mut self, binary: String) -> Outcome {
+        let refuse =
+            |message: String| Outcome { app: String::new(), done: false, message, refusal: Some(Refusal::WrongState) };
+        if self.processes.guard().is_none() {
+            return refuse(format!("cannot go on with {binary}: {}", process::UNGUARDED));
+        }
+        if self.supervisor.session().draining.is_some() {
+            return refuse(format!("cannot go on with {binary}: the session is ending"));
+        }
+        tracing::info!(event = "supervisor.upgrading", binary, "making way for {binary}");
+        self.processes.tell_guard(&ToGuard::Upgrade(binary.clone()));
+        self.ending.makes_way = true;
+        Outcome { app: String::new(), done: true, message: format!("making way for {binary}"), refusal: None }
+    }
+
+    fn send_logs(&self, app: String, lines: usize, reply: oneshot::Sender<Option<control::LogStream>>) {
+        if self.supervisor.id(&app).is_none() {
+            let _ = reply.send(None);
+            return;
+        }
+        let logs = self.logs.clone();
+        tokio::task::spawn_local(async move {
+            let follow = logs.follow(&app);
+            let head = logs.lines(&app, lines).await;
+            let _ = reply.send(Some(control::LogStream { head, follow }));
+        });
+    }
+}
+
+/// What keeps a stop from its end.
+fn add_holdouts(detail: &mut String, processes: &[String]) {
+    /// Named one by one; more than that are counted.
+    const NAMED: usize = 3;
+    let Some(first) = processes.get(..processes.len().min(NAMED)).filter(|first| !first.is_empty()) else { return };
+    if !detail.is_empty() {
+        detail.push_str("; ");
+    }
+    detail.push_str("alive: ");
+    detail.push_str(&first.join(", "));
+    if processes.len() > NAMED {
+        detail.push_str(&format!(" and {} more", processes.len() - NAMED));
+    }
+}

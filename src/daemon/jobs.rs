@@ -1,0 +1,142 @@
+//! Jobs: the hooks and probes that are under way, at most one of each for an app. Owns their tasks and turns how
+//! they end into inputs of the loop; the steps themselves are in `hooks`.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use super::display::Screen;
+use super::hooks::{Hands, Request};
+use super::manifests::Environment;
+use crate::model::app::App;
+use crate::model::machine::{Event, ProbeKind};
+use crate::model::manifest::Workspace;
+use crate::model::supervisor::{AppId, Input};
+
+pub struct Jobs {
+    running: HashMap<AppId, Running>,
+    environment: Environment,
+    hostname: Arc<str>,
+    /// How jobs end.
+    inputs: mpsc::UnboundedSender<Input>,
+    /// Commands that the loop starts for them.
+    commands: mpsc::UnboundedSender<Request>,
+}
+
+/// What is under way for one app.
+#[derive(Default)]
+struct Running {
+    hooks: Option<AbortHandle>,
+    probe: Option<AbortHandle>,
+}
+
+impl Jobs {
+    pub fn new(
+        environment: Environment,
+        inputs: mpsc::UnboundedSender<Input>,
+        commands: mpsc::UnboundedSender<Request>,
+    ) -> Self {
+        let hostname = rustix::system::uname().nodename().to_string_lossy().into();
+        Jobs { running: HashMap::new(), environment, hostname, inputs, commands }
+    }
+
+    /// Runs the action's steps, if one is named, then `prelaunch`.
+    pub fn run_hooks(&mut self, id: AppId, run: u64, app: Arc<App>, action: Option<String>) {
+        let (hands, inputs) = (self.hands(id, run, app), self.inputs.clone());
+        let task = tokio::task::spawn_local(async move {
+            let event = match hands.before_start(action).await {
+                Ok(()) => Event::HooksDone { run },
+                Err(why) => Event::HookFailed { run, why },
+            };
+            let _ = inputs.send(Input::Happened(id, event)); // the loop may have ended
+        });
+        abort(self.running.entry(id).or_default().hooks.replace(task.abort_handle()));
+    }
+
+    pub fn run_postlaunch(&mut self, id: AppId, run: u64, app: Arc<App>) {
+        let hands = self.hands(id, run, app);
+        let task = tokio::task::spawn_local(async move {
+            let app = hands.app.clone();
+            if let Err(why) = hands.run("postlaunch", &app.manifest.postlaunch).await {
+                tracing::warn!(event = "hook.failed", app = app.name, reason = why, "{}: {why}", app.name);
+            }
+        });
+        abort(self.running.entry(id).or_default().hooks.replace(task.abort_handle()));
+    }
+
+    pub fn cancel_hooks(&mut self, id: AppId) {
+        abort(self.running.entry(id).or_default().hooks.take());
+    }
+
+    /// Asks the probe once.
+    pub fn probe(&mut self, id: AppId, run: u64, app: Arc<App>, kind: ProbeKind) {
+        let manifest = &app.manifest;
+        let asked = match kind {
+            ProbeKind::Ready => manifest.ready.as_ref().map(|ready| (ready.probe.clone(), ready.within.0)),
+            ProbeKind::Health => manifest.health.as_ref().map(|health| (health.probe.clone(), health.timeout.0)),
+        };
+        let Some((target, within)) = asked else { return };
+        let (hands, inputs) = (self.hands(id, run, app), self.inputs.clone());
+        let task = tokio::task::spawn_local(async move {
+            let event = match hands.probe(&target, within).await {
+                Ok(()) => Event::ProbePassed { run },
+                Err(why) => Event::ProbeFailed { run, why },
+            };
+            let _ = inputs.send(Input::Happened(id, event)); // the loop may have ended
+        });
+        abort(self.running.entry(id).or_default().probe.replace(task.abort_handle()));
+    }
+
+    pub fn cancel_probe(&mut self, id: AppId) {
+        abort(self.running.entry(id).or_default().probe.take());
+    }
+
+    /// Runs the session's own steps like an app's hooks, under the name `workspace`.
+    pub fn stage(&mut self, app: App, workspace: Arc<Workspace>) {
+        let (hands, inputs) = (self.hands(AppId::WORKSPACE, 0, Arc::new(app)), self.inputs.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(why) = hands.run("stage", &workspace.stage).await {
+                tracing::error!(
+                    event = "stage.failed",
+                    reason = why,
+                    "workspace.ron: {why}; the apps are started all the same"
+                );
+            }
+            let _ = inputs.send(Input::Staged); // the loop may have ended
+        });
+    }
+
+    /// The app is gone, and nothing of it is under way.
+    pub fn forget(&mut self, id: AppId) {
+        self.running.remove(&id);
+    }
+
+    fn hands(&self, id: AppId, run: u64, app: Arc<App>) -> Hands {
+        let inherited = &self.environment.variables;
+        let variable = |name: &str| app.env.get(name).or_else(|| inherited.get(name)).filter(|value| !value.is_empty());
+        let home = Path::new(&*self.environment.home);
+        let authority = variable("XAUTHORITY").map(PathBuf::from);
+        let screen = Screen {
+            display: variable("DISPLAY").cloned(),
+            authority: authority.or_else(|| Some(home.join(".Xauthority"))),
+        };
+        Hands {
+            id,
+            run,
+            screen,
+            hostname: self.hostname.clone(),
+            home: home.into(),
+            requests: self.commands.clone(),
+            app,
+        }
+    }
+}
+
+fn abort(task: Option<AbortHandle>) {
+    if let Some(task) = task {
+        task.abort();
+    }
+}

@@ -1,0 +1,143 @@
+//! Performs the effects of the supervisor, one after the other. What they bring about comes back as inputs.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Daemon;
+use super::hooks::Request;
+use super::process::Found;
+use crate::host::link::ToGuard;
+use crate::model::app::App;
+use crate::model::machine::{Effect as AppEffect, Event, Report};
+use crate::model::manifest::{Log, Workspace};
+use crate::model::supervisor::{AppId, Effect, Input};
+
+impl Daemon {
+    pub(super) fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::App(id, effect) => self.perform_for(id, effect),
+            Effect::Appeared(_, app) | Effect::Changed(_, app) => self.attach_log(&app.name, &app.manifest.log),
+            Effect::Vanished(id, name) => {
+                self.jobs.forget(id);
+                self.logs.detach(&name);
+                self.reports.forget(&name);
+                self.ledger.gone(&name);
+                self.processes.tell_guard(&ToGuard::Release(name));
+            }
+            Effect::Stage(workspace) => self.stage(workspace),
+            Effect::Answer(id, outcome) => self.answers.give(id, outcome),
+            Effect::ArmBudget(after) => self.ending.budget = Some(Instant::now() + after),
+            Effect::Exit(code) => {
+                self.ending.exit = Some(code);
+                self.answers.drained();
+            }
+        }
+    }
+
+    fn perform_for(&mut self, id: AppId, effect: AppEffect) {
+        match effect {
+            AppEffect::LookUp { run, app, by_cookie } => {
+                let event = match self.processes.look_up(id, run, &app, by_cookie) {
+                    Found::Leader(pid) => Event::Found { run, pid },
+                    Found::Ended(exit, peak) => Event::Exited { run, exit, peak: Some(peak) },
+                    Found::Remains => Event::Remains { run },
+                    Found::Nothing => Event::NotFound { run },
+                };
+                self.happened(id, event);
+            }
+            AppEffect::Spawn { run, app } => self.spawn(id, run, &app),
+            AppEffect::RunHooks { run, app, action } => self.jobs.run_hooks(id, run, app, action),
+            AppEffect::RunPostlaunch { run, app } => self.jobs.run_postlaunch(id, run, app),
+            AppEffect::CancelHooks => self.jobs.cancel_hooks(id),
+            AppEffect::Probe { run, app, kind } => self.jobs.probe(id, run, app, kind),
+            AppEffect::CancelProbe => self.jobs.cancel_probe(id),
+            AppEffect::Measure { run } => {
+                let name = self.supervisor.name(id).unwrap_or_default().to_string();
+                let bytes = self.processes.measure(id, &name);
+                self.happened(id, Event::Measured { run, bytes });
+            }
+            AppEffect::Signal { pid, signal } => self.processes.signal(pid, signal),
+            AppEffect::StopRest { run } => self.clear(id, run, libc::SIGTERM),
+            AppEffect::Sweep { run } => self.clear(id, run, libc::SIGKILL),
+            AppEffect::Arm { run, timer, after } => self.timers.arm(id, timer, run, Instant::now() + after),
+            AppEffect::Disarm(timer) => self.timers.disarm(id, timer),
+            AppEffect::EndSession { code } => {
+                tracing::error!(event = "session.ending", code, "an app whose end ends the session has given up");
+            }
+            AppEffect::Report(report) => self.report(id, report),
+        }
+    }
+
+    fn happened(&mut self, id: AppId, event: Event) {
+        self.inputs.push_back(Input::Happened(id, event));
+    }
+
+    fn clear(&mut self, id: AppId, run: u64, signal: i32) {
+        let Some(name) = self.supervisor.name(id) else { return };
+        self.processes.clear(id, run, name, signal);
+    }
+
+    fn report(&mut self, id: AppId, report: Report) {
+        let Some(app) = self.supervisor.app(id) else { return };
+        let mut tail = Vec::new();
+        if let Report::Crashed { run, exit, .. } = &report {
+            tail = self.logs.tail(&app.name, app.manifest.log.tail as usize);
+            // Somebody who reads only the app's log wants to know; an app without output has no log to say it in.
+            if exit.unexpected() && !tail.is_empty() {
+                self.logs.note(&app.name, &format!("run {run} ended: {exit}"));
+            }
+        }
+        self.reports.take(&app.name, report, tail);
+    }
+
+    fn spawn(&mut self, id: AppId, run: u64, app: &App) {
+        // What kept its output from being captured earlier, such as a lack of descriptors, may be over.
+        let pipe = self.logs.pipe(&app.name).or_else(|| {
+            self.attach_log(&app.name, &app.manifest.log);
+            self.logs.pipe(&app.name)
+        });
+        let spawned = match pipe {
+            Some(pipe) => self.processes.spawn(id, run, app, pipe.as_fd()),
+            None => Err("no pipe for its output".into()),
+        };
+        self.happened(
+            id,
+            match spawned {
+                Ok(pid) => Event::Spawned { run, pid },
+                Err(why) => Event::SpawnFailed { run, why },
+            },
+        );
+    }
+
+    fn attach_log(&self, name: &str, log: &Log) {
+        match self.logs.attach(name, log) {
+            Ok(()) => self.processes.tell_guard(&ToGuard::Hold(name.into())),
+            Err(error) => {
+                tracing::error!(event = "log.trouble", app = name, error = %error, "{name}: its output cannot be captured: {error}");
+            }
+        }
+    }
+
+    fn stage(&mut self, workspace: Arc<Workspace>) {
+        let app = App::of_workspace(&workspace);
+        self.attach_log(&app.name, &app.manifest.log);
+        self.jobs.stage(app, workspace);
+    }
+
+    /// Starts or kills the command of a hook.
+    pub(super) fn take_command(&mut self, request: Request) {
+        match request {
+            Request::Command { app, id, run, argv, started } => {
+                let reply = match self.logs.pipe(&app.name) {
+                    Some(pipe) => self.processes.spawn_hook(id, (run, &app), &argv, pipe.as_fd()),
+                    None => Err("no pipe for its output".into()),
+                };
+                if let Err(Ok((pid, _))) = started.send(reply) {
+                    self.processes.kill_hook(pid); // cancelled while it was being started
+                }
+            }
+            Request::KillCommand(pid) => self.processes.kill_hook(pid),
+        }
+    }
+}
