@@ -1,5 +1,6 @@
 //! Decides. Pure: no tokio, no IO, no clock, no environment. A module uses only what stands above it.
 
+pub mod json_edit;
 pub mod signal;
 pub mod url;
 

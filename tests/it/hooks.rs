@@ -104,11 +104,18 @@ fn missing_settings_are_made() {
 fn settings_of_the_person_are_kept_in_their_order() {
     let (_session, after) =
         seeded(Some(r#"{"zoom": 1.5, "IS_MAXIMIZED": false, "SKIP_HOST_UPDATE": false, "a": [1]}"#));
-    let order = ["\"zoom\": 1.5", "\"IS_MAXIMIZED\": false", "\"SKIP_HOST_UPDATE\": true", "\"a\": ["];
-    let places: Vec<Option<usize>> = order.iter().map(|line| after.find(line)).collect();
-    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{after}");
-    assert!(after.starts_with("{\n  \"zoom\""), "not indented by 2: {after}");
-    assert!(after.contains("\"IS_MINIMIZED\": false"), "{after}");
+    let kept = r#"{"zoom": 1.5, "IS_MAXIMIZED": false, "SKIP_HOST_UPDATE": true, "a": [1], "IS_MINIMIZED": false}"#;
+    assert_eq!(after, kept);
+}
+
+#[test]
+fn settings_that_only_their_owner_understands_are_kept() {
+    let deep = "[".repeat(200) + &"]".repeat(200);
+    let mine = format!("\"id\": 123456789012345678901234567890,\n  \"name\": \"\\ud83d\",\n  \"deep\": {deep}");
+    let (session, after) = seeded(Some(&format!("{{\n  // mine\n  {mine}\n}}\n")));
+    let seeds = "\"SKIP_HOST_UPDATE\": true,\n  \"IS_MAXIMIZED\": true,\n  \"IS_MINIMIZED\": false";
+    assert_eq!(after, format!("{{\n  // mine\n  {mine},\n  {seeds}\n}}\n"));
+    assert!(!session.data().join("discord/settings.json.bad").exists());
 }
 
 #[test]

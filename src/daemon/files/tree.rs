@@ -50,16 +50,16 @@ impl Folder {
         Ok(Folder { fd, path: self.path.join(name) })
     }
 
-    /// Makes a folder of ours, which its mode shuts even for us, open to us.
+    /// Gives us access to the folder `name` if it is ours and its mode keeps us out.
     pub fn unlock(&self, name: &OsStr) -> Result<(), Errno> {
         let fd = open_unmounted(self, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)?;
-        let found = fs::fstat(&fd)?;
-        if found.st_uid != rustix::process::geteuid().as_raw() || found.st_mode & 0o700 == 0o700 {
-            return Ok(());
-        }
-        // A handle without read permission takes no fchmod, but its name under /proc does.
-        let itself = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
-        fs::chmodat(CWD, itself, Mode::from_raw_mode(found.st_mode) | Mode::RWXU, AtFlags::empty())
+        grant_owner(&fd, Mode::RWXU)
+    }
+
+    /// Lets the owner read and write the file `name` if we are the owner.
+    pub fn make_readable(&self, name: &OsStr) -> Result<(), Errno> {
+        let fd = fs::openat(&self.fd, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        grant_owner(&fd, Mode::RUSR | Mode::WUSR)
     }
 
     /// Names, sorted, without `.` and `..`.
@@ -96,6 +96,17 @@ impl Folder {
     pub fn identity(&self) -> Result<(u64, u64), Errno> {
         fs::fstat(&self.fd).map(|found| (found.st_dev, found.st_ino))
     }
+}
+
+fn grant_owner(fd: &OwnedFd, rights: Mode) -> Result<(), Errno> {
+    let found = fs::fstat(fd)?;
+    let mode = Mode::from_raw_mode(found.st_mode & 0o7777);
+    if found.st_uid != rustix::process::geteuid().as_raw() || mode.contains(rights) {
+        return Ok(());
+    }
+    // A handle without read permission takes no fchmod, but its name under /proc does.
+    let itself = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
+    fs::chmodat(CWD, itself, mode | rights, AtFlags::empty())
 }
 
 pub(super) fn kind(found: &Stat) -> FileType {

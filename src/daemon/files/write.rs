@@ -87,6 +87,11 @@ fn put(folder: &Folder, temporary: &OsStr, name: &OsStr, file: &mut File, finish
 fn write_in_place(folder: &Folder, name: &OsStr, content: &mut File, durable: bool) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut target = File::from(fs::openat(&folder.fd, name, flags, Mode::empty())?);
+    // Running out of space half-way would lose the old content.
+    match fs::fallocate(&target, fs::FallocateFlags::KEEP_SIZE, 0, content.metadata()?.len().max(1)) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
+        Err(error) => return Err(error.into()),
+    }
     content.rewind()?;
     let length = io::copy(content, &mut target)?;
     target.set_len(length)?;
