@@ -34,10 +34,11 @@ use tokio::task::LocalSet;
 
 use crate::host::journal::{self, Journal};
 use crate::host::layout::StateFolder;
-use crate::host::link::{Line, ToGuard};
+use crate::host::link::Line;
 use crate::host::load::Loaded;
 use crate::host::{proc, sys};
 use crate::http::Server;
+use crate::model::guard::{Hello, ToGuard};
 use crate::model::machine::Event;
 use crate::model::supervisor::{Input, Supervisor};
 use answer::Answers;
@@ -48,7 +49,7 @@ use logs::Logs;
 use manifests::{Manifests, Purpose, Reading};
 use process::Processes;
 use report::Reports;
-use startup::{Predecessors, Welcome};
+use startup::Welcome;
 use state::Ledger;
 use timers::Timers;
 
@@ -69,22 +70,23 @@ pub struct Options {
 pub fn run(options: Options, line: Line) -> anyhow::Result<ExitCode> {
     // The program was executed as /proc/self/exe, and `exe` is a name nobody would recognise.
     let _ = rustix::thread::set_name(c"kasm-void");
-    let welcome = Welcome::hear(line)?;
-    let state = StateFolder::given(&options.state, welcome.lock)?;
+    let (welcome, lock) = Welcome::hear(line)?;
+    let state = StateFolder::given(&options.state)?;
     sys::share_one_heap();
     proc::keep_spare();
     sys::survive_file_size_limit();
     let journal = Journal::start(options.log_format, options.log_dir.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(64).build()?;
     let code = LocalSet::new().block_on(&runtime, async {
-        let (mut daemon, inbox) = Daemon::new(&state.path, options.folders, welcome.guard, welcome.predecessors)?;
+        let (mut daemon, inbox) = Daemon::new(&state, options.folders, welcome)?;
         daemon.run(inbox).await
     })?;
     // We still hold the lock, so the socket is ours; a supervisor that comes after us replaces it.
-    let _ = std::fs::remove_file(state.path.join("control.sock"));
+    let _ = std::fs::remove_file(state.join("control.sock"));
     // Blocking steps that hang on a dead disk must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(100));
     drop(journal);
+    drop(lock);
     Ok(ExitCode::from(code))
 }
 
@@ -92,7 +94,8 @@ pub(crate) struct Daemon {
     supervisor: Supervisor,
     /// Inputs of this turn.
     inputs: VecDeque<Input>,
-    predecessors: Predecessors,
+    /// What the guard said about the supervisors before this one.
+    hello: Hello,
     jobs: Jobs,
     manifests: Manifests,
     processes: Processes,
@@ -153,6 +156,7 @@ impl Daemon {
                 _ = signals.reload.recv() => self.manifests.read(Purpose::Apply(None)),
                 _ = signals.terminate.recv() => self.drain_or_hurry("SIGTERM"),
                 _ = signals.interrupt.recv() => self.drain_or_hurry("SIGINT"),
+                _ = signals.quit.recv() => self.drain_or_hurry("SIGQUIT"),
             }
             self.turn();
         }
@@ -164,7 +168,7 @@ impl Daemon {
         if !self.ending.makes_way {
             self.ledger.close();
             self.manifests.close();
-            self.processes.tell_guard(&ToGuard::Finished(code));
+            self.processes.tell_guard(&ToGuard::Finished(code), None);
         }
         Ok(code)
     }
@@ -230,7 +234,9 @@ impl Daemon {
             let leader = kept.posture.pid().and_then(|pid| self.processes.leader(pid));
             self.ledger.app(name, leader, kept);
         }
-        self.ledger.session(self.supervisor.session());
+        let session = self.supervisor.session();
+        self.processes.tell_guard_of_session(self.supervisor.workspace().stop_budget.0, session.draining);
+        self.ledger.session(session);
         self.ledger.write();
     }
 
@@ -274,19 +280,34 @@ impl Daemon {
     }
 }
 
+/// Signals that would end the supervisor and mean nothing to it: `kill -USR1` is a habit from other programs.
+const HARMLESS: [i32; 8] = [
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+];
+
 struct Signals {
     child: Signal,
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
     reload: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
+        sys::ignore_signals(&HARMLESS);
         Ok(Signals {
             child: signal(SignalKind::child())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
             reload: signal(SignalKind::hangup())?,
         })
     }

@@ -12,6 +12,8 @@ pub mod protocol;
 
 pub mod app;
 
+pub mod guard;
+
 pub mod loading;
 
 pub mod plan;

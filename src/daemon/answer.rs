@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::control::{self, Ask};
 use super::manifests::Purpose;
 use super::{Daemon, clock, process, state};
-use crate::host::link::ToGuard;
+use crate::model::guard::ToGuard;
 use crate::model::protocol::{Identity, Outcome, Refusal, Snapshot, StateName};
 use crate::model::supervisor::{AskId, Input};
 
@@ -102,8 +102,8 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: rustix::process::getpid().as_raw_nonzero().get(),
             guard: self.processes.guard(),
-            deaths: self.predecessors.deaths,
-            after: Some(self.predecessors.cause.clone()).filter(|cause| !cause.is_empty()),
+            deaths: self.hello.deaths,
+            after: Some(self.hello.cause.clone()).filter(|cause| !cause.is_empty()),
             ledger: state::VERSION,
             folders: self.manifests.folders.iter().map(|folder| folder.display().to_string()).collect(),
             troubles: self.processes.troubles().into_iter().chain(self.ledger.trouble()).collect(),
@@ -120,7 +120,7 @@ impl Daemon {
             return refuse(format!("cannot go on with {binary}: the session is ending"));
         }
         tracing::info!(event = "supervisor.upgrading", binary, "making way for {binary}");
-        self.processes.tell_guard(&ToGuard::Upgrade(binary.clone()));
+        self.processes.tell_guard(&ToGuard::Upgrade(binary.clone()), None);
         self.ending.makes_way = true;
         Outcome { app: String::new(), done: true, message: format!("making way for {binary}"), refusal: None }
     }

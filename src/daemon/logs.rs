@@ -44,6 +44,8 @@ struct Inner {
     peephole: OnceLock<Arc<Peephole>>,
     places: Arc<Mutex<Places>>,
     apps: Mutex<BTreeMap<String, Attached>>,
+    /// Pipes of an earlier supervisor that no app has asked for yet.
+    inherited: Mutex<BTreeMap<String, OwnedFd>>,
 }
 
 struct Attached {
@@ -78,7 +80,13 @@ impl Logs {
             peephole: OnceLock::new(),
             places,
             apps: Mutex::default(),
+            inherited: Mutex::default(),
         }))
+    }
+
+    /// These pipes were made by an earlier supervisor, by app. Each is used when its app is attached.
+    pub fn take_over(&self, pipes: BTreeMap<String, OwnedFd>) {
+        *lock(&self.0.inherited) = pipes;
     }
 
     /// Makes or finds the app's pipe and reads it from now on; for an app that is attached already, the
@@ -93,7 +101,11 @@ impl Logs {
         let said = |error: io::Error| {
             io::Error::new(error.kind(), format!("cannot make a pipe for the output of `{app}`: {error}"))
         };
-        let pipe = self.open_pipe(app).map_err(said)?;
+        let inherited = lock(&self.0.inherited).remove(app);
+        let pipe = match inherited.and_then(|pipe| pipe::inherited(&pipe).ok()) {
+            Some(pipe) => pipe,
+            None => self.open_pipe(app).map_err(said)?,
+        };
         let target = self.target(app.into(), log, Arc::default());
         let peephole = self.peephole().map_err(said)?;
         let mut places = lock(&self.0.places);
@@ -107,6 +119,11 @@ impl Logs {
         let reader = tokio::spawn(tap.clone().run()).abort_handle();
         apps.insert(app.to_owned(), Attached { tap, input: Arc::new(pipe.input), reader });
         Ok(())
+    }
+
+    /// The app's pipe, for the guard to keep open.
+    pub fn descriptor(&self, app: &str) -> Option<Arc<OwnedFd>> {
+        Some(lock(&self.0.apps).get(app)?.input.clone())
     }
 
     /// What the app gets as stdout and stderr. Ask again for each run.

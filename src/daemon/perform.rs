@@ -7,8 +7,8 @@ use std::time::Instant;
 use super::Daemon;
 use super::hooks::Request;
 use super::process::Found;
-use crate::host::link::ToGuard;
 use crate::model::app::App;
+use crate::model::guard::ToGuard;
 use crate::model::machine::{Effect as AppEffect, Event, Report};
 use crate::model::manifest::{Log, Workspace};
 use crate::model::supervisor::{AppId, Effect, Input};
@@ -23,7 +23,7 @@ impl Daemon {
                 self.logs.detach(&name);
                 self.reports.forget(&name);
                 self.ledger.gone(&name);
-                self.processes.tell_guard(&ToGuard::Release(name));
+                self.processes.tell_guard(&ToGuard::Release(name), None);
             }
             Effect::Stage(workspace) => self.stage(workspace),
             Effect::Answer(id, outcome) => self.answers.give(id, outcome),
@@ -112,7 +112,10 @@ impl Daemon {
 
     fn attach_log(&self, name: &str, log: &Log) {
         match self.logs.attach(name, log) {
-            Ok(()) => self.processes.tell_guard(&ToGuard::Hold(name.into())),
+            Ok(()) => {
+                let pipe = self.logs.descriptor(name);
+                self.processes.tell_guard(&ToGuard::Hold(name.into()), pipe.as_ref().map(|pipe| pipe.as_fd()));
+            }
             Err(error) => {
                 tracing::error!(event = "log.trouble", app = name, error = %error, "{name}: its output cannot be captured: {error}");
             }

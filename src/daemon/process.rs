@@ -23,11 +23,12 @@ use rustix::event::{Timespec, epoll};
 use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 
-use crate::host::link::{GUARD, Heard, Line, Passing, ToGuard, ToSupervisor};
+use crate::host::link::{GUARD, Heard, Line};
 use crate::host::proc::{self, Entry, Leader, Pid};
 use crate::host::sys::{self, Ended, LEADER, Step};
 use crate::model::app::App;
 use crate::model::exit::Exit;
+use crate::model::guard::{ChildExit, ToGuard, ToSupervisor};
 use crate::model::machine::Event;
 use crate::model::manifest::hook::{Hook, LockKind};
 use crate::model::supervisor::AppId;
@@ -121,9 +122,12 @@ pub struct Guard {
     line: Line,
     pid: Pid,
     /// Ends of processes we have not looked for yet; `None` once all have been.
-    told: Option<Vec<Passing>>,
+    told: Option<Vec<ChildExit>>,
     /// Watched processes that have ended, whose status is still to come, and until when it may.
     owed: Vec<(Instant, Pid)>,
+    /// What it was told last.
+    stop_budget: Option<Duration>,
+    draining: Option<u8>,
 }
 
 enum Role {
@@ -215,9 +219,22 @@ impl Processes {
     }
 
     /// What it cannot take now, it does without: it is only for the case that we die.
-    pub fn tell_guard(&self, message: &ToGuard) {
+    pub fn tell_guard(&self, message: &ToGuard, fd: Option<BorrowedFd<'_>>) {
         if let Some(guard) = &self.guard {
-            let _ = guard.line.tell_guard(message);
+            let _ = guard.line.send(message, fd);
+        }
+    }
+
+    /// Tells the guard how long a drain may take and whether one has begun, when that has changed.
+    pub fn tell_guard_of_session(&mut self, stop_budget: Duration, draining: Option<u8>) {
+        let Some(guard) = &mut self.guard else { return };
+        if guard.stop_budget.replace(stop_budget) != Some(stop_budget) {
+            let _ = guard.line.send(&ToGuard::StopBudget(stop_budget), None); // as in `tell_guard`
+        }
+        if let Some(code) = draining
+            && guard.draining.replace(code) != Some(code)
+        {
+            let _ = guard.line.send(&ToGuard::Draining(code), None); // as in `tell_guard`
         }
     }
 
@@ -225,7 +242,7 @@ impl Processes {
     pub fn hear_guard(&mut self) {
         while let Some(guard) = &mut self.guard {
             match guard.line.hear::<ToSupervisor>() {
-                Ok(Heard::Message(ToSupervisor::Ended(passing), _)) => self.passed(passing),
+                Ok(Heard::Message(ToSupervisor::Exited(exit), _)) => self.passed(exit),
                 Ok(Heard::Message(..)) => {}
                 Ok(Heard::Nothing) => return,
                 Ok(Heard::Closed) | Err(_) => self.guard_is_gone(),
@@ -233,14 +250,14 @@ impl Processes {
         }
     }
 
-    fn passed(&mut self, passing: Passing) {
-        let watched = self.watched.get(&passing.pid);
-        if watched.is_some_and(|watched| watched.entry.started == passing.started) {
-            let exit = self.exit(passing.status, false);
-            return self.watched_is_gone(passing.pid, exit, Some(passing.peak));
+    fn passed(&mut self, exit: ChildExit) {
+        let watched = self.watched.get(&exit.pid);
+        if watched.is_some_and(|watched| watched.entry.started == exit.started) {
+            let how = self.exit(exit.status, false);
+            return self.watched_is_gone(exit.pid, how, Some(exit.peak));
         }
         if let Some(told) = self.guard.as_mut().and_then(|guard| guard.told.as_mut()) {
-            told.push(passing);
+            told.push(exit);
         }
     }
 
@@ -399,9 +416,9 @@ impl Processes {
     /// How a process ended that is gone, if anybody has said so.
     fn end_of(&mut self, left: Leader) -> Option<Ended> {
         self.hear_guard();
-        let is_it = |passing: &&Passing| (passing.pid, passing.started) == (left.pid, left.started);
+        let is_it = |exit: &&ChildExit| (exit.pid, exit.started) == (left.pid, left.started);
         let told = self.guard.as_ref().and_then(|guard| guard.told.as_ref()?.iter().find(is_it));
-        left.ended.or(told.map(|passing| Ended { pid: passing.pid, status: passing.status, peak: passing.peak }))
+        left.ended.or(told.map(|exit| Ended { pid: exit.pid, status: exit.status, peak: exit.peak }))
     }
 
     fn look_around(&mut self, id: AppId, run: u64, app: &App, by_cookie: bool) -> Found {
@@ -738,9 +755,9 @@ impl Processes {
 
 impl Guard {
     /// `told`: how processes ended that an earlier supervisor has left.
-    pub fn new(line: Line, told: Vec<Passing>) -> Guard {
+    pub fn new(line: Line, told: Vec<ChildExit>) -> Guard {
         let pid = rustix::process::getppid().map_or(1, |pid| pid.as_raw_nonzero().get());
-        Guard { line, pid, told: Some(told), owed: Vec::new() }
+        Guard { line, pid, told: Some(told), owed: Vec::new(), stop_budget: None, draining: None }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Start-up: hears the guard, opens what the loop needs and takes its first turn. Decides nothing about apps.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -18,44 +18,40 @@ use super::report::Reports;
 use super::state::Ledger;
 use super::timers::Timers;
 use super::{Daemon, Ending, Inbox};
-use crate::host::link::{Heard, Line, ToGuard, ToSupervisor};
+use crate::host::link::{Heard, Line};
 use crate::host::sys;
+use crate::model::guard::{Hello, ToGuard, ToSupervisor};
 use crate::model::supervisor::{Input, Supervisor};
 
 /// What the guard tells a new supervisor first.
 pub struct Welcome {
     pub guard: process::Guard,
-    /// The lock of the state folder.
-    pub lock: OwnedFd,
-    pub predecessors: Predecessors,
-}
-
-/// The supervisors of this session that died before this one.
-#[derive(Debug, Clone, Default)]
-pub struct Predecessors {
-    pub deaths: u32,
-    /// How the last one ended; empty for the first supervisor of a session.
-    pub cause: String,
+    pub hello: Hello,
+    /// The output pipes that earlier supervisors made, by app.
+    pub pipes: BTreeMap<String, OwnedFd>,
 }
 
 impl Welcome {
-    /// Waits until the guard has handed everything over.
-    pub fn hear(line: Line) -> anyhow::Result<Welcome> {
-        let (mut greeting, mut told) = (None, Vec::new());
+    /// Waits until the guard has handed everything over. The lock of the state folder is to be held as long as this
+    /// process lives: should the guard die, nobody else may start on the folder.
+    pub fn hear(line: Line) -> anyhow::Result<(Welcome, OwnedFd)> {
+        let (mut greeting, mut pipes, mut exits) = (None, BTreeMap::new(), Vec::new());
         loop {
             line.wait(10);
-            match (line.hear().context("cannot hear the guard")?, greeting) {
-                (Heard::Message(ToSupervisor::Hello { deaths, cause }, Some(lock)), None) => {
-                    greeting = Some((lock, Predecessors { deaths, cause }));
+            match (line.hear().context("cannot understand the guard")?, greeting) {
+                (Heard::Message(ToSupervisor::Hello(hello), Some(lock)), None) => greeting = Some((hello, lock)),
+                (Heard::Message(ToSupervisor::Go, _), Some((hello, lock))) => {
+                    return Ok((Welcome { guard: process::Guard::new(line, exits), hello, pipes }, lock));
                 }
-                (Heard::Message(ToSupervisor::Ended(passing), _), known) => {
-                    told.push(passing);
+                (Heard::Message(message, fd), known) => {
                     greeting = known;
+                    match (message, fd) {
+                        (ToSupervisor::Exited(exit), _) => exits.push(exit),
+                        (ToSupervisor::Pipe(app), Some(pipe)) => drop(pipes.insert(app, pipe)),
+                        (message, _) => anyhow::bail!("the guard sent {message:?} out of order"),
+                    }
                 }
-                (Heard::Message(ToSupervisor::Go, _), Some((lock, predecessors))) => {
-                    return Ok(Welcome { guard: process::Guard::new(line, told), lock, predecessors });
-                }
-                (heard, _) => anyhow::bail!("the guard did not hand over the state folder: {heard:?}"),
+                (Heard::Nothing | Heard::Closed, _) => anyhow::bail!("the guard did not hand over the session"),
             }
         }
     }
@@ -63,12 +59,8 @@ impl Welcome {
 
 impl Daemon {
     /// Opens what the loop needs, and gives the ends of the channels that it reads.
-    pub(super) fn new(
-        state: &Path,
-        folders: Vec<PathBuf>,
-        guard: process::Guard,
-        predecessors: Predecessors,
-    ) -> anyhow::Result<(Self, Inbox)> {
+    pub(super) fn new(state: &Path, folders: Vec<PathBuf>, welcome: Welcome) -> anyhow::Result<(Self, Inbox)> {
+        let Welcome { guard, hello, pipes } = welcome;
         let environment = Environment::inherited();
         let (ledger, inherited, refused) = Ledger::open(state);
         if let Some(why) = refused {
@@ -78,7 +70,12 @@ impl Daemon {
         let processes = Processes::new(state, home, raise_open_files(), guard, inherited.leaders)
             .context("cannot supervise processes")?;
         let mut supervisor = Supervisor::default();
-        supervisor.inherit(inherited.legacy);
+        // The guard knows about the drain of this session. The ledger may be of one that was told to end long ago.
+        let mut legacy = inherited.legacy;
+        legacy.session.draining = hello.draining;
+        supervisor.inherit(legacy);
+        let logs = Logs::new(state);
+        logs.take_over(pipes);
         let (inputs_sender, inputs) = mpsc::unbounded_channel();
         let (commands_sender, commands) = mpsc::unbounded_channel();
         let (readings_sender, readings) = mpsc::unbounded_channel();
@@ -89,13 +86,13 @@ impl Daemon {
         let daemon = Daemon {
             supervisor,
             inputs: VecDeque::new(),
-            predecessors,
+            hello,
             jobs: Jobs::new(environment.clone(), inputs_sender, commands_sender),
             manifests: Manifests::new(folders, state, environment, readings_sender),
             processes,
             ledger,
             timers: Timers::default(),
-            logs: Logs::new(state),
+            logs,
             reports,
             answers: Answers::default(),
             ending: Ending::default(),
@@ -105,13 +102,13 @@ impl Daemon {
 
     /// The first turn: takes over what an earlier supervisor left, and starts the rest.
     pub(super) fn begin(&mut self) {
-        if !self.predecessors.cause.is_empty() {
-            let Predecessors { deaths, cause } = &self.predecessors;
+        if !self.hello.cause.is_empty() {
+            let Hello { deaths, cause, .. } = &self.hello;
             tracing::warn!(
                 event = "supervisor.restarted",
                 deaths,
                 reason = cause,
-                "the supervisor goes on after: {cause}"
+                "previous supervisor: {cause}; continuing"
             );
         }
         let draining = self.supervisor.inherited_drain();
@@ -125,7 +122,7 @@ impl Daemon {
             self.turn();
         }
         self.processes.taken_over();
-        self.processes.tell_guard(&ToGuard::Ready);
+        self.processes.tell_guard(&ToGuard::Ready, None);
         sys::slim_down();
     }
 }

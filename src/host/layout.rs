@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -34,13 +34,13 @@ impl StateFolder {
         Ok(StateFolder { path, lock: lock.into() })
     }
 
-    /// The same for a process that was given the lock by the one that holds it.
-    pub fn given(path: &Path, lock: OwnedFd) -> anyhow::Result<StateFolder> {
-        Ok(StateFolder { path: ours_alone(path)?, lock })
+    /// The folder for a process whose guard holds the lock.
+    pub fn given(path: &Path) -> anyhow::Result<PathBuf> {
+        ours_alone(path)
     }
 
-    pub fn lock(&self) -> BorrowedFd<'_> {
-        self.lock.as_fd()
+    pub fn into_lock(self) -> OwnedFd {
+        self.lock
     }
 }
 

@@ -35,12 +35,22 @@ pub struct Leader {
     pub ended: Option<Ended>,
 }
 
-/// The living processes of one user, oldest first.
-pub fn processes_of(uid: u32) -> Vec<Entry> {
+/// Every process that can be seen, of any user.
+pub fn all() -> Vec<Entry> {
+    pids().into_iter().filter_map(entry).collect()
+}
+
+fn pids() -> Vec<Pid> {
     let Ok(folder) = with_spare(|| fs::read_dir("/proc")) else { return Vec::new() };
     // All of them before the first is looked into: each look takes the descriptor that the folder takes now.
-    let pids: Vec<Pid> = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    let pids = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     keep_spare();
+    pids
+}
+
+/// The living processes of one user, oldest first.
+pub fn processes_of(uid: u32) -> Vec<Entry> {
+    let pids = pids();
     let ours =
         pids.into_iter().filter(|pid| fs::metadata(format!("/proc/{pid}")).is_ok_and(|folder| folder.uid() == uid));
     let mut entries: Vec<Entry> = ours.filter_map(entry).filter(|entry| !entry.zombie && !entry.kernel).collect();

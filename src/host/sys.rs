@@ -43,6 +43,17 @@ pub fn ended() -> Option<Ended> {
     (pid > 0).then_some(Ended { pid, status, peak: usage.ru_maxrss as u64 * 1024 })
 }
 
+/// Whether there is no child at all, running or ended.
+pub fn childless() -> bool {
+    // SAFETY: an all-zero value is valid, and the pointer lives through the call.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        libc::waitid(libc::P_ALL, 0, &mut info, options) != 0
+            && io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD)
+    }
+}
+
 /// Collects a child that has ended.
 pub fn collect(pid: i32) {
     // SAFETY: no pointer is passed. An error means that there is nothing to collect.
@@ -64,6 +75,38 @@ pub fn signal_fd(signals: &[c_int]) -> io::Result<OwnedFd> {
             return Err(io::Error::last_os_error());
         }
         Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// All signals that end a process which does not catch them, and SIGCHLD. Not those that stop and continue one.
+pub fn catchable_signals() -> Vec<c_int> {
+    let left_alone = [
+        libc::SIGKILL,
+        libc::SIGSTOP,
+        libc::SIGCONT,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGURG,
+        libc::SIGWINCH,
+    ];
+    let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
+    (1..32).chain(real_time).filter(|signal| !left_alone.contains(signal)).collect()
+}
+
+/// The next signal that a descriptor of [`signal_fd`] has received.
+pub fn next_signal(signals: &OwnedFd) -> Option<c_int> {
+    let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
+    let read = rustix::io::retry_on_intr(|| rustix::io::read(signals, &mut info));
+    read.is_ok_and(|bytes| bytes == info.len())
+        .then(|| u32::from_ne_bytes([info[0], info[1], info[2], info[3]]) as c_int)
+}
+
+/// These signals do nothing from now on; what is started by [`spawn`] gets the default back.
+pub fn ignore_signals(signals: &[c_int]) {
+    for signal in signals {
+        // SAFETY: ignoring a signal runs no code of ours.
+        unsafe { libc::signal(*signal, libc::SIG_IGN) };
     }
 }
 

@@ -1,5 +1,12 @@
 //! Signals by name and number.
 
+/// Reload.
+pub const HUP: i32 = 1;
+/// These three end a session.
+pub const INT: i32 = 2;
+pub const QUIT: i32 = 3;
+pub const TERM: i32 = 15;
+
 /// Linux x86_64 and aarch64 signal numbers by name.
 const SIGNALS: &[(&str, i32)] = &[
     ("HUP", 1),

@@ -89,6 +89,12 @@ pub fn anonymous() -> io::Result<Pipe> {
     open_both(format!("/proc/self/fd/{}", reading.as_raw_fd()).as_ref(), OFlags::empty())
 }
 
+/// The pipe behind this descriptor, wherever it was made.
+pub fn inherited(pipe: &OwnedFd) -> io::Result<Pipe> {
+    use std::os::fd::AsRawFd;
+    open_both(format!("/proc/self/fd/{}", pipe.as_raw_fd()).as_ref(), OFlags::empty())
+}
+
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

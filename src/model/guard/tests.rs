@@ -1,0 +1,487 @@
+//! Holds the guard's promises against generated supervisors: each one is started, asked and killed at any moment, and
+//! behaves in one of the ways that were seen.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// What a supervisor does from its start on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Behaviour {
+    /// Takes over after this time, and drains within this time.
+    Good { ready: u64, drain: u64 },
+    /// Exits with this status before it is ready.
+    Refuses { after: u64, status: i32 },
+    /// Reads nothing, says nothing, obeys nothing.
+    Frozen,
+    /// Takes over, and is frozen then.
+    FreezesLater { ready: u64 },
+    /// Takes over, and dies as soon as it is asked to drain.
+    DiesWhileDraining { ready: u64 },
+    /// Says that it is finished, and stays.
+    NeverLeaves { ready: u64, drain: u64 },
+    /// The binary is gone.
+    NotThere,
+}
+
+fn behaviour() -> impl Strategy<Value = Behaviour> {
+    let good = || (0..300_u64, 0..3000_u64);
+    prop_oneof![
+        4 => good().prop_map(|(ready, drain)| Behaviour::Good { ready, drain }),
+        2 => (0..50_u64, prop_oneof![Just(0), Just(1 << 8), Just(101 << 8), Just(9), Just(11)])
+            .prop_map(|(after, status)| Behaviour::Refuses { after, status }),
+        1 => Just(Behaviour::Frozen),
+        1 => (0..300_u64).prop_map(|ready| Behaviour::FreezesLater { ready }),
+        1 => (0..300_u64).prop_map(|ready| Behaviour::DiesWhileDraining { ready }),
+        1 => good().prop_map(|(ready, drain)| Behaviour::NeverLeaves { ready, drain }),
+        1 => Just(Behaviour::NotThere),
+    ]
+}
+
+/// What people and the machine do to a session.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Signal(i32),
+    KillSupervisor,
+    FreezeSupervisor,
+    /// The supervisor was asked to make way for another binary.
+    Upgrade,
+    /// The supervisor was asked to drain by somebody else than the guard.
+    Drain,
+    /// A process that is the guard's child ends.
+    Child,
+    /// The supervisor hands over a pipe.
+    Pipe(u8),
+}
+
+fn act() -> impl Strategy<Value = (u64, Act)> {
+    let act = prop_oneof![
+        3 => prop_oneof![Just(HUP), Just(INT), Just(QUIT), Just(TERM), Just(10), Just(12)].prop_map(Act::Signal),
+        3 => Just(Act::KillSupervisor),
+        1 => Just(Act::FreezeSupervisor),
+        2 => Just(Act::Upgrade),
+        1 => Just(Act::Drain),
+        3 => Just(Act::Child),
+        2 => (0..4_u8).prop_map(Act::Pipe),
+    ];
+    (0..1500_u64, act)
+}
+
+/// One supervisor as the world sees it.
+#[derive(Debug, Clone)]
+struct Running {
+    behaviour: Behaviour,
+    frozen: bool,
+    /// What it has been told.
+    heard: Vec<ToSupervisor>,
+    began: Duration,
+    ready: bool,
+    /// When it has drained.
+    drained: Option<Duration>,
+    upgrading: bool,
+    finished: bool,
+}
+
+/// The guard's surroundings: carries out its effects and checks what must always hold.
+struct World {
+    now: Duration,
+    guard: Guard,
+    behaviours: Vec<Behaviour>,
+    started: usize,
+    /// What each start used.
+    binaries: Vec<Option<String>>,
+    supervisor: Option<Running>,
+    /// Processes other than the supervisor that descend from the guard, and whether they obey TERM.
+    rest: Vec<bool>,
+    /// Exits that no supervisor that took over has heard of.
+    missed: Vec<i32>,
+    pipes: BTreeMap<String, ()>,
+    told_to_end: Option<Duration>,
+    finished: Option<u8>,
+    exit: Option<u8>,
+    next_pid: i32,
+}
+
+impl World {
+    fn new(behaviours: Vec<Behaviour>, rest: Vec<bool>) -> World {
+        let mut world = World {
+            now: Duration::ZERO,
+            guard: Guard::default(),
+            behaviours,
+            started: 0,
+            binaries: Vec::new(),
+            supervisor: None,
+            rest,
+            missed: Vec::new(),
+            pipes: BTreeMap::new(),
+            told_to_end: None,
+            finished: None,
+            exit: None,
+            next_pid: 100,
+        };
+        world.tell(Input::Began);
+        world
+    }
+
+    fn tell(&mut self, input: Input) {
+        if self.exit.is_some() {
+            return;
+        }
+        let effects = self.guard.handle(self.now, input);
+        self.deliver();
+        for effect in effects {
+            self.perform(effect);
+        }
+    }
+
+    fn deliver(&mut self) {
+        while let Some(running) = self.supervisor.as_mut().filter(|running| !running.frozen)
+            && let Some(message) = self.guard.unsent()
+        {
+            running.heard.push(message);
+            self.guard.sent();
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        assert_eq!(self.exit, None, "{effect:?} after the end");
+        match effect {
+            Effect::Start(binary) => self.start(binary),
+            Effect::Forward(signal) => {
+                let running = self.supervisor.as_mut().expect("a supervisor to signal");
+                assert!(running.ready, "a supervisor that is not ready would die of {signal}");
+                if signal != HUP && !running.frozen {
+                    self.ask_to_drain();
+                }
+            }
+            Effect::KillSupervisor => self.supervisor_ends(9),
+            Effect::TerminateAll => self.rest.retain(|obeys| !obeys),
+            Effect::KillAll => {
+                self.rest.clear();
+                if self.supervisor.is_some() {
+                    self.supervisor_ends(9);
+                }
+            }
+            Effect::Collect(_) | Effect::KeepLock | Effect::Warn(_) => {}
+            Effect::Hold(app) => drop(self.pipes.insert(app, ())),
+            Effect::Release(app) => drop(self.pipes.remove(&app)),
+            Effect::Exit(code) => {
+                assert!(self.supervisor.is_none(), "exited beside a supervisor");
+                assert!(self.rest.is_empty(), "exited beside {} processes", self.rest.len());
+                self.exit = Some(code);
+            }
+        }
+    }
+
+    fn start(&mut self, binary: Option<String>) {
+        assert!(self.supervisor.is_none(), "two supervisors");
+        assert_eq!(self.finished, None, "started again after the session was over");
+        let behaviour = self.behaviours[self.started % self.behaviours.len()];
+        self.started += 1;
+        self.binaries.push(binary);
+        if behaviour == Behaviour::NotThere {
+            return self.tell(Input::NotStarted("no such file".into()));
+        }
+        self.supervisor = Some(Running {
+            behaviour,
+            frozen: behaviour == Behaviour::Frozen,
+            heard: Vec::new(),
+            began: self.now,
+            ready: false,
+            drained: None,
+            upgrading: false,
+            finished: false,
+        });
+        self.tell(Input::Started);
+    }
+
+    fn ask_to_drain(&mut self) {
+        let now = self.now;
+        let Some(running) = self.supervisor.as_mut().filter(|running| running.ready) else { return };
+        if running.drained.is_some() || running.frozen {
+            return;
+        }
+        let drain = match running.behaviour {
+            Behaviour::Good { drain, .. } | Behaviour::NeverLeaves { drain, .. } => drain,
+            _ => 0,
+        };
+        running.drained = Some(now + ms(drain));
+        let dies = matches!(running.behaviour, Behaviour::DiesWhileDraining { .. });
+        self.told_to_end.get_or_insert(now);
+        self.tell(Input::Heard(ToGuard::Draining(0)));
+        if dies {
+            self.supervisor_ends(101 << 8);
+        }
+    }
+
+    fn supervisor_ends(&mut self, status: i32) {
+        let Some(running) = self.supervisor.take() else { return };
+        if running.finished {
+            self.finished = Some(0);
+        }
+        self.tell(Input::LineClosed);
+        self.tell(Input::SupervisorExited(status));
+    }
+
+    /// Lets the supervisor do what it does by itself.
+    fn step_supervisor(&mut self) {
+        let now = self.now;
+        let Some(running) = self.supervisor.as_mut().filter(|running| !running.frozen) else { return };
+        let age = now.saturating_sub(running.began);
+        match running.behaviour {
+            Behaviour::Refuses { after, status } if age >= ms(after) => return self.supervisor_ends(status),
+            Behaviour::Good { ready, .. }
+            | Behaviour::FreezesLater { ready }
+            | Behaviour::DiesWhileDraining { ready }
+            | Behaviour::NeverLeaves { ready, .. }
+                if !running.ready && age >= ms(ready) && running.heard.last() == Some(&ToSupervisor::Go) =>
+            {
+                self.supervisor_takes_over();
+            }
+            _ => {}
+        }
+        let Some(running) = &mut self.supervisor else { return };
+        if running.upgrading {
+            return self.supervisor_ends(0);
+        }
+        if running.drained.is_some_and(|drained| drained <= now) && !running.finished {
+            running.finished = true;
+            let leaves = matches!(running.behaviour, Behaviour::Good { .. });
+            self.rest.clear();
+            self.tell(Input::Heard(ToGuard::Finished(0)));
+            if leaves {
+                self.supervisor_ends(0);
+            }
+        }
+    }
+
+    fn supervisor_takes_over(&mut self) {
+        let running = self.supervisor.as_mut().expect("just looked");
+        running.ready = true;
+        let heard = std::mem::take(&mut running.heard);
+        assert!(matches!(&heard[0], ToSupervisor::Hello(_)), "{heard:?}");
+        let pipes: Vec<String> = heard
+            .iter()
+            .filter_map(|message| if let ToSupervisor::Pipe(app) = message { Some(app.clone()) } else { None })
+            .collect();
+        assert_eq!(pipes, self.pipes.keys().cloned().collect::<Vec<_>>(), "every pipe is passed, once");
+        let told =
+            |pid: &i32| heard.iter().any(|message| matches!(message, ToSupervisor::Exited(exit) if exit.pid == *pid));
+        assert!(self.missed.iter().all(told), "{:?} are not all in {heard:?}", self.missed);
+        self.missed.clear();
+        let draining = matches!(&heard[0], ToSupervisor::Hello(Hello { draining: Some(_), .. }));
+        let freezes = matches!(running.behaviour, Behaviour::FreezesLater { .. });
+        self.tell(Input::Heard(ToGuard::StopBudget(ms(4000))));
+        self.tell(Input::Heard(ToGuard::Ready));
+        if let Some(running) = &mut self.supervisor {
+            running.frozen = freezes;
+        }
+        if draining {
+            self.ask_to_drain();
+        }
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Signal(signal) => {
+                if matches!(signal, INT | QUIT | TERM) {
+                    self.told_to_end.get_or_insert(self.now);
+                }
+                self.tell(Input::Signalled(signal));
+            }
+            Act::KillSupervisor => self.supervisor_ends(9),
+            Act::FreezeSupervisor => self.supervisor.iter_mut().for_each(|running| running.frozen = true),
+            Act::Upgrade => {
+                if let Some(running) =
+                    self.supervisor.as_mut().filter(|it| it.ready && !it.frozen && it.drained.is_none())
+                {
+                    running.upgrading = true;
+                    self.tell(Input::Heard(ToGuard::Upgrade("/new".into())));
+                }
+            }
+            Act::Drain => self.ask_to_drain(),
+            Act::Child => {
+                self.next_pid += 1;
+                self.missed.push(self.next_pid);
+                self.tell(Input::ChildExited(ChildExit { pid: self.next_pid, started: 1, status: 0, peak: 0 }));
+            }
+            Act::Pipe(number) => {
+                if self.supervisor.as_ref().is_some_and(|running| running.ready && !running.frozen) {
+                    self.tell(Input::Heard(ToGuard::Hold(format!("app{number}"))));
+                }
+            }
+        }
+    }
+
+    /// Passes time in small steps, as the shell would: no later than the guard asked for.
+    fn pass(&mut self, span: Duration) {
+        let end = self.now + span;
+        while self.now < end && self.exit.is_none() {
+            let step = self.now + ms(10);
+            self.now =
+                self.guard.next_moment().map_or(step, |due| due.clamp(self.now, step)).max(self.now + ms(1)).min(end);
+            self.step_supervisor();
+            self.tell(Input::TimePassed);
+            if self.supervisor.is_none() && self.rest.is_empty() {
+                self.tell(Input::NoChildren);
+            }
+            if let Some(told) = self.told_to_end {
+                // The longest of the two budgets that a supervisor may have told.
+                let bound = told + ms(20_000) + ms(1_000) + ms(20);
+                assert!(
+                    self.exit.is_some() || self.now <= bound,
+                    "told to end at {told:?}, still there at {:?}: {:?}",
+                    self.now,
+                    self.guard
+                );
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    /// Never two supervisors, nothing lost between them, nothing started after the end (all checked by the world); and
+    /// a session that is told to end ends in time, whatever its supervisors do.
+    #[test]
+    fn a_session_that_is_told_to_end_ends(
+        behaviours in prop::collection::vec(behaviour(), 1..6),
+        rest in prop::collection::vec(any::<bool>(), 0..4),
+        acts in prop::collection::vec(act(), 0..12),
+    ) {
+        let mut world = World::new(behaviours, rest);
+        for (wait, act) in acts {
+            world.pass(ms(wait));
+            world.act(act);
+        }
+        if world.exit.is_none() {
+            world.act(Act::Signal(TERM));
+            world.pass(ms(25_000));
+        }
+        prop_assert!(world.exit.is_some());
+    }
+
+    /// Only a request, a supervisor that finished, or a session that could not begin ends the guard.
+    #[test]
+    fn nothing_else_ends_the_guard(
+        behaviours in prop::collection::vec(behaviour(), 0..6),
+        acts in prop::collection::vec(act(), 0..12),
+    ) {
+        let first = vec![Behaviour::Good { ready: 0, drain: 0 }];
+        let mut world = World::new(first.into_iter().chain(behaviours).collect(), vec![true]);
+        world.pass(ms(20));
+        for (wait, act) in acts {
+            if matches!(act, Act::Signal(INT | QUIT | TERM) | Act::Drain) {
+                continue;
+            }
+            world.pass(ms(wait));
+            world.act(act);
+        }
+        world.pass(ms(30_000));
+        prop_assert_eq!(world.exit, None);
+    }
+
+    /// However often it is killed: the second request makes it short.
+    #[test]
+    fn a_second_request_makes_the_end_short(behaviours in prop::collection::vec(behaviour(), 1..4), wait in 0..2000_u64) {
+        let mut world = World::new(behaviours, vec![false]);
+        world.pass(ms(wait));
+        world.act(Act::Signal(TERM));
+        world.act(Act::Signal(INT));
+        world.pass(HURRY + ms(500));
+        prop_assert!(world.exit.is_some(), "{:?}", world.guard);
+    }
+}
+
+#[test]
+fn a_stop_after_a_death_starts_nothing_again() {
+    let mut world = World::new(vec![Behaviour::Good { ready: 10, drain: 200 }], vec![true]);
+    world.pass(ms(50));
+    world.act(Act::KillSupervisor);
+    world.pass(ms(50));
+    world.act(Act::Signal(TERM));
+    world.pass(ms(400));
+    assert_eq!((world.exit, world.started), (Some(0), 2));
+}
+
+#[test]
+fn a_supervisor_killed_while_it_drains_is_replaced_by_one_that_drains_on() {
+    let mut world = World::new(vec![Behaviour::Good { ready: 10, drain: 200 }], vec![true]);
+    world.pass(ms(50));
+    world.act(Act::Signal(TERM));
+    world.pass(ms(100));
+    world.act(Act::KillSupervisor);
+    world.pass(ms(20));
+    assert!(world.supervisor.as_ref().is_some_and(|running| running.drained.is_some()));
+    world.pass(ms(400));
+    assert_eq!((world.exit, world.started), (Some(0), 2));
+}
+
+#[test]
+fn an_upgrade_that_fails_goes_back_to_the_old_binary() {
+    for failure in [Behaviour::Refuses { after: 0, status: 70 << 8 }, Behaviour::Frozen, Behaviour::NotThere] {
+        let good = Behaviour::Good { ready: 10, drain: 10 };
+        let mut world = World::new(vec![good, failure, good], Vec::new());
+        world.pass(ms(50));
+        world.act(Act::Upgrade);
+        world.pass(TAKE_OVER + ms(100));
+        assert_eq!(world.binaries, [None, Some("/new".into()), None], "{failure:?}");
+        assert!(world.supervisor.is_some_and(|running| running.ready), "{failure:?}");
+    }
+}
+
+#[test]
+fn a_binary_that_was_upgraded_to_and_is_gone_gives_way_to_the_guards_own() {
+    let good = Behaviour::Good { ready: 10, drain: 10 };
+    let mut world = World::new(vec![good, good, Behaviour::NotThere, good], Vec::new());
+    world.pass(ms(50));
+    world.act(Act::Upgrade);
+    world.pass(ms(50));
+    world.act(Act::KillSupervisor);
+    world.pass(ms(50));
+    assert_eq!(world.binaries, [None, Some("/new".into()), Some("/new".into()), None]);
+}
+
+#[test]
+fn a_session_that_cannot_begin_ends_with_the_supervisors_code() {
+    let mut world = World::new(vec![Behaviour::Refuses { after: 5, status: 2 << 8 }], vec![false]);
+    world.pass(ms(300));
+    assert_eq!((world.exit, world.started), (Some(2), 1));
+}
+
+#[test]
+fn early_deaths_are_waited_for_longer_and_longer() {
+    let refuses = Behaviour::Refuses { after: 0, status: 1 << 8 };
+    let mut world =
+        World::new(vec![Behaviour::Good { ready: 0, drain: 0 }, refuses, refuses, refuses, refuses], Vec::new());
+    world.pass(ms(1500));
+    world.act(Act::KillSupervisor);
+    let mut starts = Vec::new();
+    while world.started < 5 {
+        let before = world.started;
+        world.pass(ms(10));
+        if world.started > before {
+            starts.push(world.now);
+        }
+    }
+    let gaps: Vec<Duration> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    // The first two come at once.
+    assert!(gaps.len() == 2 && gaps[0] >= FIRST_WAIT && gaps[1] >= 2 * FIRST_WAIT, "{gaps:?}");
+}
+
+#[test]
+fn a_budget_of_for_ever_does_not_overflow() {
+    let mut guard = Guard::default();
+    guard.handle(ms(0), Input::Began);
+    guard.handle(ms(1), Input::Heard(ToGuard::StopBudget(Duration::MAX)));
+    guard.handle(ms(2), Input::Heard(ToGuard::Ready));
+    assert_eq!(guard.handle(ms(3), Input::Signalled(TERM)), [Effect::Forward(TERM)]);
+    assert_eq!(guard.next_moment(), Some(Duration::MAX));
+}
