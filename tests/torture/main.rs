@@ -1,6 +1,7 @@
 //! The torture suite: a session of the real binary is mistreated at random, and must come out right.
 //!
-//! `cargo test --test torture -- --minutes 30 --seed 7`; without arguments a quarter of a minute and a new seed.
+//! `cargo test --test torture -- --minutes 30 --seed 7`. Without arguments it takes half a minute and its seeds are
+//! always the same, so that no test run depends on luck; `--minutes` alone takes a new seed.
 //! Owns the command line and nothing of the mischief.
 
 mod cast;
@@ -21,13 +22,16 @@ use std::time::Duration;
 use driver::Driver;
 
 const NAME: &str = "torture";
+/// How long one seed is run when nobody says it.
 const BY_DEFAULT: Duration = Duration::from_secs(15);
+/// What every test run tries.
+const SEEDS: [u64; 2] = [1, 7711];
 /// Set for the process that has a mount namespace of its own.
 const ALONE: &str = "KASM_VOID_TORTURE_ALONE";
 
 struct Arguments {
     length: Duration,
-    seed: u64,
+    seeds: Vec<u64>,
     /// Asked by a test runner for the names of what is here.
     list: bool,
     /// A test runner wants only tests whose names contain one of these, or only ignored ones: not this one.
@@ -46,17 +50,23 @@ fn main() -> ExitCode {
         println!("{NAME}: test");
     }
     if !arguments.list && arguments.wanted {
-        torture(arguments.length, arguments.seed);
+        let small_disk = has_own_mounts(&arguments.seeds);
+        arguments.seeds.into_iter().for_each(|seed| torture(arguments.length, seed, small_disk));
     }
     ExitCode::SUCCESS
 }
 
-fn torture(length: Duration, seed: u64) {
-    let small_disk = std::env::var_os(ALONE).is_some();
-    if !small_disk && may_mount() {
-        let error = alone(seed);
+/// Whether this process may mount what it likes. Where it can be made so, it is started again and does not return.
+fn has_own_mounts(seeds: &[u64]) -> bool {
+    let has = std::env::var_os(ALONE).is_some();
+    if !has && may_mount() {
+        let error = alone(seeds);
         eprintln!("torture: no mount namespace of its own, so no full disk: {error}");
     }
+    has
+}
+
+fn torture(length: Duration, seed: u64, small_disk: bool) {
     println!("torture: seed {seed}, {length:?}, {}", if small_disk { "full disks too" } else { "no full disks" });
     let failed = Failed { seed };
     let tally = Driver::new(seed, small_disk).run(length);
@@ -83,17 +93,19 @@ fn may_mount() -> bool {
 }
 
 /// This program again, where what it mounts ends with it. Returns only when that cannot be.
-fn alone(seed: u64) -> std::io::Error {
+fn alone(seeds: &[u64]) -> std::io::Error {
     let Ok(program) = std::env::current_exe() else { return std::io::ErrorKind::NotFound.into() };
     let mut again = Command::new("unshare");
     again.args(["--mount", "--propagation", "private"]).arg(program).args(std::env::args().skip(1));
-    again.args(["--seed", &seed.to_string()]).env(ALONE, "1").exec()
+    // Those that were chosen here, whether they were given or are new.
+    again.args(seeds.iter().flat_map(|seed| ["--seed".to_owned(), seed.to_string()])).env(ALONE, "1").exec()
 }
 
 /// Takes what test runners say too, and what it does not know of that it leaves alone.
 fn arguments(words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut arguments = Arguments { length: BY_DEFAULT, seed: fastrand::u64(..), list: false, wanted: true };
+    let mut arguments = Arguments { length: BY_DEFAULT, seeds: Vec::new(), list: false, wanted: true };
     let mut filters = Vec::new();
+    let mut timed = false;
     let mut words = words;
     while let Some(word) = words.next() {
         let mut number = |what: &str| {
@@ -102,16 +114,24 @@ fn arguments(words: impl Iterator<Item = String>) -> Result<Arguments, String> {
         };
         match word.as_str() {
             "--minutes" => {
+                timed = true;
                 arguments.length =
                     Duration::try_from_secs_f64(number("--minutes")?.0 * 60.0).map_err(|error| error.to_string())?
             }
-            "--seed" => arguments.seed = number("--seed")?.1.parse().map_err(|_| "--seed is a whole number")?,
+            "--seed" => {
+                let seed = number("--seed")?.1.parse().map_err(|_| "--seed is a whole number")?;
+                arguments.seeds.retain(|given| *given != seed);
+                arguments.seeds.push(seed);
+            }
             "--list" => arguments.list = true,
             "--ignored" => arguments.wanted = false,
             "--format" | "--test-threads" | "--color" | "--skip" => drop(words.next()),
             flag if flag.starts_with('-') => {}
             filter => filters.push(filter.to_owned()),
         }
+    }
+    if arguments.seeds.is_empty() {
+        arguments.seeds = if timed { vec![fastrand::u64(..)] } else { SEEDS.to_vec() };
     }
     arguments.wanted &= filters.is_empty() || filters.iter().any(|filter| NAME.contains(filter.as_str()));
     Ok(arguments)

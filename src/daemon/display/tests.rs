@@ -9,7 +9,7 @@ use super::*;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// An Xvfb of its own, with what runs on it; ends with the test.
+/// An Xvfb of its own and the programs that run on it. It ends with the test.
 struct Server {
     screen: Screen,
     processes: Vec<Child>,
@@ -18,7 +18,8 @@ struct Server {
 impl Server {
     fn start(arguments: &[&str]) -> Server {
         let mut child = Command::new("Xvfb")
-            .args(["-displayfd", "1", "-screen", "0", "800x600x24", "-nolisten", "tcp"])
+            // Without -noreset the server starts over when its last client leaves, and drops whoever comes meanwhile.
+            .args(["-displayfd", "1", "-noreset", "-screen", "0", "800x600x24", "-nolisten", "tcp"])
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -72,7 +73,8 @@ async fn without_a_window_manager_nothing_can_be_maximised() {
     let mut server = Server::start(&[]);
     server.run("xterm", &[]);
     wait_window(&server.screen, "xterm", SOON).await.unwrap();
-    let error = maximize(&server.screen, "xterm", Duration::from_millis(300)).await.unwrap_err();
+    // Long enough to find the window, even on a busy machine.
+    let error = maximize(&server.screen, "xterm", Duration::from_secs(3)).await.unwrap_err();
     assert!(error.contains("no window manager"), "{error}");
 }
 
