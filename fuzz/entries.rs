@@ -16,12 +16,15 @@ use kasm_void::daemon::state;
 use kasm_void::http::{Limits, Listen, Peer, serve};
 use kasm_void::launcher::cdp::{self, Fault, Incoming};
 use kasm_void::launcher::verdict::{Outcome, Verdict};
-use kasm_void::model::loading::check::{Checker, Surroundings};
+use kasm_void::model::loading::check::Checker;
 use kasm_void::model::loading::interpolate;
 use kasm_void::model::loading::parse::{self, MOST_PROBLEMS, parse, without_mark};
 use kasm_void::model::loading::problem::Problem;
 use kasm_void::model::loading::source::Source;
-use kasm_void::model::manifest::{Manifest, Workspace};
+use kasm_void::model::loading::surroundings::Surroundings;
+use kasm_void::model::manifest::Manifest;
+use kasm_void::model::manifest::fields::Insert;
+use kasm_void::model::manifest::workspace::WorkspaceForm;
 use kasm_void::model::url::{self, LONGEST, PORTS, Policy, Refused, Target};
 use ron::extensions::Extensions;
 use serde::Serialize;
@@ -52,7 +55,7 @@ pub fn manifest(bytes: &[u8]) {
 /// The session's manifest, read and checked.
 pub fn workspace(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    read_as_ron_does::<Workspace>(text);
+    read_as_ron_does::<WorkspaceForm>(text);
     check("workspace", text);
 }
 
@@ -127,7 +130,7 @@ pub fn interpolation(bytes: &[u8]) {
             _ => Ok(Some(name.repeat(3))),
         }
     };
-    match interpolate::interpolate(text, "/home/me/", &mut look_up) {
+    match interpolate::interpolate(text, "/home/me/", Insert::AsIs, &mut look_up) {
         Ok(filled) => {
             assert!(filled.len() <= interpolate::MOST_BYTES, "{} bytes", filled.len());
             let plain = !text.contains('$') && !text.starts_with('~');

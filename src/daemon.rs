@@ -235,7 +235,7 @@ impl Daemon {
             self.ledger.app(name, leader, kept);
         }
         let session = self.supervisor.session();
-        self.processes.tell_guard_of_session(self.supervisor.workspace().stop_budget.0, session.draining);
+        self.processes.tell_guard_of_session(self.supervisor.workspace().stop_budget, session.draining);
         self.ledger.session(session);
         self.ledger.write();
     }

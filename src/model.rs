@@ -2,6 +2,7 @@
 
 pub mod json_edit;
 pub mod signal;
+pub mod spelling;
 pub mod url;
 
 pub mod exit;

@@ -29,7 +29,8 @@ pub fn write(folders: &[PathBuf], into: &Path, through: Option<&str>, json: bool
     for source in load::load(folders).sources.iter().filter(|source| source.name != WORKSPACE) {
         match manifest(source) {
             Ok(manifest) => {
-                for entry in icon::entries(&source.name, &manifest, through) {
+                let Manifest { about, icon: Some(icon), .. } = &manifest else { continue };
+                for entry in icon::entries(&source.name, about, icon, through) {
                     written.push(put(into, &entry)?);
                 }
             }

@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::Ended;
 use super::client::{Client, encoded};
 use super::print::{self, BAD, BUSY, DIM, cut, duration, plain, say, say_json};
-use crate::model::loading::problem::closest;
 use crate::model::protocol::{AppStatus, Crash, PlanReport, Snapshot};
+use crate::model::spelling::closest;
 
 pub async fn status(client: &Client, names: &[String], json: bool) -> anyhow::Result<Ended> {
     let mut snapshot: Snapshot = client.get("/v1/apps").await?;

@@ -23,13 +23,13 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::http::{self, Closing, Error, Limits, Peer, Pieces, Server};
-use crate::model::loading::problem::closest;
 use crate::model::manifest::quantity::Span;
 use crate::model::metrics;
 use crate::model::protocol::{
     AppStatus, CommandLine, Crash, Identity, Outcome, PlanReport, Refusal, Snapshot, StateName, Verb,
 };
 use crate::model::signal::signal_number;
+use crate::model::spelling::closest;
 use stream::follow_on;
 
 /// A question to the loop. Who drops the receiving end does not want the answer any more.

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use regex_lite::{Regex, RegexBuilder};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use x11rb::connection::Connection;
@@ -20,6 +19,8 @@ use x11rb::protocol::xproto::{
 };
 use x11rb::rust_connection::{DefaultStream, PollMode, RustConnection, Stream};
 use x11rb::utils::RawFdContainer;
+
+use crate::model::manifest::pattern::Pattern;
 
 /// Which display, and the file that holds the key to it.
 #[derive(Debug, Clone, Default)]
@@ -52,35 +53,25 @@ pub async fn wait_up(screen: &Screen, within: Duration) -> Result<(), String> {
 }
 
 /// A mapped window whose class or instance matches is there now.
-pub async fn window_exists(screen: &Screen, class: &str, within: Duration) -> Result<(), String> {
-    let pattern = pattern(class)?;
-    let missing = format!("no window of class `{class}`");
-    ask(screen, within, move |session| session.find(&pattern)?.map(|_| ()).ok_or(Failed::Said(missing.clone()))).await
+pub async fn window_exists(screen: &Screen, class: &Pattern, within: Duration) -> Result<(), String> {
+    let (class, missing) = (class.clone(), format!("no window of class `{class}`"));
+    ask(screen, within, move |session| session.find(&class)?.map(|_| ()).ok_or(Failed::Said(missing.clone()))).await
 }
 
 /// As [`window_exists`], waiting for it without polling.
-pub async fn wait_window(screen: &Screen, class: &str, within: Duration) -> Result<(), String> {
-    let pattern = pattern(class)?;
-    let missing = no_window(class, within);
-    ask(screen, within, move |session| session.wait_for(&pattern, &missing).map(|_| ())).await
+pub async fn wait_window(screen: &Screen, class: &Pattern, within: Duration) -> Result<(), String> {
+    let (class, missing) = (class.clone(), no_window(class, within));
+    ask(screen, within, move |session| session.wait_for(&class, &missing).map(|_| ())).await
 }
 
 /// Waits for the window and for a window manager, maximises and raises it. Says what it did.
-pub async fn maximize(screen: &Screen, class: &str, within: Duration) -> Result<String, String> {
-    let pattern = pattern(class)?;
-    let missing = no_window(class, within);
-    ask(screen, within, move |session| session.maximize(&pattern, &missing)).await
+pub async fn maximize(screen: &Screen, class: &Pattern, within: Duration) -> Result<String, String> {
+    let (class, missing) = (class.clone(), no_window(class, within));
+    ask(screen, within, move |session| session.maximize(&class, &missing)).await
 }
 
-fn no_window(class: &str, within: Duration) -> String {
+fn no_window(class: &Pattern, within: Duration) -> String {
     format!("no window of class `{class}` within {}", humantime::format_duration(within))
-}
-
-fn pattern(class: &str) -> Result<Regex, String> {
-    RegexBuilder::new(class)
-        .case_insensitive(true)
-        .build()
-        .map_err(|error| format!("`{class}` is not a regex: {error}"))
 }
 
 /// Why a question was not answered.
@@ -236,7 +227,7 @@ impl Session {
         Ok(windows)
     }
 
-    fn find(&self, class: &Regex) -> Result<Option<Window>, Failed> {
+    fn find(&self, class: &Pattern) -> Result<Option<Window>, Failed> {
         for window in self.windows()? {
             let asked = self.connection.get_property(false, window, AtomEnum::WM_CLASS, AtomEnum::STRING, 0, 1024)?;
             let names = match asked.reply() {
@@ -273,7 +264,7 @@ impl Session {
         }
     }
 
-    fn wait_for(&self, class: &Regex, missing: &str) -> Result<Window, Failed> {
+    fn wait_for(&self, class: &Pattern, missing: &str) -> Result<Window, Failed> {
         self.until(missing, || self.find(class))
     }
 
@@ -281,7 +272,7 @@ impl Session {
         Ok(self.words(self.root, "_NET_SUPPORTING_WM_CHECK", AtomEnum::WINDOW)?.first().copied())
     }
 
-    fn maximize(&self, class: &Regex, missing: &str) -> Result<String, Failed> {
+    fn maximize(&self, class: &Pattern, missing: &str) -> Result<String, Failed> {
         let window = self.wait_for(class, missing)?;
         self.until("no window manager is running, so nothing can be maximised", || self.manager())?;
         let (horizontal, vertical) =

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
-use crate::model::manifest::hook::Hook;
+use crate::model::manifest::hook::Step;
 use tree::Folder;
 
 /// What a step needs to know of the machine it runs on.
@@ -38,17 +38,17 @@ pub struct Around<'a> {
 type Done = Result<String, String>;
 
 /// Performs a file step. Other hooks are refused: they are not for a blocking thread.
-pub fn perform(hook: &Hook, around: &Around) -> Done {
-    match hook {
-        Hook::MakeDir { path, .. } => make_dir(&absolute(path)?),
-        Hook::Copy { from, to, .. } => copy::copy(&absolute(from)?, &absolute(to)?, around),
-        Hook::Stage { from, to, .. } => stage::stage(&absolute(from)?, &absolute(to)?, around),
-        Hook::Remove { path, .. } => remove(&absolute(path)?, around),
-        Hook::ClearDir { path, .. } => clear::clear_dir(&absolute(path)?, around),
-        Hook::ClearLocks { dir, .. } => locks::clear_locks(&absolute(dir)?, around),
-        Hook::SeedJson { file, set, default, .. } => seed::seed_json(&absolute(file)?, set, default),
-        Hook::WaitFor { .. } | Hook::Run { .. } | Hook::Maximize { .. } => {
-            Err(format!("`{}` is not a file step", hook.name()))
+pub fn perform(step: &Step, around: &Around) -> Done {
+    match step {
+        Step::MakeDir { path } => make_dir(&plain(path)),
+        Step::Copy { from, to } => copy::copy(&plain(from), &plain(to), around),
+        Step::Stage { from, to } => stage::stage(&plain(from), &plain(to), around),
+        Step::Remove { path } => remove(&plain(path), around),
+        Step::ClearDir { path } => clear::clear_dir(&plain(path), around),
+        Step::ClearLocks { dir, .. } => locks::clear_locks(&plain(dir), around),
+        Step::SeedJson { file, set, default } => seed::seed_json(&plain(file), set, default),
+        Step::WaitFor { .. } | Step::Run { .. } | Step::Maximize { .. } => {
+            Err(format!("`{}` is not a file step", step.name()))
         }
     }
 }
@@ -81,11 +81,8 @@ fn remove(path: &Path, around: &Around) -> Done {
 }
 
 /// Without the slash or dot at the end that would turn a link into what it points to.
-fn absolute(path: &str) -> Result<PathBuf, String> {
-    if Path::new(path).is_absolute() {
-        return Ok(Path::new(path).components().collect());
-    }
-    Err(format!("`{path}` is not an absolute path: begin it with `/` or `~/`"))
+fn plain(path: &Path) -> PathBuf {
+    path.components().collect()
 }
 
 /// The home folder, those above it and `/` are never what a hook should take away.

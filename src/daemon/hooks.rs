@@ -14,9 +14,8 @@ use super::{files, probes, process};
 use crate::host::proc::Pid;
 use crate::model::app::App;
 use crate::model::exit::Exit;
-use crate::model::manifest::hook::{Hook, OnFailure};
+use crate::model::manifest::hook::{Hook, OnFailure, Step};
 use crate::model::manifest::probe::Target;
-use crate::model::manifest::switch;
 use crate::model::supervisor::AppId;
 
 /// A step that knows its own limit says more about what was missing than we could: it goes first.
@@ -51,22 +50,22 @@ impl Hands {
     /// The steps of a start: the action's, where one was asked for, then `prelaunch`.
     pub async fn before_start(&self, action: Option<String>) -> Result<(), String> {
         if let Some(name) = action {
-            let steps = self.app.manifest.actions.get(&name).map_or(&[][..], Vec::as_slice);
+            let steps = self.app.hooks.actions.get(&name).map_or(&[][..], Vec::as_slice);
             self.run(&format!("actions.{name}"), steps).await?;
         }
-        self.run("prelaunch", &self.app.manifest.prelaunch).await
+        self.run("prelaunch", &self.app.hooks.prelaunch).await
     }
 
     /// Runs all steps in order. The error is the first failure that counts.
     pub async fn run(&self, list: &str, hooks: &[Hook]) -> Result<(), String> {
         let app = &self.app.name;
         for (i, hook) in hooks.iter().enumerate() {
-            let (name, limit) = (hook.name(), hook.timeout().0);
+            let (name, limit) = (hook.step.name(), hook.timeout);
             let said = timeout(limit + SLACK, self.step(hook)).await.unwrap_or_else(|_| Err(not_within(limit)));
             match said {
                 Ok(done) if done.is_empty() => {}
                 Ok(done) => tracing::info!(event = "hook.done", app, hook = name, "{app}: {done}"),
-                Err(why) if hook.on_failure() == OnFailure::Continue => tracing::warn!(
+                Err(why) if hook.on_failure == OnFailure::Continue => tracing::warn!(
                     event = "hook.failed",
                     app,
                     hook = name,
@@ -80,39 +79,39 @@ impl Hands {
     }
 
     async fn step(&self, hook: &Hook) -> Result<String, String> {
-        match hook {
-            Hook::WaitFor { what, timeout, .. } => self.wait_for(what, timeout.0).await.map(|()| String::new()),
-            Hook::Run { argv, if_present, timeout, .. } => {
+        match &hook.step {
+            Step::WaitFor { what } => self.wait_for(what, hook.timeout).await.map(|()| String::new()),
+            Step::Run { argv, if_present } => {
                 if *if_present && !present(&argv[0]) {
                     return Ok(String::new());
                 }
-                self.command(argv, timeout.0).await.map(|()| String::new())
+                self.command(argv, hook.timeout).await.map(|()| String::new())
             }
-            Hook::Maximize { enabled, .. } if switch::read(enabled) == Some(false) => Ok(String::new()),
-            Hook::Maximize { class, within, .. } => display::maximize(&self.screen, class, within.0).await,
-            Hook::MakeDir { .. }
-            | Hook::Copy { .. }
-            | Hook::Stage { .. }
-            | Hook::Remove { .. }
-            | Hook::ClearDir { .. }
-            | Hook::ClearLocks { .. }
-            | Hook::SeedJson { .. } => self.file_step(hook.clone()).await,
+            Step::Maximize { enabled: false, .. } => Ok(String::new()),
+            Step::Maximize { class, enabled: true } => display::maximize(&self.screen, class, hook.timeout).await,
+            Step::MakeDir { .. }
+            | Step::Copy { .. }
+            | Step::Stage { .. }
+            | Step::Remove { .. }
+            | Step::ClearDir { .. }
+            | Step::ClearLocks { .. }
+            | Step::SeedJson { .. } => self.file_step(hook.step.clone()).await,
         }
     }
 
     /// On a thread of its own: a slow disk must not hold up the loop.
-    async fn file_step(&self, hook: Hook) -> Result<String, String> {
+    async fn file_step(&self, step: Step) -> Result<String, String> {
         let (app, hostname) = (self.app.clone(), self.hostname.clone());
         let home = self.home.clone();
         let cancelled = Cancelled::default();
         let told = cancelled.0.clone();
-        let step = tokio::task::spawn_blocking(move || {
+        let done = tokio::task::spawn_blocking(move || {
             let alive = |pid| process::belongs(&app, pid);
             let cancelled = || told.load(Ordering::Relaxed);
             let around = files::Around { hostname: hostname.to_string(), home, alive: &alive, cancelled: &cancelled };
-            files::perform(&hook, &around)
+            files::perform(&step, &around)
         });
-        step.await.unwrap_or_else(|panic| Err(format!("internal error: {panic}")))
+        done.await.unwrap_or_else(|panic| Err(format!("internal error: {panic}")))
     }
 
     async fn wait_for(&self, what: &Target, within: Duration) -> Result<(), String> {

@@ -13,7 +13,7 @@ use super::hooks::{Hands, Request};
 use super::manifests::Environment;
 use crate::model::app::App;
 use crate::model::machine::{Event, ProbeKind};
-use crate::model::manifest::Workspace;
+use crate::model::manifest::workspace::Workspace;
 use crate::model::supervisor::{AppId, Input};
 
 pub struct Jobs {
@@ -60,7 +60,7 @@ impl Jobs {
         let hands = self.hands(id, run, app);
         let task = tokio::task::spawn_local(async move {
             let app = hands.app.clone();
-            if let Err(why) = hands.run("postlaunch", &app.manifest.postlaunch).await {
+            if let Err(why) = hands.run("postlaunch", &app.hooks.postlaunch).await {
                 tracing::warn!(event = "hook.failed", app = app.name, reason = why, "{}: {why}", app.name);
             }
         });
@@ -73,10 +73,9 @@ impl Jobs {
 
     /// Asks the probe once.
     pub fn probe(&mut self, id: AppId, run: u64, app: Arc<App>, kind: ProbeKind) {
-        let manifest = &app.manifest;
         let asked = match kind {
-            ProbeKind::Ready => manifest.ready.as_ref().map(|ready| (ready.probe.clone(), ready.within.0)),
-            ProbeKind::Health => manifest.health.as_ref().map(|health| (health.probe.clone(), health.timeout.0)),
+            ProbeKind::Ready => app.ready.as_ref().map(|ready| (ready.probe.clone(), ready.within)),
+            ProbeKind::Health => app.health.as_ref().map(|health| (health.probe.clone(), health.timeout)),
         };
         let Some((target, within)) = asked else { return };
         let (hands, inputs) = (self.hands(id, run, app), self.inputs.clone());
@@ -116,7 +115,8 @@ impl Jobs {
 
     fn hands(&self, id: AppId, run: u64, app: Arc<App>) -> Hands {
         let inherited = &self.environment.variables;
-        let variable = |name: &str| app.env.get(name).or_else(|| inherited.get(name)).filter(|value| !value.is_empty());
+        let variable =
+            |name: &str| app.program.env.get(name).or_else(|| inherited.get(name)).filter(|value| !value.is_empty());
         let home = Path::new(&*self.environment.home);
         let authority = variable("XAUTHORITY").map(PathBuf::from);
         let screen = Screen {

@@ -29,7 +29,7 @@ use self::places::Places;
 use self::tap::Tap;
 pub use self::text::readable;
 use self::writer::{Job, Queue, Status, Target, lock};
-use crate::model::manifest::Log;
+use crate::model::manifest::log::Log;
 
 /// Who asks for lines waits no longer than this for the disk.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -255,7 +255,7 @@ impl Logs {
 
     fn target(&self, app: Arc<str>, log: &Log, status: Arc<Status>) -> Arc<Target> {
         let path = log.file.as_ref().map_or_else(|| self.default_file(&app), PathBuf::from);
-        Arc::new(Target { app, path, max_size: log.max_size.0, keep: log.keep, status })
+        Arc::new(Target { app, path, max_size: log.max_size, keep: log.keep, status })
     }
 
     fn pipe_path(&self, app: &str) -> PathBuf {

@@ -12,8 +12,9 @@ use super::process;
 use super::state::Copies;
 use crate::host::load::{self, Loaded};
 use crate::model::app::App;
-use crate::model::loading::check::{Checked, Checker, Surroundings, WORKSPACE};
+use crate::model::loading::check::{Checked, Checker, WORKSPACE};
 use crate::model::loading::source::Source;
+use crate::model::loading::surroundings::Surroundings;
 use crate::model::protocol::PlanReport;
 
 /// How long after manifests that could not be read are tried again, where nothing will tell of a change.

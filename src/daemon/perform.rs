@@ -10,14 +10,14 @@ use super::process::Found;
 use crate::model::app::App;
 use crate::model::guard::ToGuard;
 use crate::model::machine::{Effect as AppEffect, Event, Report};
-use crate::model::manifest::{Log, Workspace};
+use crate::model::manifest::{log::Log, workspace::Workspace};
 use crate::model::supervisor::{AppId, Effect, Input};
 
 impl Daemon {
     pub(super) fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::App(id, effect) => self.perform_for(id, effect),
-            Effect::Appeared(_, app) | Effect::Changed(_, app) => self.attach_log(&app.name, &app.manifest.log),
+            Effect::Appeared(_, app) | Effect::Changed(_, app) => self.attach_log(&app.name, &app.log),
             Effect::Vanished(id, name) => {
                 self.jobs.forget(id);
                 self.logs.detach(&name);
@@ -82,7 +82,7 @@ impl Daemon {
         let Some(app) = self.supervisor.app(id) else { return };
         let mut tail = Vec::new();
         if let Report::Crashed { run, exit, .. } = &report {
-            tail = self.logs.tail(&app.name, app.manifest.log.tail as usize);
+            tail = self.logs.tail(&app.name, app.log.tail);
             // Somebody who reads only the app's log wants to know; an app without output has no log to say it in.
             if exit.unexpected() && !tail.is_empty() {
                 self.logs.note(&app.name, &format!("run {run} ended: {exit}"));
@@ -94,7 +94,7 @@ impl Daemon {
     fn spawn(&mut self, id: AppId, run: u64, app: &App) {
         // What kept its output from being captured earlier, such as a lack of descriptors, may be over.
         let pipe = self.logs.pipe(&app.name).or_else(|| {
-            self.attach_log(&app.name, &app.manifest.log);
+            self.attach_log(&app.name, &app.log);
             self.logs.pipe(&app.name)
         });
         let spawned = match pipe {
@@ -124,7 +124,7 @@ impl Daemon {
 
     fn stage(&mut self, workspace: Arc<Workspace>) {
         let app = App::of_workspace(&workspace);
-        self.attach_log(&app.name, &app.manifest.log);
+        self.attach_log(&app.name, &app.log);
         self.jobs.stage(app, workspace);
     }
 

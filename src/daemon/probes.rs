@@ -1,5 +1,6 @@
 //! Probes that need only the network or the file system. Each asks once, within its time.
 
+use std::path::Path;
 use std::time::Duration;
 
 use http_body_util::Empty;
@@ -14,18 +15,19 @@ pub async fn tcp(address: &str, within: Duration) -> Result<(), String> {
 }
 
 /// A connection to a unix stream socket succeeds.
-pub async fn unix_socket(path: &str, within: Duration) -> Result<(), String> {
-    let connected = async { UnixStream::connect(path).await.map_err(|error| format!("{}: {path}", kind(&error))) };
+pub async fn unix_socket(path: &Path, within: Duration) -> Result<(), String> {
+    let connected =
+        async { UnixStream::connect(path).await.map_err(|error| format!("{}: {}", kind(&error), path.display())) };
     limited(within, connected).await.map(|_| ())
 }
 
 /// The file or folder exists. On a thread of its own: a dead mount would hold up the loop.
-pub async fn path(path: &str, within: Duration) -> Result<(), String> {
-    let path = path.to_string();
+pub async fn path(path: &Path, within: Duration) -> Result<(), String> {
+    let path = path.to_owned();
     let exists = async {
         let looked = tokio::task::spawn_blocking(move || match std::fs::metadata(&path) {
             Ok(_) => Ok(()),
-            Err(error) => Err(format!("{}: {path}", kind(&error))),
+            Err(error) => Err(format!("{}: {}", kind(&error), path.display())),
         });
         looked.await.unwrap_or_else(|panic| Err(format!("internal error: {panic}")))
     };
@@ -133,9 +135,10 @@ mod tests {
     #[tokio::test]
     async fn absences_are_said_in_words() {
         let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("s").display().to_string();
-        assert_eq!(unix_socket(&socket, SOON).await.unwrap_err(), format!("no such file or directory: {socket}"));
-        assert_eq!(path(&socket, SOON).await.unwrap_err(), format!("no such file or directory: {socket}"));
+        let socket = folder.path().join("s");
+        let missing = format!("no such file or directory: {}", socket.display());
+        assert_eq!(unix_socket(&socket, SOON).await.unwrap_err(), missing);
+        assert_eq!(path(&socket, SOON).await.unwrap_err(), missing);
         let _listener = UnixListener::bind(&socket).unwrap();
         unix_socket(&socket, SOON).await.unwrap();
         path(&socket, SOON).await.unwrap();

@@ -14,7 +14,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -25,12 +25,12 @@ use tokio::sync::oneshot;
 
 use crate::host::link::{GUARD, Heard, Line};
 use crate::host::proc::{self, Entry, Leader, Pid};
-use crate::host::sys::{self, Ended, LEADER, Step};
+use crate::host::sys::{self, Ended, LEADER};
 use crate::model::app::App;
 use crate::model::exit::Exit;
 use crate::model::guard::{ChildExit, ToGuard, ToSupervisor};
 use crate::model::machine::Event;
-use crate::model::manifest::hook::{Hook, LockKind};
+use crate::model::manifest::hook::{Hook, LockKind, Step};
 use crate::model::supervisor::AppId;
 
 /// In the environment of every process of an app.
@@ -327,7 +327,9 @@ impl Processes {
 
     /// Starts the app's program. The error says what could not be done and why.
     pub fn spawn(&mut self, id: AppId, run: u64, app: &App, output: BorrowedFd<'_>) -> Result<Pid, String> {
-        let pid = self.execute(app, run, &app.argv, false, output).map_err(|why| explain(app, &app.argv[0], why))?;
+        let pid = self
+            .execute(app, run, &app.program.argv, false, output)
+            .map_err(|why| explain(app, &app.program.argv[0], why))?;
         self.children.insert(pid, Role::Leader { app: id, run, locks: has_chromium_locks(app) });
         Ok(pid)
     }
@@ -353,19 +355,20 @@ impl Processes {
         argv: &[String],
         hook: bool,
         output: BorrowedFd<'_>,
-    ) -> Result<Pid, (Step, io::Error)> {
+    ) -> Result<Pid, (sys::Step, io::Error)> {
         let text = |text: &str| CString::new(text).unwrap_or_default(); // `check` has refused NUL
         let words: Vec<CString> = argv.iter().map(|word| text(word)).collect();
         let mut added = vec![text(&format!("{COOKIE}={}:{run}", app.name)), text(&format!("{STATE}={}", self.state))];
         if hook {
             added.push(text(&format!("{HOOK}=1")));
         }
-        added.extend(app.env.iter().map(|(name, value)| text(&format!("{name}={value}"))));
-        let kept = |name: &String| !app.env.contains_key(name) && !app.env_hidden.contains(name);
+        added.extend(app.program.env.iter().map(|(name, value)| text(&format!("{name}={value}"))));
+        let kept = |name: &String| !app.program.env.contains_key(name) && !app.program.env_hidden.contains(name);
         let inherited = self.environment.iter().filter(|(name, _)| kept(name)).map(|(_, entry)| entry.as_c_str());
         let environment: Vec<&CStr> = inherited.chain(added.iter().map(CString::as_c_str)).collect();
-        let cwd = app.manifest.cwd.as_deref().map(text);
-        let score = app.manifest.limits.oom_score_adj.map(|score| text(&score.to_string()));
+        let cwd =
+            app.program.cwd.as_deref().map(|folder| CString::new(folder.as_os_str().as_bytes()).unwrap_or_default());
+        let score = app.program.oom_score_adj.map(|score| text(&score.to_string()));
         let program = self.program(&argv[0]);
         sys::spawn(&sys::Child {
             program: &program,
@@ -374,7 +377,7 @@ impl Processes {
             cwd: Some(cwd.as_deref().unwrap_or(&self.home)),
             stdin: self.null.as_fd(),
             output,
-            nice: app.manifest.limits.nice,
+            nice: app.program.nice,
             oom_score_adj: score.as_deref(),
             open_files: self.open_files,
         })
@@ -830,8 +833,8 @@ fn send(pidfd: Option<&OwnedFd>, pid: Pid, signal: i32) {
 }
 
 fn has_chromium_locks(app: &App) -> bool {
-    let clears = |hook: &Hook| matches!(hook, Hook::ClearLocks { kind: LockKind::Chromium, .. });
-    app.manifest.prelaunch.iter().any(clears)
+    let clears = |hook: &Hook| matches!(hook.step, Step::ClearLocks { kind: LockKind::Chromium, .. });
+    app.hooks.prelaunch.iter().any(clears)
 }
 
 /// The first executable file of that name on PATH.
@@ -845,23 +848,28 @@ pub fn executable(file: &Path) -> bool {
     file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
-fn explain(app: &App, program: &str, (step, error): (Step, io::Error)) -> String {
+fn explain(app: &App, program: &str, (step, error): (sys::Step, io::Error)) -> String {
     match (step, error.kind(), error.raw_os_error()) {
-        (Step::Exec, io::ErrorKind::NotFound, _) if Path::new(program).exists() => {
+        (sys::Step::Exec, io::ErrorKind::NotFound, _) if Path::new(program).exists() => {
             format!("the interpreter that `{program}` names does not exist")
         }
-        (Step::Exec, io::ErrorKind::NotFound, _) => format!("`{program}` does not exist"),
-        (Step::Exec, io::ErrorKind::PermissionDenied, _) => format!("`{program}` may not be executed by this user"),
-        (Step::Exec, _, Some(libc::ENOEXEC)) => {
+        (sys::Step::Exec, io::ErrorKind::NotFound, _) => format!("`{program}` does not exist"),
+        (sys::Step::Exec, io::ErrorKind::PermissionDenied, _) => {
+            format!("`{program}` may not be executed by this user")
+        }
+        (sys::Step::Exec, _, Some(libc::ENOEXEC)) => {
             format!("`{program}` is neither a program nor a script that begins with `#!`")
         }
-        (Step::Exec, ..) => format!("`{program}`: {error}"),
-        (Step::WorkingFolder, ..) => {
-            format!("working folder `{}`: {error} (`cwd`)", app.manifest.cwd.as_deref().unwrap_or("home"))
+        (sys::Step::Exec, ..) => format!("`{program}`: {error}"),
+        (sys::Step::WorkingFolder, ..) => {
+            format!(
+                "working folder `{}`: {error} (`cwd`)",
+                app.program.cwd.as_deref().unwrap_or(Path::new("home")).display()
+            )
         }
-        (Step::Nice, ..) => format!("priority: {error} (`limits.nice`: only root may lower it)"),
-        (Step::OomScore, ..) => format!("oom score: {error} (`limits.oom_score_adj`: only root may lower it)"),
-        (Step::Clone, ..) => format!("no new process: {error}"),
+        (sys::Step::Nice, ..) => format!("priority: {error} (`limits.nice`: only root may lower it)"),
+        (sys::Step::OomScore, ..) => format!("oom score: {error} (`limits.oom_score_adj`: only root may lower it)"),
+        (sys::Step::Clone, ..) => format!("no new process: {error}"),
     }
 }
 

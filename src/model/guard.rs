@@ -21,7 +21,7 @@ use std::time::Duration;
 pub use message::{ChildExit, Hello, ToGuard, ToSupervisor, UnknownMessage};
 
 use super::exit::Exit;
-use super::manifest::Workspace;
+use super::manifest::workspace::Workspace;
 use super::signal::{HUP, INT, QUIT, TERM};
 
 /// A supervisor that lived this long started well: the next one is started at once.
@@ -202,7 +202,7 @@ impl Default for Guard {
             pipes: BTreeSet::new(),
             exits: VecDeque::new(),
             begun: false,
-            stop_budget: Workspace::default().stop_budget.0,
+            stop_budget: Workspace::default().stop_budget,
             reload: false,
             ending: None,
             exited: false,

@@ -3,6 +3,7 @@
 pub mod index;
 pub mod problem;
 pub mod source;
+pub mod surroundings;
 
 pub mod interpolate;
 pub mod parse;
@@ -10,5 +11,7 @@ pub mod place;
 
 pub mod scope;
 
-pub mod check;
+pub mod arguments;
 pub mod resolve;
+
+pub mod check;

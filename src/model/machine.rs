@@ -76,8 +76,8 @@ impl Machine {
     fn ask_to_end(&self, pid: Option<Pid>, cx: &mut Cx<'_>) {
         match pid {
             Some(pid) => {
-                cx.push(Effect::Signal { pid, signal: self.app.stop_signal });
-                cx.arm(self.run, Timer::Grace, self.app.manifest.stop.grace.0);
+                cx.push(Effect::Signal { pid, signal: self.app.stop.signal });
+                cx.arm(self.run, Timer::Grace, self.app.stop.grace);
             }
             None => cx.push(Effect::Sweep { run: self.run }),
         }
@@ -104,7 +104,7 @@ impl Machine {
     }
 
     fn run_hooks(&self, phase: &mut Phase, action: &Option<String>, cx: &mut Cx<'_>) {
-        if self.app.manifest.prelaunch.is_empty() && action.is_none() {
+        if self.app.hooks.prelaunch.is_empty() && action.is_none() {
             return self.spawn(phase, cx);
         }
         *phase = Phase::Hooks;
@@ -118,10 +118,10 @@ impl Machine {
             false => Report::Launched { run: self.run, pid },
         };
         cx.push(Effect::Report(report));
-        let Some(ready) = &self.app.manifest.ready else {
+        let Some(ready) = &self.app.ready else {
             return State::running(Some(pid), adopted, cx.now, 0);
         };
-        cx.arm(self.run, Timer::ReadyWithin, ready.within.0);
+        cx.arm(self.run, Timer::ReadyWithin, ready.within);
         self.probe(ProbeKind::Ready, cx);
         State::starting(Some(pid), Phase::Probing { adopted, said: String::new() }, None)
     }
@@ -131,19 +131,19 @@ impl Machine {
     }
 
     fn arm_health(&self, cx: &mut Cx<'_>) {
-        if let Some(health) = &self.app.manifest.health {
-            cx.arm(self.run, Timer::Health, health.every.0);
+        if let Some(health) = &self.app.health {
+            cx.arm(self.run, Timer::Health, health.every);
         }
     }
 
     fn arm_memory(&self, cx: &mut Cx<'_>) {
-        if self.app.manifest.limits.max_rss.is_some() {
+        if self.app.max_rss.is_some() {
             cx.arm(self.run, Timer::Memory, MEMORY_POLL);
         }
     }
 
     fn disarm_watch(&self, cx: &mut Cx<'_>) {
-        if self.app.manifest.health.is_some() {
+        if self.app.health.is_some() {
             cx.push(Effect::CancelProbe);
         }
         cx.push(Effect::Disarm(Timer::Health));
@@ -166,14 +166,7 @@ impl Machine {
         (pid, exit, lived, peak): (Option<Pid>, &Exit, Option<Duration>, Option<u64>),
         cx: &mut Cx<'_>,
     ) -> Outcome<State> {
-        let manifest = &self.app.manifest;
-        let verdict = restart::decide(
-            (manifest.restart, manifest.on_close, &manifest.backoff),
-            &mut self.history,
-            exit,
-            (cx.now, lived),
-            cx.chance,
-        );
+        let verdict = restart::decide(&self.app.policy, &mut self.history, exit, (cx.now, lived), cx.chance);
         self.last_exit = Some(exit.clone());
         cx.push(Effect::Report(Report::Crashed { run: self.run, pid, exit: exit.clone(), lived, peak, verdict }));
         match verdict {
@@ -183,7 +176,7 @@ impl Machine {
             }
             Verdict::After { attempt, wait } => Transition(State::backoff(attempt, cx.now + wait)),
             Verdict::GiveUp => Transition(State::gave_up(exit.clone())),
-            Verdict::Stay if *exit == Exit::Clean && manifest.restart == restart::Restart::Always => {
+            Verdict::Stay if *exit == Exit::Clean && self.app.policy.restart == restart::Restart::Always => {
                 Transition(State::stopped(Why::Closed))
             }
             Verdict::Stay => Transition(State::stopped(Why::Done)),
@@ -427,8 +420,8 @@ impl Machine {
                 Handled
             }
             Event::ProbeFailed { run, why } if self.current(*run) => {
-                let Some(health) = &self.app.manifest.health else { return Handled };
-                if lived >= Some(health.grace.0) {
+                let Some(health) = &self.app.health else { return Handled };
+                if lived >= Some(health.grace) {
                     *failures += 1;
                 }
                 if *failures >= health.failures {
@@ -443,7 +436,7 @@ impl Machine {
                 Handled
             }
             Event::Measured { run, bytes } if self.current(*run) => {
-                if self.app.manifest.limits.max_rss.is_some_and(|most| *bytes > most.0) {
+                if self.app.max_rss.is_some_and(|most| *bytes > most) {
                     let exit = Exit::TooMuchMemory(*bytes);
                     return Transition(State::stopping(*pid, Then::Crashed { exit, lived }));
                 }
@@ -467,7 +460,7 @@ impl Machine {
         self.arm_health(context);
         self.arm_memory(context);
         let resumed = *since < context.now;
-        if !resumed && !self.app.manifest.postlaunch.is_empty() {
+        if !resumed && !self.app.hooks.postlaunch.is_empty() {
             context.push(Effect::RunPostlaunch { run: self.run, app: self.app.clone() });
         }
     }
@@ -475,7 +468,7 @@ impl Machine {
     #[action]
     fn leave_running(&mut self, context: &mut Cx<'_>) {
         self.disarm_watch(context);
-        if !self.app.manifest.postlaunch.is_empty() {
+        if !self.app.hooks.postlaunch.is_empty() {
             context.push(Effect::CancelHooks);
         }
     }
@@ -650,7 +643,7 @@ impl Machine {
 
     #[action]
     fn enter_gave_up(&mut self, context: &mut Cx<'_>) {
-        if let OnGiveUp::EndSession { code } = self.app.manifest.on_give_up {
+        if let OnGiveUp::EndSession { code } = self.app.policy.on_give_up {
             context.push(Effect::EndSession { code });
         }
     }

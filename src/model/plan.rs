@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::model::app::App;
+use crate::model::app::{App, Hooks, Program};
 use crate::model::loading::check::Checked;
+use crate::model::manifest::matches::Matcher;
+use crate::model::manifest::restart::RestartPolicy;
 use crate::model::protocol::{PlanReport, PlanStep};
 
 /// What differs between two versions of an app, by the heaviest field; the fields' names.
@@ -38,56 +40,105 @@ pub enum Effect {
     Restart,
 }
 
-type Differs = fn(&App, &App) -> bool;
-
-/// Every field of a manifest, how a change of it takes effect, and whether it has changed.
-pub const FIELDS: &[(&str, Effect, Differs)] = &[
-    ("about", Effect::Live, |a, b| a.manifest.about != b.manifest.about),
-    ("enabled", Effect::Live, |a, b| a.enabled != b.enabled),
-    ("command", Effect::Restart, |a, b| a.argv.first() != b.argv.first()),
-    ("args", Effect::Restart, |a, b| a.argv.get(1..) != b.argv.get(1..)),
-    ("env", Effect::Restart, |a, b| a.env != b.env || a.env_hidden != b.env_hidden),
-    ("cwd", Effect::Restart, |a, b| a.manifest.cwd != b.manifest.cwd),
-    ("matches", Effect::Restart, |a, b| a.manifest.matches != b.manifest.matches),
-    ("after", Effect::Live, |a, b| a.manifest.after != b.manifest.after),
-    ("prelaunch", Effect::NextStart, |a, b| a.manifest.prelaunch != b.manifest.prelaunch),
-    ("ready", Effect::NextStart, |a, b| a.manifest.ready != b.manifest.ready),
-    ("health", Effect::Live, |a, b| a.manifest.health != b.manifest.health),
-    ("postlaunch", Effect::NextStart, |a, b| a.manifest.postlaunch != b.manifest.postlaunch),
-    ("restart", Effect::Live, |a, b| a.manifest.restart != b.manifest.restart),
-    ("on_close", Effect::Live, |a, b| a.manifest.on_close != b.manifest.on_close),
-    ("backoff", Effect::Live, |a, b| a.manifest.backoff != b.manifest.backoff),
-    ("on_give_up", Effect::Live, |a, b| a.manifest.on_give_up != b.manifest.on_give_up),
-    ("stop", Effect::Live, |a, b| a.manifest.stop != b.manifest.stop),
-    ("log", Effect::Live, |a, b| a.manifest.log != b.manifest.log),
-    ("limits", Effect::Restart, |a, b| spawn_limits(a) != spawn_limits(b)),
-    ("limits.max_rss", Effect::Live, |a, b| a.manifest.limits.max_rss != b.manifest.limits.max_rss),
-    ("actions", Effect::Live, |a, b| a.manifest.actions != b.manifest.actions),
-    ("icon", Effect::Live, |a, b| a.manifest.icon != b.manifest.icon),
-];
-
-fn spawn_limits(app: &App) -> (Option<i32>, Option<i32>) {
-    (app.manifest.limits.nice, app.manifest.limits.oom_score_adj)
-}
-
-/// Stands for all that an app is started with: of two versions that differ in it one is restarted for the
-/// other. The same in every version of this program, for it outlives the one that asked (FNV-1a).
-pub fn program(app: &App) -> u64 {
-    let manifest = &app.manifest;
-    let parts = (&app.argv, &app.env, &app.env_hidden, &manifest.cwd, &manifest.matches, spawn_limits(app));
-    let text = format!("{parts:?}");
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+/// Each setting that differs, by its name in the manifest. Every field of an app is here; one that is forgotten
+/// does not compile.
+fn differences(old: &App, new: &App) -> Vec<(&'static str, Effect)> {
+    let App {
+        name: _,
+        about,
+        enabled,
+        program,
+        matcher,
+        after,
+        hooks: Hooks { prelaunch, postlaunch, actions },
+        ready,
+        health,
+        policy: RestartPolicy { restart, on_close, backoff, on_give_up },
+        stop,
+        log,
+        max_rss,
+        icon,
+    } = old;
+    let Program { argv, last, env, env_hidden, cwd, nice, oom_score_adj } = program;
+    let program = &new.program;
+    let is_limited = (program.nice, program.oom_score_adj);
+    [
+        ("about", Effect::Live, *about != new.about),
+        ("enabled", Effect::Live, *enabled != new.enabled),
+        ("command", Effect::Restart, argv.first() != program.argv.first()),
+        ("args", Effect::Restart, argv.get(1..) != program.argv.get(1..)),
+        ("env", Effect::Restart, (env, env_hidden) != (&program.env, &program.env_hidden)),
+        ("cwd", Effect::Restart, *cwd != program.cwd),
+        ("limits", Effect::Restart, (*nice, *oom_score_adj) != is_limited),
+        ("matches", Effect::Restart, *matcher != new.matcher),
+        ("after", Effect::Live, *after != new.after),
+        ("prelaunch", Effect::NextStart, *prelaunch != new.hooks.prelaunch),
+        ("ready", Effect::NextStart, *ready != new.ready),
+        ("health", Effect::Live, *health != new.health),
+        ("postlaunch", Effect::NextStart, *postlaunch != new.hooks.postlaunch),
+        ("restart", Effect::Live, *restart != new.policy.restart),
+        ("on_close", Effect::Live, *on_close != new.policy.on_close),
+        ("backoff", Effect::Live, *backoff != new.policy.backoff),
+        ("on_give_up", Effect::Live, *on_give_up != new.policy.on_give_up),
+        ("stop", Effect::Live, *stop != new.stop),
+        ("log", Effect::Live, *log != new.log),
+        ("limits.max_rss", Effect::Live, *max_rss != new.max_rss),
+        ("actions", Effect::Live, *actions != new.hooks.actions),
+        ("icon", Effect::Live, *icon != new.icon),
+        ("args_last", Effect::Live, *last != program.last),
+    ]
+    .into_iter()
+    .filter(|(.., differs)| *differs)
+    .map(|(name, effect, _)| (name, effect))
+    .collect()
 }
 
 /// What differs. A change of comments, order or formatting is none.
 pub fn change(old: &App, new: &App) -> Change {
-    let differing: Vec<_> = FIELDS.iter().filter(|(_, _, differs)| differs(old, new)).collect();
-    let Some(heaviest) = differing.iter().map(|(_, effect, _)| *effect).max() else { return Change::None };
-    let names = differing.iter().filter(|(_, effect, _)| *effect == heaviest).map(|(name, ..)| *name).collect();
+    let differing = differences(old, new);
+    let Some(heaviest) = differing.iter().map(|(_, effect)| *effect).max() else { return Change::None };
+    let names = differing.iter().filter(|(_, effect)| *effect == heaviest).map(|(name, _)| *name).collect();
     match heaviest {
         Effect::Live => Change::Live(names),
         Effect::NextStart => Change::NextStart(names),
         Effect::Restart => Change::Restart(names),
+    }
+}
+
+/// Identifies what an app is started with: of two versions that differ in it one is restarted for the other. A
+/// running app's is kept in the state folder and compared by the next supervisor, which may be another version of
+/// this program. So the hashed text is written out here, a line for each value that is not the default: a setting
+/// that is new, and not used, changes no hash.
+pub fn program(app: &App) -> u64 {
+    let Program { argv, last: _, env, env_hidden, cwd, nice, oom_score_adj } = &app.program;
+    let mut hash = Fnv::default();
+    argv.iter().for_each(|word| hash.line("argv", word));
+    env.iter().for_each(|(name, value)| hash.line("env", &format!("{name}={value}")));
+    env_hidden.iter().for_each(|name| hash.line("env_hidden", name));
+    cwd.iter().for_each(|folder| hash.line("cwd", &folder.to_string_lossy()));
+    nice.iter().for_each(|nice| hash.line("nice", &nice.to_string()));
+    oom_score_adj.iter().for_each(|score| hash.line("oom_score_adj", &score.to_string()));
+    if let Some(Matcher { cmdline, exclude }) = &app.matcher {
+        hash.line("matches", cmdline.as_str());
+        exclude.iter().for_each(|exclude| hash.line("exclude", exclude.as_str()));
+    }
+    hash.0
+}
+
+/// FNV-1a over lines, each with its length, so that no value reads like another line.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn line(&mut self, name: &str, value: &str) {
+        for byte in format!("{name} {} {value}\n", value.len()).bytes() {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        }
     }
 }
 
@@ -136,4 +187,57 @@ fn line(known: &BTreeMap<String, Arc<App>>, step: &Step) -> PlanStep {
         Step::Change(app, Change::None) => ('=', &app.name, "unchanged".into()),
     };
     PlanStep { sign, app: app.clone(), text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::manifest::pattern::{Case, Pattern};
+
+    fn browser() -> App {
+        let pattern = |text| Pattern::new(text, Case::Sensitive).unwrap();
+        let mut app = App::new("browser", &["/usr/bin/web", "--profile", "a b"]);
+        app.program.env = [("LANG".to_owned(), "C".to_owned())].into();
+        app.program.env_hidden = ["TOKEN".to_owned()].into();
+        app.program.cwd = Some("/tmp".into());
+        app.program.nice = Some(5);
+        app.program.oom_score_adj = Some(300);
+        app.matcher = Some(Matcher { cmdline: pattern("^/usr/bin/web"), exclude: Some(pattern("--type=")) });
+        app
+    }
+
+    /// These numbers lie in the state folders of running sessions: a supervisor that computes others restarts all
+    /// their apps when it takes over.
+    #[test]
+    fn every_version_of_this_program_computes_the_same_hash() {
+        assert_eq!(program(&App::new("web", &["/usr/bin/web"])), 7_654_045_883_016_454_986);
+        assert_eq!(program(&browser()), 7_594_781_475_161_586_539);
+    }
+
+    #[test]
+    fn whatever_restarts_an_app_changes_its_hash_and_nothing_else_does() {
+        type Edit = fn(&mut App);
+        let edits: [Edit; 13] = [
+            |app| app.program.argv[0].push('2'),
+            |app| app.program.argv = vec!["/usr/bin/web".into(), "--profile".into(), "a".into(), "b".into()],
+            |app| app.program.env.clear(),
+            |app| app.program.env_hidden.clear(),
+            |app| app.program.cwd = None,
+            |app| app.program.nice = None,
+            |app| app.program.oom_score_adj = Some(301),
+            |app| app.matcher = None,
+            |app| app.matcher.as_mut().unwrap().exclude = None,
+            |app| app.about.push('x'),
+            |app| app.max_rss = Some(1 << 30),
+            |app| app.stop.signal = 2,
+            |app| app.log.keep = 1,
+        ];
+        let before = browser();
+        for (i, edit) in edits.iter().enumerate() {
+            let mut after = before.clone();
+            edit(&mut after);
+            let restarts = matches!(change(&before, &after), Change::Restart(_));
+            assert_eq!(program(&before) != program(&after), restarts, "edit {i}: {:?}", change(&before, &after));
+        }
+    }
 }

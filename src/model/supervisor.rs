@@ -11,13 +11,12 @@ use statig::blocking::{InitializedStateMachine, IntoStateMachineExt as _};
 use crate::model::app::App;
 use crate::model::exit::Exit;
 use crate::model::loading::check::Checked;
-use crate::model::loading::problem::closest;
 use crate::model::machine::{Cx, Effect as AppEffect, Event, Kept, Machine, State, Then, Why};
-use crate::model::manifest::Workspace;
-use crate::model::manifest::switch;
+use crate::model::manifest::workspace::Workspace;
 use crate::model::plan::{self, Step};
 use crate::model::protocol::{AppStatus, Outcome, PlanReport, Refusal, Snapshot, StateName, Verb};
 use crate::model::signal::signal_name;
+use crate::model::spelling::closest;
 
 /// Stands for one app's name from its first manifest to the end of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -385,7 +384,7 @@ impl Supervisor {
     }
 
     fn autostart(&self) -> bool {
-        switch::read(&self.workspace.autostart) != Some(false)
+        self.workspace.autostart
     }
 
     /// One event into one machine, and what follows from where it is then.
@@ -420,7 +419,7 @@ impl Supervisor {
         if matches!(to, StateName::Running | StateName::Stopped | StateName::GaveUp) {
             let name = self.slots[&id].app().name.clone();
             for (other, slot) in &self.slots {
-                let waits = slot.app().manifest.after.contains(&name);
+                let waits = slot.app().after.contains(&name);
                 if waits && matches!(slot.state(), State::Starting { .. }) && !self.blocked(*other) {
                     queue.push_back((*other, Event::Unblocked));
                 }
@@ -455,7 +454,7 @@ impl Supervisor {
             let other = self.names.get(name).and_then(|id| self.slots.get(id));
             other.is_some_and(|other| other.state().on_its_way() || self.about_to_start(other))
         };
-        slot.app().manifest.after.iter().any(on_its_way)
+        slot.app().after.iter().any(on_its_way)
     }
 
     /// Loaded a moment ago, in the same breath as the app that waits for it.
@@ -471,7 +470,7 @@ impl Supervisor {
             return;
         }
         self.drain = Some(code);
-        effects.push(Effect::ArmBudget(self.workspace.stop_budget.0));
+        effects.push(Effect::ArmBudget(self.workspace.stop_budget));
         for id in self.next_to_stop() {
             self.dispatch(now, chance, id, Event::StopAsked(Why::Draining), effects);
         }
@@ -481,7 +480,7 @@ impl Supervisor {
     /// Apps that are not down, not asked to stop yet, and that nobody who is still up was started after.
     fn next_to_stop(&self) -> Vec<AppId> {
         let up = || self.slots.iter().filter(|(_, slot)| !slot.state().at_rest());
-        let needed: BTreeSet<&String> = up().flat_map(|(_, slot)| &slot.app().manifest.after).collect();
+        let needed: BTreeSet<&String> = up().flat_map(|(_, slot)| &slot.app().after).collect();
         let next = up().filter(|(_, slot)| !stop_asked(slot.state()) && !needed.contains(&slot.app().name));
         next.map(|(id, _)| *id).collect()
     }
@@ -545,7 +544,7 @@ impl Supervisor {
                 return effects.push(refuse(Refusal::Overtaken, message));
             }
             Verb::Restart => (Event::RestartAsked, Goal::Up { after: run }),
-            Verb::Do(action) if slot.app().manifest.actions.contains_key(action) => {
+            Verb::Do(action) if slot.app().hooks.actions.contains_key(action) => {
                 (Event::ActionAsked(action.clone()), Goal::Up { after: run })
             }
             Verb::Do(action) => {
@@ -599,7 +598,7 @@ impl Supervisor {
 }
 
 fn no_such_action(app: &App, action: &str) -> String {
-    let names: Vec<&str> = app.manifest.actions.keys().map(String::as_str).collect();
+    let names: Vec<&str> = app.hooks.actions.keys().map(String::as_str).collect();
     let way_out = match closest(action, names.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
         None if names.is_empty() => "its manifest has no `actions`".into(),
@@ -656,7 +655,7 @@ fn status(name: &str, slot: &Slot, now: Duration) -> AppStatus {
     let milliseconds = |span: Duration| span.as_millis() as u64;
     AppStatus {
         name: name.into(),
-        about: machine.app.manifest.about.clone(),
+        about: machine.app.about.clone(),
         state: state.name(),
         detail: state.detail(),
         pid: state.pid(),
@@ -675,7 +674,7 @@ fn status(name: &str, slot: &Slot, now: Duration) -> AppStatus {
         memory_bytes: None,
         stale: slot.stale.clone(),
         log_trouble: None,
-        actions: machine.app.manifest.actions.keys().cloned().collect(),
+        actions: machine.app.hooks.actions.keys().cloned().collect(),
     }
 }
 

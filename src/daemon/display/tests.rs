@@ -6,8 +6,13 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
+use crate::model::manifest::pattern::Case;
 
 const SOON: Duration = Duration::from_secs(20);
+
+fn class(text: &str) -> Pattern {
+    Pattern::new(text, Case::Ignored).unwrap()
+}
 
 /// An Xvfb of its own and the programs that run on it. It ends with the test.
 struct Server {
@@ -56,25 +61,25 @@ impl Drop for Server {
 async fn a_window_is_waited_for_and_maximised() {
     let mut server = Server::start(&[]);
     is_up(&server.screen, SOON).await.unwrap();
-    let error = window_exists(&server.screen, "XTerm", SOON).await.unwrap_err();
+    let error = window_exists(&server.screen, &class("XTerm"), SOON).await.unwrap_err();
     assert_eq!(error, "no window of class `XTerm`");
     server.run("openbox", &["--sm-disable"]);
     let managed = |session: &Session| session.until("no window manager", || session.manager()).map(|_| ());
     ask(&server.screen, SOON, managed).await.unwrap();
     let screen = server.screen.clone();
-    let maximised = tokio::spawn(async move { maximize(&screen, "^xterm$", SOON).await });
+    let maximised = tokio::spawn(async move { maximize(&screen, &class("^xterm$"), SOON).await });
     server.run("xterm", &[]);
     assert_eq!(maximised.await.unwrap().unwrap(), "maximised its window");
-    window_exists(&server.screen, "xterm", SOON).await.unwrap();
+    window_exists(&server.screen, &class("xterm"), SOON).await.unwrap();
 }
 
 #[tokio::test]
 async fn without_a_window_manager_nothing_can_be_maximised() {
     let mut server = Server::start(&[]);
     server.run("xterm", &[]);
-    wait_window(&server.screen, "xterm", SOON).await.unwrap();
+    wait_window(&server.screen, &class("xterm"), SOON).await.unwrap();
     // Long enough to find the window, even on a busy machine.
-    let error = maximize(&server.screen, "xterm", Duration::from_secs(3)).await.unwrap_err();
+    let error = maximize(&server.screen, &class("xterm"), Duration::from_secs(3)).await.unwrap_err();
     assert!(error.contains("no window manager"), "{error}");
 }
 
@@ -120,7 +125,8 @@ async fn a_refusal_is_told_from_an_absence() {
 async fn a_cancelled_wait_leaves_no_client_behind() {
     let server = Server::start(&["-maxclients", "64"]);
     for _ in 0..200 {
-        let waiting = wait_window(&server.screen, "never", SOON);
+        let never = class("never");
+        let waiting = wait_window(&server.screen, &never, SOON);
         assert!(tokio::time::timeout(Duration::from_millis(5), waiting).await.is_err());
     }
     // Each of them ends within the cancel check; then the server takes clients again.

@@ -11,7 +11,6 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::manifest::quantity::Size;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -64,7 +63,7 @@ impl Desk {
 }
 
 fn log(max_size: u64, keep: u32) -> Log {
-    Log { max_size: Size(max_size), keep, ..Log::default() }
+    Log { max_size, keep, ..Log::default() }
 }
 
 async fn ended(mut child: Child) {
@@ -238,7 +237,7 @@ async fn a_log_that_cannot_be_made_is_made_once_it_can() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("folder");
     fs::write(&folder, "a file, so nothing can be made below it, not even by root").unwrap();
-    let file = folder.join("app.log").to_str().unwrap().to_owned();
+    let file = folder.join("app.log");
     let desk = Desk::new(&Log { file: Some(file), ..Log::default() });
     desk.print("lost\n");
     desk.logs.flush(DEADLINE).await;

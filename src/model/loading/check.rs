@@ -15,20 +15,14 @@ use crate::model::loading::place::Place;
 use crate::model::loading::problem::Problem;
 use crate::model::loading::resolve;
 use crate::model::loading::source::Source;
-use crate::model::manifest::{Manifest, Workspace};
+use crate::model::loading::surroundings::Surroundings;
+use crate::model::manifest::Manifest;
+use crate::model::manifest::workspace::{Workspace, WorkspaceForm};
 
 mod together;
 
 /// The manifest that holds what belongs to the session.
 pub const WORKSPACE: &str = "workspace";
-
-/// What the model may know of the machine.
-pub struct Surroundings<'a> {
-    pub env: &'a BTreeMap<String, String>,
-    pub home: &'a str,
-    /// Whether this absolute path is a file we may execute.
-    pub executable: &'a dyn Fn(&str) -> bool,
-}
 
 /// What there is after a check. Only apps without an error are new in it.
 #[derive(Debug, Default, Clone)]
@@ -162,7 +156,7 @@ fn withheld(apps: &[&Source], problems: Vec<Problem>) -> Checked {
 
 fn workspace(source: &Source, around: &Surroundings<'_>) -> Result<Workspace, Vec<Problem>> {
     let text = text(source)?;
-    let written: Workspace = parse(&source.file, text)?;
+    let written: WorkspaceForm = parse(&source.file, text)?;
     resolve::workspace(written, &Place::new(source), around)
 }
 

@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use crate::model::manifest::fields::Insert;
+
 /// What could not be interpolated, and where in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
@@ -21,15 +23,17 @@ pub const MOST_BYTES: usize = 128 << 10;
 pub fn interpolate(
     text: &str,
     home: &str,
+    insert: Insert,
     look_up: &mut dyn FnMut(&str) -> Result<Option<String>, String>,
 ) -> Result<String, Failed> {
-    Reader { text, at: 0, home: home.trim_end_matches('/'), skipping: false, look_up }.until_end(false, 0)
+    Reader { text, at: 0, home: home.trim_end_matches('/'), insert, skipping: false, look_up }.until_end(false, 0)
 }
 
 struct Reader<'a> {
     text: &'a str,
     at: usize,
     home: &'a str,
+    insert: Insert,
     /// In a default that is not used: it must be well formed, but nothing in it has to be set.
     skipping: bool,
     look_up: &'a mut dyn FnMut(&str) -> Result<Option<String>, String>,
@@ -60,7 +64,7 @@ impl Reader<'_> {
             && (behind.is_empty() || behind.starts_with('/') || in_braces && behind.starts_with('}'))
         {
             self.at += 1;
-            out.push_str(self.home);
+            out.push_str(&self.inserted(self.home.into(), depth));
         }
         while let Some(c) = self.rest().chars().next() {
             if in_braces && c == '}' {
@@ -70,7 +74,8 @@ impl Reader<'_> {
                 out.push('$');
                 self.at += 2;
             } else if self.rest().starts_with("${") {
-                out.push_str(&self.reference(depth)?);
+                let value = self.reference(depth)?;
+                out.push_str(&self.inserted(value, depth));
             } else {
                 out.push(c);
                 self.at += c.len_utf8();
@@ -81,6 +86,14 @@ impl Reader<'_> {
             }
         }
         Ok(out)
+    }
+
+    /// A value as it stands in the text. What is nested in a default is escaped with all of it.
+    fn inserted(&self, value: String, depth: usize) -> String {
+        match self.insert {
+            Insert::Escaped if depth == 0 => regex_lite::escape(&value),
+            _ => value,
+        }
     }
 
     /// At `${`.
@@ -173,7 +186,7 @@ mod tests {
                 _ => None,
             })
         };
-        interpolate(text, "/home/me/", &mut look_up)
+        interpolate(text, "/home/me/", Insert::AsIs, &mut look_up)
             .map_err(|failed| format!("{} at {:?}", failed.message, failed.span))
     }
 

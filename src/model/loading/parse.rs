@@ -9,7 +9,8 @@ use ron::extensions::Extensions;
 use serde::de::DeserializeOwned;
 
 use crate::model::loading::index::{Entry, Index};
-use crate::model::loading::problem::{Problem, closest};
+use crate::model::loading::problem::Problem;
+use crate::model::spelling::closest;
 
 mod words;
 

@@ -108,16 +108,6 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// "did you mean": the candidate closest to a mistyped word, if one is close.
-pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(&word.to_lowercase(), &candidate.to_lowercase()), candidate))
-        .filter(|(likeness, _)| *likeness >= 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
-}
-
 fn floor(text: &str, mut at: usize) -> usize {
     at = at.min(text.len());
     while !text.is_char_boundary(at) {
@@ -137,11 +127,5 @@ mod tests {
         let problem = Problem::at("a.ron", text, at..at + 6, "unknown field `comand`");
         assert_eq!((problem.line, problem.column), (2, 15));
         assert_eq!(&problem.source[problem.mark.clone()], "comand");
-    }
-
-    #[test]
-    fn suggestions_are_close_ones() {
-        assert_eq!(closest("comand", ["command", "args"]), Some("command"));
-        assert_eq!(closest("zzz", ["command", "args"]), None);
     }
 }

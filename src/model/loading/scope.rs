@@ -7,6 +7,7 @@ use crate::model::loading::interpolate::{Failed, interpolate};
 use crate::model::loading::parse::MOST_PROBLEMS;
 use crate::model::loading::place::Place;
 use crate::model::loading::problem::Problem;
+use crate::model::manifest::fields::Insert;
 
 /// More vars that refer to each other in a row are refused.
 const MOST_VARS_IN_A_ROW: usize = 64;
@@ -39,12 +40,12 @@ impl<'a> Scope<'a> {
         scope
     }
 
-    /// Fills in one string; one that fails is left as it is written.
-    pub fn fill(&mut self, path: &str, text: &mut String) {
+    /// The text with its variables filled in; one that fails is left as it is written.
+    pub fn fill_in(&mut self, path: &str, text: String, insert: Insert) -> String {
         if self.filled > MOST_BYTES || self.place.is_full() {
-            return;
+            return text;
         }
-        match self.vars.interpolated(text) {
+        match self.vars.interpolated(&text, insert) {
             Ok(None) => {
                 self.unsure.insert(path.into());
             }
@@ -53,14 +54,15 @@ impl<'a> Scope<'a> {
             }
             Ok(Some(filled)) => {
                 self.filled += filled.len();
-                *text = filled;
                 if self.filled > MOST_BYTES {
                     let message = "the texts up to here are longer than 4 MiB when they are filled in";
                     self.tell(path, self.place.problem(path, message).help("no program takes as much"));
                 }
+                return filled;
             }
             Err(failed) => self.fail(path, failed),
         }
+        text
     }
 
     fn fail(&mut self, path: &str, failed: Failed) {
@@ -103,7 +105,7 @@ impl Vars<'_> {
         }
         let text = self.written.get(name)?.clone();
         self.open.push(name.into());
-        let value = self.interpolated(&text).unwrap_or_else(|failed| {
+        let value = self.interpolated(&text, Insert::AsIs).unwrap_or_else(|failed| {
             self.failed.push((name.into(), failed));
             None
         });
@@ -113,10 +115,10 @@ impl Vars<'_> {
     }
 
     /// `None`: the text uses a var that has failed.
-    fn interpolated(&mut self, text: &str) -> Result<Option<String>, Failed> {
+    fn interpolated(&mut self, text: &str, insert: Insert) -> Result<Option<String>, Failed> {
         let mut leans = false;
         let home = self.home;
-        let filled = interpolate(text, home, &mut |name| {
+        let filled = interpolate(text, home, insert, &mut |name| {
             if !self.written.contains_key(name) {
                 return Ok((self.outer)(name));
             }

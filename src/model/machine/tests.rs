@@ -7,50 +7,34 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::manifest::backoff::{Backoff, GiveUp};
-use crate::model::manifest::hook::{Hook, OnFailure};
+use crate::model::manifest::hook::{Hook, OnFailure, Step};
+use crate::model::manifest::matches::Matcher;
+use crate::model::manifest::pattern::{Case, Pattern};
 use crate::model::manifest::probe::{Health, Ready, Target};
-use crate::model::manifest::quantity::{Size, Span};
 use crate::model::manifest::restart::{OnClose, Restart};
-use crate::model::manifest::{Manifest, Match};
 
 type Driven = statig::blocking::InitializedStateMachine<Machine>;
 
 /// An app that uses everything: pattern, hooks, both probes, a memory limit.
 fn full() -> App {
-    let mut manifest = Manifest::new("/usr/bin/web");
+    let secs = Duration::from_secs;
+    let mut app = bare();
     let probe = Target::Path { path: "/ready".into() };
-    manifest.matches = Some(Match { cmdline: "^/usr/bin/web".into(), exclude: None });
-    manifest.prelaunch = vec![Hook::MakeDir { path: "/tmp/web".into(), on_failure: OnFailure::Fail }];
-    manifest.postlaunch = manifest.prelaunch.clone();
-    manifest.ready = Some(Ready { probe: probe.clone(), within: Span::secs(30) });
-    manifest.health =
-        Some(Health { probe, every: Span::secs(10), timeout: Span::secs(5), failures: 1, grace: Span::secs(0) });
-    manifest.limits.max_rss = Some(Size::mib(100));
-    manifest.backoff =
-        Backoff { jitter: 0.0, give_up: GiveUp::After { times: 3, within: Span::secs(60) }, ..Backoff::default() };
-    app(manifest)
+    app.matcher = Some(Matcher { cmdline: Pattern::new("^/usr/bin/web", Case::Sensitive).unwrap(), exclude: None });
+    let step = Step::MakeDir { path: "/tmp/web".into() };
+    app.hooks.prelaunch = vec![Hook { step, timeout: secs(30), on_failure: OnFailure::Fail }];
+    app.hooks.postlaunch = app.hooks.prelaunch.clone();
+    app.ready = Some(Ready { probe: probe.clone(), within: secs(30) });
+    app.health = Some(Health { probe, every: secs(10), timeout: secs(5), failures: 1, grace: Duration::ZERO });
+    app.max_rss = Some(100 << 20);
+    app.policy.backoff =
+        Backoff { jitter: 0.0, give_up: GiveUp::After { times: 3, within: secs(60) }, ..Backoff::default() };
+    app
 }
 
 /// The smallest app there is.
 fn bare() -> App {
-    app(Manifest::new("/usr/bin/web"))
-}
-
-fn app(manifest: Manifest) -> App {
-    let matcher = manifest.matches.as_ref().map(|matches| crate::model::app::Matcher {
-        cmdline: regex_lite::Regex::new(&matches.cmdline).unwrap(),
-        exclude: None,
-    });
-    App {
-        name: "web".into(),
-        argv: vec![manifest.command.clone()],
-        manifest,
-        enabled: true,
-        env: BTreeMap::new(),
-        env_hidden: BTreeSet::new(),
-        stop_signal: 15,
-        matcher,
-    }
+    App::new("web", &["/usr/bin/web"])
 }
 
 fn driven(app: App) -> Driven {
@@ -153,7 +137,7 @@ fn effect_name(effect: &Effect) -> Option<String> {
 /// After its first failure, of which it may have this many.
 fn failed_of(times: u32) -> Driven {
     let mut app = full();
-    app.manifest.backoff.give_up = GiveUp::After { times, within: Span::secs(60) };
+    app.policy.backoff.give_up = GiveUp::After { times, within: Duration::from_secs(60) };
     let mut machine = driven(app);
     let why = || "no".to_string();
     let end = [
@@ -439,8 +423,8 @@ fn a_stable_app_that_dies_is_started_again_in_the_same_breath() {
 #[test]
 fn a_launcher_that_forked_away_is_followed_not_restarted() {
     let mut app = full();
-    app.manifest.ready = None;
-    app.manifest.prelaunch.clear();
+    app.ready = None;
+    app.hooks.prelaunch.clear();
     let states = story(
         app,
         &[
@@ -508,7 +492,7 @@ fn holds_waits_and_stops_go_on_under_the_next_supervisor() {
 
 #[test]
 fn an_app_whose_program_was_changed_unwatched_is_started_anew() {
-    let mut machine = driven(App { argv: vec!["/usr/bin/web".into(), "--new".into()], ..bare() });
+    let mut machine = driven(App::new("web", &["/usr/bin/web", "--new"]));
     let old = kept_up(&Arc::new(bare()));
     tell(&mut machine, Duration::ZERO, &Event::Resumed(Box::new(old)));
     tell(&mut machine, Duration::ZERO, &Event::Found { run: 7, pid: 70 });
@@ -553,8 +537,8 @@ fn an_exit_of_an_earlier_run_hits_nobody() {
 fn a_closed_window_comes_back_or_stays_as_the_manifest_says() {
     for (on_close, last) in [(OnClose::Restart, "Starting: Spawning"), (OnClose::Hold, "Stopped")] {
         let mut app = bare();
-        app.manifest.on_close = on_close;
-        assert_eq!(app.manifest.restart, Restart::Always);
+        app.policy.on_close = on_close;
+        assert_eq!(app.policy.restart, Restart::Always);
         let states = story(
             app,
             &[

@@ -1,23 +1,26 @@
-//! Hooks: the built-in steps an app needs around its start (`prelaunch`, `postlaunch`, `actions`, and
-//! `stage` of the workspace). Owns their types, defaults and words; `daemon::hooks` performs them.
+//! Hooks: the built-in steps around a start (`prelaunch`, `postlaunch`, `actions`, and `stage` of the workspace).
+//! Forms, defaults and checks; performs nothing itself.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::manifest::probe::Target;
-use crate::model::manifest::quantity::Span;
+use crate::model::manifest::fields::Fields;
+use crate::model::manifest::pattern::{Case, Pattern};
+use crate::model::manifest::probe::{LIMIT, Target, TargetForm};
 use crate::model::manifest::switch::{on, switch};
 
-/// One step. Steps run in order; each has a time limit and says what its failure means.
+/// One step as it is written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub enum Hook {
+#[serde(rename = "Hook", deny_unknown_fields)]
+pub enum HookForm {
     /// Waits until something is there.
     WaitFor {
-        what: Target,
-        #[serde(default = "half_a_minute")]
-        timeout: Span,
+        what: TargetForm,
+        #[serde(default)]
+        timeout: Option<String>,
         #[serde(default)]
         on_failure: OnFailure,
     },
@@ -27,8 +30,8 @@ pub enum Hook {
         /// A missing program is success, not failure.
         #[serde(default)]
         if_present: bool,
-        #[serde(default = "half_a_minute")]
-        timeout: Span,
+        #[serde(default)]
+        timeout: Option<String>,
         #[serde(default)]
         on_failure: OnFailure,
     },
@@ -86,14 +89,18 @@ pub enum Hook {
     Maximize {
         /// Regex over the window's WM_CLASS (instance or class), ignoring case.
         class: String,
-        #[serde(default = "twenty_seconds")]
-        within: Span,
+        #[serde(default)]
+        within: Option<String>,
         /// A switch as the app's own; off is success.
         #[serde(default = "on", deserialize_with = "switch")]
         enabled: String,
         #[serde(default = "go_on")]
         on_failure: OnFailure,
     },
+}
+
+fn go_on() -> OnFailure {
+    OnFailure::Continue
 }
 
 /// What a failed hook means for the start it belongs to.
@@ -115,91 +122,114 @@ pub enum LockKind {
     Electron,
 }
 
-/// Limits of steps that name none: file steps on a slow disk, for one.
-pub const FILE_STEP_TIMEOUT: Span = Span::secs(30);
-
-fn half_a_minute() -> Span {
-    Span::secs(30)
+/// One step, compiled. Hooks run in order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hook {
+    pub step: Step,
+    /// How long the step may take before it counts as failed.
+    pub timeout: Duration,
+    pub on_failure: OnFailure,
 }
 
-fn twenty_seconds() -> Span {
-    Span::secs(20)
+/// What a hook does; the forms say how each is meant. Every path is absolute.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    WaitFor { what: Target },
+    Run { argv: Vec<String>, if_present: bool },
+    MakeDir { path: PathBuf },
+    Copy { from: PathBuf, to: PathBuf },
+    Stage { from: PathBuf, to: PathBuf },
+    Remove { path: PathBuf },
+    ClearDir { path: PathBuf },
+    ClearLocks { dir: PathBuf, kind: LockKind },
+    SeedJson { file: PathBuf, set: BTreeMap<String, serde_json::Value>, default: BTreeMap<String, serde_json::Value> },
+    Maximize { class: Pattern, enabled: bool },
 }
 
-fn go_on() -> OnFailure {
-    OnFailure::Continue
+/// Also the limit of file steps, which name none: a slow disk may take its time.
+const HALF_A_MINUTE: Duration = Duration::from_secs(30);
+const MAXIMIZE_WITHIN: Duration = Duration::from_secs(20);
+
+impl HookForm {
+    pub fn check(self, fields: &mut Fields<'_>) -> Hook {
+        let step = |step, on_failure| Hook { step, timeout: HALF_A_MINUTE, on_failure };
+        match self {
+            HookForm::WaitFor { what, timeout, on_failure } => Hook {
+                step: Step::WaitFor { what: fields.within("what", |fields| what.check(fields)) },
+                timeout: fields.duration("timeout", timeout, HALF_A_MINUTE, LIMIT),
+                on_failure,
+            },
+            HookForm::Run { argv, if_present, timeout, on_failure } => Hook {
+                step: Step::Run { argv: fields.command("argv", argv), if_present },
+                timeout: fields.duration("timeout", timeout, HALF_A_MINUTE, LIMIT),
+                on_failure,
+            },
+            HookForm::Maximize { class, within, enabled, on_failure } => Hook {
+                step: Step::Maximize {
+                    class: fields.pattern("class", class, Case::Ignored),
+                    enabled: fields.switch("enabled", enabled, "the step runs"),
+                },
+                timeout: fields.duration("within", within, MAXIMIZE_WITHIN, LIMIT),
+                on_failure,
+            },
+            HookForm::MakeDir { path, on_failure } => {
+                step(Step::MakeDir { path: fields.path("path", path) }, on_failure)
+            }
+            HookForm::Copy { from, to, on_failure } => {
+                step(Step::Copy { from: fields.path("from", from), to: fields.path("to", to) }, on_failure)
+            }
+            HookForm::Stage { from, to, on_failure } => {
+                step(Step::Stage { from: fields.path("from", from), to: fields.path("to", to) }, on_failure)
+            }
+            HookForm::Remove { path, on_failure } => step(Step::Remove { path: fields.path("path", path) }, on_failure),
+            HookForm::ClearDir { path, on_failure } => {
+                step(Step::ClearDir { path: fields.path("path", path) }, on_failure)
+            }
+            HookForm::ClearLocks { dir, kind, on_failure } => {
+                step(Step::ClearLocks { dir: fields.path("dir", dir), kind }, on_failure)
+            }
+            HookForm::SeedJson { file, set, default, on_failure } => step(
+                Step::SeedJson {
+                    file: fields.path("file", file),
+                    set: json("set", set, fields),
+                    default: json("default", default, fields),
+                },
+                on_failure,
+            ),
+        }
+    }
 }
 
-impl Hook {
+/// Texts at the top of a JSON object are filled in; what is nested is left as it is written.
+fn json(
+    field: &str,
+    values: BTreeMap<String, serde_json::Value>,
+    fields: &mut Fields<'_>,
+) -> BTreeMap<String, serde_json::Value> {
+    let mut filled = |(key, value)| match value {
+        serde_json::Value::String(text) => {
+            let text = fields.text(&format!("{field}.{key}"), text);
+            (key, text.into())
+        }
+        other => (key, other),
+    };
+    values.into_iter().map(&mut filled).collect()
+}
+
+impl Step {
     /// The step's name as manifests write it.
     pub fn name(&self) -> &'static str {
         match self {
-            Hook::WaitFor { .. } => "WaitFor",
-            Hook::Run { .. } => "Run",
-            Hook::MakeDir { .. } => "MakeDir",
-            Hook::Copy { .. } => "Copy",
-            Hook::Stage { .. } => "Stage",
-            Hook::Remove { .. } => "Remove",
-            Hook::ClearDir { .. } => "ClearDir",
-            Hook::ClearLocks { .. } => "ClearLocks",
-            Hook::SeedJson { .. } => "SeedJson",
-            Hook::Maximize { .. } => "Maximize",
-        }
-    }
-
-    /// How long the step may take before it counts as failed.
-    pub fn timeout(&self) -> Span {
-        match self {
-            Hook::WaitFor { timeout, .. } | Hook::Run { timeout, .. } => *timeout,
-            Hook::Maximize { within, .. } => *within,
-            _ => FILE_STEP_TIMEOUT,
-        }
-    }
-
-    pub fn on_failure(&self) -> OnFailure {
-        match self {
-            Hook::WaitFor { on_failure, .. }
-            | Hook::Run { on_failure, .. }
-            | Hook::MakeDir { on_failure, .. }
-            | Hook::Copy { on_failure, .. }
-            | Hook::Stage { on_failure, .. }
-            | Hook::Remove { on_failure, .. }
-            | Hook::ClearDir { on_failure, .. }
-            | Hook::ClearLocks { on_failure, .. }
-            | Hook::SeedJson { on_failure, .. }
-            | Hook::Maximize { on_failure, .. } => *on_failure,
-        }
-    }
-
-    /// Calls `visit` with each interpolated string and its field path below this hook (`argv[0]`).
-    pub fn each_string(&mut self, visit: &mut dyn FnMut(&str, &mut String)) {
-        match self {
-            Hook::WaitFor { what, .. } => what.each_string(&mut |path, text| visit(&format!("what.{path}"), text)),
-            Hook::Run { argv, .. } => {
-                for (i, word) in argv.iter_mut().enumerate() {
-                    visit(&format!("argv[{i}]"), word);
-                }
-            }
-            Hook::MakeDir { path, .. } | Hook::Remove { path, .. } | Hook::ClearDir { path, .. } => visit("path", path),
-            Hook::Copy { from, to, .. } | Hook::Stage { from, to, .. } => {
-                visit("from", from);
-                visit("to", to);
-            }
-            Hook::ClearLocks { dir, .. } => visit("dir", dir),
-            Hook::SeedJson { file, set, default, .. } => {
-                visit("file", file);
-                for (map, values) in [("set", set), ("default", default)] {
-                    for (key, value) in values {
-                        if let serde_json::Value::String(text) = value {
-                            visit(&format!("{map}.{key}"), text);
-                        }
-                    }
-                }
-            }
-            Hook::Maximize { class, enabled, .. } => {
-                visit("class", class);
-                visit("enabled", enabled);
-            }
+            Step::WaitFor { .. } => "WaitFor",
+            Step::Run { .. } => "Run",
+            Step::MakeDir { .. } => "MakeDir",
+            Step::Copy { .. } => "Copy",
+            Step::Stage { .. } => "Stage",
+            Step::Remove { .. } => "Remove",
+            Step::ClearDir { .. } => "ClearDir",
+            Step::ClearLocks { .. } => "ClearLocks",
+            Step::SeedJson { .. } => "SeedJson",
+            Step::Maximize { .. } => "Maximize",
         }
     }
 }

@@ -1,9 +1,44 @@
 //! Icons: a manifest's `icon` as desktop entries, one for the app and one for each action it names. Owns what a
 //! click runs and how a text is written in a desktop entry; writes no file.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use crate::model::manifest::{Icon, Manifest};
+use serde::{Deserialize, Serialize};
+
+use crate::model::manifest::fields::Fields;
+use crate::model::spelling::closest;
+
+/// A desktop icon.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Icon {
+    pub name: String,
+    #[serde(default)]
+    pub icon: String,
+    #[serde(default)]
+    pub categories: Vec<String>,
+    /// A click while the app is up runs its command line once more, with these behind `args`. Without it such a
+    /// click does nothing.
+    #[serde(default)]
+    pub again: Option<Vec<String>>,
+    /// Actions with an icon of their own, and its name.
+    #[serde(default)]
+    pub actions: BTreeMap<String, String>,
+}
+
+impl Icon {
+    /// `actions`: those that the app has.
+    pub fn check<H>(self, fields: &mut Fields<'_>, actions: &BTreeMap<String, H>) -> Icon {
+        let Icon { name, icon, categories, again, actions: shown } = self;
+        for action in shown.keys().filter(|action| !actions.contains_key(*action)) {
+            let near = closest(action, actions.keys().map(String::as_str));
+            let help = near.map_or("add it to `actions`".into(), |near| format!("did you mean `{near}`?"));
+            fields.error("actions", format!("no action is called `{action}`"), help);
+        }
+        Icon { name, icon, categories, again: again.map(|words| fields.texts("again", words)), actions: shown }
+    }
+}
 
 /// A desktop entry: its file's name and what is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,11 +49,10 @@ pub struct Entry {
 
 /// The entries of an app. `through`: a program that runs `kasm-void` for a click and shows how it went; it is
 /// given the icon's name and then the words.
-pub fn entries(app: &str, manifest: &Manifest, through: Option<&str>) -> Vec<Entry> {
-    let Some(icon) = &manifest.icon else { return Vec::new() };
+pub fn entries(app: &str, about: &str, icon: &Icon, through: Option<&str>) -> Vec<Entry> {
     let own = Entry {
         file: format!("{app}.desktop"),
-        text: entry(app, icon, (&icon.name, &manifest.about), &exec(through, &["show", app])),
+        text: entry(app, icon, (&icon.name, about), &exec(through, &["show", app])),
     };
     let actions = icon.actions.iter().map(|(action, name)| Entry {
         file: format!("{app}-{action}.desktop"),
@@ -73,20 +107,19 @@ fn escaped(value: &str) -> String {
 mod tests {
     use super::*;
 
-    fn browser() -> Manifest {
-        let icon = Icon {
+    fn browser() -> Icon {
+        Icon {
             name: "The Browser".into(),
             icon: "web-browser".into(),
             categories: vec!["Network".into(), "WebBrowser".into()],
             again: None,
             actions: [("reload".to_owned(), "Reload it".to_owned())].into(),
-        };
-        Manifest { about: "one\ntwo".into(), icon: Some(icon), ..Manifest::new("/usr/bin/x") }
+        }
     }
 
     #[test]
     fn an_app_has_an_icon_and_one_for_each_action_it_names() {
-        let made = entries("browser", &browser(), None);
+        let made = entries("browser", "one\ntwo", &browser(), None);
         assert_eq!(
             made.iter().map(|entry| &*entry.file).collect::<Vec<_>>(),
             ["browser.desktop", "browser-reload.desktop"]
@@ -102,12 +135,7 @@ mod tests {
 
     #[test]
     fn a_program_in_between_is_told_the_name_first() {
-        let made = entries("browser", &browser(), Some("/opt/my tools/100%$x"));
+        let made = entries("browser", "one\ntwo", &browser(), Some("/opt/my tools/100%$x"));
         assert!(made[0].text.contains("\nExec=\"/opt/my tools/100%%\\\\$x\" %c show browser\n"), "{}", made[0].text);
-    }
-
-    #[test]
-    fn no_icon_is_no_entry() {
-        assert!(entries("x", &Manifest::new("/usr/bin/x"), None).is_empty());
     }
 }

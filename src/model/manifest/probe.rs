@@ -1,14 +1,24 @@
 //! Probes: how the supervisor asks whether an app is there (`ready`), still well (`health`), or whether
-//! something it needs is (`WaitFor`). Owns their types and defaults; `daemon::probes` asks.
+//! something that it needs is there (`WaitFor`). Forms, defaults and checks; asks nothing itself.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::manifest::quantity::Span;
+use crate::model::manifest::fields::{A_DAY, Fields};
+use crate::model::manifest::pattern::{Case, Pattern};
 
-/// What can be asked for, once; the asker repeats.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub enum Target {
+/// A limit or pause that is shorter would fail, or ask, all the time.
+pub(super) const LIMIT: RangeInclusive<Duration> = Duration::from_millis(10)..=A_DAY;
+const GRACE: RangeInclusive<Duration> = Duration::ZERO..=A_DAY;
+const FAILURES: RangeInclusive<u32> = 1..=1_000;
+
+/// What can be asked for, once; the asker repeats. As it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename = "Target", deny_unknown_fields)]
+pub enum TargetForm {
     /// The X server named by DISPLAY accepts clients.
     Display,
     /// A window whose WM_CLASS (instance or class) matches this regex, ignoring case, is mapped.
@@ -25,22 +35,60 @@ pub enum Target {
     Command { argv: Vec<String> },
 }
 
-impl Target {
-    /// Calls `visit` with each interpolated string and its field path below this target.
-    pub fn each_string(&mut self, visit: &mut dyn FnMut(&str, &mut String)) {
+/// What can be asked for, once; the asker repeats.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// The X server named by DISPLAY accepts clients.
+    Display,
+    /// A window whose WM_CLASS (instance or class) matches is mapped.
+    Window { class: Pattern },
+    /// A TCP connection to `host:port` succeeds.
+    Tcp { address: String },
+    /// A GET of this `http://` URL answers with a status below 400.
+    Http { url: String },
+    /// A connection to this unix stream socket succeeds.
+    UnixSocket { path: PathBuf },
+    /// This file or folder exists.
+    Path { path: PathBuf },
+    /// This command exits 0.
+    Command { argv: Vec<String> },
+}
+
+impl TargetForm {
+    pub fn check(self, fields: &mut Fields<'_>) -> Target {
         match self {
-            Target::Display => {}
-            Target::Window { class } => visit("class", class),
-            Target::Tcp { address } => visit("address", address),
-            Target::Http { url } => visit("url", url),
-            Target::UnixSocket { path } | Target::Path { path } => visit("path", path),
-            Target::Command { argv } => {
-                for (i, word) in argv.iter_mut().enumerate() {
-                    visit(&format!("argv[{i}]"), word);
-                }
-            }
+            TargetForm::Display => Target::Display,
+            TargetForm::Window { class } => Target::Window { class: fields.pattern("class", class, Case::Ignored) },
+            TargetForm::Tcp { address } => Target::Tcp { address: checked_address(address, fields) },
+            TargetForm::Http { url } => Target::Http { url: checked_url(url, fields) },
+            TargetForm::UnixSocket { path } => Target::UnixSocket { path: fields.path("path", path) },
+            TargetForm::Path { path } => Target::Path { path: fields.path("path", path) },
+            TargetForm::Command { argv } => Target::Command { argv: fields.command("argv", argv) },
         }
     }
+}
+
+fn checked_address(address: String, fields: &mut Fields<'_>) -> String {
+    let address = fields.text("address", address);
+    if !is_address(&address) {
+        fields.error("address", format!("`{address}` is not an address"), "write \"127.0.0.1:9222\"");
+    }
+    address
+}
+
+fn checked_url(url: String, fields: &mut Fields<'_>) -> String {
+    let url = fields.text("url", url);
+    let host = url.strip_prefix("http://");
+    if !host.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':', '?', '#'])) {
+        let help = "write \"http://127.0.0.1:9222/path\"; https is not supported";
+        fields.error("url", format!("`{url}` is not a URL that can be asked"), help);
+    }
+    url
+}
+
+/// `host:port`
+pub(super) fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 impl std::fmt::Display for Target {
@@ -50,53 +98,82 @@ impl std::fmt::Display for Target {
             Target::Window { class } => write!(f, "a window of class `{class}`"),
             Target::Tcp { address } => write!(f, "tcp {address}"),
             Target::Http { url } => f.write_str(url),
-            Target::UnixSocket { path } => write!(f, "unix socket {path}"),
-            Target::Path { path } => f.write_str(path),
+            Target::UnixSocket { path } => write!(f, "unix socket {}", path.display()),
+            Target::Path { path } => write!(f, "{}", path.display()),
             Target::Command { argv } => write!(f, "`{}`", argv.join(" ")),
         }
     }
 }
 
+/// `Ready(…)` as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename = "Ready", deny_unknown_fields)]
+pub struct ReadyForm {
+    pub probe: TargetForm,
+    /// Not ready by then: the app is stopped and counts as crashed, class `NotReady`.
+    #[serde(default)]
+    pub within: Option<String>,
+}
+
 /// When a started app counts as `Running`. Without one it does as soon as it is spawned.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Ready {
     pub probe: Target,
     /// Not ready by then: the app is stopped and counts as crashed, class `NotReady`.
-    #[serde(default = "half_a_minute")]
-    pub within: Span,
+    pub within: Duration,
+}
+
+impl ReadyForm {
+    pub fn check(self, fields: &mut Fields<'_>) -> Ready {
+        let ReadyForm { probe, within } = self;
+        Ready {
+            probe: fields.within("probe", |fields| probe.check(fields)),
+            within: fields.duration("within", within, Duration::from_secs(30), LIMIT),
+        }
+    }
+}
+
+/// `Health(…)` as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename = "Health", deny_unknown_fields)]
+pub struct HealthForm {
+    pub probe: TargetForm,
+    #[serde(default)]
+    pub every: Option<String>,
+    /// An answer later than this is a failure.
+    #[serde(default)]
+    pub timeout: Option<String>,
+    /// So many failures in a row restart the app, class `Unhealthy`.
+    #[serde(default)]
+    pub failures: Option<u32>,
+    /// Failures so soon after the app became ready do not count.
+    #[serde(default)]
+    pub grace: Option<String>,
 }
 
 /// Asked again and again while an app runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Health {
     pub probe: Target,
-    #[serde(default = "ten_seconds")]
-    pub every: Span,
+    /// The pause between an answer and the next question.
+    pub every: Duration,
     /// An answer later than this is a failure.
-    #[serde(default = "five_seconds")]
-    pub timeout: Span,
+    pub timeout: Duration,
     /// So many failures in a row restart the app, class `Unhealthy`.
-    #[serde(default = "three")]
     pub failures: u32,
     /// Failures so soon after the app became ready do not count.
-    #[serde(default)]
-    pub grace: Span,
+    pub grace: Duration,
 }
 
-fn half_a_minute() -> Span {
-    Span::secs(30)
-}
-
-fn ten_seconds() -> Span {
-    Span::secs(10)
-}
-
-fn five_seconds() -> Span {
-    Span::secs(5)
-}
-
-fn three() -> u32 {
-    3
+impl HealthForm {
+    pub fn check(self, fields: &mut Fields<'_>) -> Health {
+        let HealthForm { probe, every, timeout, failures, grace } = self;
+        Health {
+            probe: fields.within("probe", |fields| probe.check(fields)),
+            every: fields.duration("every", every, Duration::from_secs(10), LIMIT),
+            timeout: fields.duration("timeout", timeout, Duration::from_secs(5), LIMIT),
+            failures: fields.number("failures", failures.unwrap_or(3), FAILURES),
+            grace: fields.duration("grace", grace, Duration::ZERO, GRACE),
+        }
+    }
 }

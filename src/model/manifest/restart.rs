@@ -40,6 +40,15 @@ pub enum OnGiveUp {
     EndSession { code: u8 },
 }
 
+/// Which ends lead to another start, after which wait, and until when.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RestartPolicy {
+    pub restart: Restart,
+    pub on_close: OnClose,
+    pub backoff: Backoff,
+    pub on_give_up: OnGiveUp,
+}
+
 /// What comes after an exit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Verdict {
@@ -72,17 +81,18 @@ impl History {
 
 /// Decides what follows `exit` of a run that was up for `lived` (`None`: it never became ready).
 pub fn decide(
-    (restart, on_close, backoff): (Restart, OnClose, &Backoff),
+    policy: &RestartPolicy,
     history: &mut History,
     exit: &Exit,
     (now, lived): (Duration, Option<Duration>),
     chance: f64,
 ) -> Verdict {
+    let RestartPolicy { restart, on_close, backoff, on_give_up: _ } = policy;
     let closed = *exit == Exit::Clean;
     let stays = match restart {
         Restart::Never => true,
         Restart::OnFailure => closed,
-        Restart::Always => closed && lived.is_some() && on_close == OnClose::Hold,
+        Restart::Always => closed && lived.is_some() && *on_close == OnClose::Hold,
     };
     if stays {
         return Verdict::Stay;
@@ -90,7 +100,7 @@ pub fn decide(
     if exit.unexpected() && gave_up(backoff.give_up, &mut history.unexpected, now) {
         return Verdict::GiveUp;
     }
-    if lived.is_some_and(|lived| lived >= backoff.stable_after.0) {
+    if lived.is_some_and(|lived| lived >= backoff.stable_after) {
         history.attempt = 0;
         return Verdict::AtOnce;
     }
@@ -101,7 +111,7 @@ pub fn decide(
 fn gave_up(policy: GiveUp, unexpected: &mut VecDeque<Duration>, now: Duration) -> bool {
     let GiveUp::After { times, within } = policy else { return false };
     unexpected.push_back(now);
-    while unexpected.len() > times as usize || unexpected.front().is_some_and(|then| now - *then > within.0) {
+    while unexpected.len() > times as usize || unexpected.front().is_some_and(|then| now - *then > within) {
         unexpected.pop_front();
     }
     unexpected.len() >= times as usize
@@ -110,14 +120,19 @@ fn gave_up(policy: GiveUp, unexpected: &mut VecDeque<Duration>, now: Duration) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::manifest::quantity::Span;
     use proptest::prelude::*;
 
     const LONG: Option<Duration> = Some(Duration::from_secs(60));
 
     fn after(restart: Restart, on_close: OnClose, exit: Exit, lived: Option<Duration>) -> Verdict {
         let backoff = Backoff { jitter: 0.0, ..Backoff::default() };
-        decide((restart, on_close, &backoff), &mut History::default(), &exit, (Duration::ZERO, lived), 0.0)
+        let policy = RestartPolicy { restart, on_close, backoff, ..RestartPolicy::default() };
+        decide(&policy, &mut History::default(), &exit, (Duration::ZERO, lived), 0.0)
+    }
+
+    fn giving_up(times: u32, within: Duration) -> RestartPolicy {
+        let backoff = Backoff { give_up: GiveUp::After { times, within }, ..Backoff::default() };
+        RestartPolicy { backoff, ..RestartPolicy::default() }
     }
 
     #[test]
@@ -142,11 +157,10 @@ mod tests {
 
     #[test]
     fn only_unexpected_exits_within_the_window_give_up() {
-        let backoff = Backoff { give_up: GiveUp::After { times: 3, within: Span::secs(10) }, ..Backoff::default() };
-        let policy = (Restart::Always, OnClose::Restart, &backoff);
+        let policy = giving_up(3, Duration::from_secs(10));
         let mut history = History::default();
         let mut end = |exit: Exit, at: u64| {
-            decide(policy, &mut history, &exit, (Duration::from_secs(at), LONG), 0.0) == Verdict::GiveUp
+            decide(&policy, &mut history, &exit, (Duration::from_secs(at), LONG), 0.0) == Verdict::GiveUp
         };
         let ends = [
             end(Exit::Code(1), 0),
@@ -162,10 +176,10 @@ mod tests {
     proptest! {
         #[test]
         fn giving_up_needs_exactly_so_many_unexpected_exits(times in 1u32..20) {
-            let backoff = Backoff { give_up: GiveUp::After { times, within: Span::secs(3600) }, ..Backoff::default() };
+            let policy = giving_up(times, Duration::from_secs(3600));
             let mut history = History::default();
             let verdicts: Vec<bool> = (0..times)
-                .map(|i| decide((Restart::Always, OnClose::Restart, &backoff), &mut history, &Exit::Code(1), (Duration::from_secs(u64::from(i)), None), 0.0) == Verdict::GiveUp)
+                .map(|i| decide(&policy, &mut history, &Exit::Code(1), (Duration::from_secs(u64::from(i)), None), 0.0) == Verdict::GiveUp)
                 .collect();
             prop_assert_eq!(verdicts.iter().filter(|gave_up| **gave_up).count(), 1);
             prop_assert!(verdicts[times as usize - 1]);

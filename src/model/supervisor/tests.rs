@@ -7,9 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::machine::{Report, Timer};
-use crate::model::manifest::Manifest;
 use crate::model::manifest::backoff::{Backoff, GiveUp};
-use crate::model::manifest::quantity::Span;
+use crate::model::manifest::hook::{Hook, OnFailure, Step};
+use crate::model::manifest::probe::{Ready, Target};
 use crate::model::manifest::restart::OnGiveUp;
 
 struct World {
@@ -214,27 +214,27 @@ impl World {
 }
 
 fn app(name: &str) -> App {
-    App {
-        name: name.into(),
-        manifest: Manifest::new("/usr/bin/x"),
-        enabled: true,
-        argv: vec!["/usr/bin/x".into()],
-        env: BTreeMap::new(),
-        env_hidden: BTreeSet::new(),
-        stop_signal: 15,
-        matcher: None,
+    App::new(name, &["/usr/bin/x"])
+}
+
+/// A step that an app has to wait for.
+fn step() -> Hook {
+    Hook {
+        step: Step::MakeDir { path: "/x".into() },
+        timeout: Duration::from_secs(30),
+        on_failure: OnFailure::default(),
     }
 }
 
 fn after(name: &str, others: &[&str]) -> App {
     let mut app = app(name);
-    app.manifest.after = others.iter().map(|other| other.to_string()).collect();
+    app.after = others.iter().map(|other| other.to_string()).collect();
     app
 }
 
 fn with_probe(mut app: App) -> App {
-    let probe = crate::model::manifest::probe::Target::Path { path: "/x".into() };
-    app.manifest.ready = Some(crate::model::manifest::probe::Ready { probe, within: Span::secs(30) });
+    let probe = Target::Path { path: "/x".into() };
+    app.ready = Some(Ready { probe, within: Duration::from_secs(30) });
     app
 }
 
@@ -254,8 +254,7 @@ fn apps_start_after_those_they_name_are_ready() {
 #[test]
 fn an_app_whose_hooks_ran_while_its_display_died_waits_for_the_next_one() {
     let mut browser = after("browser", &["display"]);
-    browser.manifest.prelaunch =
-        vec![crate::model::manifest::hook::Hook::MakeDir { path: "/x".into(), on_failure: Default::default() }];
+    browser.hooks.prelaunch = vec![step()];
     let mut world = World::new();
     world.load(&[with_probe(app("display")), browser]);
     world.pass(60 * SECOND);
@@ -275,7 +274,7 @@ fn an_app_whose_hooks_ran_while_its_display_died_waits_for_the_next_one() {
 #[test]
 fn whoever_waits_for_an_app_that_gave_up_waits_no_longer() {
     let mut display = with_probe(app("display"));
-    display.manifest.backoff.give_up = GiveUp::After { times: 1, within: Span::secs(60) };
+    display.policy.backoff.give_up = GiveUp::After { times: 1, within: Duration::from_secs(60) };
     let mut world = World::new();
     world.slow.insert("display".into());
     world.load(&[display, after("browser", &["display"])]);
@@ -382,11 +381,11 @@ fn a_stop_by_hand_survives_reloads() {
     let mut world = World::with(&[app("web")]);
     world.ask(1, "web", Verb::Stop);
     let mut changed = app("web");
-    changed.argv.push("--new".into());
+    changed.program.argv.push("--new".into());
     world.load(&[changed]);
     assert_eq!(world.state("web"), StateName::Stopped);
     world.ask(2, "web", Verb::Start);
-    assert_eq!(world.supervisor.app(world.id("web")).unwrap().argv[1], "--new");
+    assert_eq!(world.supervisor.app(world.id("web")).unwrap().program.argv[1], "--new");
 }
 
 #[test]
@@ -395,8 +394,8 @@ fn a_reload_touches_only_what_changed() {
     let before: Vec<_> = ["a", "b", "c"].map(|name| world.status(name).pid).into();
     world.told();
     let (mut live, mut restarted) = (app("a"), app("b"));
-    live.manifest.backoff = Backoff { first: Span::secs(9), ..Backoff::default() };
-    restarted.argv.push("--new".into());
+    live.policy.backoff = Backoff { first: Duration::from_secs(9), ..Backoff::default() };
+    restarted.program.argv.push("--new".into());
     world.load(&[live, restarted, app("d")]);
     assert_eq!(world.told(), "-c -b +d +b");
     assert_eq!(world.status("a").pid, before[0]);
@@ -448,7 +447,7 @@ fn a_disabled_app_is_stopped_and_an_enabled_one_started() {
 #[test]
 fn without_autostart_apps_wait_to_be_asked() {
     let mut world = World::new();
-    world.load_with(Workspace { autostart: "0".into(), ..Workspace::default() }, &[app("web")]);
+    world.load_with(Workspace { autostart: false, ..Workspace::default() }, &[app("web")]);
     assert_eq!((world.state("web"), world.status("web").detail.as_str()), (StateName::Stopped, "not started"));
     world.ask(1, "web", Verb::Start);
     assert!(world.answers[&1].done);
@@ -456,9 +455,8 @@ fn without_autostart_apps_wait_to_be_asked() {
 
 #[test]
 fn nothing_starts_before_the_session_is_staged() {
-    let hook = crate::model::manifest::hook::Hook::MakeDir { path: "/x".into(), on_failure: Default::default() };
     let mut world = World::new();
-    world.load_with(Workspace { stage: vec![hook], ..Workspace::default() }, &[app("web")]);
+    world.load_with(Workspace { stage: vec![step()], ..Workspace::default() }, &[app("web")]);
     assert_eq!(world.told(), "stage");
     world.give(Input::Staged);
     assert_eq!(world.told(), "+web");
@@ -467,8 +465,8 @@ fn nothing_starts_before_the_session_is_staged() {
 #[test]
 fn an_app_whose_end_ends_the_session_takes_it_down() {
     let mut vital = app("vital");
-    vital.manifest.backoff.give_up = GiveUp::After { times: 1, within: Span::secs(60) };
-    vital.manifest.on_give_up = OnGiveUp::EndSession { code: 7 };
+    vital.policy.backoff.give_up = GiveUp::After { times: 1, within: Duration::from_secs(60) };
+    vital.policy.on_give_up = OnGiveUp::EndSession { code: 7 };
     let mut world = World::with(&[vital, app("web")]);
     world.kill("vital");
     assert_eq!(world.exit, Some(7));
@@ -496,8 +494,8 @@ fn a_crash_tells_its_cause_once_and_waits_as_the_backoff_says() {
 #[test]
 fn the_next_supervisor_knows_what_this_one_knew() {
     let (mut held, mut web) = (app("held"), app("web"));
-    held.manifest.about = "stopped by hand".into();
-    web.manifest.backoff = Backoff { stable_after: Span::secs(0), ..Backoff::default() };
+    held.about = "stopped by hand".into();
+    web.policy.backoff = Backoff { stable_after: Duration::from_secs(0), ..Backoff::default() };
     let apps = [held, web, app("waits")];
     let mut world = World::with(&apps);
     world.ask(1, "held", Verb::Stop);
@@ -552,13 +550,13 @@ proptest! {
                 4 => { asked += 1; world.ask(asked, name, Verb::Restart); }
                 5 => {
                     let mut apps = everyone();
-                    apps[who].argv.push(format!("{asked}"));
+                    apps[who].program.argv.push(format!("{asked}"));
                     world.load(&apps);
                 }
                 6 => {
                     let mut apps = everyone();
                     apps.remove(who);
-                    apps.iter_mut().for_each(|app| app.manifest.after.retain(|other| other != name));
+                    apps.iter_mut().for_each(|app| app.after.retain(|other| other != name));
                     world.load(&apps);
                 }
                 7 => {

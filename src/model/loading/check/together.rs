@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::Known;
 use crate::model::app::App;
 use crate::model::loading::place::Place;
-use crate::model::loading::problem::{Problem, closest};
+use crate::model::loading::problem::Problem;
 use crate::model::loading::source::Source;
+use crate::model::spelling::closest;
 
 /// What is wrong, by the app whose file it is told of; that app is not applied.
 pub type Found = BTreeMap<String, Vec<Problem>>;
@@ -64,7 +65,7 @@ impl<'a> Session<'a> {
 
     fn unknown_names(&mut self) {
         for (name, known) in self.known {
-            let after = known.latest.iter().flat_map(|app| app.manifest.after.iter().enumerate());
+            let after = known.latest.iter().flat_map(|app| app.after.iter().enumerate());
             for (i, other) in after.filter(|(_, other)| !self.known.contains_key(*other)) {
                 let help = self.meant(name, other);
                 self.tell(name, |place| {
@@ -85,7 +86,7 @@ impl<'a> Session<'a> {
 
     fn clashes(&mut self, view: &View<'a>) {
         for circle in circles(view) {
-            let newcomer = circle.iter().find(|name| self.is_new(view, name, |app| &app.manifest.after));
+            let newcomer = circle.iter().find(|name| self.is_new(view, name, |app| &app.after));
             let Some(newcomer) = newcomer else { continue };
             let message = format!("these wait for each other: {} -> {}", circle.join(" -> "), circle[0]);
             self.tell(newcomer, |place| place.problem("after", message).help("take one of them out of the circle"));
@@ -109,14 +110,14 @@ impl<'a> Session<'a> {
 }
 
 fn pattern(app: &App) -> &str {
-    app.manifest.matches.as_ref().map_or("", |matches| &matches.cmdline)
+    app.matcher.as_ref().map_or("", |matcher| matcher.cmdline.as_str())
 }
 
 /// Each app whose pattern an earlier one has, behind that one.
 fn same_patterns<'a>(view: &View<'a>) -> Vec<[&'a str; 2]> {
     let mut first: BTreeMap<&str, &'a str> = BTreeMap::new();
     let mut pairs = Vec::new();
-    for (name, app) in view.iter().filter(|(_, app)| app.manifest.matches.is_some()) {
+    for (name, app) in view.iter().filter(|(_, app)| app.matcher.is_some()) {
         match first.get(pattern(app)) {
             Some(earlier) => pairs.push([*earlier, *name]),
             None => {
@@ -149,7 +150,7 @@ fn tangled<'a>(view: &View<'a>) -> BTreeSet<&'a str> {
     let mut waits: BTreeMap<&str, usize> = BTreeMap::new();
     let mut waiters: BTreeMap<&str, Vec<&'a str>> = BTreeMap::new();
     for (name, app) in view {
-        let others = app.manifest.after.iter().filter(|other| view.contains_key(other.as_str()));
+        let others = app.after.iter().filter(|other| view.contains_key(other.as_str()));
         for other in others {
             waiters.entry(other).or_default().push(name);
             *waits.entry(name).or_default() += 1;
@@ -175,7 +176,7 @@ fn way_back<'a>(view: &View<'a>, tangled: &BTreeSet<&'a str>, start: &'a str) ->
     let mut came_from: BTreeMap<&str, &'a str> = BTreeMap::new();
     let mut next = VecDeque::from([start]);
     while let Some(at) = next.pop_front() {
-        for other in view[at].manifest.after.iter().filter_map(|other| tangled.get(other.as_str())) {
+        for other in view[at].after.iter().filter_map(|other| tangled.get(other.as_str())) {
             if *other == start {
                 let mut way = vec![at];
                 while let Some(before) = came_from.get(way[way.len() - 1]) {

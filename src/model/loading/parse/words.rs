@@ -3,7 +3,7 @@
 
 use ron::error::Error;
 
-use crate::model::loading::problem::closest;
+use crate::model::spelling::closest;
 
 /// What is wrong, and the way out; the latter may be empty. `path` is the field the error is about.
 pub fn words(code: &Error, path: &str) -> (String, String) {

@@ -1,0 +1,22 @@
+//! `env`: the variables that an app is given. Check of their names.
+
+use std::collections::BTreeMap;
+
+use crate::model::manifest::fields::Fields;
+
+/// Variables with this prefix mark which app a process belongs to.
+const OURS: &str = "KASM_VOID_";
+
+/// Checks the map in `env`.
+pub fn check(env: BTreeMap<String, String>, fields: &mut Fields<'_>) -> BTreeMap<String, String> {
+    for name in env.keys() {
+        let field = format!("env.{name}");
+        if name.is_empty() || name.contains(['=', '\0']) {
+            fields.error(&field, format!("`{name}` cannot be the name of a variable"), "");
+        } else if name.starts_with(OURS) {
+            let help = format!("choose a name that does not begin with {OURS}");
+            fields.error(&field, format!("`{name}` is reserved for the supervisor"), help);
+        }
+    }
+    fields.map("env", env)
+}

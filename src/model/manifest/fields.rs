@@ -1,0 +1,196 @@
+//! The checker's view of one manifest: each setting takes its fields out of the form, has their texts filled in,
+//! and reports what is wrong with them. Owns field paths, ranges and the wording of range errors. Does not know
+//! where in a file a field stands, nor where variables come from.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::manifest::pattern::{Case, Pattern};
+use crate::model::manifest::quantity::{Size, Span};
+use crate::model::manifest::switch;
+
+/// Something wrong with a field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The field's path, as in `prelaunch[2].timeout`.
+    pub path: String,
+    pub message: String,
+    /// What to do about it; may be empty.
+    pub help: String,
+    /// A warning does not keep the manifest from being applied.
+    pub warning: bool,
+}
+
+/// How a variable's value is put into a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Insert {
+    AsIs,
+    /// Into a regular expression: the value matches itself, whatever characters are in it.
+    Escaped,
+}
+
+/// Fills in the variables of the text at a field path.
+pub type FillIn<'a> = &'a mut dyn FnMut(&str, String, Insert) -> String;
+
+/// Longer waits and limits than these are mistakes: no session lasts so long.
+pub const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The fields of one manifest, and what was found wrong with them so far.
+pub struct Fields<'a> {
+    path: String,
+    fill_in: FillIn<'a>,
+    findings: Vec<Finding>,
+}
+
+impl<'a> Fields<'a> {
+    pub fn new(fill_in: FillIn<'a>) -> Self {
+        Fields { path: String::new(), fill_in, findings: Vec::new() }
+    }
+
+    pub fn into_findings(self) -> Vec<Finding> {
+        self.findings
+    }
+
+    /// Checks the fields of the setting that stands in `field`.
+    pub fn within<T>(&mut self, field: &str, check: impl FnOnce(&mut Self) -> T) -> T {
+        let length = self.path.len();
+        self.path = self.path_of(field);
+        let checked = check(self);
+        self.path.truncate(length);
+        checked
+    }
+
+    /// Checks each element of the list in `field`.
+    pub fn each<F, T>(&mut self, field: &str, list: Vec<F>, mut check: impl FnMut(&mut Self, F) -> T) -> Vec<T> {
+        let element = |(i, form)| self.within(&format!("{field}[{i}]"), |fields| check(fields, form));
+        list.into_iter().enumerate().map(element).collect()
+    }
+
+    pub fn error(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {
+        let finding = Finding { path: self.path_of(field), message: message.into(), help: help.into(), warning: false };
+        self.findings.push(finding);
+    }
+
+    pub fn warning(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {
+        let finding = Finding { path: self.path_of(field), message: message.into(), help: help.into(), warning: true };
+        self.findings.push(finding);
+    }
+
+    pub fn text(&mut self, field: &str, text: String) -> String {
+        let path = self.path_of(field);
+        (self.fill_in)(&path, text, Insert::AsIs)
+    }
+
+    pub fn texts(&mut self, field: &str, texts: Vec<String>) -> Vec<String> {
+        texts.into_iter().enumerate().map(|(i, text)| self.text(&format!("{field}[{i}]"), text)).collect()
+    }
+
+    pub fn map(&mut self, field: &str, map: BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let filled = |(key, text)| {
+            let text = self.text(&format!("{field}.{key}"), text);
+            (key, text)
+        };
+        map.into_iter().map(filled).collect()
+    }
+
+    /// A program and its arguments.
+    pub fn command(&mut self, field: &str, argv: Vec<String>) -> Vec<String> {
+        let argv = self.texts(field, argv);
+        if argv.first().is_none_or(String::is_empty) {
+            self.error(field, "the command is empty", "name a program");
+        }
+        argv
+    }
+
+    /// An absolute path.
+    pub fn path(&mut self, field: &str, text: String) -> PathBuf {
+        let text = self.text(field, text);
+        if !text.starts_with('/') {
+            self.error(
+                field,
+                format!("`{text}` is a relative path"),
+                "use an absolute path, or one that begins with `~/`",
+            );
+        }
+        PathBuf::from(text)
+    }
+
+    /// A regular expression. One that is wrong matches nothing.
+    pub fn pattern(&mut self, field: &str, text: String, case: Case) -> Pattern {
+        let path = self.path_of(field);
+        let text = (self.fill_in)(&path, text, Insert::Escaped);
+        Pattern::new(&text, case).unwrap_or_else(|error| {
+            self.error(field, format!("this is not a regex: {error}"), "");
+            Pattern::nothing()
+        })
+    }
+
+    /// A length of time within `range`.
+    pub fn duration(
+        &mut self,
+        field: &str,
+        text: Option<String>,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
+        let Some(text) = text else { return default };
+        match self.text(field, text).parse::<Span>() {
+            Ok(Span(duration)) => {
+                self.in_range(field, Span(duration), Span(*range.start())..=Span(*range.end()));
+                duration
+            }
+            Err(message) => {
+                self.error(field, message, "");
+                default
+            }
+        }
+    }
+
+    /// A number of bytes within `range`.
+    pub fn size(&mut self, field: &str, text: String, default: u64, range: RangeInclusive<u64>) -> u64 {
+        match self.text(field, text).parse::<Size>() {
+            Ok(Size(bytes)) => {
+                self.in_range(field, Size(bytes), Size(*range.start())..=Size(*range.end()));
+                bytes
+            }
+            Err(message) => {
+                self.error(field, message, "");
+                default
+            }
+        }
+    }
+
+    /// A number within `range`.
+    pub fn number<N: PartialOrd + Display + Copy>(&mut self, field: &str, number: N, range: RangeInclusive<N>) -> N {
+        self.in_range(field, number, range);
+        number
+    }
+
+    /// A switch; `otherwise` says what follows from a text that is neither on nor off. Whoever mistypes a switch
+    /// wants the thing rather than not.
+    pub fn switch(&mut self, field: &str, text: String, otherwise: &str) -> bool {
+        let text = self.text(field, text);
+        switch::read(&text).unwrap_or_else(|| {
+            self.warning(field, format!("`{text}` is neither on nor off; {otherwise}"), switch::HELP);
+            true
+        })
+    }
+
+    fn in_range<V: PartialOrd + Display>(&mut self, field: &str, value: V, range: RangeInclusive<V>) {
+        if !range.contains(&value) {
+            let help = format!("use {} to {}", range.start(), range.end());
+            self.error(field, format!("{value} is out of range"), help);
+        }
+    }
+
+    fn path_of(&self, field: &str) -> String {
+        match (self.path.is_empty(), field.is_empty()) {
+            (true, _) => field.into(),
+            (_, true) => self.path.clone(),
+            _ => format!("{}.{field}", self.path),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `log`: where an app's output goes and how much of it is kept. Form, defaults and check.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::manifest::fields::Fields;
+
+/// Smaller files would be rotated more often than they are read; larger ones fill any disk.
+const MAX_SIZE: RangeInclusive<u64> = 4 << 10..=1 << 40;
+
+/// `Log(…)` as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename = "Log", deny_unknown_fields, default)]
+pub struct LogForm {
+    /// `logs/<app>.log` in the state folder by default.
+    pub file: Option<String>,
+    /// A file that would grow beyond this is rotated, between two lines.
+    pub max_size: Option<String>,
+    /// Rotated files kept: `file.1` is the newest.
+    pub keep: Option<u32>,
+    /// Lines of output told with each crash.
+    pub tail: Option<u32>,
+    /// Also tell each line on the supervisor's stdout, as `event=app.output`, 100 a second at most.
+    pub forward: bool,
+}
+
+/// Where an app's output goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// `None`: `logs/<app>.log` in the state folder.
+    pub file: Option<PathBuf>,
+    /// In bytes. A file that would grow beyond it is rotated, between two lines.
+    pub max_size: u64,
+    /// Rotated files kept: `file.1` is the newest.
+    pub keep: u32,
+    /// Lines of output told with each crash.
+    pub tail: usize,
+    /// Whether each line is also written to the supervisor's stdout.
+    pub forward: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { file: None, max_size: 10 << 20, keep: 3, tail: 5, forward: false }
+    }
+}
+
+impl LogForm {
+    pub fn check(self, fields: &mut Fields<'_>) -> Log {
+        let LogForm { file, max_size, keep, tail, forward } = self;
+        let default = Log::default();
+        Log {
+            file: file.map(|file| fields.path("file", file)),
+            max_size: max_size
+                .map_or(default.max_size, |text| fields.size("max_size", text, default.max_size, MAX_SIZE)),
+            keep: keep.unwrap_or(default.keep),
+            tail: tail.map_or(default.tail, |tail| tail as usize),
+            forward,
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Patterns: compiled regular expressions that can be compared and printed. Owns how they are compiled, so that
+//! one that passed the check is the one that is used.
+
+use std::fmt;
+
+use regex_lite::{Regex, RegexBuilder};
+
+/// Whether upper and lower case are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Case {
+    Sensitive,
+    Ignored,
+}
+
+/// A compiled regular expression, equal to another one of the same text and case.
+#[derive(Clone)]
+pub struct Pattern {
+    regex: Regex,
+    case: Case,
+}
+
+impl Pattern {
+    /// Fails with what is wrong with the text.
+    pub fn new(text: &str, case: Case) -> Result<Self, String> {
+        let regex = RegexBuilder::new(text).case_insensitive(case == Case::Ignored).build();
+        regex.map(|regex| Pattern { regex, case }).map_err(|error| error.to_string())
+    }
+
+    /// Matches no text at all.
+    pub fn nothing() -> Self {
+        Pattern::new(r"[^\s\S]", Case::Sensitive).expect("a class without members")
+    }
+
+    pub fn is_match(&self, text: &str) -> bool {
+        self.regex.is_match(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.regex.as_str()
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        (self.as_str(), self.case) == (other.as_str(), other.case)
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_matches_nothing() {
+        assert!(["", "a", "\n", "a\nb"].iter().all(|text| !Pattern::nothing().is_match(text)));
+    }
+
+    #[test]
+    fn patterns_are_compared_by_text_and_case() {
+        let pattern = |case| Pattern::new("^Web$", case).unwrap();
+        assert_eq!(pattern(Case::Ignored), pattern(Case::Ignored));
+        assert_ne!(pattern(Case::Ignored), pattern(Case::Sensitive));
+        assert!(pattern(Case::Ignored).is_match("WEB") && !pattern(Case::Sensitive).is_match("WEB"));
+    }
+}

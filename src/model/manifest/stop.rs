@@ -1,0 +1,53 @@
+//! `stop`: how an app is asked to end. Form, defaults and check.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::manifest::fields::Fields;
+use crate::model::signal::signal_number;
+
+/// A longer grace would hold up the end of the session.
+const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60 * 60);
+
+/// `Stop(…)` as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename = "Stop", deny_unknown_fields, default)]
+pub struct StopForm {
+    /// The signal that asks: a name with or without `SIG`, or a number. `TERM` by default.
+    pub signal: Option<String>,
+    /// What is still alive after this is killed. 5 s by default.
+    pub grace: Option<String>,
+}
+
+/// How an app is asked to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// The number of the signal that asks.
+    pub signal: i32,
+    /// What is still alive after this is killed.
+    pub grace: Duration,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Stop { signal: 15, grace: Duration::from_secs(5) }
+    }
+}
+
+impl StopForm {
+    pub fn check(self, fields: &mut Fields<'_>) -> Stop {
+        let StopForm { signal, grace } = self;
+        let default = Stop::default();
+        let signal =
+            signal.map(|text| fields.text("signal", text)).map_or(Ok(default.signal), |name| signal_number(&name));
+        Stop {
+            signal: signal.unwrap_or_else(|message| {
+                fields.error("signal", message, "");
+                default.signal
+            }),
+            grace: fields.duration("grace", grace, default.grace, GRACE),
+        }
+    }
+}

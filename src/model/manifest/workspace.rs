@@ -1,0 +1,108 @@
+//! `workspace.ron`: what belongs to the session, not to one app. Form, defaults and check.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::manifest::environment;
+use crate::model::manifest::fields::Fields;
+use crate::model::manifest::hook::{Hook, HookForm};
+use crate::model::manifest::probe::is_address;
+use crate::model::manifest::switch::{on, switch};
+
+/// Whatever ends a container has lost its patience after an hour.
+const STOP_BUDGET: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60 * 60);
+
+/// `workspace.ron` as it is written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename = "Workspace", deny_unknown_fields, default)]
+pub struct WorkspaceForm {
+    /// Names for use in every manifest, before the environment and after the manifest's own `vars`.
+    pub vars: BTreeMap<String, String>,
+    /// Variables set for every app.
+    pub env: BTreeMap<String, String>,
+    /// Variables no app is given unless it names them in `env_secret`.
+    pub env_hidden: Vec<String>,
+    /// Steps once, before the first app starts.
+    pub stage: Vec<HookForm>,
+    /// `false`: load and check, but start nothing until asked.
+    #[serde(deserialize_with = "switch")]
+    pub autostart: String,
+    /// A drain takes no longer than this; then everything left is killed.
+    pub stop_budget: Option<String>,
+    /// Also serve Prometheus metrics at this TCP address.
+    pub metrics: Option<String>,
+}
+
+impl Default for WorkspaceForm {
+    fn default() -> Self {
+        WorkspaceForm {
+            vars: BTreeMap::new(),
+            env: BTreeMap::new(),
+            env_hidden: Vec::new(),
+            stage: Vec::new(),
+            autostart: on(),
+            stop_budget: None,
+            metrics: None,
+        }
+    }
+}
+
+/// What belongs to the session, not to one app.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Workspace {
+    /// Filled in: names for use in every manifest.
+    pub vars: BTreeMap<String, String>,
+    /// Variables set for every app.
+    pub env: BTreeMap<String, String>,
+    /// Variables no app is given unless it names them in `env_secret`.
+    pub env_hidden: BTreeSet<String>,
+    /// Steps once, before the first app starts.
+    pub stage: Vec<Hook>,
+    /// Whether apps are started without being asked for.
+    pub autostart: bool,
+    /// A drain takes no longer than this; then everything left is killed.
+    pub stop_budget: Duration,
+    /// `host:port` at which Prometheus metrics are served too.
+    pub metrics: Option<String>,
+}
+
+impl Default for Workspace {
+    fn default() -> Self {
+        Workspace {
+            vars: BTreeMap::new(),
+            env: BTreeMap::new(),
+            env_hidden: BTreeSet::new(),
+            stage: Vec::new(),
+            autostart: true,
+            stop_budget: Duration::from_secs(20),
+            metrics: None,
+        }
+    }
+}
+
+impl WorkspaceForm {
+    /// `vars` are left empty: they are filled in by whoever fills in the other texts.
+    pub fn check(self, fields: &mut Fields<'_>) -> Workspace {
+        let WorkspaceForm { vars: _, env, env_hidden, stage, autostart, stop_budget, metrics } = self;
+        Workspace {
+            vars: BTreeMap::new(),
+            env: environment::check(env, fields),
+            env_hidden: env_hidden.into_iter().collect(),
+            stage: fields.each("stage", stage, |fields, hook| hook.check(fields)),
+            autostart: fields.switch("autostart", autostart, "apps are started"),
+            stop_budget: fields.duration("stop_budget", stop_budget, Workspace::default().stop_budget, STOP_BUDGET),
+            metrics: metrics.map(|address| checked_address(address, fields)).filter(|address| !address.is_empty()),
+        }
+    }
+}
+
+fn checked_address(address: String, fields: &mut Fields<'_>) -> String {
+    let address = fields.text("metrics", address);
+    if !address.is_empty() && !is_address(&address) {
+        fields.error("metrics", format!("`{address}` is not an address"), "write \"127.0.0.1:9102\"");
+    }
+    address
+}
