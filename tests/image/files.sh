@@ -1,6 +1,6 @@
 #!/bin/bash
-# files.sh TOOLS: what can be told about the image's files without building it: scripts, icons, the Dockerfile, and the
-# two build scripts with small stand-ins for what they download. TOOLS is a folder with hadolint.
+# files.sh TOOLS: checks the image's files without building it: scripts, icons, the Dockerfile, and the two build scripts
+# with small stand-ins for what they download. TOOLS is a folder with hadolint.
 set -euo pipefail
 
 tools=$(cd "$1" && pwd)
@@ -68,13 +68,39 @@ refused "cannot download file:///nowhere" env CLOAK_URL=file:///nowhere CLOAK_SH
 discord=$work/discord
 refused "neither" image/build/discord.sh "$discord"
 program "$discord/updater_bootstrap" "exit 3"
-refused "downloader failed" image/build/discord.sh "$discord"
+refused "exit code 3) brought no program" image/build/discord.sh "$discord"
 program "$discord/updater_bootstrap" ":"
-refused "brought no" image/build/discord.sh "$discord"
-program "$discord/updater_bootstrap" 'for version in 1.0.9 1.0.10; do mkdir -p "$2/app-$version"; printf "#!/bin/sh\necho $version\n" >"$2/app-$version/Discord"; done'
+refused "brought no program" image/build/discord.sh "$discord"
+# Two versions at the depth of today, a deeper one, and a failure although the program has arrived.
+brings='brings() { mkdir -p "$1"; printf "#!/bin/sh\necho %s\n" "$2" >"$1/Discord"; chmod +x "$1/Discord"; }'
+program "$discord/updater_bootstrap" "$brings"'; [ "$2 $3" = "stable --no-zenity" ] || exit 2; brings "$1/app-1.0.9" 9; brings "$1/app-1.0.10" 10; exit 1'
 image/build/discord.sh "$discord"
-[ "$("$discord/Discord")" = 1.0.10 ]
+[ "$("$discord/Discord")" = 10 ]
+rm -r "$discord/app" "$discord/Discord"
+program "$discord/updater_bootstrap" "$brings"'; brings "$1/stable/x64/app-1.0.11" 11; touch "$1/stable/x64/app-1.0.11/libffmpeg.so"'
+image/build/discord.sh "$discord"
+[ "$("$discord/Discord")" = 11 ]
+# One that is there is left alone.
 program "$discord/updater_bootstrap" "exit 3"
 image/build/discord.sh "$discord"
+
+# A home of the predecessor: its icons and scripts leave, everything else stays, twice.
+home=$work/home
+mkdir -p "$home/Desktop" "$home/scripts"
+printf '[Desktop Entry]\nExec=/home/kasm-user/scripts/launch-url.sh\n' >"$home/Desktop/LaunchURL.desktop"
+printf '[Desktop Entry]\nExec=xfce4-terminal\n' >"$home/Desktop/Terminal.desktop"
+printf '[Desktop Entry]\nExec=my-own-discord\n' >"$home/Desktop/Discord.desktop"
+printf '#!/bin/sh\necho "[reload-cloak] gone"\n' >"$home/scripts/reload-cloak.sh"
+printf '#!/bin/sh\necho mine\n' >"$home/scripts/reset-discord.sh"
+touch "$home/Desktop/notes.txt"
+for _ in 1 2; do
+	image/rootfs/opt/kasm-void/scripts/retire.sh "$home" "$home/kept"
+	[ "$(cd "$home" && find Desktop scripts -type f | sort | tr '\n' ' ')" = "Desktop/Discord.desktop Desktop/notes.txt scripts/reset-discord.sh " ]
+	[ "$(cd "$home/kept" && find . -type f | sort | tr '\n' ' ')" = "./Desktop/LaunchURL.desktop ./Desktop/Terminal.desktop ./scripts/reload-cloak.sh " ]
+done
+# The predecessor ran once more and put its files back: neither copy is lost.
+printf '[Desktop Entry]\nExec=xfce4-terminal\nComment=again\n' >"$home/Desktop/Terminal.desktop"
+image/rootfs/opt/kasm-void/scripts/retire.sh "$home" "$home/kept"
+[ "$(find "$home/kept/Desktop" -name 'Terminal.desktop*' | wc -l)" -eq 2 ]
 
 echo "scripts, icons and build steps are as they should be"

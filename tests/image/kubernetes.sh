@@ -1,34 +1,44 @@
 #!/bin/bash
-# kubernetes.sh TOOLS: renders the Kubernetes files and checks every field against the schemas of each version they
-# should apply to. TOOLS is a folder with kubectl and kubernetes-validate; no cluster is asked.
+# kubernetes.sh TOOLS: renders the Kubernetes files, checks every field against the schemas of the oldest version they
+# need (1.29: native sidecars) and of the newest, and checks what no schema knows. TOOLS is a folder with kubectl,
+# kubernetes-validate and a Python that has yaml; no cluster is asked.
 set -euo pipefail
 
 tools=$(cd "$1" && pwd)
-cd "$(dirname "$0")/../../image/kubernetes"
+cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 for folder in base overlays/kbve; do
-	"$tools/kubectl" kustomize "$folder" >"$work/${folder//\//-}.yaml"
+	rendered=$work/${folder##*/}.yaml
+	"$tools/kubectl" kustomize "image/kubernetes/$folder" >"$rendered"
 	for version in 1.29 1.37; do
-		"$tools/kubernetes-validate" --quiet --no-warn --strict --kubernetes-version "$version" "$work/${folder//\//-}.yaml"
+		"$tools/kubernetes-validate" --quiet --no-warn --strict --kubernetes-version "$version" "$rendered"
 	done
 done
+"$tools/python" tests/image/kubernetes.py "$work/base.yaml" "$work/kbve.yaml"
 
-# What no schema knows: the contract with the cluster.
-rendered=$work/overlays-kbve.yaml
-expect() {
-	grep -qF -- "$1" "$rendered" || {
-		echo "kubernetes: the overlay does not say: $1" >&2
-		exit 1
-	}
+# The rotation, run as it stands there: thirty-two letters and digits, each time others.
+mkdir "$work/bin"
+printf '#!/bin/sh\ncat /tmp/patch.json\n' >"$work/bin/kubectl"
+chmod +x "$work/bin/kubectl"
+rotation() {
+	"$tools/python" - "$work/kbve.yaml" <<-'END'
+		import sys, yaml
+		deployment = next(found for found in yaml.safe_load_all(open(sys.argv[1])) if found["kind"] == "Deployment")
+		containers = deployment["spec"]["template"]["spec"]["initContainers"]
+		print(next(container for container in containers if container["name"] == "rotate-vnc-password")["args"][0])
+	END
 }
-expect "namespace: kasm"
-expect "replicas: 0"
-expect "type: Recreate"
-expect "automountServiceAccountToken: false"
-expect "value: 6901,9998,9102"
-expect "terminationGracePeriodSeconds: 30"
-expect "storage: 5Gi"
-expect "k8s:io.kubernetes.pod.namespace: kbve"
+rotation | sed -e "s|/tmp/patch.json|$work/patch.json|" -e 's|>/dev/null||' >"$work/rotation"
+sed -i "s|/tmp/patch.json|$work/patch.json|" "$work/bin/kubectl"
+for _ in 1 2; do
+	PATH=$work/bin:$PATH SECRET_NAME=kasm-vnc-pw SECRET_KEY=password sh -eu "$work/rotation" >>"$work/rotated"
+done
+sound=$(grep -oE '^\{"stringData":\{"password":"[A-Za-z0-9]{32}"\}\}' "$work/rotated" | sort -u | wc -l)
+if [ "$sound" -ne 2 ]; then
+	echo "kubernetes: the rotation wrote:" >&2
+	cat "$work/rotated" >&2
+	exit 1
+fi
 echo "the Kubernetes files are as they should be"
