@@ -1,11 +1,12 @@
 #!/bin/bash
-# Tests the workspace image for real: builds it on a stand-in for KASM's image and runs it. One command, as root on
-# Debian; where a docker answers it is used, else a private one is made. What is slow to make is kept in target/image.
+# Tests the workspace image in real containers. One command, as root on Debian: it uses the docker that answers, or
+# makes a private one. What is slow to make is kept in target/image.
 #
-#   image/test.sh                               builds kasm-void itself
-#   KASM_VOID_BINARY=FILE image/test.sh         with one that is there: static, or built on this machine
+#   image/test.sh                               builds kasm-void, and the image on a stand-in for KASM's
+#   KASM_VOID_BINARY=FILE image/test.sh         the same with a binary that is there: static, or built on this machine
+#   image/test.sh of [IMAGE]                    tests an image that is there (default: the one image/container.sh builds)
 #   image/test.sh files                         only what needs no docker: scripts, icons, Dockerfile, Kubernetes
-#   SCREENSHOT=docs/image.png image/test.sh     and keeps a picture of the desktop
+#   SCREENSHOT=docs/image.png image/test.sh     also keeps a picture of the desktop
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -49,6 +50,19 @@ if [ "${1:-}" = files ]; then
 	exit
 fi
 
+if [ "${1:-}" = of ]; then
+	version=$(sed -n 's/^version = "\(.*\)"$/\1/p' image/version.toml)
+	export IMAGE_WORK=$work IMAGE=${2:-ghcr.io/kbve/kasm-void:$version} IMAGE_BASE=
+	docker image inspect "$IMAGE" >/dev/null || {
+		echo "there is no image $IMAGE: build it with image/container.sh" >&2
+		exit 1
+	}
+	tests/image/stories.sh
+	step "the log, through Vector's language, in ClickHouse"
+	"$work/tools/bin/python" tests/image/pipeline/try.py "$work/stdout.log"
+	exit
+fi
+
 step "binary"
 if [ -z "${KASM_VOID_BINARY:-}" ]; then
 	target=$(rustc -vV | sed -n 's/^host: //p')
@@ -71,5 +85,5 @@ fi
 export IMAGE_WORK=$work IMAGE_BASE=kasm-stand-in:$made_of IMAGE=kasm-void:test
 tests/image/engine.sh "$work/docker" tests/image/stories.sh
 
-step "the log, by way of Vector's language, in ClickHouse"
+step "the log, through Vector's language, in ClickHouse"
 "$work/tools/bin/python" tests/image/pipeline/try.py "$work/stdout.log"
