@@ -1,5 +1,5 @@
-//! The last good text of each manifest, for a supervisor that finds the manifest broken and was not there while
-//! it was good. Read only then; written behind the loop's back, for a disk may be slow.
+//! The last good text of each manifest, for a supervisor that finds the manifest broken and did not see it while it was
+//! good. Read only then. Written on another thread, since a disk may be slow.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -19,14 +19,16 @@ pub struct Copies {
 
 struct Folder {
     path: PathBuf,
-    /// Held while files are written; whether that has failed before.
+    /// What is still to be written, by name; `None`: to be removed. A later text replaces an earlier one.
+    pending: Mutex<BTreeMap<String, Option<String>>>,
+    /// Held while files are written, so that writers take turns; whether the last write failed.
     failed: Mutex<bool>,
 }
 
 impl Copies {
     /// In a folder of their own within `state`.
     pub fn open(state: &Path) -> Copies {
-        let folder = Folder { path: state.join("manifests"), failed: Mutex::default() };
+        let folder = Folder { path: state.join("manifests"), pending: Mutex::default(), failed: Mutex::default() };
         Copies { folder: Arc::new(folder), known: BTreeMap::new() }
     }
 
@@ -56,10 +58,15 @@ impl Copies {
         for name in &gone {
             self.known.remove(name);
         }
-        if !changed.is_empty() || !gone.is_empty() {
-            let folder = self.folder.clone();
-            spawn_blocking(move || folder.write(&changed, &gone));
+        if changed.is_empty() && gone.is_empty() {
+            return;
         }
+        let mut pending = self.folder.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.extend(changed.into_iter().map(|(name, text)| (name, Some(text))));
+        pending.extend(gone.into_iter().map(|name| (name, None)));
+        drop(pending);
+        let folder = self.folder.clone();
+        spawn_blocking(move || folder.write());
     }
 
     /// The session is over: what was good in it is nothing to go on from.
@@ -73,12 +80,17 @@ impl Folder {
         self.path.join(format!("{name}.ron"))
     }
 
-    fn write(&self, changed: &[(String, String)], gone: &[String]) {
+    /// Writes all that is pending by now. Threads may run in any order: the first one writes what later ones came for.
+    fn write(&self) {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        for name in gone {
-            let _ = fs::remove_file(self.file(name)); // it may never have been written
+        let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        if pending.is_empty() {
+            return;
         }
-        let result = changed.iter().try_for_each(|(name, text)| self.replace(name, text));
+        let result = pending.iter().try_for_each(|(name, text)| match text {
+            Some(text) => self.replace(name, text),
+            None => fs::remove_file(self.file(name)).or(Ok(())), // it may never have been written
+        });
         if let Err(error) = &result
             && !*failed
         {
@@ -106,12 +118,36 @@ impl Folder {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     async fn written(copies: &Copies, what: impl Fn(&Copies) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
         while !what(copies) {
+            assert!(Instant::now() < deadline, "not written: {:?}", copies.folder.pending);
             tokio::task::yield_now().await;
         }
+    }
+
+    #[test]
+    fn writers_that_run_in_any_order_leave_the_latest_texts() {
+        let state = tempfile::tempdir().unwrap();
+        // The only thread for writers is busy until both are waiting.
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        runtime.block_on(async {
+            let busy = spawn_blocking(move || wait.recv());
+            let mut copies = Copies::open(state.path());
+            copies.keep(&[("a", "one"), ("b", "one")], &BTreeSet::new(), true);
+            copies.keep(&[("a", "two")], &BTreeSet::new(), true);
+            copies.folder.write(); // as if the last writer ran first
+            go.send(()).unwrap();
+            let _ = busy.await;
+            spawn_blocking(|| ()).await.unwrap(); // behind the writers
+            assert_eq!(copies.of("a").as_deref(), Some("two"));
+            assert_eq!(copies.of("b"), None);
+        });
     }
 
     #[tokio::test]
