@@ -4,6 +4,7 @@
 pub mod sys;
 
 pub mod proc;
+pub mod socket;
 
 pub mod journal;
 pub mod layout;

@@ -1,6 +1,7 @@
 //! Decides. Pure: no tokio, no IO, no clock, no environment. A module uses only what stands above it.
 
 pub mod json_edit;
+pub mod profile_lock;
 pub mod signal;
 pub mod spelling;
 pub mod url;

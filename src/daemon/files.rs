@@ -28,8 +28,10 @@ pub struct Around<'a> {
     pub hostname: String,
     /// Never cleared or removed, nor is a folder that holds it.
     pub home: PathBuf,
-    /// Whether this pid is alive and a process of the app whose hook this is.
-    pub alive: &'a dyn Fn(i32) -> bool,
+    /// What the app whose hook this is runs.
+    pub program: &'a Path,
+    /// Whether this live process is one of that app's, by pattern or cookie.
+    pub of_app: &'a dyn Fn(i32) -> bool,
     /// Whether the step was called off; asked between the entries of a folder.
     pub cancelled: &'a dyn Fn() -> bool,
 }
@@ -45,7 +47,7 @@ pub fn perform(step: &Step, around: &Around) -> Done {
         Step::Stage { from, to } => stage::stage(&plain(from), &plain(to), around),
         Step::Remove { path } => remove(&plain(path), around),
         Step::ClearDir { path } => clear::clear_dir(&plain(path), around),
-        Step::ClearLocks { dir, .. } => locks::clear_locks(&plain(dir), around),
+        Step::ClearLocks { dir, .. } => locks::clear_profile(&plain(dir), around),
         Step::SeedJson { file, set, default } => seed::seed_json(&plain(file), set, default),
         Step::WaitFor { .. } | Step::Run { .. } | Step::Maximize { .. } => {
             Err(format!("`{}` is not a file step", step.name()))

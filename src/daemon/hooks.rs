@@ -106,9 +106,11 @@ impl Hands {
         let cancelled = Cancelled::default();
         let told = cancelled.0.clone();
         let done = tokio::task::spawn_blocking(move || {
-            let alive = |pid| process::belongs(&app, pid);
+            let of_app = |pid| process::belongs(&app, pid);
             let cancelled = || told.load(Ordering::Relaxed);
-            let around = files::Around { hostname: hostname.to_string(), home, alive: &alive, cancelled: &cancelled };
+            let program = Path::new(app.program.argv.first().map_or("", String::as_str));
+            let hostname = hostname.to_string();
+            let around = files::Around { hostname, home, program, of_app: &of_app, cancelled: &cancelled };
             files::perform(&step, &around)
         });
         done.await.unwrap_or_else(|panic| Err(format!("internal error: {panic}")))

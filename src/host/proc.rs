@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -149,6 +150,35 @@ pub fn command_line(pid: Pid) -> String {
     let bytes = bytes(&format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
     String::from_utf8_lossy(words).replace('\0', " ")
+}
+
+/// The arguments, each by itself; none for kernel threads, zombies, the gone, and in the middle of `execve`.
+pub fn arguments(pid: Pid) -> Vec<String> {
+    let bytes = bytes(&format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let Some(words) = bytes.strip_suffix(b"\0") else { return Vec::new() };
+    words.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// The file that a process executes. Once the file is deleted, ` (deleted)` stands behind its name.
+///
+/// # Errors
+/// When the process is gone, or we may not look into it.
+pub fn program(pid: Pid) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe"))
+}
+
+/// What a process has open, and the folder it works in. Sockets and pipes are there too, as the kernel names them.
+///
+/// # Errors
+/// As [`program`].
+pub fn open_files(pid: Pid) -> io::Result<Vec<PathBuf>> {
+    let mut files = vec![fs::read_link(format!("/proc/{pid}/cwd"))?];
+    for entry in with_spare(|| fs::read_dir(format!("/proc/{pid}/fd")))? {
+        // It may close any of them while we look.
+        files.extend(entry.and_then(|entry| fs::read_link(entry.path())).ok());
+    }
+    keep_spare();
+    Ok(files)
 }
 
 /// The value of one variable in the environment the process was executed with. `None` also when it may

@@ -71,7 +71,9 @@ impl fmt::Display for Exit {
                 None => write!(f, "killed by signal {signal}"),
             },
             Exit::OutOfMemory => f.write_str("killed: out of memory"),
-            Exit::ProfileLocked => f.write_str("profile locked by another browser (exit code 21)"),
+            Exit::ProfileLocked => {
+                f.write_str("the profile is locked by another browser, or cannot be locked (exit code 21)")
+            }
             Exit::HookFailed(why) => write!(f, "hook failed: {why}"),
             Exit::SpawnFailed(why) => write!(f, "cannot start: {why}"),
             Exit::NotReady(why) => write!(f, "not ready in time: {why}"),

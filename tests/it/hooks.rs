@@ -8,7 +8,7 @@ use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
 use serde_json::json;
 
-use crate::harness::{NOTHING, Session, alive, until};
+use crate::harness::{NOTHING, Session, alive, kill, until};
 
 const CLEARS_LOCKS: &str = r#"App(command: "${BIN}/web", matches: Match(cmdline: "^/bin/sh ${BIN}/web$$"),
     prelaunch: [MakeDir(path: "${DATA}/profile"), ClearLocks(dir: "${DATA}/profile", kind: Chromium)])"#;
@@ -71,6 +71,21 @@ fn the_lock_of_a_live_browser_is_left_alone() {
     let session = session.start();
     assert_eq!(session.pid("web").to_string(), owner);
     assert!(locked(&session));
+}
+
+#[test]
+fn the_lock_of_a_live_browser_that_the_pattern_does_not_know_is_left_alone() {
+    let session = locked_by("replaced below");
+    session.edit("web", &CLEARS_LOCKS.replace("${BIN}/web$$", "${BIN}/web --another-spelling$$"));
+    session.by_hand("web");
+    let owner = session.wait_lines("web.pids", 1)[0].clone();
+    fs::remove_file(lock(&session)).expect("the first lock");
+    symlink(format!("{}-{owner}", host()), lock(&session)).expect("a live lock");
+    let session = session.start();
+    session.pid("web");
+    let holder = fs::read_link(lock(&session)).expect("the lock is there");
+    assert_eq!(holder.to_string_lossy(), format!("{}-{owner}", host()));
+    kill(owner.parse().expect("a pid"));
 }
 
 const SEEDS: &str = r#"App(command: "${BIN}/web", prelaunch: [

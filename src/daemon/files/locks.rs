@@ -1,81 +1,140 @@
-//! `ClearLocks`: the locks a browser leaves in its profile. Owns how a lock names its owner, and what makes
-//! it stale; whether a live process is the app is the caller's word.
+//! `ClearLocks` on a browser profile: finds out who holds its lock, and removes a stale one with what belongs
+//! to it. `model::profile_lock` decides what is stale.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags};
+use rustix::fs::{self, Access, AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::tree::Folder;
+use super::write::with_temporary_name;
 use super::{Around, Done, cannot};
+use crate::host::proc::{self, Pid};
+use crate::host::socket;
+use crate::model::profile_lock::{Facts, Owner, Process, Verdict, judge};
 
 const LOCK: &str = "SingletonLock";
 const SOCKET: &str = "SingletonSocket";
 const COOKIE: &str = "SingletonCookie";
 
-/// The folder that holds the socket is made with this name and six letters or digits more.
+/// The lock comes last: as long as it is there, no browser puts new links in place of the others.
+const LINKS: [&str; 3] = [SOCKET, COOKIE, LOCK];
+
+/// The folder of the socket is called this and six letters or digits more.
 const SOCKET_FOLDER: &str = "org.chromium.Chromium.";
 
-pub(super) fn clear_locks(dir: &Path, around: &Around) -> Done {
+pub(super) fn clear_profile(dir: &Path, around: &Around) -> Done {
     let what = || format!("clear the locks of `{}`", dir.display());
     let profile = match Folder::open(dir) {
         Ok(profile) => profile,
         Err(Errno::NOENT) => return Ok(String::new()),
         Err(error) => return Err(cannot(what(), error)),
     };
-    let owner = profile.link(OsStr::new(LOCK)).map_err(|error| cannot(what(), error))?;
-    let stale = match judge(owner.as_deref(), around) {
-        Verdict::Held(pid) => return Ok(format!("kept the locks of `{}`: pid {pid} holds them", dir.display())),
-        Verdict::Stale(why) => why,
+    // A browser that cannot write its lock says that another one has locked the profile (exit code 21).
+    fs::accessat(fs::CWD, profile.by_handle(), Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+        .map_err(|error| cannot(format!("lock the profile `{}`", dir.display()), error))?;
+
+    let links = LINKS.map(|name| profile.link(OsStr::new(name)));
+    let [socket, cookie, lock] = links.map(|link| link.map_err(|error| cannot(what(), error)));
+    let (socket, cookie, lock) = (socket?, cookie?, lock?);
+    if socket.is_none() && cookie.is_none() && lock.is_none() {
+        return Ok(String::new());
+    }
+    let lock_text = lock.as_ref().map(|lock| lock.to_string_lossy());
+    let facts = Facts {
+        lock: lock_text.as_deref(),
+        host: &around.hostname,
+        answers: answers(&profile),
+        process: lock_text.as_deref().map_or(Process::Gone, |lock| holder(lock, &profile, around)),
     };
-    let socket = profile.link(OsStr::new(SOCKET)).map_err(|error| cannot(what(), error))?;
-    let mut removed = false;
-    // The lock goes last: until then nobody else can put new ones in place.
-    for name in [SOCKET, COOKIE, LOCK] {
-        removed |= take(&profile, name)?;
+    let stale = match judge(&facts) {
+        Verdict::Keep(holder) => return Ok(format!("kept the locks of `{}`: {holder}", dir.display())),
+        Verdict::Remove(stale) => stale,
+    };
+    for (name, judged) in LINKS.into_iter().zip([&socket, &cookie, &lock]) {
+        if let Some(judged) = judged
+            && !remove_link(&profile, name, judged)?
+        {
+            return Ok(format!("kept the locks of `{}`: a browser has just taken them", dir.display()));
+        }
     }
     if let Some(socket) = socket {
         remove_socket_folder(&socket);
     }
-    Ok(if removed { format!("removed the stale locks of `{}` ({stale})", dir.display()) } else { String::new() })
+    Ok(format!("removed the stale locks of `{}` ({stale})", dir.display()))
 }
 
-enum Verdict {
-    /// By this live process of the app.
-    Held(i32),
-    /// And why.
-    Stale(String),
+/// Whether a browser answers on the profile's socket. It is reached by the open folder: a profile's path may be
+/// longer than a socket's may be.
+fn answers(profile: &Folder) -> bool {
+    socket::answers(&socket::connect(&profile.by_handle().join(SOCKET)))
 }
 
-/// `owner`: what the lock points to, `HOST-PID`. A host name may hold a `-` itself.
-fn judge(owner: Option<&Path>, around: &Around) -> Verdict {
-    let Some(owner) = owner else { return Verdict::Stale("nobody holds them".into()) };
-    let owner = owner.to_string_lossy();
-    let Some((host, pid)) = owner.rsplit_once('-') else {
-        return Verdict::Stale(format!("`{owner}` names no owner"));
+fn holder(lock: &str, profile: &Folder, around: &Around) -> Process {
+    let Some(Owner { pid, .. }) = Owner::parse(lock).filter(|owner| owner.host == around.hostname) else {
+        return Process::Gone;
     };
-    if host != around.hostname {
-        return Verdict::Stale(format!("left on host `{host}`"));
+    if pid == std::process::id() as Pid {
+        // We have just opened the profile ourselves.
+        return Process::Alive { same_program: false, of_app: false, uses_profile: false };
     }
-    match pid.parse() {
-        Ok(pid) if pid > 0 && (around.alive)(pid) => Verdict::Held(pid),
-        Ok(pid) if pid > 0 => Verdict::Stale(format!("pid {pid} is gone or another program")),
-        _ => Verdict::Stale(format!("`{owner}` names no owner")),
+    if proc::entry(pid).is_none_or(|process| process.zombie) {
+        return Process::Gone;
     }
+    let arguments = proc::arguments(pid);
+    let (Ok(program), Ok(uses_profile), false) = (proc::program(pid), uses(pid, profile), arguments.is_empty()) else {
+        // It may have ended while we looked, or be about to execute the next program.
+        return if proc::entry(pid).is_none() { Process::Gone } else { Process::Hidden };
+    };
+    let same_program = is_program(&program, &arguments, around.program);
+    Process::Alive { same_program, of_app: (around.of_app)(pid), uses_profile }
 }
 
-fn take(profile: &Folder, name: &str) -> Result<bool, String> {
-    match fs::unlinkat(&profile.fd, name, AtFlags::empty()) {
-        Ok(()) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
-        Err(error) => Err(cannot(format!("remove `{}`", profile.path.join(name).display()), error)),
-    }
+/// Whether a process runs this program: the file itself, one of the same name (a wrapper, another version), or
+/// an interpreter that runs it as a script.
+fn is_program(running: &Path, arguments: &[String], wanted: &Path) -> bool {
+    let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.into());
+    let name = running.file_name().map(OsStr::as_bytes).unwrap_or_default();
+    let name = OsStr::from_bytes(name.strip_suffix(b" (deleted)").unwrap_or(name));
+    let target = resolved(wanted);
+    [wanted.file_name(), target.file_name()].contains(&Some(name))
+        || arguments.iter().take(2).any(|word| resolved(Path::new(word)) == target)
 }
 
-/// One such folder is left by each unclean exit. Only what the browser put there goes, so a folder that
-/// holds more stays. Best effort: the app starts all the same.
+/// Whether a process has something open in the profile, or works in it.
+fn uses(pid: Pid, profile: &Folder) -> std::io::Result<bool> {
+    let profile = std::fs::read_link(profile.by_handle())?;
+    Ok(proc::open_files(pid)?.iter().any(|file| file.starts_with(&profile)))
+}
+
+/// Removes a link if it still points where it did when it was judged; `false`: somebody has replaced it. The
+/// link is moved aside first, so that a new one is never removed by mistake.
+fn remove_link(profile: &Folder, name: &str, judged: &Path) -> Result<bool, String> {
+    let cannot = |error| cannot(format!("remove `{}`", profile.path.join(name).display()), error);
+    let aside = |aside: &OsStr| fs::renameat_with(&profile.fd, name, &profile.fd, aside, RenameFlags::NOREPLACE);
+    let aside = match with_temporary_name(OsStr::new(name), aside) {
+        Ok((aside, ())) => aside,
+        Err(Errno::NOENT) => return Ok(true),
+        // A file system without this kind of rename.
+        Err(Errno::INVAL | Errno::NOSYS) => name.into(),
+        Err(error) => return Err(cannot(error)),
+    };
+    let same = profile.link(&aside).map_err(cannot)?.as_deref() == Some(judged);
+    if same {
+        return fs::unlinkat(&profile.fd, &aside, AtFlags::empty()).map(|()| true).map_err(cannot);
+    }
+    if aside != name {
+        // A link that is there again by now is newer than ours.
+        let back = fs::renameat_with(&profile.fd, &aside, &profile.fd, name, RenameFlags::NOREPLACE);
+        back.or_else(|_| fs::unlinkat(&profile.fd, &aside, AtFlags::empty())).map_err(cannot)?;
+    }
+    Ok(false)
+}
+
+/// Each unclean exit leaves one such folder. Only what the browser put there is removed, so a folder that holds
+/// more stays. Best effort: the app starts all the same.
 fn remove_socket_folder(socket: &Path) {
     let Some(path) = socket_folder(socket) else { return };
     let Ok(folder) = Folder::open_itself(&path) else { return };

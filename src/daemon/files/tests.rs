@@ -16,13 +16,14 @@ use crate::model::manifest::hook::HookForm;
 /// A home folder on a host named `pod-b`.
 struct Ground {
     dir: tempfile::TempDir,
-    /// The only pid that is the app.
+    /// The only pid that is the app's by pattern.
     app: i32,
+    program: PathBuf,
 }
 
 impl Ground {
     fn new() -> Self {
-        Ground { dir: tempfile::tempdir().unwrap(), app: 4711 }
+        Ground { dir: tempfile::tempdir().unwrap(), app: 0, program: "/usr/bin/browser".into() }
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -47,8 +48,14 @@ impl Ground {
     }
 
     fn perform(&self, step: &Step) -> Done {
-        let alive = |pid| pid == self.app;
-        let around = Around { hostname: "pod-b".into(), home: self.at(""), alive: &alive, cancelled: &|| false };
+        let of_app = |pid| pid == self.app;
+        let around = Around {
+            hostname: "pod-b".into(),
+            home: self.at(""),
+            program: &self.program,
+            of_app: &of_app,
+            cancelled: &|| false,
+        };
         perform(step, &around)
     }
 
@@ -272,7 +279,13 @@ fn a_step_called_off_ends_early() {
         asked.set(asked.get() + 1);
         asked.get() > 2
     };
-    let around = Around { hostname: String::new(), home: ground.at(""), alive: &|_| false, cancelled: &cancelled };
+    let around = Around {
+        hostname: String::new(),
+        home: ground.at(""),
+        program: Path::new(""),
+        of_app: &|_| false,
+        cancelled: &cancelled,
+    };
     fails(perform(&Step::ClearDir { path: ground.at("cache") }, &around), "called off");
     assert_eq!(ground.tree(), ["cache/", "cache/c"]);
 }
@@ -389,28 +402,127 @@ fn locked(owner: &str) -> Ground {
     ])
 }
 
-#[test]
-fn stale_locks_are_removed_and_the_reason_told() {
-    for (owner, why) in [
-        ("pod-a-32", "left on host `pod-a`"),
-        ("pod-4711", "left on host `pod`"),
-        ("pod-b-12", "pid 12 is gone or another program"),
-        ("pod-b-0", "names no owner"),
-        ("pod-b-x", "names no owner"),
-        ("pod-b--4711", "left on host `pod-b-`"),
-        ("rubbish", "names no owner"),
-    ] {
-        let ground = locked(owner);
-        says(ground.step(CLEAR), why);
-        assert_eq!(ground.tree(), ["p/", "p/Preferences"], "{owner}");
+/// A pid that nobody has.
+fn gone() -> i32 {
+    let mut child = Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    child.id() as i32
+}
+
+fn until(mut it_is: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !it_is() {
+        assert!(std::time::Instant::now() < end, "not within 20 s");
+        std::thread::yield_now();
+    }
+}
+
+/// Another process, alive as long as this.
+struct Stayer(std::process::Child);
+
+impl Stayer {
+    fn new(program: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        let stayer = Stayer(command.args(arguments).stdin(std::process::Stdio::piped()).spawn().unwrap());
+        until(|| std::fs::read(format!("/proc/{}/cmdline", stayer.pid())).is_ok_and(|words| !words.is_empty()));
+        stayer
+    }
+
+    fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+}
+
+impl Drop for Stayer {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
     }
 }
 
 #[test]
-fn the_locks_of_the_running_app_are_kept() {
-    let ground = locked("pod-b-4711");
+fn stale_locks_are_removed_and_the_reason_told() {
+    let (gone, ourselves) = (gone(), std::process::id());
+    let another = Stayer::new("cat", &[]);
+    let another = another.pid();
+    for (owner, why) in [
+        ("pod-a-32".to_string(), "left on host `pod-a`".to_string()),
+        (format!("pod-{ourselves}"), "left on host `pod`".into()),
+        (format!("pod-b-{gone}"), format!("pid {gone} is gone")),
+        (format!("pod-b-{ourselves}"), format!("pid {ourselves} is another program now")),
+        (format!("pod-b-{another}"), format!("pid {another} is another program now")),
+        ("pod-b-0".into(), "names no owner".into()),
+        ("pod-b-x".into(), "names no owner".into()),
+        (format!("pod-b--{ourselves}"), "left on host `pod-b-`".into()),
+        ("rubbish".into(), "names no owner".into()),
+    ] {
+        let ground = locked(&owner);
+        says(ground.step(CLEAR), &why);
+        assert_eq!(ground.tree(), ["p/", "p/Preferences"], "{owner}");
+    }
+}
+
+#[track_caller]
+fn keeps_all(ground: &Ground) {
+    let before = ground.tree();
     says(ground.step(CLEAR), "kept the locks of");
-    assert_eq!(ground.tree().len(), 5);
+    assert_eq!(ground.tree(), before);
+}
+
+#[test]
+fn the_locks_of_a_live_browser_are_kept_however_it_is_known() {
+    let browser = Stayer::new("cat", &[]);
+    let mut ground = locked(&format!("pod-b-{}", browser.pid()));
+    ground.app = browser.pid();
+    keeps_all(&ground);
+    ground.app = 0;
+    for program in ["/usr/bin/cat", "/opt/elsewhere/cat"] {
+        ground.program = program.into();
+        keeps_all(&ground);
+    }
+
+    let file = ground.at("p/Preferences").display().to_string();
+    let by_file = Stayer::new("sh", &["-c", "exec 3<\"$0\"; read _", &file]);
+    ground.program = "/usr/bin/browser".into();
+    relock(&ground, by_file.pid());
+    until_it_has_opened(&by_file, &file);
+    keeps_all(&ground);
+
+    let script = ground.at("browser");
+    write(&script, "read _").unwrap();
+    let by_script = Stayer::new("sh", &[script.to_str().unwrap()]);
+    ground.program = script;
+    relock(&ground, by_script.pid());
+    keeps_all(&ground);
+}
+
+fn relock(ground: &Ground, pid: i32) {
+    std::fs::remove_file(ground.at("p/SingletonLock")).unwrap();
+    symlink(format!("pod-b-{pid}"), ground.at("p/SingletonLock")).unwrap();
+}
+
+fn until_it_has_opened(process: &Stayer, file: &str) {
+    let link = format!("/proc/{}/fd/3", process.pid());
+    until(|| read_link(&link).ok() == Some(file.into()));
+}
+
+#[test]
+fn the_locks_of_whoever_answers_on_the_socket_are_kept() {
+    // The host was renamed, or the browser runs under a pid of another namespace.
+    for owner in ["pod-a-32", "pod-b-x", "rubbish"] {
+        let ground = Ground::new().with(&[&format!("p/SingletonLock -> {owner}")]);
+        let socket = ground.at("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        symlink(&socket, ground.at("p/SingletonSocket")).unwrap();
+        keeps_all(&ground);
+    }
+}
+
+#[test]
+fn a_profile_that_cannot_be_locked_is_told_before_the_browser_says_something_else() {
+    let ground = Ground::new().with(&["p/Preferences"]);
+    chmod(&ground.at("p"), 0o500);
+    bound_by_modes(|| fails(ground.step(CLEAR), "cannot lock the profile"));
 }
 
 #[test]
@@ -437,10 +549,13 @@ fn the_socket_folder_of_a_stale_lock_goes_with_it() {
     };
     let (stale, held, fuller) = (socket(), socket(), socket());
     write(fuller.path().join("more"), "").unwrap();
-    for (folder, owner) in [(&stale, "pod-a-32"), (&held, "pod-b-4711"), (&fuller, "pod-a-32")] {
+    let browser = Stayer::new("cat", &[]);
+    let ours = format!("pod-b-{}", browser.pid());
+    for (folder, owner) in [(&stale, "pod-a-32"), (&held, ours.as_str()), (&fuller, "pod-a-32")] {
         let target = folder.path().join("SingletonSocket");
-        let ground = Ground::new()
+        let mut ground = Ground::new()
             .with(&[&format!("p/SingletonLock -> {owner}"), &format!("p/SingletonSocket -> {}", target.display())]);
+        ground.app = browser.pid();
         ground.step(CLEAR).unwrap();
     }
     assert!(!stale.path().exists());

@@ -93,6 +93,11 @@ impl Folder {
         }
     }
 
+    /// A path that leads here whatever is moved or renamed meanwhile, and is short.
+    pub fn by_handle(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.fd)).into()
+    }
+
     pub fn identity(&self) -> Result<(u64, u64), Errno> {
         fs::fstat(&self.fd).map(|found| (found.st_dev, found.st_ino))
     }

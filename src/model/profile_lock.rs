@@ -1,0 +1,180 @@
+//! Decides whether the lock of a browser profile may be removed. Gathers nothing: the facts come from
+//! `daemon::files::locks`.
+//!
+//! A browser locks its profile with a symlink to `HOST-PID`. It takes over a lock of its own host by itself,
+//! but refuses to start when the lock names another host, which is what a profile on a volume shows after each
+//! move to another container. So a lock of another host is ours to remove. A lock of our own host is only
+//! removed when its process is certainly no browser: two browsers on one profile destroy it.
+
+use std::fmt;
+
+/// Who a lock says holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner<'a> {
+    pub host: &'a str,
+    pub pid: i32,
+}
+
+impl<'a> Owner<'a> {
+    /// Reads `HOST-PID`. A host name may contain a `-` itself.
+    pub fn parse(target: &'a str) -> Option<Self> {
+        let (host, pid) = target.rsplit_once('-')?;
+        let pid = pid.parse().ok().filter(|pid| *pid > 0)?;
+        (!host.is_empty()).then_some(Owner { host, pid })
+    }
+}
+
+/// What is known about a profile and its lock.
+#[derive(Debug, Clone)]
+pub struct Facts<'a> {
+    /// What the lock points to; `None` when there is no lock.
+    pub lock: Option<&'a str>,
+    /// The name of this host.
+    pub host: &'a str,
+    /// A process accepts connections on the profile's socket. Only a process of this machine can.
+    pub answers: bool,
+    /// The process whose pid the lock names, if it names this host.
+    pub process: Process,
+}
+
+/// A process of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Process {
+    /// There is none with this pid, or it has ended and was not collected yet.
+    Gone,
+    /// It is alive, but we may not look into it.
+    Hidden,
+    Alive {
+        /// It runs the app's program, or one of the same file name.
+        same_program: bool,
+        /// It is one of the app's, by pattern or cookie.
+        of_app: bool,
+        /// It has files of the profile open.
+        uses_profile: bool,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Keep(Holder),
+    Remove(Stale),
+}
+
+/// Who holds a lock that stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    Pid(i32),
+    /// Something that answers on the profile's socket.
+    Unnamed,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Holder::Pid(pid) => write!(f, "pid {pid} holds them"),
+            Holder::Unnamed => f.write_str("a running browser answers on the profile's socket"),
+        }
+    }
+}
+
+/// Why a lock is stale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stale {
+    /// There is no lock, only what belongs to one.
+    NoLock,
+    /// The lock names no owner.
+    Unreadable(String),
+    OtherHost(String),
+    Gone(i32),
+    /// A later process has the pid.
+    OtherProgram(i32),
+}
+
+impl fmt::Display for Stale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stale::NoLock => f.write_str("nobody holds them"),
+            Stale::Unreadable(lock) => write!(f, "`{lock}` names no owner"),
+            Stale::OtherHost(host) => write!(f, "left on host `{host}`"),
+            Stale::Gone(pid) => write!(f, "pid {pid} is gone"),
+            Stale::OtherProgram(pid) => write!(f, "pid {pid} is another program now"),
+        }
+    }
+}
+
+pub fn judge(facts: &Facts<'_>) -> Verdict {
+    let owner = facts.lock.and_then(Owner::parse);
+    if facts.answers {
+        let holder = owner.filter(|owner| owner.host == facts.host).map(|owner| Holder::Pid(owner.pid));
+        return Verdict::Keep(holder.unwrap_or(Holder::Unnamed));
+    }
+    Verdict::Remove(match (owner, facts.lock) {
+        (Some(owner), _) if owner.host != facts.host => Stale::OtherHost(owner.host.into()),
+        (Some(Owner { pid, .. }), _) => match facts.process {
+            Process::Gone => Stale::Gone(pid),
+            Process::Alive { same_program: false, of_app: false, uses_profile: false } => Stale::OtherProgram(pid),
+            Process::Hidden | Process::Alive { .. } => return Verdict::Keep(Holder::Pid(pid)),
+        },
+        (None, Some(lock)) => Stale::Unreadable(lock.into()),
+        (None, None) => Stale::NoLock,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn process() -> impl Strategy<Value = Process> {
+        let alive = (any::<bool>(), any::<bool>(), any::<bool>());
+        prop_oneof![
+            Just(Process::Gone),
+            Just(Process::Hidden),
+            alive.prop_map(|(same_program, of_app, uses_profile)| Process::Alive {
+                same_program,
+                of_app,
+                uses_profile
+            }),
+        ]
+    }
+
+    fn host() -> impl Strategy<Value = &'static str> {
+        proptest::sample::select(vec!["pod-b", "pod", "pod-b-", "-", "pod-b-32", "näh"])
+    }
+
+    proptest! {
+        #[test]
+        fn the_lock_of_a_live_browser_is_never_removed(
+            ours in host(), pid in 1..i32::MAX, process in process(), answers in any::<bool>(),
+        ) {
+            let lock = format!("{ours}-{pid}");
+            let verdict = judge(&Facts { lock: Some(&lock), host: ours, answers, process });
+            let certainly_no_browser = process == Process::Gone
+                || process == Process::Alive { same_program: false, of_app: false, uses_profile: false };
+            prop_assert_eq!(verdict == Verdict::Keep(Holder::Pid(pid)), answers || !certainly_no_browser);
+        }
+
+        #[test]
+        fn the_lock_of_another_host_is_removed_whatever_has_its_pid_here(
+            ours in host(), theirs in host(), pid in 1..i32::MAX, process in process(),
+        ) {
+            prop_assume!(ours != theirs);
+            let lock = format!("{theirs}-{pid}");
+            let verdict = judge(&Facts { lock: Some(&lock), host: ours, answers: false, process });
+            prop_assert_eq!(verdict, Verdict::Remove(Stale::OtherHost(theirs.into())));
+        }
+
+        #[test]
+        fn nothing_is_removed_while_the_socket_answers(lock in proptest::option::of(".{0,12}"), process in process()) {
+            let verdict = judge(&Facts { lock: lock.as_deref(), host: "pod-b", answers: true, process });
+            prop_assert!(matches!(verdict, Verdict::Keep(_)));
+        }
+
+        #[test]
+        fn a_lock_that_names_nobody_stops_nobody(lock in "[a-z/.]{0,8}(-|-0|--|-x|-99999999999)?", process in process()) {
+            let verdict = judge(&Facts { lock: Some(&lock), host: "pod-b", answers: false, process });
+            prop_assert_eq!(verdict, Verdict::Remove(Stale::Unreadable(lock.clone())));
+        }
+    }
+}
