@@ -1,6 +1,7 @@
 //! The operating system, as the daemon, the guard, PID 1 and the command line all use it. Knows no app and decides
 //! nothing.
 
+pub mod sync;
 pub mod sys;
 
 pub mod proc;

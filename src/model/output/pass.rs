@@ -1,0 +1,164 @@
+//! `log.forward`: which of an app's lines go to the supervisor's own log, and in which form.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::model::plain;
+
+/// Lines passed on in each [`WINDOW`].
+pub const LINES: u64 = 100;
+pub const WINDOW: Duration = Duration::from_secs(1);
+
+/// A JSON line longer than this is passed on as text, cut: a line of the supervisor's log stays under 16 KiB.
+const LONGEST_JSON: usize = 15 << 10;
+
+/// A line as it is passed on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Passed {
+    /// A log line of the app's own: one JSON object with `level` and `msg`, and `app` added.
+    Entry { level: Level, object: Map<String, Value> },
+    /// Anything else, fit to be shown.
+    Text(String),
+}
+
+/// How serious a line is, in the words of the supervisor's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+/// Decides what becomes of one line of `app`. Nobody can speak in another app's name: `app` is always set here.
+pub fn pass(app: &str, line: &[u8]) -> Passed {
+    match entry(line) {
+        Some((level, mut object)) => {
+            object.insert("app".into(), app.into());
+            Passed::Entry { level, object }
+        }
+        None => Passed::Text(plain::line(line)),
+    }
+}
+
+fn entry(line: &[u8]) -> Option<(Level, Map<String, Value>)> {
+    let line = line.trim_ascii();
+    if line.len() > LONGEST_JSON || !line.starts_with(b"{") {
+        return None;
+    }
+    let object: Map<String, Value> = serde_json::from_slice(line).ok()?;
+    object.get("msg")?.as_str()?;
+    Some((level(object.get("level")?.as_str()?), object))
+}
+
+/// The names that loggers use; one that is unknown is shown by default.
+fn level(name: &str) -> Level {
+    match name.to_ascii_lowercase().as_str() {
+        "error" | "err" | "fatal" | "critical" | "crit" | "alert" | "emerg" | "panic" => Level::Error,
+        "warn" | "warning" => Level::Warn,
+        "debug" | "trace" => Level::Debug,
+        _ => Level::Info,
+    }
+}
+
+/// How many lines one app has passed on in this window.
+#[derive(Debug, Default)]
+pub struct Rate {
+    /// When the window ends; the time is since a fixed moment of the caller's.
+    ends: Duration,
+    passed: u64,
+    dropped: u64,
+}
+
+impl Rate {
+    /// Whether one more line may be passed on; one that may not is counted. Call [`Rate::turn`] first.
+    pub fn admit(&mut self) -> bool {
+        let admitted = self.passed < LINES;
+        match admitted {
+            true => self.passed += 1,
+            false => self.dropped += 1,
+        }
+        admitted
+    }
+
+    /// Begins a new window once the last is over. Returns how many lines were dropped in it, if any.
+    pub fn turn(&mut self, now: Duration) -> Option<u64> {
+        if now < self.ends {
+            return None;
+        }
+        let before = std::mem::replace(self, Rate { ends: now + WINDOW, ..Rate::default() });
+        (before.dropped > 0).then_some(before.dropped)
+    }
+
+    /// When dropped lines are to be told, even if no more output comes.
+    pub fn due(&self) -> Option<Duration> {
+        (self.dropped > 0).then_some(self.ends)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(line: &str) -> Option<(Level, String)> {
+        match pass("shim", line.as_bytes()) {
+            Passed::Entry { level, object } => Some((level, Value::Object(object).to_string())),
+            Passed::Text(_) => None,
+        }
+    }
+
+    #[test]
+    fn a_log_line_of_the_apps_own_keeps_its_level_and_its_fields() {
+        let (level, text) = written(r#"{"level":"warn","msg":"refused","event":"launcher.request","status":400}"#).unwrap();
+        assert_eq!(level, Level::Warn);
+        assert_eq!(
+            text,
+            r#"{"level":"warn","msg":"refused","event":"launcher.request","status":400,"app":"shim"}"#
+        );
+        assert_eq!(written("  {\"msg\":\"x\",\"level\":\"FATAL\"}\r\n").unwrap().0, Level::Error);
+        assert_eq!(written(r#"{"msg":"x","level":"notice"}"#).unwrap().0, Level::Info);
+    }
+
+    #[test]
+    fn nobody_speaks_in_another_apps_name() {
+        let (_, text) = written(r#"{"app":"browser","level":"info","msg":"x"}"#).unwrap();
+        assert_eq!(text, r#"{"app":"shim","level":"info","msg":"x"}"#);
+    }
+
+    #[test]
+    fn anything_else_is_text() {
+        for line in ["plain", "", "[1]", "{}", r#"{"level":"info"}"#, r#"{"level":3,"msg":"x"}"#, r#"{"level":"info","msg":"x""#] {
+            assert_eq!(pass("a", line.as_bytes()), Passed::Text(line.into()), "{line}");
+        }
+        let long = format!(r#"{{"level":"info","msg":"{}"}}"#, "x".repeat(20 << 10));
+        assert!(matches!(pass("a", long.as_bytes()), Passed::Text(text) if text.len() < 9 << 10));
+        assert_eq!(pass("a", b"\x1b[2Jx\n"), Passed::Text("\\u{1b}[2Jx".into()));
+    }
+
+    #[test]
+    fn what_is_too_much_is_counted_and_told_once() {
+        let mut rate = Rate::default();
+        let at = Duration::from_secs;
+        assert_eq!(rate.turn(at(10)), None);
+        let admitted = (0..250).filter(|_| rate.admit()).count();
+        assert_eq!((admitted, rate.due()), (100, Some(at(11))));
+        assert_eq!(rate.turn(at(10)), None);
+        assert_eq!(rate.turn(at(11)), Some(150));
+        assert_eq!((rate.due(), rate.turn(at(20))), (None, None));
+        assert!(rate.admit());
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_one_line_of_bounded_length(line in prop::collection::vec(any::<u8>(), 0..300)) {
+            let text = match pass("a", &line) {
+                Passed::Entry { object, .. } => Value::Object(object).to_string(),
+                Passed::Text(text) => text,
+            };
+            prop_assert!(!text.contains('\n') && text.len() < 16 << 10);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Where a log file ends and the next begins, and when output must not go into the file at all.
+
+use super::lines::{LONGEST, last_line_end, line_end};
+
+/// How much of some output goes into the file now, and whether the file is rotated behind it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Bytes.
+    pub write: usize,
+    pub rotate: bool,
+}
+
+/// The next step for `bytes` and a file of `length` bytes that should not grow beyond `max_size` (0: no limit).
+/// Files end between two lines; a line that is under way may end a little beyond the size. `mid_line`: the last
+/// line in the file has no end yet.
+pub fn next_step(bytes: &[u8], length: u64, max_size: u64, mid_line: bool) -> Step {
+    let within = |limit: u64| usize::try_from(limit.saturating_sub(length)).unwrap_or(usize::MAX).min(bytes.len());
+    let room = within(max_size);
+    if max_size == 0 || room == bytes.len() {
+        return Step { write: bytes.len(), rotate: false };
+    }
+    if let Some(write) = last_line_end(&bytes[..room]) {
+        return Step { write, rotate: true };
+    }
+    if length > 0 && !mid_line {
+        return Step { write: 0, rotate: true };
+    }
+    let room = within(max_size.saturating_add(LONGEST as u64));
+    match line_end(&bytes[..room]) {
+        Some(write) => Step { write, rotate: true },
+        None => Step { write: room, rotate: room < bytes.len() },
+    }
+}
+
+/// The size a file may reach when it cannot be rotated: what all its generations together were granted.
+pub fn limit_without_rotation(max_size: u64, keep: u32) -> u64 {
+    max_size.saturating_mul(u64::from(keep) + 1)
+}
+
+/// What is known about a file that output is to be written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    pub kind: Kind,
+    /// Its owner.
+    pub uid: u32,
+    /// Names it has.
+    pub links: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Regular,
+    /// `/dev/null`, whoever opens it: output is wanted nowhere.
+    Null,
+    Other,
+}
+
+/// Why output must not go into this file. In a folder open to everybody, such as `/tmp`, anybody may have put a file
+/// there first, or a second name of a file of ours that is not a log. `us`: our user.
+pub fn refusal(target: &Target, us: u32) -> Option<String> {
+    const WAY_OUT: &str = "remove it or give another `log.file`";
+    match target {
+        Target { kind: Kind::Null, .. } => None,
+        Target { kind: Kind::Other, .. } => Some(format!("it is not a regular file: {WAY_OUT}")),
+        Target { uid, .. } if *uid != us && *uid != 0 => Some(format!("it belongs to uid {uid}: {WAY_OUT}")),
+        Target { links, .. } if *links > 1 => Some(format!("the file has {links} names (hard links): {WAY_OUT}")),
+        Target { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_file_ends_between_two_lines() {
+        assert_eq!(next_step(b"a\nb\n", 0, 0, false), Step { write: 4, rotate: false });
+        assert_eq!(next_step(b"a\nb\n", 6, 10, false), Step { write: 4, rotate: false });
+        assert_eq!(next_step(b"a\nb\n", 7, 10, false), Step { write: 2, rotate: true });
+        assert_eq!(next_step(b"long\n", 7, 10, false), Step { write: 0, rotate: true });
+        assert_eq!(next_step(b"long\nx", 7, 10, true), Step { write: 5, rotate: true });
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_alone_is_refused() {
+        let target = Target { kind: Kind::Regular, uid: 1000, links: 1 };
+        assert_eq!(refusal(&target, 1000), None);
+        assert_eq!(refusal(&Target { uid: 0, ..target }, 1000), None);
+        assert!(refusal(&Target { uid: 1001, ..target }, 1000).unwrap().contains("uid 1001"));
+        assert!(refusal(&Target { uid: 1001, ..target }, 0).unwrap().contains("uid 1001"));
+        assert!(refusal(&Target { links: 2, ..target }, 1000).unwrap().contains("hard links"));
+        assert!(refusal(&Target { kind: Kind::Other, ..target }, 1000).unwrap().contains("not a regular file"));
+        assert_eq!(refusal(&Target { kind: Kind::Null, uid: 0, links: 1 }, 1000), None);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_rotated_has_the_room_of_all_generations() {
+        assert_eq!(limit_without_rotation(10, 3), 40);
+        assert_eq!(limit_without_rotation(u64::MAX, 3), u64::MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_is_written_once_and_files_stay_within_their_size(
+            text in "[a\n]{0,200}", max_size in 1u64..40, begin in 0u64..60,
+        ) {
+            let (mut bytes, mut length, mut mid_line) = (text.as_bytes(), begin, false);
+            let mut steps = 0;
+            while !bytes.is_empty() {
+                let step = next_step(bytes, length, max_size, mid_line);
+                prop_assert!(step.write > 0 || (step.rotate && length > 0), "no progress");
+                let (now, later) = bytes.split_at(step.write);
+                length += now.len() as u64;
+                mid_line = now.last().map_or(mid_line, |last| *last != b'\n');
+                prop_assert!(!now.is_empty() || step.rotate);
+                if step.rotate {
+                    (length, mid_line) = (0, false);
+                }
+                bytes = later;
+                steps += 1;
+                prop_assert!(steps < 1000);
+            }
+        }
+    }
+}
