@@ -132,9 +132,9 @@ impl Daemon {
         }
         let logs = self.logs.clone();
         tokio::task::spawn_local(async move {
-            let follow = logs.follow(&app);
-            let head = logs.lines(&app, lines).await;
-            let _ = reply.send(Some(control::LogStream { head, follow }));
+            let head = logs.lines(&app, lines);
+            let follow = logs.follow(&app); // goes on exactly where the head ends
+            let _ = reply.send(Some(control::LogStream { head: head.await, follow }));
         });
     }
 }

@@ -1,37 +1,50 @@
-//! The apps' output: a pipe for each app that outlives us, a task that empties it, and one thread that
-//! writes it to files. Decides nothing about apps, and never makes one wait for a disk.
+//! The apps' output: a pipe for each app that outlives us, a task that empties it, and one thread that writes files.
+//! Decides nothing about apps, and never makes one wait for a disk. The way of a line: `pipe`, `reader`, `queue`,
+//! `writer`, `outlet`, `file`; beside it `followers`, `forwarding` and `checkpoint`. A file uses only what is above
+//! it in the list of modules.
 
-mod file;
-mod live;
+mod generations;
 mod pipe;
-mod places;
-mod tap;
-mod text;
+
+mod checkpoint;
+mod file;
+mod followers;
+mod forwarding;
+mod target;
+
+mod outlet;
+mod queue;
+
+mod reader;
 mod writer;
+
+mod commands;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use tokio::sync::{broadcast, oneshot};
 use tokio::task::AbortHandle;
 
+use self::checkpoint::Checkpoint;
+use self::commands::Commands;
 use self::file::Opener;
-pub use self::live::Lines;
-use self::pipe::Peephole;
-use self::places::Places;
-use self::tap::Tap;
-pub use self::text::readable;
-use self::writer::{Job, Queue, Status, Target, lock};
+pub use self::followers::Piece;
+pub use self::pipe::OutputPipe;
+use self::pipe::PipePeek;
+use self::queue::{Job, Queue};
+use self::reader::Reader;
+use self::target::{Account, Target};
+use crate::host::sync::lock;
 use crate::model::manifest::log::Log;
+use crate::model::plain;
 
-/// Who asks for lines waits no longer than this for the disk.
+/// A client that asks for lines waits no longer than this for the disk.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The output of all apps. Cheap to clone.
@@ -41,17 +54,36 @@ pub struct Logs(Arc<Inner>);
 struct Inner {
     state: PathBuf,
     queue: Arc<Queue>,
-    peephole: OnceLock<Arc<Peephole>>,
-    places: Arc<Mutex<Places>>,
+    peek: OnceLock<Arc<PipePeek>>,
+    checkpoint: Arc<Mutex<Checkpoint>>,
     apps: Mutex<BTreeMap<String, Attached>>,
     /// Pipes of an earlier supervisor that no app has asked for yet.
     inherited: Mutex<BTreeMap<String, OwnedFd>>,
 }
 
+/// An app whose output is read.
 struct Attached {
-    tap: Arc<Tap>,
-    input: Arc<OwnedFd>,
-    reader: AbortHandle,
+    reader: Arc<Reader>,
+    task: AbortHandle,
+    /// For hooks and probes; made with the first.
+    commands: Option<(Arc<Commands>, AbortHandle)>,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Some((_, task)) = &self.commands {
+            task.abort();
+        }
+    }
+}
+
+/// Whose lines a crash is told with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaker {
+    App,
+    /// Its hooks and probes.
+    Commands,
 }
 
 /// What became of an app's output since this supervisor began.
@@ -66,22 +98,16 @@ pub struct Stats {
 }
 
 impl Logs {
-    /// `state`: the supervisor's folder; pipes are in `out/` there, files without a path in `logs/`.
+    /// `state`: the supervisor's folder. Log files without a path are in `logs/` there, and the checkpoint.
     pub fn new(state: &Path) -> Logs {
         Logs::with_opener(state, writer::opener())
     }
 
     fn with_opener(state: &Path, opener: Opener) -> Logs {
-        let places = Arc::new(Mutex::new(Places::open(state.join("out.places"))));
-        let queue = Arc::new(Queue::new(opener, places.clone()));
-        Logs(Arc::new(Inner {
-            state: state.to_owned(),
-            queue,
-            peephole: OnceLock::new(),
-            places,
-            apps: Mutex::default(),
-            inherited: Mutex::default(),
-        }))
+        let checkpoint = Arc::new(Mutex::new(Checkpoint::open(state.join("checkpoint"))));
+        let queue = Arc::new(Queue::new(writer::starter(opener, checkpoint.clone())));
+        let (state, peek) = (state.to_owned(), OnceLock::new());
+        Logs(Arc::new(Inner { state, queue, peek, checkpoint, apps: Mutex::default(), inherited: Mutex::default() }))
     }
 
     /// These pipes were made by an earlier supervisor, by app. Each is used when its app is attached.
@@ -89,72 +115,126 @@ impl Logs {
         *lock(&self.0.inherited) = pipes;
     }
 
-    /// Makes or finds the app's pipe and reads it from now on; for an app that is attached already, the
-    /// settings are the ones for all output that comes. Call it within the runtime.
+    /// Reads the app's output from now on, through the pipe that the guard kept or a new one. For an app that is
+    /// attached already, the settings are those of all output that comes. Call it within the runtime.
     pub fn attach(&self, app: &str, log: &Log) -> io::Result<()> {
         let mut apps = lock(&self.0.apps);
-        if let Some(attached) = apps.get(app) {
-            let old = attached.tap.target();
-            attached.tap.set(self.target(old.app.clone(), log, old.status.clone()), log.forward);
+        if let Some(Attached { reader, .. }) = apps.get(app) {
+            let old = reader.target();
+            reader.set(self.target(old.app.clone(), log, old.account.clone()), log.forward);
             return Ok(());
         }
         let said = |error: io::Error| {
             io::Error::new(error.kind(), format!("cannot make a pipe for the output of `{app}`: {error}"))
         };
+        let peek = self.peek().map_err(said)?;
         let inherited = lock(&self.0.inherited).remove(app);
-        let pipe = match inherited.and_then(|pipe| pipe::inherited(&pipe).ok()) {
-            Some(pipe) => pipe,
-            None => self.open_pipe(app).map_err(said)?,
-        };
+        let fd = inherited.map_or_else(pipe::make, Ok).map_err(said)?;
+        let pipe = OutputPipe::new(fd, peek).map_err(said)?;
         let target = self.target(app.into(), log, Arc::default());
-        let peephole = self.peephole().map_err(said)?;
-        let mut places = lock(&self.0.places);
-        if let Some(place) = places.left(app) {
-            places::recover(place, &pipe.output, &peephole, &target.path, target.keep);
-            places.clear(app);
-        }
-        drop(places);
-        let tap = Tap::new(pipe.output, peephole, self.0.queue.clone(), target.clone()).map_err(said)?;
-        tap.set(target, log.forward);
-        let reader = tokio::spawn(tap.clone().run()).abort_handle();
-        apps.insert(app.to_owned(), Attached { tap, input: Arc::new(pipe.input), reader });
+        apps.insert(app.to_owned(), self.read(pipe, target, log.forward));
         Ok(())
     }
 
+    /// The app was running already, as `leader`. An app of ours may write into a pipe that we do not have: that of a
+    /// supervisor which died together with its guard. Then it is opened through the app and read from now on; the
+    /// app's new pipe is not used. Returns whether that was so.
+    pub fn adopted(&self, app: &str, leader: i32) -> bool {
+        let mut apps = lock(&self.0.apps);
+        let Some(attached) = apps.get_mut(app) else { return false };
+        let Some(left) = lock(&self.0.checkpoint).left(app) else { return false };
+        let opened = pipe::find(left.pipe, leader).and_then(|fd| OutputPipe::new(fd, self.peek()?));
+        match opened {
+            Ok(pipe) => {
+                let (target, forward) = (attached.reader.target(), attached.reader.is_forwarding());
+                *attached = self.read(pipe, target, forward);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(
+                    event = "log.trouble", app, pid = leader, %error,
+                    "{app}: cannot read the output of pid {leader}, which an earlier supervisor started: {error}; restart it to see its output"
+                );
+                false
+            }
+        }
+    }
+
+    fn read(&self, pipe: Arc<OutputPipe>, target: Arc<Target>, forward: bool) -> Attached {
+        let mut checkpoint = lock(&self.0.checkpoint);
+        let left = checkpoint.left(&target.app);
+        if let (Some(left), Ok(peek)) = (left, self.peek()) {
+            checkpoint::recover(left, &pipe, &peek, &target.path, target.keep);
+        }
+        // Another pipe than that of an app which may still run is noted when it is used.
+        if left.is_none_or(|left| left.pipe == pipe.id()) {
+            checkpoint.attached(&target.app, pipe.id());
+        }
+        drop(checkpoint);
+        let reader = Reader::new(pipe, self.0.queue.clone(), target, forward);
+        let task = tokio::spawn(reader.clone().run()).abort_handle();
+        Attached { reader, task, commands: None }
+    }
+
     /// The app's pipe, for the guard to keep open.
-    pub fn descriptor(&self, app: &str) -> Option<Arc<OwnedFd>> {
-        Some(lock(&self.0.apps).get(app)?.input.clone())
+    pub fn descriptor(&self, app: &str) -> Option<Arc<OutputPipe>> {
+        Some(self.reader(app)?.pipe().clone())
     }
 
     /// What the app gets as stdout and stderr. Ask again for each run.
-    pub fn pipe(&self, app: &str) -> Option<Arc<OwnedFd>> {
-        let apps = lock(&self.0.apps);
-        let Attached { tap, input, .. } = apps.get(app)?;
-        tap.begin_run();
-        // The last run may have made it nonblocking (as Node.js does) and the next would lose output.
-        let _ = rustix::fs::fcntl_setfl(input, OFlags::RDWR);
-        Some(input.clone())
+    pub fn pipe(&self, app: &str) -> Option<Arc<OutputPipe>> {
+        let reader = self.reader(app)?;
+        reader.begin_run();
+        reader.pipe().make_blocking();
+        lock(&self.0.checkpoint).attached(&reader.target().app, reader.pipe().id());
+        Some(reader.pipe().clone())
     }
 
-    /// The last `lines` lines of what this run of the app has written up to now, fit to be shown. For an app that
-    /// has just died: nothing waits here, and a last line without an end is taken as ended.
-    pub fn tail(&self, app: &str, lines: usize) -> Vec<String> {
-        let Some(tap) = self.tap(app) else { return Vec::new() };
-        tap.drain();
-        tap.end_line();
-        text::readable_lines(&tap.last_words(lines))
+    /// What a hook or probe of this run gets as stdout and stderr.
+    pub fn command_pipe(&self, app: &str, run: u64) -> io::Result<Arc<OutputPipe>> {
+        let mut apps = lock(&self.0.apps);
+        let attached = apps.get_mut(app).ok_or_else(|| io::Error::other("its output is not read"))?;
+        if attached.commands.is_none() {
+            let pipe = OutputPipe::new(pipe::make()?, self.peek()?)?;
+            let commands = Commands::new(pipe, attached.reader.clone());
+            let task = tokio::spawn(commands.clone().run()).abort_handle();
+            attached.commands = Some((commands, task));
+        }
+        let (commands, _) = attached.commands.as_ref().ok_or_else(|| io::Error::other("it was just made"))?;
+        commands.begin(run);
+        commands.pipe().make_blocking();
+        Ok(commands.pipe().clone())
     }
 
-    /// The last `lines` lines as they are in the files, those written up to this call included; from
-    /// memory, which holds less, when the disk does not answer. A `follow` right after this call (before
-    /// the future is awaited) goes on exactly where these end.
+    /// The last `lines` lines of this run up to now, fit to be shown. For an app that has just died: nothing waits
+    /// here, and a last line without an end is taken as ended.
+    pub fn tail(&self, app: &str, lines: usize, speaker: Speaker) -> Vec<String> {
+        let Some((reader, commands)) = self.both(app) else { return Vec::new() };
+        if let Some(commands) = &commands {
+            commands.drain();
+            commands.end_line();
+        }
+        reader.drain();
+        reader.end_line();
+        plain::lines(&match speaker {
+            Speaker::App => reader.last_lines_of_run(lines),
+            Speaker::Commands => commands.map(|commands| commands.last_lines_of_run(lines)).unwrap_or_default(),
+        })
+    }
+
+    /// The last `lines` lines as they are in the files, those written up to this call included; from memory, which
+    /// holds less, when the disk does not answer. A `follow` right after this call (before the future is awaited)
+    /// goes on exactly where these end.
     pub fn lines(&self, app: &str, lines: usize) -> impl Future<Output = Vec<u8>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
-        let in_memory = self.tap(app).map(|tap| {
-            tap.drain();
+        let in_memory = self.both(app).map(|(reader, commands)| {
+            if let Some(commands) = commands {
+                commands.drain();
+            }
+            reader.drain();
             // Without a writer the reply is dropped, which is an answer.
-            let _ = self.0.queue.push(Job::Lines(tap.target(), lines, reply));
-            tap.last_lines(lines)
+            let _ = self.0.queue.push(Job::Lines(reader.target(), lines, reply));
+            reader.last_lines(lines)
         });
         async move {
             match tokio::time::timeout(PATIENCE, answer).await {
@@ -164,55 +244,59 @@ impl Logs {
         }
     }
 
-    /// Lines as they come. A reader that is too slow loses the oldest and gets `Lagged`.
-    pub fn follow(&self, app: &str) -> Option<broadcast::Receiver<Lines>> {
-        Some(self.tap(app)?.follow())
+    /// Output as it comes. A client that is too slow loses the oldest and gets `Lagged`.
+    pub fn follow(&self, app: &str) -> Option<broadcast::Receiver<Piece>> {
+        Some(self.reader(app)?.follow())
     }
 
     /// Where the app's output is written.
     #[cfg(test)]
     pub fn file(&self, app: &str) -> PathBuf {
-        match self.tap(app) {
-            Some(tap) => tap.target().path.clone(),
+        match self.reader(app) {
+            Some(reader) => reader.target().path.clone(),
             None => self.default_file(app),
         }
     }
 
     pub fn stats(&self, app: &str) -> Stats {
-        let Some(tap) = self.tap(app) else { return Stats::default() };
-        let status = &tap.target().status;
-        let dropped_lines = status.dropped_lines.load(Ordering::Relaxed);
-        Stats { bytes: tap.bytes(), dropped_lines, trouble: status.trouble() }
+        let Some(reader) = self.reader(app) else { return Stats::default() };
+        let target = reader.target();
+        let dropped_lines = target.account.dropped_lines();
+        Stats { bytes: reader.bytes(), dropped_lines, trouble: target.trouble() }
     }
 
     /// Adds `[kasm-void: text]` to the app's log, behind its output so far.
     pub fn note(&self, app: &str, text: &str) {
-        if let Some(tap) = self.tap(app) {
-            tap.note(text);
+        if let Some(reader) = self.reader(app) {
+            reader.note(text);
         }
     }
 
     /// The app is no more: what it wrote is kept, its pipe goes.
     pub fn detach(&self, app: &str) {
         let Some(attached) = lock(&self.0.apps).remove(app) else { return };
-        attached.tap.drain();
-        attached.reader.abort();
+        if let Some((commands, _)) = &attached.commands {
+            commands.drain();
+            commands.end_line();
+        }
+        attached.reader.drain();
         if self.0.queue.is_started() {
             // A writer that ended has closed its files.
             let _ = self.0.queue.push(Job::Close(app.into()));
         }
-        let path = self.pipe_path(app);
-        if let Err(error) = pipe::remove(&path) {
-            tracing::warn!(event = "log.trouble", app, pipe = %path.display(), %error, "cannot remove the app's output pipe");
-        }
+        lock(&self.0.checkpoint).remove(app);
     }
 
     /// Everything apps have written up to now is in their files, or `within` is over.
     pub async fn flush(&self, within: Duration) {
-        let taps: Vec<_> = lock(&self.0.apps).values().map(|attached| attached.tap.clone()).collect();
+        let names: Vec<String> = lock(&self.0.apps).keys().cloned().collect();
         let written = async {
-            for tap in taps {
-                tap.drain_slowly().await;
+            for (reader, commands) in names.iter().filter_map(|name| self.both(name)) {
+                if let Some(commands) = commands {
+                    commands.drain();
+                    commands.end_line();
+                }
+                reader.drain_slowly().await;
             }
             let (reply, answer) = oneshot::channel();
             if self.0.queue.is_started() && self.0.queue.push(Job::Sync(reply)).is_ok() {
@@ -223,55 +307,38 @@ impl Logs {
         if tokio::time::timeout(within, written).await.is_err() {
             tracing::warn!(
                 event = "log.trouble",
-                "not all output is in the log files: the disk did not take it in {within:?}"
+                "not all output is in the log files: the disk did not take it within {within:?}"
             );
         }
     }
 
-    fn peephole(&self) -> io::Result<Arc<Peephole>> {
-        match self.0.peephole.get() {
-            Some(peephole) => Ok(peephole.clone()),
+    fn peek(&self) -> io::Result<Arc<PipePeek>> {
+        match self.0.peek.get() {
+            Some(peek) => Ok(peek.clone()),
             None => {
-                let made = Arc::new(Peephole::new()?);
-                Ok(self.0.peephole.get_or_init(|| made).clone())
+                let made = Arc::new(PipePeek::new()?);
+                Ok(self.0.peek.get_or_init(|| made).clone())
             }
         }
     }
 
-    fn tap(&self, app: &str) -> Option<Arc<Tap>> {
-        lock(&self.0.apps).get(app).map(|attached| attached.tap.clone())
+    fn reader(&self, app: &str) -> Option<Arc<Reader>> {
+        self.both(app).map(|(reader, _)| reader)
     }
 
-    fn open_pipe(&self, app: &str) -> io::Result<pipe::Pipe> {
-        let path = self.pipe_path(app);
-        pipe::named(&path).or_else(|error| {
-            tracing::warn!(
-                event = "log.trouble", app, pipe = %path.display(), %error,
-                "cannot make a named pipe for the app's output: what is in it is lost should the supervisor die"
-            );
-            pipe::anonymous()
-        })
+    fn both(&self, app: &str) -> Option<(Arc<Reader>, Option<Arc<Commands>>)> {
+        let apps = lock(&self.0.apps);
+        let attached = apps.get(app)?;
+        Some((attached.reader.clone(), attached.commands.as_ref().map(|(commands, _)| commands.clone())))
     }
 
-    fn target(&self, app: Arc<str>, log: &Log, status: Arc<Status>) -> Arc<Target> {
-        let path = log.file.as_ref().map_or_else(|| self.default_file(&app), PathBuf::from);
-        Arc::new(Target { app, path, max_size: log.max_size, keep: log.keep, status })
-    }
-
-    fn pipe_path(&self, app: &str) -> PathBuf {
-        self.0.state.join("out").join(app)
+    fn target(&self, app: Arc<str>, log: &Log, account: Arc<Account>) -> Arc<Target> {
+        let path = log.file.clone().unwrap_or_else(|| self.default_file(&app));
+        Arc::new(Target { app, path, max_size: log.max_size, keep: log.keep, account })
     }
 
     fn default_file(&self, app: &str) -> PathBuf {
         self.0.state.join("logs").join(format!("{app}.log"))
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        for attached in lock(&self.apps).values() {
-            attached.reader.abort();
-        }
     }
 }
 

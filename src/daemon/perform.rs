@@ -6,8 +6,11 @@ use std::time::Instant;
 
 use super::Daemon;
 use super::hooks::Request;
+use super::logs::Speaker;
 use super::process::Found;
+use super::report::Tail;
 use crate::model::app::App;
+use crate::model::exit::Exit;
 use crate::model::guard::ToGuard;
 use crate::model::machine::{Effect as AppEffect, Event, Report};
 use crate::model::manifest::{log::Log, workspace::Workspace};
@@ -39,7 +42,12 @@ impl Daemon {
         match effect {
             AppEffect::LookUp { run, app, by_cookie } => {
                 let event = match self.processes.look_up(id, run, &app, by_cookie) {
-                    Found::Leader(pid) => Event::Found { run, pid },
+                    Found::Leader(pid) => {
+                        if self.logs.adopted(&app.name, pid) {
+                            self.have_pipe_held(&app.name);
+                        }
+                        Event::Found { run, pid }
+                    }
                     Found::Ended(exit, peak) => Event::Exited { run, exit, peak: Some(peak) },
                     Found::Remains => Event::Remains { run },
                     Found::Nothing => Event::NotFound { run },
@@ -80,11 +88,12 @@ impl Daemon {
 
     fn report(&mut self, id: AppId, report: Report) {
         let Some(app) = self.supervisor.app(id) else { return };
-        let mut tail = Vec::new();
+        let mut tail = Tail { forward: app.log.forward, ..Tail::default() };
         if let Report::Crashed { run, exit, .. } = &report {
-            tail = self.logs.tail(&app.name, app.log.tail);
+            let speaker = if matches!(exit, Exit::HookFailed(_)) { Speaker::Commands } else { Speaker::App };
+            tail.lines = self.logs.tail(&app.name, app.log.tail, speaker);
             // Somebody who reads only the app's log wants to know; an app without output has no log to say it in.
-            if exit.unexpected() && !tail.is_empty() {
+            if exit.unexpected() && !tail.lines.is_empty() {
                 self.logs.note(&app.name, &format!("run {run} ended: {exit}"));
             }
         }
@@ -112,14 +121,17 @@ impl Daemon {
 
     fn attach_log(&self, name: &str, log: &Log) {
         match self.logs.attach(name, log) {
-            Ok(()) => {
-                let pipe = self.logs.descriptor(name);
-                self.processes.tell_guard(&ToGuard::Hold(name.into()), pipe.as_ref().map(|pipe| pipe.as_fd()));
-            }
+            Ok(()) => self.have_pipe_held(name),
             Err(error) => {
                 tracing::error!(event = "log.trouble", app = name, error = %error, "{name}: its output cannot be captured: {error}");
             }
         }
+    }
+
+    /// The guard keeps the app's output pipe open, whoever dies.
+    fn have_pipe_held(&self, name: &str) {
+        let pipe = self.logs.descriptor(name);
+        self.processes.tell_guard(&ToGuard::Hold(name.into()), pipe.as_ref().map(|pipe| pipe.as_fd()));
     }
 
     fn stage(&mut self, workspace: Arc<Workspace>) {
@@ -132,9 +144,9 @@ impl Daemon {
     pub(super) fn take_command(&mut self, request: Request) {
         match request {
             Request::Command { app, id, run, argv, started } => {
-                let reply = match self.logs.pipe(&app.name) {
-                    Some(pipe) => self.processes.spawn_hook(id, (run, &app), &argv, pipe.as_fd()),
-                    None => Err("no pipe for its output".into()),
+                let reply = match self.logs.command_pipe(&app.name, run) {
+                    Ok(pipe) => self.processes.spawn_hook(id, (run, &app), &argv, pipe.as_fd()),
+                    Err(error) => Err(format!("no pipe for its output: {error}")),
                 };
                 if let Err(Ok((pid, _))) = started.send(reply) {
                     self.processes.kill_hook(pid); // cancelled while it was being started

@@ -32,7 +32,15 @@ struct Pending {
     at: SystemTime,
     app: String,
     report: Report,
-    tail: Vec<String>,
+    tail: Tail,
+}
+
+/// The last lines of an app that ended.
+#[derive(Debug, Default)]
+pub struct Tail {
+    pub lines: Vec<String>,
+    /// The manifest wants the app's output in the supervisor's log.
+    pub forward: bool,
 }
 
 impl Reports {
@@ -58,8 +66,8 @@ impl Reports {
         self.crashes.remove(app);
     }
 
-    /// To be told at the end of the turn. `tail`: the app's last lines, for a crash.
-    pub fn take(&mut self, app: &str, report: Report, tail: Vec<String>) {
+    /// To be told at the end of the turn. `tail`: for a crash.
+    pub fn take(&mut self, app: &str, report: Report, tail: Tail) {
         self.pending.push(Pending { at: SystemTime::now(), app: app.into(), report, tail });
     }
 
@@ -132,20 +140,15 @@ impl Reports {
         let _ = self.events.send(event.to_string().into()); // the last receiver may have left meanwhile
     }
 
-    fn tell_crash(&mut self, at: SystemTime, app: &str, report: &Report, tail: Vec<String>) -> Option<Crash> {
+    fn tell_crash(&mut self, at: SystemTime, app: &str, report: &Report, tail: Tail) -> Option<Crash> {
         let Report::Crashed { run, pid, exit, lived, peak, verdict } = report else { return None };
         let reason = exit.to_string();
         let after = lived.map_or_else(|| "before it was ready".into(), |lived| format!("after {}", short(lived)));
         let next = next(verdict);
         let (run, class, uptime_ms, peak_bytes) = (*run, exit.class(), lived.map(milliseconds), *peak);
-        let mut text = tail.join("\n");
-        if text.len() > TAIL_IN_LOG {
-            let mut from = text.len() - TAIL_IN_LOG;
-            while !text.is_char_boundary(from) {
-                from += 1;
-            }
-            text.drain(..from);
-        }
+        let text = Some(end_of(tail.lines.join("\n"))).filter(|text| !text.is_empty());
+        // An app's output may hold what must not leave the machine with the log; `why` shows all of it.
+        let (tail_in_log, terminal_tail) = if tail.forward { (text, None) } else { (None, text) };
         // A level has to be written down for the compiler; everything else is the same.
         macro_rules! tell {
             ($level:ident, $event:literal) => {
@@ -158,7 +161,8 @@ impl Reports {
                     reason,
                     uptime_ms,
                     peak_bytes,
-                    tail = text,
+                    tail = tail_in_log.as_deref(),
+                    terminal_tail = terminal_tail.as_deref(),
                     "{app} ended {after}: {reason}; {next}"
                 )
             };
@@ -176,7 +180,7 @@ impl Reports {
             reason,
             uptime_ms,
             peak_memory_bytes: peak_bytes,
-            tail,
+            tail: tail.lines,
         };
         self.keep(app, crash.clone());
         Some(crash)
@@ -189,6 +193,15 @@ impl Reports {
         }
         kept.push_back(crash);
     }
+}
+
+/// As much of the end of the text as a log line holds.
+fn end_of(mut text: String) -> String {
+    let mut from = text.len().saturating_sub(TAIL_IN_LOG);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    text.split_off(from)
 }
 
 fn tell_state(app: &str, run: u64, to: StateName, pid: Option<i32>) {

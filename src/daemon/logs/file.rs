@@ -1,23 +1,21 @@
-//! One log file on disk: opened at the first line, rotated by size between two lines, found again when
-//! somebody took it away. Only the writer thread comes here, for every call may block.
+//! One log file on disk: opened at the first line, rotated by size between two lines, found again when somebody took
+//! it away. Only the writer thread comes here, because every call may block.
 
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::text::{last_line_end, last_lines, line_end};
-
-/// A file may grow this much over its size to end the line it is in; a longer line is cut.
-const LINE: u64 = 64 << 10;
+use super::generations;
+use crate::model::output::rotation::{Kind, limit_without_rotation, next_step, refusal};
 
 /// How often we look whether the file is still where it was.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The most that is read back from files.
-const READ_BACK: u64 = 8 << 20;
+/// A rotation that failed is tried again after this.
+const ROTATE_AGAIN: Duration = Duration::from_secs(60);
 
 /// Symlinks followed to reach a log file.
 const LINKS: usize = 8;
@@ -40,6 +38,8 @@ pub struct LogFile {
     keep: u32,
     opener: Opener,
     open: Option<Open>,
+    /// Rotating failed; when it is tried again.
+    unrotatable: Option<Instant>,
 }
 
 struct Open {
@@ -47,15 +47,17 @@ struct Open {
     /// Where the file really is, all symlinks followed.
     path: PathBuf,
     id: (u64, u64),
-    len: u64,
+    length: u64,
     /// The last line in it has no end yet.
     mid_line: bool,
+    /// It is `/dev/null`.
+    null: bool,
     looked: Instant,
 }
 
 impl LogFile {
     pub fn new(path: PathBuf, max_size: u64, keep: u32, opener: Opener) -> LogFile {
-        LogFile { path, max_size, keep, opener, open: None }
+        LogFile { path, max_size, keep, opener, open: None, unrotatable: None }
     }
 
     /// New settings for what is written from now on.
@@ -65,17 +67,21 @@ impl LogFile {
             self.open = None;
         }
         let fewer = keep < self.keep;
-        (self.max_size, self.keep) = (max_size, keep);
+        (self.max_size, self.keep, self.unrotatable) = (max_size, keep, None);
         if fewer {
-            remove_surplus(&self.path, keep);
+            generations::remove_surplus(&self.path, keep);
         }
     }
 
-    /// Device and inode of the file, and how long it is: where the next bytes go.
-    pub fn place(&mut self) -> io::Result<((u64, u64), u64)> {
-        self.open()?;
-        let open = self.open.as_ref().ok_or_else(|| io::Error::other("it is not open"))?;
-        Ok((open.id, open.len))
+    /// Device and inode of the file, and its length: where the next bytes go. `None` for `/dev/null`.
+    pub fn position(&mut self) -> io::Result<Option<((u64, u64), u64)>> {
+        let open = self.open()?;
+        Ok((!open.null).then_some((open.id, open.length)))
+    }
+
+    /// Whether the last line in the file has no end yet.
+    pub fn is_mid_line(&mut self) -> io::Result<bool> {
+        self.open().map(|open| open.mid_line)
     }
 
     /// Appends `bytes`, rotating between two lines where the file would grow beyond its size.
@@ -83,15 +89,16 @@ impl LogFile {
         let all = bytes.len();
         while !bytes.is_empty() {
             let written = all - bytes.len();
-            self.open().map_err(|error| Short { written, error })?;
-            let Some(open) = &mut self.open else { break };
-            let cut = cut(bytes, open.len, self.max_size, open.mid_line);
-            let (now, later) = bytes.split_at(cut.upto);
+            let limit = self.limit();
+            let open = self.open().map_err(|error| Short { written, error })?;
+            let limit = if open.null { 0 } else { limit };
+            let step = next_step(bytes, open.length, limit, open.mid_line);
+            let (now, later) = bytes.split_at(step.write);
             if let Err(short) = open.write(now) {
                 self.open = None;
                 return Err(Short { written: written + short.written, error: short.error });
             }
-            if cut.rotate {
+            if step.rotate {
                 self.rotate().map_err(|error| Short { written: all - later.len(), error })?;
             }
             bytes = later;
@@ -99,68 +106,74 @@ impl LogFile {
         Ok(())
     }
 
-    /// Appends a line of our own, on a line of its own.
-    pub fn append_line(&mut self, line: &str) -> Result<(), Short> {
-        self.open().map_err(|error| Short { written: 0, error })?;
-        let begin = if self.open.as_ref().is_some_and(|open| open.mid_line) { "\n" } else { "" };
-        self.append(format!("{begin}{line}\n").as_bytes())
+    /// Appends whole lines of our own, behind the end of the app's last line.
+    pub fn append_lines(&mut self, lines: &[u8]) -> Result<(), Short> {
+        let mid_line = self.is_mid_line().map_err(|error| Short { written: 0, error })?;
+        if mid_line {
+            self.append(b"\n")?;
+        }
+        self.append(lines)
     }
 
-    /// The last `count` lines, from the rotated files too, 8 MiB at most.
+    /// The last `count` lines, from the rotated files too, at most 8 MiB.
     pub fn last_lines(&self, count: usize) -> io::Result<Vec<u8>> {
-        let path = follow_links(&self.path)?;
-        let mut lines = Vec::new();
-        for n in 0..=self.keep {
-            let wanted = count - super::text::count_lines(&lines) as usize;
-            let room = READ_BACK - lines.len() as u64;
-            let older = match read_back(&numbered(&path, n), wanted, room) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && n > 0 => break,
-                other => other?,
-            };
-            lines.splice(..0, older);
-            if super::text::count_lines(&lines) as usize >= count || lines.len() as u64 >= READ_BACK {
-                break;
-            }
+        generations::read_last_lines(&follow_links(&self.path)?, self.keep, count)
+    }
+
+    /// How large the file may grow now, in bytes; 0: no limit.
+    fn limit(&self) -> u64 {
+        match self.unrotatable {
+            Some(again) if Instant::now() < again => limit_without_rotation(self.max_size, self.keep),
+            _ => self.max_size,
         }
-        Ok(last_lines(&lines, count).to_vec())
     }
 
     /// Opens the file, or opens it again when it is no longer the one at its path.
-    fn open(&mut self) -> io::Result<()> {
-        if let Some(open) = &mut self.open {
-            if open.looked.elapsed() < LOOK || open.is_in_place() {
-                return Ok(());
-            }
-            self.open = None;
+    fn open(&mut self) -> io::Result<&mut Open> {
+        self.open.take_if(|open| open.looked.elapsed() >= LOOK && !open.is_in_place());
+        if self.open.is_none() {
+            let path = follow_links(&self.path)?;
+            let file = (self.opener)(&path)?;
+            let is = file.metadata()?;
+            let (id, length) = ((is.dev(), is.ino()), is.len());
+            let mid_line = length > 0 && last_byte(&file, length) != Some(b'\n');
+            let null = generations::target(&is).kind == Kind::Null;
+            self.open = Some(Open { file, path, id, length, mid_line, null, looked: Instant::now() });
         }
-        let path = follow_links(&self.path)?;
-        let file = (self.opener)(&path)?;
-        let is = file.metadata()?;
-        let (id, len) = ((is.dev(), is.ino()), is.len());
-        let mid_line = len > 0 && last_byte(&file, len) != Some(b'\n');
-        self.open = Some(Open { file, path, id, len, mid_line, looked: Instant::now() });
-        Ok(())
+        self.open.as_mut().ok_or_else(|| io::Error::other("it is not open"))
     }
 
+    /// Begins a new file. Where that is not possible the old one goes on, up to the size that all of them together
+    /// were granted; nothing that was written is thrown away to make room.
     fn rotate(&mut self) -> io::Result<()> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         if !open.is_in_place() {
             return Ok(());
         }
-        if self.keep > 0 {
-            match shift(&open.path, self.keep) {
-                Ok(()) => return Ok(()),
-                Err(error) => tracing::warn!(
-                    event = "log.trouble",
-                    file = %open.path.display(), %error,
-                    "cannot rename the log file, so it is emptied instead: make its folder writable"
-                ),
-            }
+        if self.keep == 0 {
+            open.empty()?;
+            self.open = Some(open);
+            return Ok(());
         }
-        open.file.set_len(0)?;
-        open.len = 0;
+        let Err(error) = generations::shift(&open.path, self.keep) else {
+            self.unrotatable = None;
+            return Ok(());
+        };
+        let full = open.length >= limit_without_rotation(self.max_size, self.keep);
+        let news = self.unrotatable.replace(Instant::now() + ROTATE_AGAIN).is_none();
+        if news {
+            tracing::warn!(
+                event = "log.trouble", file = %open.path.display(), %error,
+                "cannot rotate {}: {error}; it grows up to {} bytes instead",
+                open.path.display(), limit_without_rotation(self.max_size, self.keep)
+            );
+        }
         self.open = Some(open);
-        Ok(())
+        if full {
+            Err(io::Error::new(error.kind(), format!("it is full and cannot be rotated: {error}")))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -175,24 +188,31 @@ impl Open {
                 Err(error) => return Err(Short { written, error }),
             }
         }
-        self.len += bytes.len() as u64;
+        self.length += bytes.len() as u64;
         if let Some(last) = bytes.last() {
             self.mid_line = *last != b'\n';
         }
         Ok(())
     }
 
-    /// The file at the path is still this one; its length is read again, for somebody may have cut it.
+    /// The file at the path is still this one. Its length is read again, because somebody may have cut it.
     fn is_in_place(&mut self) -> bool {
         self.looked = Instant::now();
         let (Ok(ours), Ok(there)) = (self.file.metadata(), fs::symlink_metadata(&self.path)) else { return false };
-        self.len = ours.len();
+        self.length = ours.len();
         (ours.dev(), ours.ino()) == (there.dev(), there.ino())
+    }
+
+    /// Throws the content away, unless the file has become somebody else's too.
+    fn empty(&mut self) -> io::Result<()> {
+        refuse(&self.file)?;
+        self.file.set_len(0)?;
+        (self.length, self.mid_line) = (0, false);
+        Ok(())
     }
 }
 
-/// Opens `path` to append, making it and its folders. The owner of the file must be us or root: in a
-/// folder open to all, such as `/tmp`, anybody may have put something there first.
+/// Opens `path` to append to, making it and its folders; for its owner alone. Refuses a file that is not ours alone.
 pub fn open(path: &Path) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(|error| {
@@ -201,24 +221,26 @@ pub fn open(path: &Path) -> io::Result<File> {
     }
     // Nonblocking, or the open of somebody's FIFO would wait for a reader.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = OpenOptions::new().read(true).append(true).create(true).mode(0o644).custom_flags(flags).open(path)?;
-    let is = file.metadata()?;
-    if !is.is_file() {
-        return Err(io::Error::other("it is not a regular file: remove it or give another `log.file`"));
-    }
-    if !trusted(&is) {
-        let uid = is.uid();
-        return Err(io::Error::other(format!("it belongs to uid {uid}: remove it or give another `log.file`")));
-    }
+    let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
+    refuse(&file)?;
     Ok(file)
+}
+
+fn refuse(file: &File) -> io::Result<()> {
+    let target = generations::target(&file.metadata()?);
+    match refusal(&target, rustix::process::geteuid().as_raw()) {
+        Some(why) => Err(io::Error::other(why)),
+        None => Ok(()),
+    }
 }
 
 /// Where `path` leads, through symlinks placed by us or by root; others are refused.
 fn follow_links(path: &Path) -> io::Result<PathBuf> {
+    let us = rustix::process::geteuid().as_raw();
     let mut path = path.to_owned();
     for _ in 0..LINKS {
         match fs::symlink_metadata(&path) {
-            Ok(is) if is.is_symlink() && !trusted(&is) => {
+            Ok(is) if is.is_symlink() && is.uid() != 0 && is.uid() != us => {
                 let (path, uid) = (path.display(), is.uid());
                 return Err(io::Error::other(format!("{path} is a symlink of uid {uid}, which is not followed")));
             }
@@ -232,90 +254,7 @@ fn follow_links(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other("too many symlinks"))
 }
 
-fn trusted(is: &Metadata) -> bool {
-    is.uid() == 0 || is.uid() == rustix::process::geteuid().as_raw()
-}
-
-/// How much of a chunk goes into the file now, and whether it is rotated behind it.
-#[derive(Debug, PartialEq, Eq)]
-struct Cut {
-    upto: usize,
-    rotate: bool,
-}
-
-fn cut(bytes: &[u8], len: u64, max_size: u64, mid_line: bool) -> Cut {
-    let within = |limit: u64| usize::try_from(limit.saturating_sub(len)).unwrap_or(usize::MAX).min(bytes.len());
-    let room = within(max_size);
-    if max_size == 0 || room == bytes.len() {
-        return Cut { upto: bytes.len(), rotate: false };
-    }
-    if let Some(upto) = last_line_end(&bytes[..room]) {
-        return Cut { upto, rotate: true };
-    }
-    if len > 0 && !mid_line {
-        return Cut { upto: 0, rotate: true };
-    }
-    // A line is under way and does not fit: it may end a little beyond the size.
-    let room = within(max_size.saturating_add(LINE));
-    match line_end(&bytes[..room]) {
-        Some(upto) => Cut { upto, rotate: true },
-        None => Cut { upto: room, rotate: room < bytes.len() },
-    }
-}
-
-/// `file.2` becomes `file.3`, `file.1` becomes `file.2`, `file` becomes `file.1`.
-fn shift(path: &Path, keep: u32) -> io::Result<()> {
-    remove_surplus(path, keep);
-    for n in (0..keep).rev() {
-        match fs::rename(numbered(path, n), numbered(path, n + 1)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => other?,
-        }
-    }
-    Ok(())
-}
-
-/// Removes `file.<keep + 1>` and on, up to the first that is not there.
-fn remove_surplus(path: &Path, keep: u32) {
-    for n in keep.saturating_add(1)..u32::MAX {
-        if fs::remove_file(numbered(path, n)).is_err() {
-            break;
-        }
-    }
-}
-
-pub fn numbered(path: &Path, n: u32) -> PathBuf {
-    if n == 0 {
-        return path.to_owned();
-    }
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{n}"));
-    name.into()
-}
-
-fn last_byte(file: &File, len: u64) -> Option<u8> {
+fn last_byte(file: &File, length: u64) -> Option<u8> {
     let mut byte = [0];
-    file.read_exact_at(&mut byte, len - 1).ok().map(|()| byte[0])
-}
-
-/// The last `count` lines of one file, `most` bytes at most.
-fn read_back(path: &Path, count: usize, most: u64) -> io::Result<Vec<u8>> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let is = file.metadata()?;
-    if !is.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let most = most.min(is.len());
-    let mut window = LINE.min(most);
-    loop {
-        file.seek(SeekFrom::Start(is.len() - window))?;
-        let mut bytes = Vec::with_capacity(window as usize);
-        (&file).take(window).read_to_end(&mut bytes)?;
-        let lines = last_lines(&bytes, count);
-        if lines.len() < bytes.len() || window == most {
-            return Ok(lines.to_vec());
-        }
-        window = (window * 4).min(most);
-    }
+    file.read_exact_at(&mut byte, length - 1).ok().map(|()| byte[0])
 }

@@ -1,54 +1,211 @@
-//! The pipe between an app and us: a FIFO with a name, so that a later supervisor finds what this one
-//! left in it. Owns its making and removal, not the reading.
+//! One app's output pipe, and looking into it without taking anything out. Owns the bytes that are in the pipe; knows
+//! no lines and no files.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
-use std::sync::Mutex;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::retry_on_intr;
-use rustix::pipe::{PipeFlags, SpliceFlags, splice, tee};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, splice, tee};
+use tokio::io::Interest;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::sync::Notify;
 
-use super::writer::lock;
+use crate::host::sync::lock;
+use crate::host::sys;
+use crate::model::output::pressure;
 
-/// Both ends are open for reading and writing, so neither side ever sees the other go: no SIGPIPE, no
-/// end of file, and what is in the pipe stays while either lives.
-pub struct Pipe {
-    /// Nonblocking, for us.
-    pub output: OwnedFd,
-    /// Blocking, for the app's stdout and stderr: its own file description, so that nothing we set
-    /// on ours shows there.
-    pub input: OwnedFd,
+/// What a busy pipe is made to hold, in bytes, as far as the system allows.
+pub const GROWN: usize = 1 << 20;
+
+/// A pipe that gives this many bytes at once is as good as full, and is made larger.
+pub const BUSY: usize = 32 << 10;
+
+/// One descriptor that is both ends of a pipe, so that neither side ever sees the other go: no SIGPIPE, no end of
+/// file, and what is in the pipe stays as long as anybody has it open. The app gets the same descriptor as stdout and
+/// stderr.
+pub struct OutputPipe {
+    fd: AsyncFd<OwnedFd>,
+    id: u64,
+    peek: Arc<PipePeek>,
+    /// The chunk that was read and stays in the pipe until it is in the file. The lock is held while a chunk is taken
+    /// out, or it would be read once more.
+    in_flight: Mutex<Option<InFlight>>,
+    chunks: AtomicU32,
+    /// A chunk has left the pipe.
+    left: Notify,
+    grown: AtomicBool,
 }
 
-/// Shows what is in a pipe without taking it out: a copy of it is made into a pipe of our own. One is enough for
-/// all taps, which are read one after the other.
-pub struct Peephole {
-    /// Reading and writing end; nobody leaves anything in it.
+struct InFlight {
+    chunk: u32,
+    bytes: usize,
+    since: Instant,
+}
+
+/// A chunk that was read and is still in its pipe.
+pub struct InPipe {
+    pipe: Arc<OutputPipe>,
+    chunk: u32,
+}
+
+impl InPipe {
+    /// The first `bytes` of what is left of the chunk are in the file, or lost for good: they leave the pipe, unless
+    /// they have left it before.
+    pub fn take_out(&self, bytes: usize) {
+        self.pipe.take_out(Some(self.chunk), bytes);
+    }
+
+    /// Identifies the pipe.
+    pub fn pipe(&self) -> u64 {
+        self.pipe.id
+    }
+}
+
+impl OutputPipe {
+    /// Takes over a descriptor that is both ends of a pipe. Call it within the runtime.
+    pub fn new(fd: OwnedFd, peek: Arc<PipePeek>) -> io::Result<Arc<OutputPipe>> {
+        let id = pipe_id(&fd)?;
+        Ok(Arc::new(OutputPipe {
+            fd: sys::async_fd(fd, Interest::READABLE)?,
+            id,
+            peek,
+            in_flight: Mutex::default(),
+            chunks: AtomicU32::new(0),
+            left: Notify::new(),
+            grown: AtomicBool::new(false),
+        }))
+    }
+
+    /// Identifies the pipe, for whoever opens it again: its inode.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// A program may have made it nonblocking (as Node.js does), and the next one would lose output.
+    pub fn make_blocking(&self) {
+        let _ = rustix::fs::fcntl_setfl(&self.fd, OFlags::RDWR);
+    }
+
+    /// Waits until there is something to read.
+    pub async fn readable(&self) -> io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
+        self.fd.readable().await
+    }
+
+    /// Adds what is at the head of the pipe to `buffer`, as far as it has room. It leaves the pipe at once.
+    pub fn read(&self, buffer: &mut Vec<u8>) {
+        let bytes = self.peek.peek(self, buffer);
+        self.peek.discard(self, bytes);
+        self.grow(bytes);
+    }
+
+    /// The same, but it stays in the pipe until it is taken out by what is returned; `None` when there is nothing.
+    /// No other chunk may be in flight.
+    pub fn read_protected(self: &Arc<Self>, buffer: &mut Vec<u8>) -> Option<InPipe> {
+        let bytes = self.peek.peek(self, buffer);
+        if bytes == 0 {
+            return None;
+        }
+        self.grow(bytes);
+        let chunk = self.chunks.fetch_add(1, Ordering::Relaxed);
+        *lock(&self.in_flight) = Some(InFlight { chunk, bytes, since: Instant::now() });
+        Some(InPipe { pipe: self.clone(), chunk })
+    }
+
+    /// Whether a chunk that was read is still in the pipe.
+    pub fn is_in_flight(&self) -> bool {
+        lock(&self.in_flight).is_some()
+    }
+
+    /// Waits until the chunk in flight has left the pipe; one that takes too long is let go.
+    pub async fn until_taken_out(&self) {
+        while let Some(left) = self.patience(false) {
+            let _ = tokio::time::timeout(left, self.left.notified()).await; // either way, look again
+        }
+    }
+
+    /// The same where everything waits for it: an app has just died, and its last output is wanted.
+    pub fn until_taken_out_at_a_death(&self) {
+        while self.patience(true).is_some() {
+            std::thread::sleep(Duration::from_micros(20));
+        }
+    }
+
+    /// The chunk in flight leaves the pipe although it is not in the file.
+    pub fn let_go(&self) {
+        self.take_out(None, usize::MAX);
+    }
+
+    /// How much longer the chunk in flight may take; `None` when there is none any more.
+    fn patience(&self, at_a_death: bool) -> Option<Duration> {
+        let since = lock(&self.in_flight).as_ref()?.since;
+        let left = pressure::patience(since.elapsed(), at_a_death);
+        if left.is_none() {
+            self.let_go();
+        }
+        left
+    }
+
+    /// `chunk`: only if this one is in flight.
+    fn take_out(&self, chunk: Option<u32>, bytes: usize) {
+        let mut in_flight = lock(&self.in_flight);
+        let Some(flight) = in_flight.as_mut().filter(|flight| chunk.is_none_or(|chunk| chunk == flight.chunk)) else {
+            return;
+        };
+        let bytes = bytes.min(flight.bytes);
+        self.peek.discard(self, bytes);
+        flight.bytes -= bytes;
+        if flight.bytes == 0 {
+            *in_flight = None;
+            drop(in_flight);
+            self.left.notify_one();
+        }
+    }
+
+    fn grow(&self, bytes: usize) {
+        if bytes >= BUSY && !self.grown.swap(true, Ordering::Relaxed) {
+            // Refused beyond the user's share of pipe memory: the pipe then stays as it is.
+            let _ = fcntl_setpipe_size(self, GROWN);
+            self.peek.grow(GROWN);
+        }
+    }
+}
+
+impl AsFd for OutputPipe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.get_ref().as_fd()
+    }
+}
+
+/// Shows what is in a pipe without taking it out: it is copied into a pipe of our own. One is enough for all apps,
+/// which are read one after the other.
+pub struct PipePeek {
+    /// Reading and writing end; nothing is left in it between two calls.
     own: Mutex<(OwnedFd, OwnedFd)>,
     null: File,
 }
 
-impl Peephole {
-    pub fn new() -> io::Result<Peephole> {
+impl PipePeek {
+    pub fn new() -> io::Result<PipePeek> {
         let own = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        Ok(Peephole { own: Mutex::new(own), null: OpenOptions::new().write(true).open("/dev/null")? })
+        Ok(PipePeek { own: Mutex::new(own), null: OpenOptions::new().write(true).open("/dev/null")? })
     }
 
     /// For pipes that hold more than usual.
-    pub fn grow(&self, size: usize) {
+    fn grow(&self, size: usize) {
         let own = lock(&self.own);
-        let _ = rustix::pipe::fcntl_setpipe_size(&own.0, size); // then more is read in more pieces
+        let _ = fcntl_setpipe_size(&own.0, size); // refused: more is read in more pieces
     }
 
-    /// Adds what is at the head of `pipe` to `buffer`, as far as it has room; how much that is.
-    pub fn peek(&self, pipe: &OwnedFd, buffer: &mut Vec<u8>) -> usize {
+    /// Adds what is at the head of `pipe` to `buffer`, as far as it has room. Returns the number of bytes.
+    pub fn peek(&self, pipe: impl AsFd, buffer: &mut Vec<u8>) -> usize {
         let own = lock(&self.own);
         let room = buffer.capacity() - buffer.len();
-        let copied = retry_on_intr(|| tee(pipe, &own.1, room, SpliceFlags::NONBLOCK)).unwrap_or(0);
+        let copied = retry_on_intr(|| tee(&pipe, &own.1, room, SpliceFlags::NONBLOCK)).unwrap_or(0);
         let mut left = copied;
         while left > 0 {
             match retry_on_intr(|| rustix::io::read(&own.0, rustix::buffer::spare_capacity(buffer))) {
@@ -59,10 +216,10 @@ impl Peephole {
         copied - left
     }
 
-    /// Takes `bytes` out of `pipe`; nobody else reads it, so they are there.
-    pub fn discard(&self, pipe: &OwnedFd, mut bytes: usize) {
+    /// Takes `bytes` out of `pipe`. Nobody else reads it, so they are there.
+    pub fn discard(&self, pipe: impl AsFd, mut bytes: usize) {
         while bytes > 0 {
-            match retry_on_intr(|| splice(pipe, None, &self.null, None, bytes, SpliceFlags::NONBLOCK)) {
+            match retry_on_intr(|| splice(&pipe, None, &self.null, None, bytes, SpliceFlags::NONBLOCK)) {
                 Ok(taken) if taken > 0 => bytes -= taken,
                 _ => return,
             }
@@ -70,58 +227,45 @@ impl Peephole {
     }
 }
 
-/// The FIFO at `path`, made when there is none.
-pub fn named(path: &Path) -> io::Result<Pipe> {
-    if let Some(folder) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+/// Makes a pipe that nobody else can find. A program that has dropped its user may open it for writing (`/dev/stderr`,
+/// as nginx and php-fpm do), and nobody but us may read it.
+pub fn make() -> io::Result<OwnedFd> {
+    let (_reading, writing) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::fs::fchmod(&writing, Mode::from_raw_mode(0o622))?;
+    open_both_ends(&format!("/proc/self/fd/{}", writing.as_raw_fd()))
+}
+
+/// Opens the pipe with this inode through a process that has it open: `leader`, or else any other.
+pub fn find(id: u64, leader: i32) -> io::Result<OwnedFd> {
+    if let Some(pipe) = open_of(id, leader) {
+        return Ok(pipe);
     }
-    make_way(path)?;
-    match rustix::fs::mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => open_both(path, OFlags::NOFOLLOW),
-        Err(error) => Err(error.into()),
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(pipe) = pid.and_then(|pid| open_of(id, pid)) {
+            return Ok(pipe);
+        }
     }
+    Err(io::Error::new(io::ErrorKind::NotFound, "no process that we may look into has it open"))
 }
 
-/// A pipe nobody else can find; lost with us.
-pub fn anonymous() -> io::Result<Pipe> {
-    use std::os::fd::AsRawFd;
-    let (reading, _writing) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    open_both(format!("/proc/self/fd/{}", reading.as_raw_fd()).as_ref(), OFlags::empty())
+fn open_of(id: u64, pid: i32) -> Option<OwnedFd> {
+    let link = format!("pipe:[{id}]");
+    // Looked at before it is opened: to open something else may have effects.
+    let is_it = |fd: &fs::DirEntry| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == &*link);
+    let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let found = fds.flatten().filter(is_it).find_map(|fd| open_both_ends(fd.path().to_str()?).ok())?;
+    (pipe_id(&found).ok()? == id).then_some(found)
 }
 
-/// The pipe behind this descriptor, wherever it was made.
-pub fn inherited(pipe: &OwnedFd) -> io::Result<Pipe> {
-    use std::os::fd::AsRawFd;
-    open_both(format!("/proc/self/fd/{}", pipe.as_raw_fd()).as_ref(), OFlags::empty())
+fn open_both_ends(path: &str) -> io::Result<OwnedFd> {
+    Ok(OpenOptions::new().read(true).write(true).open(path)?.into())
 }
 
-pub fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+fn pipe_id(fd: &OwnedFd) -> io::Result<u64> {
+    let is = rustix::fs::fstat(fd)?;
+    match rustix::fs::FileType::from_raw_mode(is.st_mode) {
+        rustix::fs::FileType::Fifo => Ok(is.st_ino),
+        _ => Err(io::Error::other("it is not a pipe")),
     }
-}
-
-/// Takes away whatever stands at `path` and is not our FIFO.
-fn make_way(path: &Path) -> io::Result<()> {
-    let there = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    if there.file_type().is_fifo() && there.uid() == rustix::process::geteuid().as_raw() {
-        return Ok(());
-    }
-    if there.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) }
-}
-
-fn open_both(path: &Path, flags: OFlags) -> io::Result<Pipe> {
-    Ok(Pipe { output: open(path, flags | OFlags::NONBLOCK)?, input: open(path, flags)? })
-}
-
-fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(flags.bits() as i32).open(path)?;
-    if !file.metadata()?.file_type().is_fifo() {
-        return Err(io::Error::other("it is not a FIFO"));
-    }
-    Ok(file.into())
 }

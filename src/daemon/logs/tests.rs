@@ -2,15 +2,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use tempfile::TempDir;
 
 use super::*;
+use rustix::fs::OFlags;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -47,7 +48,7 @@ impl Desk {
     }
 
     fn end(&self) -> OwnedFd {
-        self.logs.pipe("app").unwrap().try_clone().unwrap()
+        self.logs.pipe("app").unwrap().as_fd().try_clone_to_owned().unwrap()
     }
 
     fn run(&self, script: &str) -> Child {
@@ -84,6 +85,11 @@ async fn until(what: &str, mut seen: impl FnMut() -> bool) {
     }
 }
 
+fn fifo(path: &Path) -> File {
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    OpenOptions::new().read(true).write(true).open(path).unwrap()
+}
+
 /// An opener of a disk that is full until `healed`.
 fn full_disk(healed: &Arc<AtomicBool>) -> Opener {
     let healed = healed.clone();
@@ -109,8 +115,7 @@ async fn both_streams_of_a_process_reach_the_file() {
     ended(desk.run("echo out; echo err >&2")).await;
     assert_eq!(desk.written().await, "out\nerr\n");
     assert_eq!(desk.logs.stats("app"), Stats { bytes: 8, ..Stats::default() });
-    let mode = fs::metadata(desk.dir.path().join("out/app")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    assert!(!desk.dir.path().join("out").exists(), "the pipe has no name that could be swept away");
 }
 
 #[tokio::test]
@@ -150,7 +155,7 @@ async fn a_helper_that_holds_the_pipe_does_not_matter() {
     let desk = Desk::new(&Log::default());
     let mut helper = desk.run("exec sleep 1000");
     ended(desk.run("echo done")).await;
-    assert_eq!(desk.logs.tail("app", 5), ["done"]);
+    assert_eq!(desk.logs.tail("app", 5, Speaker::App), ["done"]);
     assert_eq!(desk.written().await, "done\n");
     helper.kill().unwrap();
     helper.wait().unwrap();
@@ -160,16 +165,16 @@ async fn a_helper_that_holds_the_pipe_does_not_matter() {
 async fn the_last_words_are_there_at_once() {
     let desk = Desk::new(&Log::default());
     desk.print("one\ntwo\n\x1b[31mthree");
-    assert_eq!(desk.logs.tail("app", 2), ["two", "\\u{1b}[31mthree"]);
-    assert_eq!(desk.logs.tail("nobody", 2), [""; 0]);
+    assert_eq!(desk.logs.tail("app", 2, Speaker::App), ["two", "\\u{1b}[31mthree"]);
+    assert_eq!(desk.logs.tail("nobody", 2, Speaker::App), [""; 0]);
 }
 
 #[tokio::test]
-async fn output_waits_in_the_pipe_for_the_next_supervisor() {
-    let Desk { dir, logs } = Desk::new(&Log::default());
-    let desk = Desk { dir, logs };
+async fn output_waits_in_the_pipe_that_the_guard_keeps() {
+    let desk = Desk::new(&Log::default());
     desk.print("before\n");
     assert_eq!(desk.written().await, "before\n");
+    let kept = desk.logs.descriptor("app").unwrap().as_fd().try_clone_to_owned().unwrap();
     let mut input = desk.input();
 
     let Desk { dir, logs } = desk;
@@ -178,31 +183,88 @@ async fn output_waits_in_the_pipe_for_the_next_supervisor() {
     input.write_all(b"while nobody read\n").unwrap();
 
     let logs = Logs::new(dir.path());
+    logs.take_over(BTreeMap::from([("app".into(), kept)]));
     logs.attach("app", &Log::default()).unwrap();
     input.write_all(b"after\n").unwrap();
     let desk = Desk { dir, logs };
     assert_eq!(desk.written().await, "before\nwhile nobody read\nafter\n");
 }
 
-#[tokio::test]
-async fn what_is_not_a_fifo_makes_way() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("out")).unwrap();
-    fs::write(dir.path().join("out/app"), "in the way").unwrap();
-    let logs = Logs::new(dir.path());
-    logs.attach("app", &Log::default()).unwrap();
-    assert!(fs::symlink_metadata(dir.path().join("out/app")).unwrap().file_type().is_fifo());
+/// An app that says a line for each it reads from its stdin.
+fn echo(desk: &Desk, redirected: &str) -> Child {
+    let (out, err) = (desk.end(), desk.end());
+    let script = format!("{redirected} while read line; do echo $line >&2; done");
+    Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).stdout(out).stderr(err).spawn().unwrap()
 }
 
 #[tokio::test]
-async fn without_a_folder_for_pipes_output_is_captured_all_the_same() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("out"), "a file, not a folder").unwrap();
+async fn without_a_guard_the_pipe_is_found_through_the_app() {
+    // Also where the app has put its stdout and stderr elsewhere.
+    for redirected in [
+        "",
+        "exec >/dev/null;",
+        "exec 3>&2 >/dev/null 2>/dev/null; (exec >&3 2>&3; while read line; do echo $line; done);",
+    ] {
+        let desk = Desk::new(&Log::default());
+        let mut app = echo(&desk, redirected);
+        writeln!(app.stdin.as_ref().unwrap(), "before").unwrap();
+        let file = desk.file();
+        until("the first line is written", || fs::read_to_string(&file).is_ok_and(|text| text == "before\n")).await;
+        let Desk { dir, logs } = desk;
+        drop(logs);
+        tokio::task::yield_now().await;
+        writeln!(app.stdin.as_ref().unwrap(), "while nobody read").unwrap();
+
+        let logs = Logs::new(dir.path());
+        logs.attach("app", &Log::default()).unwrap();
+        assert!(logs.adopted("app", app.id() as i32));
+        assert!(!logs.adopted("app", app.id() as i32), "once is enough");
+        writeln!(app.stdin.as_ref().unwrap(), "after").unwrap();
+        let expected = "before\nwhile nobody read\nafter\n";
+        until("all of it is written", || fs::read_to_string(&file).is_ok_and(|text| text == expected)).await;
+        drop(app.stdin.take());
+        ended(app).await;
+        drop(logs);
+    }
+}
+
+#[tokio::test]
+async fn the_output_of_an_app_that_was_never_ours_is_left_alone() {
+    let desk = Desk::new(&Log::default());
+    let (_theirs, end) = std::io::pipe().unwrap();
+    let mut sleep = Command::new("sleep").arg("1000").stdout(end).spawn().unwrap();
+    assert!(!desk.logs.adopted("app", sleep.id() as i32));
+    sleep.kill().unwrap();
+    sleep.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_supervisor_that_dies_before_it_adopts_leaves_the_pipe_to_the_next() {
+    let desk = Desk::new(&Log::default());
+    let mut app = desk.run("exec sleep 1000");
+    let Desk { dir, logs } = desk;
+    drop(logs);
+    for _ in 0..2 {
+        let logs = Logs::new(dir.path());
+        logs.attach("app", &Log::default()).unwrap();
+    }
     let logs = Logs::new(dir.path());
     logs.attach("app", &Log::default()).unwrap();
-    let desk = Desk { dir, logs };
-    desk.print("hello\n");
-    assert_eq!(desk.written().await, "hello\n");
+    assert!(logs.adopted("app", app.id() as i32));
+    app.kill().unwrap();
+    app.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_program_that_has_dropped_its_user_may_open_its_stderr() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let desk = Desk::new(&Log::default());
+    ended(desk.run("exec setpriv --reuid 65534 --regid 65534 --clear-groups sh -c 'echo dropped >/dev/stderr'")).await;
+    assert_eq!(desk.written().await, "dropped\n");
+    let reads = desk.run("! setpriv --reuid 65534 --regid 65534 --clear-groups sh -c ': </dev/stdout' 2>/dev/null");
+    ended(reads).await;
 }
 
 #[tokio::test]
@@ -214,13 +276,13 @@ async fn a_full_disk_drops_and_counts_and_then_says_so() {
     let stats = desk.logs.stats("app");
     assert_eq!((stats.bytes, stats.dropped_lines), (5_000_000, 500_000));
     assert!(stats.trouble.unwrap().ends_with("no space left on device"));
-    assert_eq!(desk.logs.tail("app", 1), ["lost line"]);
+    assert_eq!(desk.logs.tail("app", 1, Speaker::App), ["lost line"]);
     assert_eq!(desk.logs.lines("app", 1).await, b"lost line\n");
 
     healed.store(true, Ordering::SeqCst);
     until("the file is written again", || {
         desk.print("more\n");
-        desk.logs.tail("app", 0);
+        desk.logs.tail("app", 0, Speaker::App);
         desk.logs.stats("app").trouble.is_none()
     })
     .await;
@@ -251,15 +313,17 @@ async fn a_log_that_cannot_be_made_is_made_once_it_can() {
 #[tokio::test]
 async fn a_hung_disk_never_blocks_the_app() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = pipe::named(&dir.path().join("disk")).unwrap();
-    let mut disk_end = File::from(disk.output);
-    let input = Arc::new(disk.input);
-    let opener: Opener = Arc::new(move |_| Ok(File::from(input.try_clone()?)));
+    let disk = fifo(&dir.path().join("disk"));
+    let nonblocking =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(dir.path().join("disk"));
+    let mut disk_end = nonblocking.unwrap();
+    let input = Arc::new(disk);
+    let opener: Opener = Arc::new(move |_| input.try_clone());
     let desk = Desk::with_opener(&log(0, 0), opener);
     // Far more than pipe, queue and disk hold together: it is all taken only if some is dropped.
     let all = 40 << 20;
     flood(desk.input(), b"0123456789abcde\n".repeat(all / 16)).await.unwrap();
-    desk.logs.tail("app", 0);
+    desk.logs.tail("app", 0, Speaker::App);
     let stats = desk.logs.stats("app");
     assert_eq!(stats.bytes, all as u64);
     assert!(stats.dropped_lines > 0);
@@ -297,7 +361,7 @@ async fn garbage_passes_unchanged() {
     flood(desk.input(), garbage.clone()).await.unwrap();
     desk.logs.flush(DEADLINE).await;
     assert_eq!(fs::read(desk.file()).unwrap(), garbage);
-    let shown = desk.logs.tail("app", 100).concat();
+    let shown = desk.logs.tail("app", 100, Speaker::App).concat();
     assert!(!shown.chars().any(|c| c.is_control() && c != '\t'));
 }
 
@@ -312,7 +376,7 @@ async fn an_endless_line_is_cut_but_nothing_of_it_is_lost() {
     let sizes: Vec<u64> = sizes.collect();
     assert_eq!(sizes.iter().sum::<u64>(), (10 << 20) + 5);
     assert!(sizes.iter().all(|size| *size <= (1 << 20) + (64 << 10)), "{sizes:?}");
-    assert_eq!(desk.logs.tail("app", 1), ["end"]);
+    assert_eq!(desk.logs.tail("app", 1, Speaker::App), ["end"]);
 }
 
 #[tokio::test]
@@ -322,7 +386,7 @@ async fn settings_change_while_the_app_runs() {
     assert_eq!(desk.written().await, "old\n");
     let old = desk.file();
     let new = desk.dir.path().join("elsewhere/new.log");
-    desk.logs.attach("app", &Log { file: Some(new.to_str().unwrap().into()), ..Log::default() }).unwrap();
+    desk.logs.attach("app", &Log { file: Some(new.clone()), ..Log::default() }).unwrap();
     desk.print("new\n");
     assert_eq!(desk.written().await, "new\n");
     assert_eq!(desk.file(), new);
@@ -372,8 +436,8 @@ async fn a_deleted_file_is_made_again_at_the_next_rotation() {
 async fn a_log_of_another_kind_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let trap = dir.path().join("trap");
-    drop(pipe::named(&trap).unwrap());
-    let desk = Desk::new(&Log { file: Some(trap.to_str().unwrap().into()), ..Log::default() });
+    drop(fifo(&trap));
+    let desk = Desk::new(&Log { file: Some(trap.clone()), ..Log::default() });
     desk.print("secret\n");
     desk.logs.flush(DEADLINE).await;
     assert!(desk.logs.stats("app").trouble.unwrap().contains("not a regular file"));
@@ -384,7 +448,7 @@ async fn a_trusted_symlink_is_followed_and_stays() {
     let dir = tempfile::tempdir().unwrap();
     let (link, real) = (dir.path().join("app.log"), dir.path().join("real.log"));
     std::os::unix::fs::symlink("real.log", &link).unwrap();
-    let desk = Desk::new(&Log { file: Some(link.to_str().unwrap().into()), ..log(100, 1) });
+    let desk = Desk::new(&Log { file: Some(link.clone()), ..log(100, 1) });
     ended(desk.run("seq 1 100")).await;
     assert!(desk.written().await.ends_with("100\n"));
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
@@ -397,7 +461,6 @@ async fn an_app_that_is_gone_leaves_its_lines_but_no_pipe() {
     let file = desk.file();
     desk.print("last\n");
     desk.logs.detach("app");
-    assert!(!desk.dir.path().join("out/app").exists());
     desk.logs.flush(DEADLINE).await;
     assert_eq!(fs::read_to_string(file).unwrap(), "last\n");
     assert!(desk.logs.pipe("app").is_none());
@@ -409,4 +472,137 @@ async fn the_next_run_gets_a_blocking_pipe_whatever_the_last_one_did() {
     rustix::fs::fcntl_setfl(desk.end(), OFlags::RDWR | OFlags::NONBLOCK).unwrap();
     let flags = rustix::fs::fcntl_getfl(desk.end()).unwrap();
     assert!(!flags.contains(OFlags::NONBLOCK));
+}
+
+#[tokio::test]
+async fn what_a_command_prints_is_in_the_log_but_not_among_the_apps_last_lines() {
+    let desk = Desk::new(&Log::default());
+    let app = desk.input();
+    (&app).write_all(b"fatal\n").unwrap();
+    for run in [1, 1] {
+        let pipe = desk.logs.command_pipe("app", run).unwrap();
+        File::from(pipe.as_fd().try_clone_to_owned().unwrap()).write_all("probed\n".repeat(30).as_bytes()).unwrap();
+    }
+    assert_eq!(desk.logs.tail("app", 5, Speaker::App), ["fatal"]);
+    assert_eq!(desk.logs.tail("app", 2, Speaker::Commands), ["probed", "probed"]);
+    let text = desk.written().await;
+    assert_eq!((text.matches("fatal\n").count(), text.matches("probed\n").count()), (1, 60));
+    desk.logs.command_pipe("app", 2).unwrap();
+    assert_eq!(desk.logs.tail("app", 5, Speaker::Commands), [""; 0], "they were of an earlier run");
+}
+
+#[tokio::test]
+async fn a_command_never_tears_a_line_of_the_app() {
+    let desk = Desk::new(&Log::default());
+    let commands = desk.logs.command_pipe("app", 1).unwrap();
+    let commands = File::from(commands.as_fd().try_clone_to_owned().unwrap());
+    let lines = flood(desk.input(), "0123456789abcdefghi\n".repeat(200_000).into_bytes());
+    let mut said = 0;
+    while !lines.is_finished() {
+        (&commands).write_all(b"probe\n").unwrap();
+        said += 1;
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    (&commands).write_all(b"no end").unwrap();
+    lines.await.unwrap();
+    let text = desk.written().await;
+    let count = |wanted: &str| text.lines().filter(|line| *line == wanted).count();
+    assert_eq!((count("0123456789abcdefghi"), count("probe"), count("no end")), (200_000, said, 1));
+    assert_eq!(text.lines().count(), 200_000 + said + 1);
+}
+
+#[tokio::test]
+async fn a_prompt_without_an_end_reaches_a_follower() {
+    let desk = Desk::new(&Log::default());
+    let mut pieces = desk.logs.follow("app").unwrap();
+    desk.print("Password: ");
+    let piece = tokio::time::timeout(DEADLINE, pieces.recv()).await.unwrap().unwrap();
+    assert_eq!(&*piece, b"Password: ");
+}
+
+#[tokio::test]
+async fn a_log_is_for_its_owner_alone() {
+    let desk = Desk::new(&log(100, 2));
+    ended(desk.run("seq 1 100")).await;
+    desk.logs.flush(DEADLINE).await;
+    for n in generations(&desk.file()) {
+        let mode = fs::metadata(format!("{}{n}", desk.file().display())).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{n}");
+    }
+}
+
+/// Only root can give a file away.
+fn gives_away(file: &Path) -> bool {
+    std::os::unix::fs::chown(file, Some(65534), None).is_ok()
+}
+
+#[tokio::test]
+async fn a_rotated_file_of_somebody_else_costs_no_line() {
+    let desk = Desk::new(&log(1_000, 2));
+    let theirs = PathBuf::from(format!("{}.1", desk.file().display()));
+    fs::create_dir_all(theirs.parent().unwrap()).unwrap();
+    fs::write(&theirs, "theirs\n").unwrap();
+    if !gives_away(&theirs) {
+        return;
+    }
+    ended(desk.run("seq 1 500")).await;
+    let all: String = (1..=500).map(|n| format!("{n}\n")).collect();
+    assert_eq!(desk.written().await, all, "the log was emptied, or lost lines");
+    assert_eq!(fs::read_to_string(&theirs).unwrap(), "theirs\n");
+    assert_eq!(desk.logs.stats("app").trouble, None);
+    // All that the manifest granted is full: from here on lines are dropped, not old ones emptied.
+    ended(desk.run("seq 501 5000")).await;
+    let text = desk.written().await;
+    assert!(text.starts_with(&all) && text.len() <= 3_100, "{}", text.len());
+    let stats = desk.logs.stats("app");
+    assert!(stats.trouble.unwrap().contains("cannot be rotated"));
+    let whole = text.lines().filter(|line| line.parse::<u32>().is_ok()).count() as u64;
+    assert_eq!(whole + stats.dropped_lines, 5_000);
+    fs::remove_file(&theirs).unwrap();
+}
+
+#[tokio::test]
+async fn a_second_name_of_another_file_is_not_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let (precious, trap) = (dir.path().join("precious"), dir.path().join("app.log"));
+    fs::write(&precious, "precious\n").unwrap();
+    fs::hard_link(&precious, &trap).unwrap();
+    for keep in [0, 3] {
+        let desk = Desk::new(&Log { file: Some(trap.clone()), ..log(10, keep) });
+        desk.print("one line that is long enough to rotate\nand another\n");
+        desk.logs.flush(DEADLINE).await;
+        assert!(desk.logs.stats("app").trouble.unwrap().contains("hard links"));
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious\n");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_gets_a_second_name_later_is_not_emptied() {
+    let desk = Desk::new(&log(100, 0));
+    desk.print("begun\n");
+    desk.written().await;
+    let backup = desk.dir.path().join("backup");
+    fs::hard_link(desk.file(), &backup).unwrap();
+    ended(desk.run("seq 1 100")).await;
+    desk.logs.flush(DEADLINE).await;
+    assert!(fs::read_to_string(&backup).unwrap().starts_with("begun\n1\n2\n"));
+}
+
+#[tokio::test]
+async fn dev_null_as_a_log_is_no_trouble() {
+    let desk = Desk::new(&Log { file: Some("/dev/null".into()), ..log(100, 2) });
+    ended(desk.run("seq 1 1000")).await;
+    desk.logs.flush(DEADLINE).await;
+    assert_eq!(desk.logs.stats("app"), Stats { bytes: 3893, ..Stats::default() });
+    assert_eq!(desk.logs.tail("app", 1, Speaker::App), ["1000"]);
+    assert_eq!(desk.logs.lines("app", 1).await, b"1000\n");
+    assert!(!Path::new("/dev/null.1").exists());
+}
+
+#[tokio::test]
+async fn keeping_four_billion_files_renames_only_those_there_are() {
+    let desk = Desk::new(&log(1_000, 4_000_000_000));
+    ended(desk.run("seq 1 2000")).await;
+    desk.logs.flush(DEADLINE).await;
+    assert_eq!(generations(&desk.file()).len(), 9);
 }

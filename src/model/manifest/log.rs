@@ -20,9 +20,9 @@ pub struct LogForm {
     pub max_size: Option<String>,
     /// Rotated files kept: `file.1` is the newest.
     pub keep: Option<u32>,
-    /// Lines of output told with each crash.
+    /// Last lines of output kept with each crash.
     pub tail: Option<u32>,
-    /// Also tell each line on the supervisor's stdout, as `event=app.output`, 100 a second at most.
+    /// Also pass each line on to the supervisor's own log, at most 100 a second.
     pub forward: bool,
 }
 
@@ -35,9 +35,9 @@ pub struct Log {
     pub max_size: u64,
     /// Rotated files kept: `file.1` is the newest.
     pub keep: u32,
-    /// Lines of output told with each crash.
+    /// Last lines of output kept with each crash.
     pub tail: usize,
-    /// Whether each line is also written to the supervisor's stdout.
+    /// Whether each line is also passed on to the supervisor's own log.
     pub forward: bool,
 }
 

@@ -27,8 +27,8 @@ pub enum Passed {
 pub enum Level {
     Error,
     Warn,
+    /// Also less serious ones: an app that says them with `log.forward` on wants them passed on.
     Info,
-    Debug,
 }
 
 /// Decides what becomes of one line of `app`. Nobody can speak in another app's name: `app` is always set here.
@@ -52,12 +52,11 @@ fn entry(line: &[u8]) -> Option<(Level, Map<String, Value>)> {
     Some((level(object.get("level")?.as_str()?), object))
 }
 
-/// The names that loggers use; one that is unknown is shown by default.
+/// From the names that loggers use.
 fn level(name: &str) -> Level {
     match name.to_ascii_lowercase().as_str() {
         "error" | "err" | "fatal" | "critical" | "crit" | "alert" | "emerg" | "panic" => Level::Error,
         "warn" | "warning" => Level::Warn,
-        "debug" | "trace" => Level::Debug,
         _ => Level::Info,
     }
 }
@@ -112,12 +111,10 @@ mod tests {
 
     #[test]
     fn a_log_line_of_the_apps_own_keeps_its_level_and_its_fields() {
-        let (level, text) = written(r#"{"level":"warn","msg":"refused","event":"launcher.request","status":400}"#).unwrap();
+        let (level, text) =
+            written(r#"{"level":"warn","msg":"refused","event":"launcher.request","status":400}"#).unwrap();
         assert_eq!(level, Level::Warn);
-        assert_eq!(
-            text,
-            r#"{"level":"warn","msg":"refused","event":"launcher.request","status":400,"app":"shim"}"#
-        );
+        assert_eq!(text, r#"{"level":"warn","msg":"refused","event":"launcher.request","status":400,"app":"shim"}"#);
         assert_eq!(written("  {\"msg\":\"x\",\"level\":\"FATAL\"}\r\n").unwrap().0, Level::Error);
         assert_eq!(written(r#"{"msg":"x","level":"notice"}"#).unwrap().0, Level::Info);
     }
@@ -130,7 +127,15 @@ mod tests {
 
     #[test]
     fn anything_else_is_text() {
-        for line in ["plain", "", "[1]", "{}", r#"{"level":"info"}"#, r#"{"level":3,"msg":"x"}"#, r#"{"level":"info","msg":"x""#] {
+        for line in [
+            "plain",
+            "",
+            "[1]",
+            "{}",
+            r#"{"level":"info"}"#,
+            r#"{"level":3,"msg":"x"}"#,
+            r#"{"level":"info","msg":"x""#,
+        ] {
             assert_eq!(pass("a", line.as_bytes()), Passed::Text(line.into()), "{line}");
         }
         let long = format!(r#"{{"level":"info","msg":"{}"}}"#, "x".repeat(20 << 10));

@@ -1,0 +1,366 @@
+//! What the next supervisor must know to lose and double no line: through which pipe each app's output comes, and
+//! where the chunk that is being written begins in its file. A supervisor that dies between writing a chunk and taking
+//! it out of the pipe leaves both, and only this tells. One small record an app, in one file of the state folder.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FallocateFlags;
+
+use super::generations::numbered;
+use super::pipe::{OutputPipe, PipePeek};
+
+/// Bytes of an app's name, filled up with zeros. A free record has none.
+const NAME: usize = 64;
+const RECORD: usize = NAME + 5 * 8;
+/// Allocated in advance, so that a record can be written on a full disk: room for 150 apps.
+const ROOM: u64 = 16 << 10;
+/// Bytes of more apps than a session ever has.
+const MOST: usize = 1 << 20;
+/// How often we look whether the file is still in its folder.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is known of one app's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Record {
+    /// The pipe's inode.
+    pub pipe: u64,
+    /// The chunk on its way into the file.
+    pub chunk: Chunk,
+}
+
+/// A chunk on its way into a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Chunk {
+    /// Device and inode of the file it begins in.
+    pub file: (u64, u64),
+    pub offset: u64,
+    /// Bytes of the chunk; 0: there is none.
+    pub length: u64,
+}
+
+pub struct Checkpoint {
+    path: PathBuf,
+    file: Option<File>,
+    looked: Instant,
+    /// Each app's place in the file, and what is written there.
+    records: BTreeMap<Arc<str>, (u64, Record)>,
+    free: Vec<u64>,
+    /// What an earlier supervisor has left, until the app's pipe is known.
+    left: BTreeMap<Arc<str>, Record>,
+    failed: bool,
+}
+
+impl Checkpoint {
+    /// Finds what an earlier supervisor has left at `path`. Opened at once: later there may be no descriptor for it.
+    pub fn open(path: PathBuf) -> Checkpoint {
+        let mut checkpoint = Checkpoint {
+            path,
+            file: None,
+            looked: Instant::now(),
+            records: BTreeMap::new(),
+            free: Vec::new(),
+            left: BTreeMap::new(),
+            failed: false,
+        };
+        if let Err(error) = checkpoint.load() {
+            checkpoint.trouble(&error);
+        }
+        checkpoint
+    }
+
+    /// What an earlier supervisor noted about this app, until [`Checkpoint::attached`].
+    pub fn left(&self, app: &str) -> Option<Record> {
+        self.left.get(app).copied()
+    }
+
+    /// The app's output comes through this pipe from now on. What an earlier supervisor noted is over.
+    pub fn attached(&mut self, app: &Arc<str>, pipe: u64) {
+        let was_left = self.left.remove(app).is_some();
+        if was_left || self.records.get(app).is_none_or(|(_, record)| record.pipe != pipe) {
+            self.note(app, Record { pipe, chunk: Chunk::default() });
+        }
+    }
+
+    /// The chunk is about to be written.
+    pub fn begin(&mut self, app: &Arc<str>, pipe: u64, chunk: Chunk) {
+        self.note(app, Record { pipe, chunk });
+    }
+
+    /// It is written, and out of the pipe.
+    pub fn end(&mut self, app: &str) {
+        if let (Some(file), Some((slot, record))) = (&self.file, self.records.get_mut(app)) {
+            record.chunk.length = 0;
+            let _ = file.write_all_at(&0_u64.to_le_bytes(), *slot + (RECORD - 8) as u64); // `begin` has told
+        }
+    }
+
+    /// The app is gone, and its pipe with it.
+    pub fn remove(&mut self, app: &str) {
+        self.left.remove(app);
+        let Some((slot, _)) = self.records.remove(app) else { return };
+        self.free.push(slot);
+        if let Some(file) = &self.file {
+            let _ = file.write_all_at(&[0; RECORD], slot); // it would only be found again, and match no pipe
+        }
+    }
+
+    fn note(&mut self, app: &Arc<str>, record: Record) {
+        let next = ((self.records.len() + self.free.len()) * RECORD) as u64;
+        let known = self.records.get(app).map(|(slot, _)| *slot);
+        let slot = known.or_else(|| self.free.pop()).unwrap_or(next);
+        self.records.insert(app.clone(), (slot, record));
+        match self.put_in_place().and_then(|file| file.write_all_at(&bytes(app, record), slot)) {
+            Ok(()) => self.failed = false,
+            Err(error) => self.trouble(&error),
+        }
+    }
+
+    fn trouble(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.failed, true) {
+            tracing::warn!(
+                event = "log.trouble", file = %self.path.display(), %error,
+                "cannot note how far logs are written: if the supervisor dies now, a few lines may be logged twice"
+            );
+        }
+    }
+
+    /// The file at the path, written anew when somebody has removed it.
+    fn put_in_place(&mut self) -> io::Result<&File> {
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            let gone = |file: &File| file.metadata().is_ok_and(|is| is.nlink() == 0);
+            self.file.take_if(|file| gone(file));
+        }
+        if self.file.is_none() {
+            let file = open(&self.path)?;
+            for (app, (slot, record)) in &self.records {
+                file.write_all_at(&bytes(app, *record), *slot)?;
+            }
+            self.file = Some(file);
+        }
+        self.file.as_ref().ok_or_else(|| io::Error::other("it is not open"))
+    }
+
+    /// The records that are there stay where they are, each until its app's pipe is known: a supervisor that dies
+    /// before it comes to that leaves them to the next.
+    fn load(&mut self) -> io::Result<()> {
+        let file = open(&self.path)?;
+        let mut found = Vec::new();
+        (&file).take(MOST as u64 + 1).read_to_end(&mut found)?;
+        let records: Option<Vec<(Arc<str>, Record)>> = found.chunks(RECORD).map(record).collect();
+        match records.filter(|_| found.len() <= MOST) {
+            None => file.set_len(0)?, // none of ours
+            Some(records) => {
+                for (at, (app, record)) in records.into_iter().enumerate() {
+                    let slot = (at * RECORD) as u64;
+                    if app.is_empty() {
+                        self.free.push(slot);
+                        continue;
+                    }
+                    self.records.insert(app.clone(), (slot, record));
+                    self.left.insert(app, record);
+                }
+            }
+        }
+        self.file = Some(file);
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let mut open = OpenOptions::new();
+    let file = open.read(true).write(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
+    let _ = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, ROOM); // not every file system can
+    Ok(file)
+}
+
+fn bytes(app: &str, Record { pipe, chunk }: Record) -> [u8; RECORD] {
+    let mut record = [0; RECORD];
+    let name = &app.as_bytes()[..app.len().min(NAME)];
+    record[..name.len()].copy_from_slice(name);
+    let numbers = [pipe, chunk.file.0, chunk.file.1, chunk.offset, chunk.length];
+    for (at, number) in numbers.into_iter().enumerate() {
+        record[NAME + at * 8..][..8].copy_from_slice(&number.to_le_bytes());
+    }
+    record
+}
+
+/// `None` when it is none.
+fn record(record: &[u8]) -> Option<(Arc<str>, Record)> {
+    let name = record.get(..NAME)?.split(|byte| *byte == 0).next()?;
+    let number = |at: usize| Some(u64::from_le_bytes(record.get(NAME + at * 8..)?.get(..8)?.try_into().ok()?));
+    let chunk = Chunk { file: (number(1)?, number(2)?), offset: number(3)?, length: number(4)? };
+    Some((String::from_utf8(name.to_vec()).ok()?.into(), Record { pipe: number(0)?, chunk }))
+}
+
+/// Takes out of the pipe what of the chunk is in the log already. If it had been taken out before, what is in the
+/// pipe now is something else.
+pub fn recover(left: Record, pipe: &OutputPipe, peek: &PipePeek, log: &Path, keep: u32) {
+    if left.pipe != pipe.id() || left.chunk.length == 0 {
+        return;
+    }
+    let Ok(written) = written(left.chunk, log, keep) else { return };
+    let mut waiting = Vec::with_capacity(written.len());
+    // A pipe of many small pieces is shown in more than one look, but always from its head: what is seen of it
+    // first decides for all.
+    peek.peek(pipe, &mut waiting);
+    if !waiting.is_empty() && written.starts_with(&waiting[..waiting.len().min(written.len())]) {
+        peek.discard(pipe, written.len());
+    }
+}
+
+/// The bytes of the chunk that are in the file it began in, and in those that were begun while it was written.
+fn written(chunk: Chunk, log: &Path, keep: u32) -> io::Result<Vec<u8>> {
+    let is_it = |n: &u32| fs::metadata(numbered(log, *n)).is_ok_and(|is| (is.dev(), is.ino()) == chunk.file);
+    let there = |n: &u32| *n == 0 || numbered(log, *n).exists();
+    let Some(first) = (0..=keep).take_while(there).find(is_it) else { return Ok(Vec::new()) };
+    let mut bytes = Vec::new();
+    for n in (0..=first).rev() {
+        let mut file = File::open(numbered(log, n))?;
+        if n == first {
+            file.seek(SeekFrom::Start(chunk.offset))?;
+        }
+        file.take(chunk.length - bytes.len() as u64).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+
+    use super::super::pipe;
+    use super::*;
+
+    /// A supervisor has died: what the app's pipe holds, and what the log does.
+    struct Scene {
+        dir: tempfile::TempDir,
+        pipe: Arc<OutputPipe>,
+        peek: Arc<PipePeek>,
+    }
+
+    impl Scene {
+        fn new(in_pipe: &str, in_log: &str) -> Scene {
+            let dir = tempfile::tempdir().unwrap();
+            let peek = Arc::new(PipePeek::new().unwrap());
+            let pipe = OutputPipe::new(pipe::make().unwrap(), peek.clone()).unwrap();
+            File::from(pipe.as_fd().try_clone_to_owned().unwrap()).write_all(in_pipe.as_bytes()).unwrap();
+            fs::write(dir.path().join("log"), in_log).unwrap();
+            Scene { dir, pipe, peek }
+        }
+
+        fn log(&self) -> PathBuf {
+            self.dir.path().join("log")
+        }
+
+        fn record(&self, offset: u64, length: u64) -> Record {
+            let is = fs::metadata(self.log()).unwrap();
+            Record { pipe: self.pipe.id(), chunk: Chunk { file: (is.dev(), is.ino()), offset, length } }
+        }
+
+        /// What the next supervisor finds in the pipe.
+        fn left(&self, record: Record) -> String {
+            recover(record, &self.pipe, &self.peek, &self.log(), 3);
+            let mut left = Vec::with_capacity(1 << 16);
+            self.peek.peek(&*self.pipe, &mut left);
+            String::from_utf8(left).unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_written_and_still_in_the_pipe_is_taken_out() {
+        let scene = Scene::new("3\n4\n5\n", "1\n2\n3\n4\n");
+        assert_eq!(scene.left(scene.record(4, 4)), "5\n");
+    }
+
+    #[tokio::test]
+    async fn what_is_half_written_is_taken_out_by_half() {
+        let scene = Scene::new("333\n444\n", "1\n2\n333\n4");
+        assert_eq!(scene.left(scene.record(4, 8)), "44\n");
+    }
+
+    #[tokio::test]
+    async fn what_was_not_written_at_all_stays() {
+        let scene = Scene::new("3\n4\n", "1\n2\n");
+        assert_eq!(scene.left(scene.record(4, 4)), "3\n4\n");
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_out_already_is_not_taken_out_of_what_follows() {
+        let scene = Scene::new("5\n6\n", "1\n2\n3\n4\n");
+        assert_eq!(scene.left(scene.record(4, 4)), "5\n6\n");
+    }
+
+    #[tokio::test]
+    async fn a_chunk_that_went_on_in_the_next_file_is_found_in_both() {
+        let scene = Scene::new("3\n4\n5\n", "1\n2\n3\n");
+        let record = scene.record(4, 6);
+        fs::rename(scene.log(), numbered(&scene.log(), 1)).unwrap();
+        fs::write(scene.log(), "4\n").unwrap();
+        assert_eq!(scene.left(record), "5\n");
+    }
+
+    #[tokio::test]
+    async fn another_file_or_another_pipe_tells_nothing() {
+        let scene = Scene::new("3\n4\n", "1\n2\n3\n4\n");
+        let record = scene.record(4, 4);
+        let other_file = Record { chunk: Chunk { file: (0, 0), ..record.chunk }, ..record };
+        assert_eq!(scene.left(other_file), "3\n4\n");
+        assert_eq!(scene.left(Record { pipe: record.pipe + 1, ..record }), "3\n4\n");
+    }
+
+    fn record_of(pipe: u64, length: u64) -> Record {
+        Record { pipe, chunk: Chunk { file: (1, 2), offset: 3, length } }
+    }
+
+    #[test]
+    fn each_app_keeps_its_record_until_its_pipe_is_known_whoever_dies_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("checkpoint");
+        let mut first = Checkpoint::open(path.clone());
+        for (app, pipe) in [("web", 10), ("other", 11), ("done", 12), ("gone", 13)] {
+            first.begin(&app.into(), pipe, record_of(pipe, 4).chunk);
+        }
+        first.end("done");
+        first.remove("gone");
+        // This one dies before it has looked at `other`.
+        let mut second = Checkpoint::open(path.clone());
+        assert_eq!((second.left("web"), second.left("gone")), (Some(record_of(10, 4)), None));
+        assert_eq!(second.left("done"), Some(record_of(12, 0)));
+        second.attached(&"web".into(), 20);
+        assert_eq!(second.left("web"), None);
+        second.begin(&"new".into(), 21, record_of(21, 7).chunk);
+        let third = Checkpoint::open(path.clone());
+        assert_eq!(third.left("web"), Some(Record { pipe: 20, chunk: Chunk::default() }));
+        assert_eq!((third.left("other"), third.left("new")), (Some(record_of(11, 4)), Some(record_of(21, 7))));
+        fs::write(&path, "none of ours").unwrap();
+        assert_eq!(Checkpoint::open(path).left("other"), None);
+    }
+
+    #[test]
+    fn a_checkpoint_that_was_removed_is_written_anew_with_all_apps() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("state");
+        let path = folder.join("checkpoint");
+        fs::create_dir(&folder).unwrap();
+        let mut checkpoint = Checkpoint::open(path.clone());
+        checkpoint.attached(&"web".into(), 10);
+        fs::remove_dir_all(&folder).unwrap();
+        checkpoint.looked = Instant::now().checked_sub(LOOK).unwrap();
+        checkpoint.attached(&"other".into(), 11);
+        assert!(checkpoint.failed, "there is no folder to write it into");
+        fs::create_dir(&folder).unwrap();
+        checkpoint.attached(&"third".into(), 12);
+        let next = Checkpoint::open(path);
+        let pipes = ["web", "other", "third"].map(|app| next.left(app).map(|left| left.pipe));
+        assert_eq!(pipes, [Some(10), Some(11), Some(12)]);
+    }
+}

@@ -1,0 +1,213 @@
+//! One app's log file as the writer sees it: what cannot be written is counted, and the file says so once it can be
+//! written again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::checkpoint::Chunk;
+use super::file::{LogFile, Opener, Short};
+use super::target::Target;
+use crate::model::output::lines::{count_lines, line_end};
+use crate::model::output::losses::{Gap, Stage, note};
+
+/// A file that could not be written is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Bytes of commands' lines that wait for the end of the app's line.
+const ASIDE: usize = 256 << 10;
+
+pub struct Outlet {
+    target: Arc<Target>,
+    file: LogFile,
+    failing: Option<Failing>,
+    /// Whole lines of hooks and probes, which wait until the app's own line has ended.
+    aside: Vec<u8>,
+}
+
+struct Failing {
+    cause: String,
+    /// Not told in the file yet.
+    gap: Gap,
+    retry: Instant,
+}
+
+impl Outlet {
+    pub fn new(target: Arc<Target>, opener: Opener) -> Outlet {
+        let file = LogFile::new(target.path.clone(), target.max_size, target.keep, opener);
+        Outlet { target, file, failing: None, aside: Vec::new() }
+    }
+
+    /// Output goes where `target` says from now on.
+    pub fn set(&mut self, target: &Arc<Target>) {
+        if Arc::ptr_eq(&self.target, target) {
+            return;
+        }
+        self.file.set(&target.path, target.max_size, target.keep);
+        self.target = target.clone();
+        if let Some(failing) = &mut self.failing {
+            failing.retry = Instant::now();
+        }
+    }
+
+    /// Where a chunk of `length` bytes would be written; `None` when it goes nowhere, or may.
+    pub fn place(&mut self, length: usize) -> Option<Chunk> {
+        if self.failing.is_some() {
+            return None;
+        }
+        let (file, offset) = self.file.position().ok()??;
+        Some(Chunk { file, offset, length: length as u64 })
+    }
+
+    pub fn output(&mut self, bytes: &[u8]) {
+        let Some(failing) = &mut self.failing else { return self.write(bytes) };
+        if Instant::now() < failing.retry {
+            return self.lose(bytes);
+        }
+        let (whole, lost) = failing.gap.resume(bytes);
+        self.target.account.drop_lines(lost);
+        if !whole.is_empty() && self.tell_gap() {
+            self.write(whole);
+        } else {
+            self.lose(whole);
+        }
+    }
+
+    /// Lines of a hook or a probe. They wait until the app's own line has ended.
+    pub fn command_lines(&mut self, lines: &[u8]) {
+        if self.aside.len() + lines.len() > ASIDE {
+            return self.target.account.drop_lines(count_lines(lines));
+        }
+        self.aside.extend_from_slice(lines);
+        if !self.file.is_mid_line().unwrap_or(false) {
+            self.write_aside();
+        }
+    }
+
+    /// Where in `bytes` waiting lines are to be written; `None` when there are none or no line ends there.
+    pub fn interruption(&self, bytes: &[u8]) -> Option<usize> {
+        if self.aside.is_empty() { None } else { line_end(bytes) }
+    }
+
+    /// Writes waiting lines, on lines of their own.
+    pub fn write_aside(&mut self) {
+        if self.aside.is_empty() {
+            return;
+        }
+        let lines = std::mem::take(&mut self.aside);
+        if self.failing.is_some() {
+            return self.output(&lines);
+        }
+        if let Err(short) = self.file.append_lines(&lines) {
+            let lost = &lines[short.written.min(lines.len())..];
+            self.failed(&short);
+            self.lose(lost);
+        }
+    }
+
+    /// Lines that were dropped in front of this place in the stream.
+    pub fn lost(&mut self, lines: u64, cause: &str) {
+        if let Some(failing) = &mut self.failing {
+            return failing.gap.add(lines);
+        }
+        if let Err(short) = self.file.append_lines(own_line(&note(lines, cause)).as_bytes()) {
+            self.failed(&short);
+            self.lost(lines, cause);
+        }
+    }
+
+    pub fn note(&mut self, text: &str) {
+        self.write_aside();
+        if self.failing.is_some() {
+            return;
+        }
+        if let Err(short) = self.file.append_lines(own_line(&format!("[kasm-void: {text}]")).as_bytes()) {
+            self.failed(&short);
+        }
+    }
+
+    /// The last lines in the file; `None` when it cannot be read or lacks some.
+    pub fn lines(&mut self, count: usize) -> Option<Vec<u8>> {
+        self.write_aside();
+        if self.failing.is_some() {
+            return None;
+        }
+        self.file.last_lines(count).ok()
+    }
+
+    /// The last chance to write what waits and to say what was lost.
+    pub fn settle(&mut self) {
+        self.write_aside();
+        if self.failing.is_some() && self.tell_gap() {
+            self.recovered();
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        match self.file.append(bytes) {
+            Ok(()) => self.recovered(),
+            Err(short) => {
+                self.failed(&short);
+                self.lose(&bytes[short.written..]);
+            }
+        }
+    }
+
+    /// Says in the file what is missing. Returns whether that worked.
+    fn tell_gap(&mut self) -> bool {
+        let Some(failing) = &mut self.failing else { return true };
+        failing.retry = Instant::now() + RETRY;
+        if failing.gap.lines() > 0 {
+            let line = own_line(&note(failing.gap.lines(), &failing.cause));
+            if let Err(short) = self.file.append_lines(line.as_bytes()) {
+                self.failed(&short);
+                return false;
+            }
+            failing.gap.told();
+        }
+        true
+    }
+
+    fn lose(&mut self, bytes: &[u8]) {
+        if let Some(failing) = &mut self.failing {
+            self.target.account.drop_lines(failing.gap.drop(bytes));
+        }
+    }
+
+    fn failed(&mut self, short: &Short) {
+        let cause = cause(&short.error);
+        let retry = Instant::now() + RETRY;
+        self.target.begin_trouble(Stage::File, &cause);
+        match &mut self.failing {
+            Some(failing) => (failing.cause, failing.retry) = (cause, retry),
+            None => self.failing = Some(Failing { cause, gap: Gap::default(), retry }),
+        }
+    }
+
+    fn recovered(&mut self) {
+        if self.failing.take().is_some() {
+            self.target.end_trouble(Stage::File);
+        }
+    }
+}
+
+fn own_line(text: &str) -> String {
+    format!("{text}\n")
+}
+
+/// The error as part of a sentence: "no space left on device".
+fn cause(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_read_as_part_of_a_sentence() {
+        assert_eq!(cause(&std::io::Error::from_raw_os_error(libc::ENOSPC)), "no space left on device");
+    }
+}

@@ -1,0 +1,340 @@
+//! The task that empties one app's pipe into the queue. What is read stays in the pipe until it is in the file, so
+//! that a supervisor may die at any moment and the next one finds all that is not written. Never leaves the app
+//! waiting for a disk; when, and at what price, is decided in `model::output::pressure`.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use super::followers::{Followers, Piece};
+use super::forwarding::Forwarding;
+use super::pipe::{BUSY, GROWN, InPipe, OutputPipe};
+use super::queue::{Job, Queue};
+use super::target::Target;
+use crate::host::sync::lock;
+use crate::model::output::lines::count_lines;
+use crate::model::output::losses::{Gap, Stage};
+use crate::model::output::pressure::{CHUNK, Route, route};
+use crate::model::output::recent::Recent;
+
+/// More bytes than a pipe holds: who reads this much without an end races with a flood.
+const DRAIN: u64 = 2 * GROWN as u64;
+
+/// Less than this many bytes is copied out of the buffer, so that a short line does not hold 256 KiB.
+const SMALL: usize = CHUNK / 4;
+
+/// An app that writes line by line is read no more often than this: one read for many lines.
+const PAUSE: Duration = Duration::from_millis(2);
+
+const STUCK: &str = "the disk did not keep up";
+
+pub struct Reader {
+    pipe: Arc<OutputPipe>,
+    queue: Arc<Queue>,
+    state: Mutex<State>,
+}
+
+struct State {
+    target: Arc<Target>,
+    recent: Recent,
+    followers: Option<Box<Followers>>,
+    forwarding: Option<Box<Forwarding>>,
+    /// The queue was full for too long: output is dropped.
+    dropping: Option<Gap>,
+}
+
+/// What one read came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Bytes(usize),
+    Empty,
+    /// What was read last is not in the file yet.
+    InFlight,
+    /// No room in the queue.
+    Full,
+}
+
+impl Reader {
+    pub fn new(pipe: Arc<OutputPipe>, queue: Arc<Queue>, target: Arc<Target>, forward: bool) -> Arc<Reader> {
+        let recent = Recent::default();
+        let forwarding = forward.then(Box::default);
+        let state = State { target, recent, followers: None, forwarding, dropping: None };
+        Arc::new(Reader { pipe, queue, state: Mutex::new(state) })
+    }
+
+    /// Reads until it is aborted.
+    pub async fn run(self: Arc<Reader>) {
+        let mut last = None;
+        loop {
+            let ready = match self.due() {
+                None => self.pipe.readable().await,
+                Some(at) => match tokio::time::timeout_at(at, self.pipe.readable()).await {
+                    Ok(ready) => ready,
+                    Err(_) => {
+                        self.tick();
+                        continue;
+                    }
+                },
+            };
+            let Ok(mut ready) = ready else { return };
+            match self.read(false) {
+                Outcome::Empty => ready.clear_ready(),
+                Outcome::Bytes(n) => {
+                    let now = Instant::now();
+                    match last.replace(now) {
+                        Some(before) if n < BUSY && now - before < 2 * PAUSE => tokio::time::sleep(PAUSE).await,
+                        // A flood must not keep the loop from its other work.
+                        _ => tokio::task::yield_now().await,
+                    }
+                }
+                Outcome::InFlight => self.pipe.until_taken_out().await,
+                Outcome::Full => self.wait_for_room().await,
+            }
+        }
+    }
+
+    /// Reads what is in the pipe now, waiting for nothing but, for a moment, the chunk in flight.
+    pub fn drain(&self) {
+        let from = self.bytes();
+        while self.bytes() - from <= DRAIN {
+            match self.read(true) {
+                Outcome::Bytes(_) => {}
+                Outcome::InFlight => self.pipe.until_taken_out_at_a_death(),
+                Outcome::Empty | Outcome::Full => break,
+            }
+        }
+    }
+
+    /// As [`Reader::drain`], but waits for the writer rather than dropping anything.
+    pub async fn drain_slowly(&self) {
+        let from = self.bytes();
+        while self.bytes() - from <= DRAIN {
+            match self.read(false) {
+                Outcome::Bytes(_) => {}
+                Outcome::Empty => break,
+                Outcome::InFlight => self.pipe.until_taken_out().await,
+                Outcome::Full => self.wait_for_room().await,
+            }
+        }
+        let dropping = self.state().dropping.is_some();
+        if dropping && self.queue.room(&self.target().account).await {
+            self.end_gap(&mut self.state());
+        }
+    }
+
+    /// Output goes there from now on.
+    pub fn set(&self, target: Arc<Target>, forward: bool) {
+        let mut state = self.state();
+        state.target = target;
+        match forward {
+            true => drop(state.forwarding.get_or_insert_default()),
+            false => state.forwarding = None,
+        }
+    }
+
+    pub fn follow(&self) -> broadcast::Receiver<Piece> {
+        self.state().followers.get_or_insert_default().follow()
+    }
+
+    /// Whether lines are passed on to the supervisor's own log.
+    pub fn is_forwarding(&self) -> bool {
+        self.state().forwarding.is_some()
+    }
+
+    pub fn pipe(&self) -> &Arc<OutputPipe> {
+        &self.pipe
+    }
+
+    pub fn target(&self) -> Arc<Target> {
+        self.state().target.clone()
+    }
+
+    /// Bytes read from the pipe.
+    pub fn bytes(&self) -> u64 {
+        self.state().recent.seen()
+    }
+
+    /// What comes from now on belongs to another run.
+    pub fn begin_run(&self) {
+        self.state().recent.begin_run();
+    }
+
+    /// The last lines of output, as the app wrote them.
+    pub fn last_lines(&self, count: usize) -> Vec<u8> {
+        self.state().recent.last_lines(count).to_vec()
+    }
+
+    /// The last lines of this run's output.
+    pub fn last_lines_of_run(&self, count: usize) -> Vec<u8> {
+        self.state().recent.last_lines_of_run(count).to_vec()
+    }
+
+    /// A line that still has no end will get none: its process is gone.
+    pub fn end_line(&self) {
+        let state = &mut *self.state();
+        if let Some(followers) = &mut state.followers {
+            followers.send_rest();
+        }
+        if let Some(forwarding) = &mut state.forwarding {
+            forwarding.end_line(&state.target.app);
+        }
+    }
+
+    /// Whole lines of a hook or a probe: in the app's log, and not the app's output.
+    pub fn command_lines(&self, lines: Vec<u8>) {
+        let state = &mut *self.state();
+        if let Some(followers) = &mut state.followers {
+            followers.interrupt(&lines);
+        }
+        let account = &state.target.account;
+        if self.queue.allowance(account, false) == 0 {
+            return account.drop_lines(count_lines(&lines));
+        }
+        if let Err(Job::CommandLines(target, lost)) = self.queue.push(Job::CommandLines(state.target.clone(), lines)) {
+            target.account.drop_lines(count_lines(&lost));
+        }
+    }
+
+    /// A line of our own, behind all output so far.
+    pub fn note(&self, text: &str) {
+        self.drain();
+        let state = &mut *self.state();
+        if let Some(followers) = &mut state.followers {
+            followers.interrupt(format!("[kasm-void: {text}]\n").as_bytes());
+        }
+        if self.queue.allowance(&state.target.account, false) > 0 {
+            // As with output, without a writer there is no file.
+            let _ = self.queue.push(Job::Note(state.target.clone(), text.to_owned()));
+        }
+    }
+
+    async fn wait_for_room(&self) {
+        let target = self.target();
+        if !self.queue.room(&target.account).await {
+            begin_gap(&mut self.state());
+        }
+    }
+
+    /// Reads once. `urgent`: what the queue does not take is dropped, not waited with.
+    fn read(&self, urgent: bool) -> Outcome {
+        let state = &mut *self.state();
+        // While output is dropped, more in the queue would not be written either.
+        let room = self.queue.allowance(&state.target.account, urgent && state.dropping.is_none());
+        let route = route(room, state.dropping.is_some(), urgent);
+        if route == Route::Wait {
+            return Outcome::Full;
+        }
+        if self.pipe.is_in_flight() {
+            match route {
+                Route::Queue { protected: true } => return Outcome::InFlight,
+                // What will not be written, or not now, must not fill the pipe.
+                _ => self.pipe.let_go(),
+            }
+        }
+        let mut buffer = self.queue.buffer(if room == 0 { CHUNK } else { room });
+        let in_pipe = match route {
+            Route::Queue { protected: true } => self.pipe.read_protected(&mut buffer),
+            _ => {
+                self.pipe.read(&mut buffer);
+                None
+            }
+        };
+        let bytes = buffer.len();
+        if bytes == 0 {
+            self.queue.spare(buffer);
+            return Outcome::Empty;
+        }
+        state.take(&buffer);
+        match route {
+            Route::Queue { .. } => self.enqueue(state, buffer, in_pipe),
+            _ => {
+                state.lose(&buffer);
+                self.queue.spare(buffer);
+            }
+        }
+        Outcome::Bytes(bytes)
+    }
+
+    fn enqueue(&self, state: &mut State, mut buffer: Vec<u8>, in_pipe: Option<InPipe>) {
+        if let Some(gap) = &mut state.dropping {
+            let (whole, lost_lines) = gap.resume(&buffer);
+            let lost = buffer.len() - whole.len();
+            state.target.account.drop_lines(lost_lines);
+            buffer.drain(..lost);
+            if buffer.is_empty() {
+                return self.queue.spare(buffer);
+            }
+            self.end_gap(state);
+        }
+        if buffer.len() < SMALL && buffer.capacity() == CHUNK {
+            let small = buffer.as_slice().to_vec();
+            self.queue.spare(std::mem::replace(&mut buffer, small));
+        }
+        if let Err(Job::Output(target, lost, _)) = self.queue.push(Job::Output(state.target.clone(), buffer, in_pipe)) {
+            target.account.drop_lines(count_lines(&lost));
+            self.pipe.let_go();
+        }
+    }
+
+    /// The writer works again: says what is missing.
+    fn end_gap(&self, state: &mut State) {
+        let Some(gap) = state.dropping.take() else { return };
+        state.target.end_trouble(Stage::Queue);
+        if gap.lines() > 0 {
+            // Without a writer there is no file to say it in.
+            let _ = self.queue.push(Job::Lost(state.target.clone(), gap.lines(), STUCK));
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let state = self.state();
+        let followers = state.followers.as_ref().and_then(|followers| followers.due());
+        let forwarding = state.forwarding.as_ref().and_then(|forwarding| forwarding.due());
+        followers.into_iter().chain(forwarding.map(Instant::from_std)).min()
+    }
+
+    fn tick(&self) {
+        let state = &mut *self.state();
+        if let Some(followers) = &mut state.followers {
+            followers.tick(Instant::now());
+        }
+        if let Some(forwarding) = &mut state.forwarding {
+            forwarding.tick(&state.target.app);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+/// The writer is stuck: from now on output is dropped rather than waited with.
+fn begin_gap(state: &mut State) {
+    if state.dropping.is_none() {
+        state.dropping = Some(Gap::default());
+        state.target.begin_trouble(Stage::Queue, STUCK);
+    }
+}
+
+impl State {
+    /// Output came: for memory, and for those who read along.
+    fn take(&mut self, bytes: &[u8]) {
+        self.recent.push(bytes);
+        self.followers.take_if(|followers| followers.is_idle());
+        if let Some(followers) = &mut self.followers {
+            followers.feed(bytes);
+        }
+        if let Some(forwarding) = &mut self.forwarding {
+            forwarding.feed(&self.target.app, bytes);
+        }
+    }
+
+    fn lose(&mut self, bytes: &[u8]) {
+        begin_gap(self);
+        if let Some(gap) = &mut self.dropping {
+            self.target.account.drop_lines(gap.drop(bytes));
+        }
+    }
+}
