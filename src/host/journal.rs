@@ -1,6 +1,10 @@
-//! The supervisor's own log: one JSON object a line on stdout (`ts level msg event app …`), readable lines
-//! on a terminal, and a daily file by tracing-appender when asked. Never blocks the loop: a thread writes,
-//! and what a stuck reader of stdout does not take within a bound is dropped and counted.
+//! The supervisor's own log: one JSON object a line on stdout (`ts level msg event app …`), readable lines on a
+//! terminal, and a daily file by tracing-appender when asked. Never blocks the loop: a thread writes, and what a
+//! stuck reader of stdout does not take within a bound is dropped and counted.
+//!
+//! Two fields are special. `entry` is a whole line of another log, an app's own, and takes the place of ours. A
+//! `terminal_tail` is an app's output that only a person at a terminal is shown: it must not leave the machine with
+//! the log.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
@@ -19,6 +23,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::host::sync::lock;
+use crate::model::plain;
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
@@ -31,8 +38,12 @@ pub enum Format {
 
 /// Bytes that may wait for stdout's reader.
 const BACKLOG: usize = 1 << 20;
-/// A field's text is cut here, so that a line stays under 16 KiB.
+/// A field's text is cut after this many bytes, so that a line stays under 16 KiB.
 const FIELD_LIMIT: usize = 6 << 10;
+/// The field that is a whole line of another log. Not cut: whoever passes it on keeps it short enough.
+const ENTRY: &str = "entry";
+/// The field that only a terminal gets.
+const TERMINAL_TAIL: &str = "terminal_tail";
 
 /// Keeps the log going; dropping it writes what waits, for half a second at most.
 pub struct Journal {
@@ -43,15 +54,16 @@ pub struct Journal {
 impl Journal {
     /// Starts the log of this process. `folder`: also write `kasm-void.DATE.log` files there, seven kept.
     pub fn start(format: Format, folder: Option<&Path>) -> anyhow::Result<Journal> {
-        let json = match format {
-            Format::Auto => !io::stdout().is_terminal(),
-            Format::Json => true,
-            Format::Text => false,
+        let terminal = io::stdout().is_terminal();
+        let lines = match format {
+            Format::Auto if !terminal => Lines::Json,
+            Format::Json => Lines::Json,
+            Format::Auto | Format::Text => {
+                Lines::Text { terminal, colour: terminal && std::env::var_os("NO_COLOR").is_none() }
+            }
         };
-        let colour = !json && io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let backlog = Arc::new(Backlog::default());
-        let stdout =
-            tracing_subscriber::fmt::layer().event_format(Lines { json, colour }).with_writer(Stdout(backlog.clone()));
+        let stdout = tracing_subscriber::fmt::layer().event_format(lines).with_writer(Stdout(backlog.clone()));
         let (file_layer, guard) = match folder {
             None => (None, None),
             Some(folder) => {
@@ -64,7 +76,7 @@ impl Journal {
                 let (writer, guard) = tracing_appender::non_blocking::NonBlockingBuilder::default()
                     .buffered_lines_limit(512)
                     .finish(rolling);
-                let layer = tracing_subscriber::fmt::layer().event_format(Lines { json: true, colour: false });
+                let layer = tracing_subscriber::fmt::layer().event_format(Lines::Json);
                 (Some(layer.with_writer(writer)), Some(guard))
             }
         };
@@ -104,7 +116,7 @@ struct Waiting {
 
 impl Backlog {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 
     fn push(&self, line: &[u8]) {
@@ -151,7 +163,7 @@ impl Backlog {
     }
 }
 
-/// A closed stdout is nobody's fault and nothing can be said about it.
+/// When stdout is closed, there is no place left to say so.
 fn write_lines(lines: VecDeque<u8>, dropped: u64) {
     let mut stdout = io::stdout().lock();
     let (first, second) = lines.as_slices();
@@ -189,9 +201,10 @@ impl MakeWriter<'_> for Stdout {
     }
 }
 
-struct Lines {
-    json: bool,
-    colour: bool,
+/// How an event becomes a line.
+enum Lines {
+    Json,
+    Text { terminal: bool, colour: bool },
 }
 
 impl<S, N> FormatEvent<S, N> for Lines
@@ -203,9 +216,9 @@ where
         let mut fields = Fields::default();
         event.record(&mut fields);
         let level = event.metadata().level();
-        match self.json {
-            true => writer.write_str(&fields.json(level)),
-            false => writer.write_str(&fields.text(level, self.colour)),
+        match self {
+            Lines::Json => writer.write_str(&plain::json(&fields.json(level))),
+            Lines::Text { terminal, colour } => writer.write_str(&fields.text(level, *terminal, *colour)),
         }?;
         writer.write_char('\n')
     }
@@ -218,7 +231,11 @@ struct Fields {
 }
 
 impl Fields {
-    fn json(self, level: &Level) -> String {
+    fn json(mut self, level: &Level) -> String {
+        if let Some(serde_json::Value::String(entry)) = self.others.remove(ENTRY) {
+            return entry;
+        }
+        self.others.remove(TERMINAL_TAIL);
         let mut line = serde_json::Map::new();
         line.insert("ts".into(), humantime::format_rfc3339_millis(SystemTime::now()).to_string().into());
         line.insert("level".into(), level.as_str().to_ascii_lowercase().into());
@@ -227,18 +244,30 @@ impl Fields {
         serde_json::Value::Object(line).to_string()
     }
 
-    fn text(self, level: &Level, colour: bool) -> String {
+    fn text(self, level: &Level, terminal: bool, colour: bool) -> String {
         let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let (on, off) = match (colour, *level) {
             (true, Level::ERROR) => ("\x1b[31m", "\x1b[0m"),
             (true, Level::WARN) => ("\x1b[33m", "\x1b[0m"),
             _ => ("", ""),
         };
-        let mut line = format!("{} {on}{:5}{off} {}", &time[11..19], level.as_str().to_ascii_lowercase(), self.message);
-        for (name, value) in self.others.iter().filter(|(name, _)| matches!(name.as_str(), "tail" | "error" | "help")) {
+        let (level, message) = (level.as_str().to_ascii_lowercase(), plain::text(&self.message));
+        // With the Z of UTC.
+        let mut line = format!("{} {on}{level:5}{off} {message}", &time[11..]);
+        let shown = |name: &str| match name {
+            "tail" | "error" | "help" => true,
+            TERMINAL_TAIL => terminal,
+            _ => false,
+        };
+        for (name, value) in self.others.iter().filter(|(name, _)| shown(name)) {
             let text = value.as_str().map_or_else(|| value.to_string(), ToString::to_string);
+            // The message says what is wrong in words; as a field it is for machines.
+            if self.message.contains(&text) {
+                continue;
+            }
+            let name = if name == TERMINAL_TAIL { "tail" } else { name };
             for part in text.lines() {
-                let _ = write!(line, "\n         {name}: {}", part.escape_debug());
+                let _ = write!(line, "\n          {name}: {}", plain::text(part));
             }
         }
         line
@@ -255,7 +284,8 @@ impl Visit for Fields {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        let mut end = value.len().min(FIELD_LIMIT);
+        let limit = if field.name() == ENTRY { usize::MAX } else { FIELD_LIMIT };
+        let mut end = value.len().min(limit);
         while !value.is_char_boundary(end) {
             end -= 1;
         }
@@ -287,7 +317,7 @@ mod tests {
     use super::*;
 
     /// What a subscriber with our format writes.
-    fn line(json: bool, log: impl FnOnce()) -> String {
+    fn line(lines: Lines, log: impl FnOnce()) -> String {
         #[derive(Clone, Default)]
         struct Page(Arc<Mutex<Vec<u8>>>);
         impl Write for Page {
@@ -301,9 +331,7 @@ mod tests {
         }
         let page = Page::default();
         let to = page.clone();
-        let layer = tracing_subscriber::fmt::layer()
-            .event_format(Lines { json, colour: false })
-            .with_writer(move || to.clone());
+        let layer = tracing_subscriber::fmt::layer().event_format(lines).with_writer(move || to.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
         let bytes = page.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -311,8 +339,9 @@ mod tests {
 
     #[test]
     fn a_json_line_begins_with_what_the_cluster_reads() {
-        let text =
-            line(true, || tracing::warn!(event = "app.crashed", app = "web", run = 3u64, tail = "a\nb", "web crashed"));
+        let text = line(Lines::Json, || {
+            tracing::warn!(event = "app.crashed", app = "web", run = 3u64, tail = "a\nb", "web crashed")
+        });
         assert_eq!(text.matches('\n').count(), 1);
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         let keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
@@ -323,14 +352,48 @@ mod tests {
     #[test]
     fn a_line_stays_under_sixteen_kibibytes() {
         let long = "é".repeat(20_000);
-        let text = line(true, || tracing::info!(tail = long, "{long}"));
+        let text = line(Lines::Json, || tracing::info!(tail = long, "{long}"));
         assert!(text.len() < 16 << 10, "{}", text.len());
     }
 
+    const TEXT: Lines = Lines::Text { terminal: false, colour: false };
+    const TERMINAL: Lines = Lines::Text { terminal: true, colour: false };
+
     #[test]
-    fn a_terminal_line_says_the_message_and_the_tail_with_control_bytes_escaped() {
-        let text = line(false, || tracing::warn!(event = "app.crashed", tail = "one\ntwo\x1b[2J", "web crashed"));
-        assert!(text.contains("warn  web crashed\n         tail: one\n         tail: two\\u{1b}[2J"), "{text}");
+    fn a_text_line_says_the_message_and_the_tail_without_control_bytes() {
+        let text = line(TEXT, || tracing::warn!(event = "app.crashed", tail = "one\ntwo\x1b[2J", "web crashed"));
+        let (time, rest) = text.split_once(' ').unwrap();
+        assert!(time.ends_with('Z'), "{text}");
+        assert_eq!(rest, "warn  web crashed\n          tail: one\n          tail: two\\u{1b}[2J\n");
+    }
+
+    #[test]
+    fn nothing_in_a_line_commands_the_terminal_that_shows_it() {
+        let name = "a\x1b[2J\u{9b}31m\u{202e}.ron";
+        for lines in [TEXT, TERMINAL, Lines::Json] {
+            let text = line(lines, || tracing::error!(file = name, error = name, "cannot read {name}"));
+            assert!(!text.contains(['\x1b', '\u{9b}', '\u{202e}']), "{text:?}");
+        }
+        let json = line(Lines::Json, || tracing::error!(file = name, "x"));
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["file"], name);
+    }
+
+    #[test]
+    fn output_for_a_terminal_alone_goes_to_no_log_that_is_collected() {
+        let log = || tracing::warn!(event = "app.crashed", terminal_tail = "https://site/?token=s3cr3t", "web crashed");
+        assert!(line(TERMINAL, log).contains("tail: https://site/?token=s3cr3t"));
+        for lines in [TEXT, Lines::Json] {
+            let text = line(lines, log);
+            assert!(text.contains("web crashed") && !text.contains("s3cr3t"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_an_apps_own_log_is_passed_on_as_it_is() {
+        let entry = r#"{"level":"warn","msg":"refused","event":"launcher.request","app":"shim"}"#;
+        let log = || tracing::warn!(entry, "refused");
+        assert_eq!(line(Lines::Json, log), format!("{entry}\n"));
+        assert!(line(TEXT, log).ends_with("Z warn  refused\n"));
     }
 
     #[test]

@@ -449,6 +449,15 @@ fn the_workspace_says_what_may_be_opened() {
     assert_eq!(open("http://8.8.8.8:443/")["code"], "port");
     assert_eq!(open("http://8.8.8.8:81/")["outcome"], "no_browser");
     assert_eq!(session.pid("other"), other);
+
+    // Each request is one line on the supervisor's stdout, where the logs of a container are collected.
+    until("each request is written down", || {
+        let written = session.supervisor_output();
+        let requests = written.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let requests = requests.filter(|line| line["event"] == "launcher.request" && line["app"] == "nav-shim");
+        let hosts: Vec<String> = requests.map(|line| line["host"].as_str().unwrap_or_default().into()).collect();
+        (hosts == ["1.1.1.1", "1.1.1.1", "8.8.8.8", "8.8.8.8"]).then_some(())
+    });
 }
 
 #[test]

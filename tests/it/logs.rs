@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use kasm_void::model::protocol::StateName;
+use kasm_void::model::protocol::{Crash, StateName};
 
 use crate::harness::{Session, kill, until};
 
@@ -96,4 +96,83 @@ fn each_real_start_is_told_once_in_the_supervisors_log() {
     session.next_pid("discord", first);
     session.wait_lines("web.pids", 2);
     assert_eq!(session.supervisor_output().matches("launching discord").count(), 2);
+}
+
+/// The JSON lines the supervisor has logged, without those that cannot be read yet.
+fn supervisor_lines(session: &Session) -> Vec<serde_json::Value> {
+    session.supervisor_output().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[test]
+fn the_last_words_survive_probes_that_run_until_the_crash() {
+    let body = "echo fatal\nuntil [ \"$(wc -l <\"$DATA/probed\")\" -ge 5 ]; do sleep 0.05; done\nexit 3\n";
+    let probe = "echo probed >>\"$DATA/probed\"\nfor n in 1 2 3 4 5 6 7 8 9; do echo chatter; done\n";
+    let manifest = r#"App(command: "${BIN}/dies", restart: Never, log: Log(file: "${DATA}/web.log"),
+        health: Health(probe: Command(argv: ["${BIN}/probe"]), every: "50ms", timeout: "10s"))"#;
+    let session = Session::new().program("dies", body).program("probe", probe).app("web", manifest);
+    fs::write(session.data().join("probed"), "").expect("no probe yet");
+    let session = session.start();
+    session.wait("web", "has crashed", |app| app.state == StateName::Stopped && app.run == 1);
+    let crashes: Vec<Crash> = serde_json::from_str(&session.ok(&["why", "web", "--json"])).expect("crashes");
+    assert_eq!(crashes[0].tail, ["fatal"]);
+    let log = whole_log(&session, "web.log", 0);
+    assert!(log.contains("chatter\n"), "what probes print is in the log too: {log}");
+}
+
+#[test]
+fn a_hook_that_fails_is_told_with_what_it_printed() {
+    let manifest = r#"App(command: "${BIN}/web", restart: Never,
+        prelaunch: [Run(argv: ["${BIN}/hook"])])"#;
+    let session =
+        Session::new().stayer("web").program("hook", "echo no profile\nexit 4\n").app("web", manifest).start();
+    session.wait("web", "has failed", |app| app.last_exit.is_some());
+    let why = session.ok(&["why", "web"]);
+    assert!(why.contains("no profile"), "{why}");
+}
+
+#[test]
+fn a_log_line_of_the_apps_own_passes_through_with_its_level_and_event() {
+    let body = r#"echo '{"level":"warn","msg":"refused","event":"launcher.request","host":"a.example","app":"other"}'
+echo 'https://a.example/?token=s3cr3t'
+exec sleep 1000
+"#;
+    let manifest = r#"App(command: "${BIN}/talks", log: Log(forward: true))"#;
+    let quiet = r#"App(command: "${BIN}/quiet", restart: Never)"#;
+    let session = Session::new()
+        .program("talks", body)
+        .program("quiet", "echo unsaid; exit 3\n")
+        .app("web", manifest)
+        .app("quiet", quiet)
+        .start();
+    let line = until("the app's line is on stdout", || {
+        supervisor_lines(&session).into_iter().find(|line| line["event"] == "launcher.request")
+    });
+    assert_eq!((&line["level"], &line["msg"], &line["app"]), (&"warn".into(), &"refused".into(), &"web".into()));
+    assert_eq!(line["host"], "a.example");
+    until("other lines are passed on as text", || {
+        let lines = supervisor_lines(&session);
+        let line = lines.into_iter().find(|line| line["event"] == "app.output")?;
+        (line["level"] == "info" && line["app"] == "web").then_some(())
+    });
+    // Nothing is passed on of an app whose manifest does not ask for it, not even with a crash.
+    until("the crash is told", || supervisor_lines(&session).into_iter().find(|line| line["event"] == "app.crashed"));
+    assert!(!session.supervisor_output().contains("unsaid"));
+    assert!(session.ok(&["why", "quiet"]).contains("unsaid"));
+}
+
+#[test]
+fn a_flood_of_forwarded_lines_is_counted() {
+    let body =
+        "for n in $(seq 500); do echo \"{\\\"level\\\":\\\"info\\\",\\\"msg\\\":\\\"$n\\\"}\"; done\nexec sleep 1000\n";
+    let session = Session::new()
+        .program("talks", body)
+        .app("web", r#"App(command: "${BIN}/talks", log: Log(forward: true))"#)
+        .start();
+    let told = until("the rest is counted", || {
+        let lines = supervisor_lines(&session);
+        let dropped: u64 = lines.iter().filter_map(|line| line["dropped"].as_u64()).sum();
+        let passed = lines.iter().filter(|line| line["app"] == "web" && line.get("event").is_none()).count() as u64;
+        (passed + dropped == 500).then_some(dropped)
+    });
+    assert!(told > 0);
 }
