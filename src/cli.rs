@@ -291,7 +291,7 @@ Example, in a Dockerfile:
   ENTRYPOINT [\"kasm-void\", \"init\", \"--\", \"/dockerstartup/vnc_startup.sh\"]
 
 On SIGTERM every app is stopped with its own signal, so that profiles are closed and no lock is left; then the
-command gets SIGTERM. A second SIGTERM skips the apps. The exit code is the command's; with --zero-when-stopped it
+command gets SIGTERM. A second SIGTERM hurries: what is left is killed. SIGHUP reloads the manifests. The exit code is the command's; with --zero-when-stopped it
 is 0 after a stop that had nothing to kill.";
 
 const UPGRADE: &str = "\

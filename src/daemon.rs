@@ -160,16 +160,17 @@ impl Daemon {
             }
             self.turn();
         }
-        for server in inbox.servers.drain(..) {
-            server.close(Duration::from_millis(500)).await;
-        }
-        self.logs.flush(Duration::from_secs(1)).await;
         let code = self.ending.exit.unwrap_or(0);
         if !self.ending.makes_way {
             self.ledger.close();
             self.manifests.close();
+            // Before what may take long: the guard has little patience left.
             self.processes.tell_guard(&ToGuard::Finished(code), None);
         }
+        for server in inbox.servers.drain(..) {
+            server.close(Duration::from_millis(500)).await;
+        }
+        self.logs.flush(Duration::from_secs(1)).await;
         Ok(code)
     }
 

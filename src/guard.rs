@@ -2,23 +2,23 @@
 //! go with one: the lock of the state folder, the apps' output pipes, and how processes exited meanwhile. One thread,
 //! no runtime. Decides nothing: `model::guard` does, and this carries out its effects.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process, set_child_subreaper};
+use rustix::process::set_child_subreaper;
 
 use crate::host::layout::StateFolder;
 use crate::host::link::{GUARD, Heard, Line};
 use crate::host::proc::{self, Entry};
-use crate::host::sys;
+use crate::host::{signals, sys};
 use crate::model::guard::{ChildExit, Effect, Guard, Input, ToGuard, ToSupervisor};
 
 /// The guard's own binary, even when its file has been replaced or deleted.
@@ -90,8 +90,8 @@ impl Shell {
             Effect::Start(binary) => self.start(binary.as_deref().map_or(Path::new(OURSELVES), Path::new)),
             Effect::Forward(signal) => self.signal_supervisor(signal),
             Effect::KillSupervisor => self.signal_supervisor(libc::SIGKILL),
-            Effect::TerminateAll => self.signal_all(&[libc::SIGTERM, libc::SIGCONT]),
-            Effect::KillAll => self.signal_all(&[libc::SIGKILL]),
+            Effect::TerminateAll => signals::send_to_descendants(&[libc::SIGTERM, libc::SIGCONT], &self.others),
+            Effect::KillAll => signals::send_to_descendants(&[libc::SIGKILL], &self.others),
             Effect::Collect(pid) => sys::collect(pid),
             Effect::Hold(app) => {
                 if let Some(pipe) = self.attached.take() {
@@ -121,10 +121,7 @@ impl Shell {
 
     /// Until a signal, a message, room for a message, or the next deadline.
     fn wait(&self) {
-        let timeout = self.guard.next_moment().map(|due| {
-            let span = due.saturating_sub(self.origin.elapsed()).min(LONGEST_SLEEP) + Duration::from_millis(1);
-            Timespec { tv_sec: span.as_secs() as i64, tv_nsec: span.subsec_nanos().into() }
-        });
+        let timeout = self.guard.next_moment().map(|due| sys::timeout(due.saturating_sub(self.origin.elapsed())));
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
         if let Some(Supervisor { line: Some(line), .. }) = &self.supervisor {
             let behind = self.guard.unsent().is_some();
@@ -210,27 +207,10 @@ impl Shell {
 
     fn signal_supervisor(&self, signal: i32) {
         if let Some(supervisor) = &self.supervisor {
-            send(supervisor.pid, signal);
-        }
-    }
-
-    /// Every process that descends from us: whatever loses its parent is handed to us, so none can hide.
-    fn signal_all(&self, signals: &[i32]) {
-        let table = proc::all();
-        let own = std::process::id() as i32;
-        let others: Vec<i32> =
-            self.others.iter().filter(|other| table.contains(other)).map(|other| other.pid).collect();
-        let spared: HashSet<i32> = proc::with_descendants(&table, others);
-        for pid in proc::with_descendants(&table, [own]) {
-            if pid != own && !spared.contains(&pid) {
-                signals.iter().for_each(|signal| send(pid, *signal));
-            }
+            signals::send(supervisor.pid, signal);
         }
     }
 }
-
-/// A deadline that is further away is looked at again.
-const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
 fn start(binary: &Path) -> io::Result<Supervisor> {
     let (ours, theirs) = Line::pair()?;
@@ -250,16 +230,8 @@ fn children() -> Vec<i32> {
 
 /// For people; never waits for whoever reads stderr.
 fn warn(text: &str) {
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let stderr = io::stderr();
-    if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&now)).is_ok_and(|ready| ready > 0) {
+    if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {
         let _ = writeln!(io::stderr(), "kasm-void: {text}"); // nobody may be reading
-    }
-}
-
-/// Signals a process that may be gone. A child of ours keeps its pid until we collect it.
-fn send(pid: i32, signal: i32) {
-    if let (Some(pid), Some(signal)) = (Pid::from_raw(pid), Signal::from_named_raw(signal)) {
-        let _ = kill_process(pid, signal); // it may be ending
     }
 }

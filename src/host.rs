@@ -5,6 +5,7 @@ pub mod sync;
 pub mod sys;
 
 pub mod proc;
+pub mod signals;
 pub mod socket;
 
 pub mod journal;

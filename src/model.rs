@@ -18,6 +18,7 @@ pub mod protocol;
 pub mod app;
 
 pub mod guard;
+pub mod init;
 
 pub mod loading;
 

@@ -20,6 +20,7 @@ use x11rb::protocol::xproto::{
 use x11rb::rust_connection::{DefaultStream, PollMode, RustConnection, Stream};
 use x11rb::utils::RawFdContainer;
 
+use super::timers::from_now;
 use crate::model::manifest::pattern::Pattern;
 
 /// Which display, and the file that holds the key to it.
@@ -41,7 +42,7 @@ pub async fn is_up(screen: &Screen, within: Duration) -> Result<(), String> {
 
 /// As [`is_up`], asked until it is or the time is over.
 pub async fn wait_up(screen: &Screen, within: Duration) -> Result<(), String> {
-    let deadline = Instant::now() + within;
+    let deadline = from_now(within);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         match is_up(screen, left.max(RETRY)).await {
@@ -121,7 +122,7 @@ async fn ask<T: Send + 'static>(
     question: impl FnOnce(&Session) -> Result<T, Failed> + Send + 'static,
 ) -> Result<T, String> {
     let (screen, cancelled) = (screen.clone(), Arc::new(AtomicBool::new(false)));
-    let limits = Limits { deadline: Instant::now() + within, cancelled: cancelled.clone() };
+    let limits = Limits { deadline: from_now(within), cancelled: cancelled.clone() };
     let _cancel = CancelOnDrop(cancelled);
     let answer = tokio::task::spawn_blocking(move || {
         let display =

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::display::{self, Screen};
+use super::timers::from_now;
 use super::{files, probes, process};
 use crate::host::proc::Pid;
 use crate::model::app::App;
@@ -121,7 +122,7 @@ impl Hands {
             Target::Display => display::wait_up(&self.screen, within).await,
             Target::Window { class } => display::wait_window(&self.screen, class, within).await,
             _ => {
-                let deadline = Instant::now() + within;
+                let deadline = from_now(within);
                 let mut said = format!("{what} was not there");
                 let looking = async {
                     while let Err(why) = self.probe(what, within).await {
@@ -129,7 +130,7 @@ impl Hands {
                         sleep(LOOK_AGAIN).await;
                     }
                 };
-                let there = timeout_at(deadline, looking).await;
+                let there = timeout_at(deadline.into(), looking).await;
                 there.map_err(|_| format!("{}: {said}", not_within(within)))
             }
         }

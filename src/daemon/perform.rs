@@ -2,13 +2,13 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::Daemon;
 use super::hooks::Request;
 use super::logs::Speaker;
 use super::process::Found;
 use super::report::Tail;
+use super::timers::from_now;
 use crate::model::app::App;
 use crate::model::exit::Exit;
 use crate::model::guard::ToGuard;
@@ -30,7 +30,7 @@ impl Daemon {
             }
             Effect::Stage(workspace) => self.stage(workspace),
             Effect::Answer(id, outcome) => self.answers.give(id, outcome),
-            Effect::ArmBudget(after) => self.ending.budget = Some(Instant::now() + after),
+            Effect::ArmBudget(after) => self.ending.budget = Some(from_now(after)),
             Effect::Exit(code) => {
                 self.ending.exit = Some(code);
                 self.answers.drained();
@@ -68,7 +68,7 @@ impl Daemon {
             AppEffect::Signal { pid, signal } => self.processes.signal(pid, signal),
             AppEffect::StopRest { run } => self.clear(id, run, libc::SIGTERM),
             AppEffect::Sweep { run } => self.clear(id, run, libc::SIGKILL),
-            AppEffect::Arm { run, timer, after } => self.timers.arm(id, timer, run, Instant::now() + after),
+            AppEffect::Arm { run, timer, after } => self.timers.arm(id, timer, run, from_now(after)),
             AppEffect::Disarm(timer) => self.timers.disarm(id, timer),
             AppEffect::EndSession { code } => {
                 tracing::error!(event = "session.ending", code, "an app whose end ends the session has given up");

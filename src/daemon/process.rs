@@ -800,14 +800,20 @@ fn wait_for_the_half_born() {
         let environment = proc::environment(entry.pid);
         let named = proc::variable(&environment, GUARD).and_then(|pid| pid.parse().ok());
         let may_be = named.is_some_and(|named| may_be_of_ours(named, entry.parent, guard));
-        entry.pid != own && may_be && proc::variable(&environment, COOKIE).is_none()
+        entry.pid != own && may_be && proc::variable(&environment, COOKIE).is_none() && !is_supervisor(entry)
     };
     let uid = rustix::process::getuid().as_raw();
-    let mut waited = Duration::ZERO;
-    while waited < HALF_BORN && proc::processes_of(uid).iter().any(half_born) {
+    let until = Instant::now() + HALF_BORN;
+    while proc::processes_of(uid).iter().any(half_born) && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(1));
-        waited += Duration::from_millis(1);
     }
+}
+
+/// A guard starts its supervisor as the leader of a process group, in the session that it is in itself. A copy leads
+/// its own session, or no group yet.
+fn is_supervisor(entry: &Entry) -> bool {
+    let group = rustix::process::Pid::from_raw(entry.pid).and_then(|pid| rustix::process::getpgid(Some(pid)).ok());
+    group.is_some_and(|group| group.as_raw_nonzero().get() == entry.pid) && entry.session != entry.pid
 }
 
 /// Whether a supervisor, or a copy of one, may be of this session. `named`: the guard in its environment. A child of

@@ -34,6 +34,12 @@ impl StateFolder {
         Ok(StateFolder { path, lock: lock.into() })
     }
 
+    /// Whether somebody holds the lock of the folder at `path`.
+    pub fn is_taken(path: &Path) -> bool {
+        let Ok(lock) = File::open(path.join("lock")) else { return false };
+        flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+    }
+
     /// The folder for a process whose guard holds the lock.
     pub fn given(path: &Path) -> anyhow::Result<PathBuf> {
         ours_alone(path)

@@ -6,7 +6,9 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::time::Duration;
 
+use rustix::event::Timespec;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -100,6 +102,13 @@ pub fn next_signal(signals: &OwnedFd) -> Option<c_int> {
     let read = rustix::io::retry_on_intr(|| rustix::io::read(signals, &mut info));
     read.is_ok_and(|bytes| bytes == info.len())
         .then(|| u32::from_ne_bytes([info[0], info[1], info[2], info[3]]) as c_int)
+}
+
+/// How long `poll` may sleep so that `span` has passed when it returns. A deadline that is further away than an hour
+/// is looked at again.
+pub fn timeout(span: Duration) -> Timespec {
+    let span = span.min(Duration::from_secs(3600)) + Duration::from_millis(1);
+    Timespec { tv_sec: span.as_secs() as i64, tv_nsec: span.subsec_nanos().into() }
 }
 
 /// These signals do nothing from now on; what is started by [`spawn`] gets the default back.

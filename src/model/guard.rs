@@ -35,14 +35,14 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const TAKE_OVER: Duration = Duration::from_secs(10);
 
 /// A supervisor that has said it is finished has this long to exit.
-const LAST_STEP: Duration = Duration::from_secs(1);
+const LAST_STEP: Duration = Duration::from_secs(3);
 
 /// Child exits that are kept for a supervisor that has not heard of them.
 const EXITS_KEPT: usize = 4096;
 
-/// How long after the stop budget the guard stops waiting for the supervisor. Together with [`KILL_WITHIN`] less than
+/// How long after the stop budget the guard stops waiting for the supervisor. Together with `KILL_WITHIN` less than
 /// the second that is promised.
-const OVER_BUDGET: Duration = Duration::from_millis(700);
+pub const OVER_BUDGET: Duration = Duration::from_millis(700);
 
 /// After a second request to end, the supervisor has this long, since it only has to kill.
 const HURRY: Duration = Duration::from_secs(2);

@@ -6,6 +6,9 @@ pub const HUP: i32 = 1;
 pub const INT: i32 = 2;
 pub const QUIT: i32 = 3;
 pub const TERM: i32 = 15;
+pub const USR1: i32 = 10;
+pub const USR2: i32 = 12;
+pub const WINCH: i32 = 28;
 
 /// Linux x86_64 and aarch64 signal numbers by name.
 const SIGNALS: &[(&str, i32)] = &[

@@ -30,8 +30,9 @@ impl AppId {
 /// Stands for one request that wants an answer.
 pub type AskId = u64;
 
-/// What was killed has this long to be gone.
-const AFTER_THE_KILL: Duration = Duration::from_secs(3);
+/// What was killed has this long to be gone. The guard waits a little longer before it kills everything itself.
+const AFTER_THE_KILL: Duration = Duration::from_millis(400);
+const _: () = assert!(AFTER_THE_KILL.as_millis() < super::guard::OVER_BUDGET.as_millis());
 
 #[derive(Debug)]
 pub enum Input {

@@ -10,6 +10,7 @@ mod control;
 mod crashes;
 mod crowd;
 mod desktop;
+mod ending;
 mod fuzz;
 mod hooks;
 mod icons;

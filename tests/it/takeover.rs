@@ -3,13 +3,13 @@
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::{Identity, StateName};
 use rustix::process::Signal;
 
-use crate::harness::{DEADLINE, FOREVER, Session, alive, binary, kill, send, until};
+use crate::harness::{DEADLINE, FOREVER, NOBODY, Session, alive, binary, kill, send, until};
 
 const WEB: &str = r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "0s"))"#;
 
@@ -159,6 +159,91 @@ fn an_entry_point_that_ignores_its_stop_is_killed_within_the_grace() {
     send(init.id() as i32, Signal::TERM);
     assert_eq!(end(init), Some(128 + 9));
     assert!(began.elapsed() < DEADLINE / 2, "took {:?}", began.elapsed());
+}
+
+const RUN_IN_BACKGROUND: &str = "trap 'exit 3' TERM\n\"$KASM_VOID\" run \"$MANIFESTS\" >\"$DATA/log\" 2>&1 &\n: >\"$DATA/entry\"\nwhile :; do sleep 0.05; done\n";
+
+/// An app that has an hour to end and does not.
+fn deaf() -> Session {
+    let manifest =
+        r#"App(command: "${BIN}/deaf", stop: Stop(grace: "1h"), ready: Ready(probe: Path(path: "${DATA}/deaf")))"#;
+    let session = Session::new().workspace(r#"Workspace(stop_budget: "1h")"#);
+    session.program("deaf", &format!("trap '' TERM\n: >\"$DATA/deaf\"\n{FOREVER}")).app("deaf", manifest)
+}
+
+#[test]
+fn a_drain_that_takes_longer_than_the_grace_is_hurried() {
+    let session = deaf();
+    let entry = version(&session, "entry", RUN_IN_BACKGROUND);
+    let mut command = session.command(binary());
+    command.args(["init", "--grace", "4s", "--", &entry]).env("MANIFESTS", session.manifests());
+    let init = command.env("KASM_VOID", binary()).spawn().expect("init");
+    until("the session is up", || session.try_identity());
+    session.wait_state("deaf", StateName::Running);
+    let began = Instant::now();
+    send(init.id() as i32, Signal::TERM);
+    assert_eq!(end(init), Some(3));
+    assert!(began.elapsed() < Duration::from_secs(8), "took {:?}", began.elapsed());
+    assert_eq!(session.processes(), NOBODY);
+}
+
+#[test]
+fn a_second_stop_of_a_container_hurries_and_ends_everything() {
+    let session = deaf();
+    let entry = version(&session, "entry", RUN_IN_BACKGROUND);
+    let mut command = session.command(binary());
+    command.args(["init", "--grace", "1h", "--", &entry]).env("MANIFESTS", session.manifests());
+    let init = command.env("KASM_VOID", binary()).spawn().expect("init");
+    until("the session is up", || session.try_identity());
+    session.wait_state("deaf", StateName::Running);
+    send(init.id() as i32, Signal::TERM);
+    until("it drains", || session.status().draining.then_some(()));
+    send(init.id() as i32, Signal::TERM);
+    assert_eq!(end(init), Some(3));
+    assert_eq!(session.processes(), NOBODY);
+}
+
+#[test]
+fn signals_that_would_end_the_entry_point_do_not_and_hup_reloads() {
+    let session = Session::new().stayer("web").app("web", WEB);
+    let init = container(&session, RUN_IN_BACKGROUND);
+    let pid = init.id() as i32;
+    until("the session is up", || session.try_identity());
+    session.pid("web");
+    for signal in [Signal::USR1, Signal::USR2, Signal::ALARM, Signal::PROF, Signal::HUP] {
+        send(pid, signal);
+    }
+    session.wait_state("web", StateName::Running);
+    send(pid, Signal::QUIT);
+    assert_eq!(end(init), Some(3), "the entry point was asked with TERM, after everything else");
+    assert_eq!(session.lines("web.pids").len(), 1);
+}
+
+#[test]
+fn an_entry_point_that_catches_a_signal_gets_it() {
+    let session = Session::new();
+    let script = "trap 'echo USR1 >>\"$DATA/heard\"' USR1\ntrap 'exit 0' TERM\n: >\"$DATA/entry\"\nwhile :; do sleep 0.05; done\n";
+    let init = container(&session, script);
+    until("the entry point listens", || session.data().join("entry").exists().then_some(()));
+    send(init.id() as i32, Signal::USR1);
+    session.wait_lines("heard", 1);
+    send(init.id() as i32, Signal::TERM);
+    assert_eq!(end(init), Some(0));
+}
+
+#[test]
+fn a_stop_of_a_container_whose_supervisor_just_died_drains_all_the_same() {
+    let polite = format!("trap 'echo web >>\"$DATA/order\"; exit 0' INT\n: >\"$DATA/up\"\n{FOREVER}");
+    let manifest =
+        r#"App(command: "${BIN}/web", stop: Stop(signal: "INT"), ready: Ready(probe: Path(path: "${DATA}/up")))"#;
+    let session = Session::new().program("web", &polite).app("web", manifest);
+    let init = container(&session, RUN_IN_BACKGROUND);
+    let supervisor = until("the session is up", || session.try_identity()).pid;
+    session.wait_state("web", StateName::Running);
+    kill(supervisor);
+    send(init.id() as i32, Signal::TERM);
+    assert_eq!(end(init), Some(3));
+    assert_eq!(session.lines("order"), ["web"], "it was stopped with its own signal");
 }
 
 /// The command finds `pidfd_open` refused, as some container runtimes do.

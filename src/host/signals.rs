@@ -1,0 +1,59 @@
+//! Signals, as the guard and PID 1 receive and send them.
+
+use std::collections::HashSet;
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::proc::{self, Entry};
+
+/// Signals a process that may be gone. A child of ours keeps its pid until we collect it.
+pub fn send(pid: i32, signal: i32) {
+    if let (Some(pid), Some(signal)) = (Pid::from_raw(pid), Signal::from_named_raw(signal)) {
+        let _ = kill_process(pid, signal); // it may be ending
+    }
+}
+
+/// Signals every process that descends from us, but not `spared` and what descends from them. We are a subreaper:
+/// whatever loses its parent becomes our child, so nothing escapes.
+pub fn send_to_descendants(signals: &[i32], spared: &[Entry]) {
+    let table = proc::all();
+    let own = std::process::id() as i32;
+    let same = |entry: &&Entry| table.iter().any(|now| (now.pid, now.started) == (entry.pid, entry.started));
+    let spared = spared.iter().filter(same).map(|entry| entry.pid);
+    let spared: HashSet<i32> = proc::with_descendants(&table, spared);
+    for pid in proc::with_descendants(&table, [own]) {
+        if pid != own && !spared.contains(&pid) {
+            signals.iter().for_each(|signal| send(pid, *signal));
+        }
+    }
+}
+
+/// Whether the process has a handler for this signal.
+pub fn is_caught(pid: i32, signal: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_handler_is_seen() {
+        let mut shell = Command::new("sh")
+            .args(["-c", "trap : USR1; echo; read line"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        shell.stdout.take().unwrap().read_exact(&mut [0]).unwrap(); // the trap is set
+        let pid = shell.id() as i32;
+        assert!(is_caught(pid, libc::SIGUSR1) && !is_caught(pid, libc::SIGUSR2));
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+    }
+}
