@@ -1,5 +1,6 @@
 //! From the texts of manifests to apps that need no second look, or to every problem at once, each with its place.
 
+pub mod foreign;
 pub mod index;
 pub mod problem;
 pub mod source;

@@ -10,7 +10,7 @@ use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::manifest::fields::Fields;
+use crate::model::manifest::fields::{Fields, Whole};
 use crate::model::manifest::hook::HookForm;
 
 /// A home folder on a host named `pod-b`.
@@ -63,7 +63,7 @@ impl Ground {
     fn step(&self, step: &str) -> Done {
         let step = step.replace('~', self.at("").to_str().unwrap().trim_end_matches('/'));
         let form: HookForm = ron::from_str(&step).unwrap();
-        self.perform(&form.check(&mut Fields::new(&mut |_, text, _| text)).step)
+        self.perform(&form.check(&mut Fields::new(&mut |_, text, _| text, Whole::Yes)).step)
     }
 
     fn seed(&self) -> Done {

@@ -10,13 +10,13 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::model::app::App;
-use crate::model::loading::parse::parse;
+use crate::model::loading::parse::{self, Read, parse};
 use crate::model::loading::place::Place;
 use crate::model::loading::problem::Problem;
 use crate::model::loading::resolve;
 use crate::model::loading::source::Source;
 use crate::model::loading::surroundings::Surroundings;
-use crate::model::manifest::Manifest;
+use crate::model::manifest::fields::Whole;
 use crate::model::manifest::workspace::{Workspace, WorkspaceForm};
 
 mod together;
@@ -165,12 +165,17 @@ fn app(source: &Source, workspace: &Workspace, around: &Surroundings<'_>) -> (Op
     if let Some(problem) = bad_name(source) {
         return (None, vec![problem]);
     }
-    let written: Manifest = match text(source).and_then(|text| parse(&source.file, text)) {
-        Ok(written) => written,
+    let Read { value, mut problems } = match text(source) {
+        Ok(text) => parse::read(&source.file, text),
         Err(problems) => return (None, problems),
     };
-    let (app, problems) = resolve::app(&source.name, written, workspace, &Place::new(source), around);
-    (Some(app), problems)
+    let Some(written) = value else { return (None, problems) };
+    let is_whole = problems.is_empty();
+    let place = Place::new(source).after(problems.len());
+    let whole = if is_whole { Whole::Yes } else { Whole::No };
+    let (app, found) = resolve::app(&source.name, (written, whole), workspace, &place, around);
+    problems.extend(found);
+    (Some(app).filter(|_| is_whole), problems)
 }
 
 fn text(source: &Source) -> Result<&str, Vec<Problem>> {

@@ -39,7 +39,16 @@ pub struct Index {
 pub struct Unreadable {
     pub at: usize,
     pub what: &'static str,
+    /// What to do about it; may be empty.
+    pub help: &'static str,
 }
+
+const NO_VALUE: &str = "a value is missing";
+const NO_COMMA: &str = "a `,` is missing";
+const BAD_VALUE: &str = "a value cannot begin like this";
+
+/// Quotation marks that editors and web pages put in the place of `"`.
+const CURLY: &str = "“”„‟«»‘’‚‛`´";
 
 impl Index {
     pub fn of(text: &str) -> Result<Index, Unreadable> {
@@ -49,7 +58,7 @@ impl Index {
         reader.space()?;
         match reader.at == text.len() {
             true => Ok(reader.index),
-            false => Err(reader.error("something follows the end of the value")),
+            false => Err(reader.unexpected("something follows the end of the value")),
         }
     }
 
@@ -91,7 +100,20 @@ type Read<T = ()> = Result<T, Unreadable>;
 
 impl<'a> Reader<'a> {
     fn error(&self, what: &'static str) -> Unreadable {
-        Unreadable { at: self.at, what }
+        Unreadable { at: self.at, what, help: "" }
+    }
+
+    /// `#` where a comment was meant, or a quotation mark that is none; else `what`.
+    fn unexpected(&self, what: &'static str) -> Unreadable {
+        match self.peek() {
+            Some('#') => {
+                Unreadable { help: "write comments behind `//`", ..self.error("`#` does not begin a comment") }
+            }
+            Some(c) if CURLY.contains(c) => {
+                Unreadable { help: "use straight ones, as in \"text\"", ..self.error("these are not the right quotes") }
+            }
+            _ => self.error(what),
+        }
     }
 
     fn rest(&self) -> &'a str {
@@ -148,7 +170,7 @@ impl<'a> Reader<'a> {
     /// `#![enable(…)]`
     fn attributes(&mut self) -> Read {
         self.space()?;
-        while self.take("#") {
+        while self.rest().starts_with("#![") {
             let rest = self.rest();
             let end = rest.find(']').ok_or_else(|| self.error("an attribute is not closed"))?;
             self.at += end + 1;
@@ -161,15 +183,16 @@ impl<'a> Reader<'a> {
     /// without escapes, else 0.
     fn value(&mut self, path: &str) -> Read<usize> {
         self.space()?;
-        match self.peek().ok_or_else(|| self.error("a value is missing"))? {
+        match self.peek().ok_or_else(|| self.error(NO_VALUE))? {
             '(' => self.nested(path, Self::parenthesis).map(|()| 0),
             '[' => self.nested(path, Self::list).map(|()| 0),
             '{' => self.nested(path, Self::map).map(|()| 0),
             '"' => self.string(),
             '\'' => self.character(),
+            c if CURLY.contains(c) => Err(self.unexpected("")),
             c if c.is_ascii_digit() || matches!(c, '+' | '-' | '.') => self.number().map(|()| 0),
             c if begins_name(c) => self.named(path),
-            _ => Err(self.error("this begins no value")),
+            _ => Err(self.unexpected(BAD_VALUE)),
         }
     }
 
@@ -178,10 +201,31 @@ impl<'a> Reader<'a> {
         if self.depth > DEPTH {
             return Err(self.error("this is nested too deeply"));
         }
+        let opened = self.at;
         self.at += 1;
-        read(self, path)?;
+        read(self, path).map_err(|unreadable| self.unclosed(opened, unreadable))?;
         self.depth -= 1;
         Ok(())
+    }
+
+    /// Where brackets do not match, the one that was opened here says more than where the text stops making sense.
+    fn unclosed(&mut self, opened: usize, unreadable: Unreadable) -> Unreadable {
+        let (close, what, help) = match self.text.as_bytes()[opened] {
+            b'(' => (')', "this `(` is not closed", "a `)` is missing"),
+            b'[' => (']', "this `[` is not closed", "a `]` is missing"),
+            _ => ('}', "this `{` is not closed", "a `}` is missing"),
+        };
+        let is_left_open = match self.peek() {
+            None => true,
+            Some(c) if ")]}".contains(c) => c != close,
+            // A field's name in a list: the list was to end before it.
+            Some(':') => close == ']',
+            Some(_) => close == ']' && self.field_name().is_ok_and(|name| name.is_some()),
+        };
+        match [NO_VALUE, NO_COMMA, BAD_VALUE].contains(&unreadable.what) && is_left_open {
+            true => Unreadable { at: opened, what, help },
+            false => unreadable,
+        }
     }
 
     /// A name with what it holds, or a string or character with a prefix.
@@ -280,7 +324,7 @@ impl<'a> Reader<'a> {
         self.space()?;
         match self.peek() {
             None | Some(',' | ')') => Ok(()),
-            Some(_) if named => Err(Unreadable { at: end, what: "a `:` is missing behind a name" }),
+            Some(_) if named => Err(Unreadable { at: end, what: "a `:` is missing after a name", help: "" }),
             Some(_) => Ok(()),
         }
     }
@@ -316,7 +360,7 @@ impl<'a> Reader<'a> {
             }
             self.space()?;
             if !self.take(":") {
-                return Err(self.error("a `:` is missing behind a key"));
+                return Err(self.error("a `:` is missing after a key"));
             }
             let path = if path.is_empty() { name } else { format!("{path}.{name}") };
             self.entry(path, key)?;
@@ -336,17 +380,17 @@ impl<'a> Reader<'a> {
         self.space()?;
         match self.take(",") || self.peek() == Some(close) {
             true => Ok(()),
-            false if self.rest().is_empty() => Err(self.error("the text ends before a bracket is closed")),
-            false => Err(self.error("a `,` is missing")),
+            false => Err(self.unexpected(NO_COMMA)),
         }
     }
 
     /// From its first quote.
     fn string(&mut self) -> Read<usize> {
+        let open = Unreadable { help: "a `\"` is missing", ..self.error("this text is not closed") };
         self.at += 1;
         let mut plain = 1;
         loop {
-            match self.peek().ok_or_else(|| self.error("a string is not closed"))? {
+            match self.peek().ok_or_else(|| open.clone())? {
                 '"' => break,
                 '\\' => {
                     plain = 0;
@@ -373,7 +417,8 @@ impl<'a> Reader<'a> {
         }
         let plain = self.at - start;
         let end = format!("\"{hashes}");
-        let length = self.rest().find(&end).ok_or_else(|| self.error("a raw string is not closed"))?;
+        let length =
+            self.rest().find(&end).ok_or_else(|| Unreadable { at: start, ..self.error("this text is not closed") })?;
         self.at += length + end.len();
         Ok(plain)
     }

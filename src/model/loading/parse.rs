@@ -8,7 +8,8 @@ use ron::error::{Error, SpannedError};
 use ron::extensions::Extensions;
 use serde::de::DeserializeOwned;
 
-use crate::model::loading::index::{Entry, Index};
+use crate::model::loading::foreign;
+use crate::model::loading::index::{Entry, Index, Unreadable};
 use crate::model::loading::problem::Problem;
 use crate::model::spelling::closest;
 
@@ -23,21 +24,40 @@ pub const MOST_PROBLEMS: usize = 20;
 
 /// Reads one file. With problems there is no value; positions are those an editor shows.
 pub fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, Vec<Problem>> {
+    let Read { value, problems } = read(file, text);
+    value.filter(|_| problems.is_empty()).ok_or(problems)
+}
+
+/// One file as far as it could be read.
+pub struct Read<T> {
+    /// Without the fields that have mistakes; `None` when they cannot be left out.
+    pub value: Option<T>,
+    /// What is wrong with its form.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads as much of one file as can be read.
+pub fn read<T: DeserializeOwned>(file: &str, text: &str) -> Read<T> {
     if text.len() > MOST_BYTES {
-        return Err(vec![
-            Problem::whole(file, "the file is larger than 1 MiB").help("no manifest is: is it another file?"),
-        ]);
+        let problem = Problem::whole(file, "the file is larger than 1 MiB").help("no manifest is: is it another file?");
+        return Read { value: None, problems: vec![problem] };
     }
     let text = without_mark(text);
+    if let Some(problem) = no_manifest(file, text) {
+        return Read { value: None, problems: vec![problem] };
+    }
     let form = Form { file, text, index: Index::of(text) };
     let mut problems = form.doubled_keys();
     let mut rest = text.to_string();
     // Whose absence is not the person's mistake: blanked here, or written with another name.
     let mut excused = HashSet::new();
+    let mut value = None;
     while problems.len() < MOST_PROBLEMS {
         let error = match options().from_str::<T>(&rest) {
-            Ok(value) if problems.is_empty() => return Ok(value),
-            Ok(_) => break,
+            Ok(read) => {
+                value = Some(read);
+                break;
+            }
             Err(error) => error,
         };
         let mistake = form.mistake(&error, &rest);
@@ -53,7 +73,18 @@ pub fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, Vec<Probl
     }
     problems.sort_by_key(|problem| (problem.line, problem.column));
     problems.dedup();
-    Err(problems)
+    Read { value, problems }
+}
+
+/// A file of another format, or of none.
+fn no_manifest(file: &str, text: &str) -> Option<Problem> {
+    const SMALLEST: &str = "the smallest manifest is App(command: \"/usr/bin/xterm\")";
+    if foreign::is_empty(text) {
+        return Some(Problem::whole(file, "the file is empty").help(SMALLEST));
+    }
+    let format = foreign::format(text)?;
+    let at = text.len() - text.trim_start().len();
+    Some(Problem::at(file, text, at..at + 1, format!("this seems to be {format}; a manifest is RON")).help(SMALLEST))
 }
 
 /// Some editors write a byte order mark and show none.
@@ -69,7 +100,7 @@ fn options() -> ron::Options {
 struct Form<'a> {
     file: &'a str,
     text: &'a str,
-    index: Result<Index, crate::model::loading::index::Unreadable>,
+    index: Result<Index, Unreadable>,
 }
 
 /// One of RON's errors in our words.
@@ -112,7 +143,7 @@ impl Form<'_> {
         // What RON says of brackets and commas is true, but where the text stops making sense says more.
         let index = match &self.index {
             Ok(index) => index,
-            Err(unreadable) => return Mistake::unreadable(unreadable.at, unreadable.what),
+            Err(unreadable) => return self.unreadable(unreadable),
         };
         let span = bytes(rest, error);
         match &error.code {
@@ -127,9 +158,26 @@ impl Form<'_> {
             _ => {
                 let entry = index.around(span.start).map(|entry| self.lifted(entry, index));
                 let whole = entry.filter(|entry| !is_variant(&error.code) && !entry.key.contains(&span.start));
-                about(error, whole.map_or(span, |entry| entry.value.clone()), entry)
+                let mistake = about(error, whole.map_or(span, |entry| entry.value.clone()), entry);
+                self.requoted(mistake)
             }
         }
+    }
+
+    /// A text in single quotes is one character to RON.
+    fn requoted(&self, mistake: Mistake) -> Mistake {
+        match self.text.get(mistake.span.clone()).and_then(|text| text.strip_prefix('\'')?.strip_suffix('\'')) {
+            Some(text) => {
+                let message = "texts are written in double quotes".into();
+                Mistake { message, help: format!("write \"{}\"", text.replace('"', "\\\"")), ..mistake }
+            }
+            None => mistake,
+        }
+    }
+
+    fn unreadable(&self, unreadable: &Unreadable) -> Mistake {
+        let Unreadable { at, what, help } = unreadable;
+        Mistake { message: (*what).into(), help: (*help).into(), ..Mistake::nowhere(*at) }
     }
 
     /// An element in parentheses stands where fields should: what holds it has the wrong form.
@@ -141,16 +189,10 @@ impl Form<'_> {
 }
 
 impl Mistake {
-    fn unreadable(at: usize, what: &str) -> Mistake {
-        Mistake {
-            span: at..at + 1,
-            path: String::new(),
-            message: what.into(),
-            help: String::new(),
-            missing: None,
-            meant: None,
-            blank: None,
-        }
+    /// One that is in no field.
+    fn nowhere(at: usize) -> Self {
+        let (path, message, help) = Default::default();
+        Mistake { span: at..at + 1, path, message, help, missing: None, meant: None, blank: None }
     }
 }
 

@@ -26,6 +26,12 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// Counts problems that have been found already.
+    pub fn after(self, problems: usize) -> Self {
+        self.placed.set(problems);
+        self
+    }
+
     /// At the field's value, or at the nearest one above it that is written down.
     pub fn problem(&self, path: &str, message: impl Into<String>) -> Problem {
         let index = self.index().filter(|_| !self.is_full());

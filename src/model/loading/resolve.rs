@@ -7,7 +7,7 @@ use crate::model::loading::place::Place;
 use crate::model::loading::problem::Problem;
 use crate::model::loading::scope::Scope;
 use crate::model::loading::surroundings::Surroundings;
-use crate::model::manifest::fields::{Fields, Finding};
+use crate::model::manifest::fields::{Fields, Finding, Whole};
 use crate::model::manifest::hook::{Hook, HookForm};
 use crate::model::manifest::limits::Limits;
 use crate::model::manifest::restart::RestartPolicy;
@@ -17,15 +17,15 @@ use crate::model::manifest::{Manifest, environment};
 /// The app, as far as it could be made, and all that is wrong with it.
 pub fn app(
     name: &str,
-    mut manifest: Manifest,
+    (mut manifest, whole): (Manifest, Whole),
     workspace: &Workspace,
     place: &Place<'_>,
     around: &Surroundings<'_>,
 ) -> (App, Vec<Problem>) {
     let outer = |name: &str| workspace.vars.get(name).or_else(|| around.env.get(name)).cloned();
-    let mut scope = Scope::new(std::mem::take(&mut manifest.vars), &outer, around.home, place);
+    let mut scope = Scope::new(std::mem::take(&mut manifest.vars), &outer, around.home, (place, whole));
     let mut fill_in = |path: &str, text, insert| scope.fill_in(path, text, insert);
-    let mut fields = Fields::new(&mut fill_in);
+    let mut fields = Fields::new(&mut fill_in, whole);
     let app = checked(name, manifest, workspace, &mut fields, around);
     let mut problems = placed(fields.into_findings(), place);
     scope.conclude(&mut problems);
@@ -126,9 +126,9 @@ pub fn workspace(
     around: &Surroundings<'_>,
 ) -> Result<Workspace, Vec<Problem>> {
     let outer = |name: &str| around.env.get(name).cloned();
-    let mut scope = Scope::new(std::mem::take(&mut form.vars), &outer, around.home, place);
+    let mut scope = Scope::new(std::mem::take(&mut form.vars), &outer, around.home, (place, Whole::Yes));
     let mut fill_in = |path: &str, text, insert| scope.fill_in(path, text, insert);
-    let mut fields = Fields::new(&mut fill_in);
+    let mut fields = Fields::new(&mut fill_in, Whole::Yes);
     let workspace = form.check(&mut fields);
     let mut problems = placed(fields.into_findings(), place);
     let vars = scope.conclude(&mut problems);

@@ -7,7 +7,7 @@ use crate::model::loading::interpolate::{Failed, interpolate};
 use crate::model::loading::parse::MOST_PROBLEMS;
 use crate::model::loading::place::Place;
 use crate::model::loading::problem::Problem;
-use crate::model::manifest::fields::Insert;
+use crate::model::manifest::fields::{Insert, Whole};
 
 /// More vars that refer to each other in a row are refused.
 const MOST_VARS_IN_A_ROW: usize = 64;
@@ -19,6 +19,7 @@ type LookUp<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub struct Scope<'a> {
     vars: Vars<'a>,
     place: &'a Place<'a>,
+    whole: Whole,
     /// The fields whose text is not known; what is said of their values is a consequence.
     unsure: BTreeSet<String>,
     filled: usize,
@@ -27,13 +28,18 @@ pub struct Scope<'a> {
 
 impl<'a> Scope<'a> {
     /// `outer`: the names behind `vars`.
-    pub fn new(vars: BTreeMap<String, String>, outer: LookUp<'a>, home: &'a str, place: &'a Place<'a>) -> Self {
+    pub fn new(
+        vars: BTreeMap<String, String>,
+        outer: LookUp<'a>,
+        home: &'a str,
+        (place, whole): (&'a Place<'a>, Whole),
+    ) -> Self {
         let names: Vec<String> = vars.keys().cloned().collect();
         let mut vars = Vars { written: vars, outer, home, open: Vec::new(), done: BTreeMap::new(), failed: Vec::new() };
         for name in &names {
             vars.value(name);
         }
-        let mut scope = Scope { vars, place, unsure: BTreeSet::new(), filled: 0, problems: Vec::new() };
+        let mut scope = Scope { vars, place, whole, unsure: BTreeSet::new(), filled: 0, problems: Vec::new() };
         for (name, failed) in std::mem::take(&mut scope.vars.failed) {
             scope.fail(&format!("vars.{name}"), failed);
         }
@@ -66,6 +72,10 @@ impl<'a> Scope<'a> {
     }
 
     fn fail(&mut self, path: &str, failed: Failed) {
+        if self.whole == Whole::No {
+            self.unsure.insert(path.into());
+            return; // it may use a var whose own mistake left it out
+        }
         let problem = self.place.problem_within(path, failed.span, failed.message).help(failed.help);
         self.tell(path, problem);
     }

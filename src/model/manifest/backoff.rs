@@ -99,7 +99,7 @@ impl BackoffForm {
         if checked.first > checked.max {
             let message =
                 format!("the first wait ({}) is longer than `max` ({})", Span(checked.first), Span(checked.max));
-            fields.error(if written { "first" } else { "max" }, message, "");
+            fields.mismatch(if written { "first" } else { "max" }, message, "");
         }
         checked
     }

@@ -32,6 +32,14 @@ pub enum Insert {
     Escaped,
 }
 
+/// Whether a form has all that was written. Fields with mistakes are left out of it, so that the values of the
+/// others are checked all the same; what only follows from a missing one must not be reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whole {
+    Yes,
+    No,
+}
+
 /// Fills in the variables of the text at a field path.
 pub type FillIn<'a> = &'a mut dyn FnMut(&str, String, Insert) -> String;
 
@@ -42,12 +50,13 @@ pub const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Fields<'a> {
     path: String,
     fill_in: FillIn<'a>,
+    whole: Whole,
     findings: Vec<Finding>,
 }
 
 impl<'a> Fields<'a> {
-    pub fn new(fill_in: FillIn<'a>) -> Self {
-        Fields { path: String::new(), fill_in, findings: Vec::new() }
+    pub fn new(fill_in: FillIn<'a>, whole: Whole) -> Self {
+        Fields { path: String::new(), fill_in, whole, findings: Vec::new() }
     }
 
     pub fn into_findings(self) -> Vec<Finding> {
@@ -72,6 +81,13 @@ impl<'a> Fields<'a> {
     pub fn error(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {
         let finding = Finding { path: self.path_of(field), message: message.into(), help: help.into(), warning: false };
         self.findings.push(finding);
+    }
+
+    /// An error in how this field and another one go together.
+    pub fn mismatch(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {
+        if self.whole == Whole::Yes {
+            self.error(field, message, help);
+        }
     }
 
     pub fn warning(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {

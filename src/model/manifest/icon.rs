@@ -34,7 +34,7 @@ impl Icon {
         for action in shown.keys().filter(|action| !actions.contains_key(*action)) {
             let near = closest(action, actions.keys().map(String::as_str));
             let help = near.map_or("add it to `actions`".into(), |near| format!("did you mean `{near}`?"));
-            fields.error("actions", format!("no action is called `{action}`"), help);
+            fields.mismatch("actions", format!("no action is called `{action}`"), help);
         }
         Icon { name, icon, categories, again: again.map(|words| fields.texts("again", words)), actions: shown }
     }

@@ -174,8 +174,10 @@ fn what_is_wrong_with_a_value_is_said_with_its_place_and_the_way_out() {
 #[test]
 fn all_problems_of_all_files_are_told_at_once() {
     let two = r#"App(
-    comand: "tool",
+    arg: ["${x}"],
+    command: "tool",
     restart: Alway,
+    backoff: Backoff(first: "3", max: 3),
 )"#;
     let checked = check(&[
         ("a", two),
@@ -184,7 +186,12 @@ fn all_problems_of_all_files_are_told_at_once() {
     ]);
     let places: Vec<(&str, usize)> =
         checked.problems.iter().map(|problem| (problem.file.as_str(), problem.line)).collect();
-    assert_eq!(places, [("a.ron", 2), ("a.ron", 3), ("b.ron", 1), ("b.ron", 1)], "{:#?}", said(&checked));
+    assert_eq!(
+        places,
+        [("a.ron", 2), ("a.ron", 4), ("a.ron", 5), ("a.ron", 5), ("b.ron", 1), ("b.ron", 1)],
+        "{:#?}",
+        said(&checked)
+    );
     assert!(checked.apps.contains_key("c"));
 }
 
@@ -468,7 +475,7 @@ fn bad_texts_are_refused_whole() {
     for (text, wanted) in [
         (deep.as_str(), "nested too deeply"),
         (&large, "larger than 1 MiB"),
-        ("", "a value is missing"),
+        ("", "the file is empty"),
         ("\0\0", "web.ron"),
     ] {
         let lines = said(&check(&[("web", text)]));

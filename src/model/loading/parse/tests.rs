@@ -24,17 +24,30 @@ fn check(table: &[(&str, &[&str])]) {
 #[test]
 fn a_text_that_is_no_manifest_is_said_to_be_none() {
     let table = [
-        ("", "1:1: a value is missing"),
+        (
+            "{\"command\": \"x\"}",
+            "1:1: this seems to be JSON; a manifest is RON: the smallest manifest is App(command: \"/usr/bin/xterm\")",
+        ),
+        ("# why\nApp(command: \"x\")", "1:1: `#` does not begin a comment: write comments behind `//`"),
+        ("App(command: \"x\", # why\n)", "1:19: `#` does not begin a comment: write comments behind `//`"),
+        ("App(command: \"x\" # why\n)", "1:18: `#` does not begin a comment: write comments behind `//`"),
+        ("App(command: \"x\") # why", "1:19: `#` does not begin a comment: write comments behind `//`"),
+        ("App(command: “x”)", "1:14: these are not the right quotes: use straight ones, as in \"text\""),
+        ("App(command: ‘x’)", "1:14: these are not the right quotes: use straight ones, as in \"text\""),
+        ("App(command: \"x\",\n args: [\"a\",\n restart: Always)", "2:8: this `[` is not closed: a `]` is missing"),
+        ("App(command: \"x\",\n args: [\"a\"\n restart: Always)", "2:8: this `[` is not closed: a `]` is missing"),
+        ("App(command: \"x\",\n args: [\"a\")", "2:8: this `[` is not closed: a `]` is missing"),
+        ("App(command: \"x\",\n env: {\"A\": \"1\",\n)", "2:7: this `{` is not closed: a `}` is missing"),
+        ("App(command: \"x\",\n stop: Stop(signal: \"INT\",", "2:12: this `(` is not closed: a `)` is missing"),
         ("App()", "1:5: the field `command` of `App` is missing (`command`): write `command: …`"),
         ("App(about: \"x\")", "1:15: the field `command` of `App` is missing (`command`): write `command: …`"),
         ("Ap(command: \"x\")", "1:1: this is `Ap`, where `App` belongs: write `App(…)`"),
         ("Workspace()", "1:1: this is `Workspace`, where `App` belongs: write `App(…)`"),
-        ("{\"command\": \"x\"}", "1:1: expected `App(…)`"),
         ("App(command: \"x\" args: [])", "1:18: a `,` is missing"),
-        ("App(command \"x\")", "1:12: a `:` is missing behind a name"),
-        ("App(command: \"x\",, args: [])", "1:18: this begins no value"),
-        ("App(command: \"x\"", "1:17: the text ends before a bracket is closed"),
-        ("App(command: \"x)", "1:17: a string is not closed"),
+        ("App(command \"x\")", "1:12: a `:` is missing after a name"),
+        ("App(command: \"x\",, args: [])", "1:18: a value cannot begin like this"),
+        ("App(command: \"x\"", "1:4: this `(` is not closed: a `)` is missing"),
+        ("App(command: \"x)", "1:14: this text is not closed: a `\"` is missing"),
         ("App(command: \"x\") /* why", "1:25: a comment is not closed"),
         ("App(command: \"x\") y", "1:19: something follows the end of the value"),
         ("#![enable(nonsense)] App(command: \"x\")", "1:11: there is no extension `nonsense`: take it out"),
@@ -62,6 +75,27 @@ fn a_mistyped_name_is_told_what_it_may_have_been() {
         (
             "ready: Ready(probe: Htp(url: \"x\"))",
             &["1:39: there is no `Htp` here (`ready.probe`): did you mean `Http`?"],
+        ),
+    ]);
+    check(&[
+        ("zzz: 1", &["1:19: there is no field `zzz` of `App` (`zzz`): docs/manifest.md has all fields"]),
+        (
+            "depends_on: [\"x\"]",
+            &["1:19: there is no field `depends_on` of `App` (`depends_on`): write `after: [\"other\"]`"],
+        ),
+        (
+            "working_dir: \"/x\"",
+            &["1:19: there is no field `working_dir` of `App` (`working_dir`): write `cwd: \"/path\"`"],
+        ),
+        (
+            "name: \"x\"",
+            &["1:19: there is no field `name` of `App` (`name`): an app has the name of its file: NAME.ron"],
+        ),
+        (
+            "StopSignal: \"INT\"",
+            &[
+                "1:19: there is no field `StopSignal` of `App` (`StopSignal`): write `stop: Stop(signal: \"INT\", grace: \"5s\")`",
+            ],
         ),
     ]);
     assert_eq!(
@@ -101,12 +135,12 @@ fn a_value_of_the_wrong_kind_is_told_what_belongs_there() {
             &["1:30: expected a list of steps such as [MakeDir(path: \"~/x\")] (`prelaunch`)"],
         ),
         ("prelaunch: [Run(\"x\")]", &["1:31: expected a step such as MakeDir(path: \"~/x\") (`prelaunch[0]`)"]),
-        ("about: 'x'", &["1:26: expected a text in quotes (`about`)"]),
+        ("about: 'x'", &["1:26: texts are written in double quotes (`about`): write \"x\""]),
         ("about: b\"x\"", &["1:26: expected a text in quotes (`about`)"]),
         (
             "about: \"\\q\"",
             &[
-                "1:26: a `\\` in this text begins nothing that is known (`about`): write it twice, or write the text as r\"…\"",
+                "1:26: this `\\` is not the beginning of an escape (`about`): write it twice, or write the text as r\"…\"",
             ],
         ),
     ]);

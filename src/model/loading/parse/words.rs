@@ -9,7 +9,9 @@ use crate::model::spelling::closest;
 pub fn words(code: &Error, path: &str) -> (String, String) {
     match code {
         Error::NoSuchStructField { expected, found, outer } => {
-            (format!("there is no field `{found}`{}", of(outer)), suggest(found, expected, "the fields are"))
+            let help = synonym(found, outer.as_deref()).map(str::to_owned);
+            let help = help.unwrap_or_else(|| suggest(found, expected, "the fields are"));
+            (format!("there is no field `{found}`{}", of(outer)), help)
         }
         Error::NoSuchEnumVariant { expected, found, .. } => {
             (format!("there is no `{found}` here"), suggest(found, expected, "it takes"))
@@ -26,10 +28,9 @@ pub fn words(code: &Error, path: &str) -> (String, String) {
         Error::ExpectedNamedStructLike(name) if path.is_empty() => (format!("expected `{name}(…)`"), String::new()),
         Error::NoSuchExtension(name) => (format!("there is no extension `{name}`"), "take it out".into()),
         Error::ExceededRecursionLimit => ("this is nested too deeply".into(), "64 levels are the most".into()),
-        Error::InvalidEscape(_) => (
-            "a `\\` in this text begins nothing that is known".into(),
-            "write it twice, or write the text as r\"…\"".into(),
-        ),
+        Error::InvalidEscape(_) => {
+            ("this `\\` is not the beginning of an escape".into(), "write it twice, or write the text as r\"…\"".into())
+        }
         // What the fields' own types say: they know their words.
         Error::Message(text) => (text.clone(), String::new()),
         _ if path.is_empty() => ("this cannot be read".into(), String::new()),
@@ -44,8 +45,54 @@ fn of(outer: &Option<String>) -> String {
 fn suggest(found: &str, expected: &[&'static str], otherwise: &str) -> String {
     match closest(found, expected.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
+        None if expected.len() > MOST_NAMES => "docs/manifest.md has all fields".into(),
         None => format!("{otherwise} {}", expected.join(", ")),
     }
+}
+
+/// A longer list of names is not read.
+const MOST_NAMES: usize = 10;
+
+/// What other supervisors call a field of `App`.
+fn synonym(found: &str, outer: Option<&str>) -> Option<&'static str> {
+    if outer != Some("App") {
+        return None;
+    }
+    Some(match found.to_ascii_lowercase().replace('-', "_").as_str() {
+        "depends_on" | "depends" | "requires" | "needs" | "wants" | "dependencies" => "write `after: [\"other\"]`",
+        "working_dir" | "workdir" | "working_directory" | "workingdirectory" | "directory" | "dir" | "chdir" => {
+            "write `cwd: \"/path\"`"
+        }
+        "description" | "title" | "comment" => "write `about: \"…\"`",
+        "name" => "an app has the name of its file: NAME.ron",
+        "user" | "group" | "uid" | "gid" | "run_as" => {
+            "an app runs as the user of the supervisor: let `command` be setpriv or su to change that"
+        }
+        "cmd" | "exec" | "execstart" | "exec_start" | "entrypoint" | "program" | "binary" | "run" | "script" => {
+            "write `command: \"/path/to/program\"`, and its arguments into `args`"
+        }
+        "arguments" | "argv" => "write `args: [\"one\", \"two\"]`",
+        "environment" | "env_vars" | "envs" => "write `env: {\"NAME\": \"value\"}`",
+        "disabled" | "autostart" | "enable" => "write `enabled: false` to keep the app down",
+        "autorestart" | "restart_policy" => "write `restart: Always`, `OnFailure` or `Never`",
+        "restart_sec" | "restartsec" | "retries" | "max_restarts" | "startretries" | "startsecs" => {
+            "write `backoff: Backoff(…)`"
+        }
+        "healthcheck" | "health_check" | "liveness" | "liveness_probe" => "write `health: Health(probe: …)`",
+        "readiness" | "readiness_probe" | "ready_check" => "write `ready: Ready(probe: …)`",
+        "stop_signal" | "stopsignal" | "killsignal" | "kill_signal" | "stopwaitsecs" | "stop_grace_period"
+        | "stop_timeout" => "write `stop: Stop(signal: \"INT\", grace: \"5s\")`",
+        "stdout" | "stderr" | "stdout_logfile" | "logfile" | "log_file" | "logs" | "logging" => {
+            "write `log: Log(file: \"/path\")`"
+        }
+        "memory" | "mem_limit" | "max_memory" | "memory_limit" | "memorymax" => {
+            "write `limits: Limits(max_rss: \"1GiB\")`"
+        }
+        "nice" | "priority" => "write `limits: Limits(nice: 5)`",
+        "pre_start" | "prestart" | "execstartpre" | "before" | "setup" => "write `prelaunch: [Run(argv: [\"cmd\"])]`",
+        "post_start" | "poststart" | "execstartpost" => "write `postlaunch: [Run(argv: [\"cmd\"])]`",
+        _ => return None,
+    })
 }
 
 const TEXT: &str = "a text in quotes";
