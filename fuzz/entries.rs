@@ -21,7 +21,7 @@ use kasm_void::model::loading::interpolate;
 use kasm_void::model::loading::parse::{self, MOST_PROBLEMS, parse, without_mark};
 use kasm_void::model::loading::problem::Problem;
 use kasm_void::model::loading::source::Source;
-use kasm_void::model::loading::surroundings::Surroundings;
+use kasm_void::model::loading::surroundings::{FileKind, Surroundings};
 use kasm_void::model::manifest::Manifest;
 use kasm_void::model::manifest::fields::Insert;
 use kasm_void::model::manifest::workspace::WorkspaceForm;
@@ -91,7 +91,7 @@ fn check(name: &str, text: &str) {
     let around = Surroundings {
         env: &BTreeMap::from([("NAME".to_string(), "value".to_string()), ("EMPTY".to_string(), String::new())]),
         home: "/home/me",
-        executable: &|file| !file.contains("missing"),
+        look: &|file| if file.contains("missing") { FileKind::Nothing } else { FileKind::Program },
     };
     let file = format!("{name}.ron");
     let source = |text: &str| Source { name: name.into(), file: file.clone(), text: Ok(text.into()) };

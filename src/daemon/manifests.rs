@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::process;
 use super::state::Copies;
 use crate::host::load::{self, Loaded};
 use crate::model::app::App;
@@ -40,11 +39,7 @@ impl Environment {
     }
 
     fn around(&self) -> Surroundings<'_> {
-        Surroundings {
-            env: &self.variables,
-            home: &self.home,
-            executable: &|file| process::executable(Path::new(file)),
-        }
+        Surroundings { env: &self.variables, home: &self.home, look: &load::look }
     }
 }
 

@@ -10,6 +10,7 @@ use rustix::fs::{self, FileType, Mode, OFlags};
 
 use crate::model::loading::problem::Problem;
 use crate::model::loading::source::Source;
+use crate::model::loading::surroundings::FileKind;
 
 /// A larger file is no manifest.
 const MAX_SIZE: u64 = 1 << 20;
@@ -48,6 +49,17 @@ pub fn load(folders: &[PathBuf]) -> Loaded {
         loaded.sources.push(Source { name, file: path.display().to_string(), text });
     }
     loaded
+}
+
+/// What there is at a path that a manifest names.
+pub fn look(path: &str) -> FileKind {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => FileKind::Folder,
+        Ok(found) if !found.is_file() => FileKind::Special,
+        Ok(_) if fs::access(path, fs::Access::EXEC_OK).is_ok() => FileKind::Program,
+        Ok(_) => FileKind::File,
+        Err(_) => FileKind::Nothing,
+    }
 }
 
 fn list(folder: &Path, files: &mut BTreeMap<String, PathBuf>, problems: &mut Vec<Problem>) -> io::Result<()> {

@@ -3,6 +3,7 @@
 pub mod foreign;
 pub mod index;
 pub mod problem;
+pub mod shell;
 pub mod source;
 pub mod surroundings;
 

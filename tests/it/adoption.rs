@@ -7,7 +7,7 @@ use kasm_void::model::protocol::StateName;
 
 use crate::harness::{FOREVER, Session, alive, kill, until};
 
-const WEB: &str = r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "0s"))"#;
+const WEB: &str = r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "10ms"))"#;
 
 #[test]
 fn apps_outlive_their_supervisor_and_are_adopted_by_the_next() {

@@ -17,7 +17,7 @@ const DIES_AT_ONCE: &str = r#"App(command: "${BIN}/dies", backoff: Backoff(
 fn an_app_killed_by_sigkill_is_back() {
     let session = Session::new()
         .stayer("web")
-        .app("web", r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "0s"))"#)
+        .app("web", r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "10ms"))"#)
         .start();
     let first = session.pid("web");
     kill(first);
@@ -34,7 +34,7 @@ fn an_app_killed_by_sigkill_is_back() {
 fn a_crash_is_told_with_the_last_words_of_its_own_run() {
     let body = "[ -e \"$DATA/said\" ] && exit 4\n: >\"$DATA/said\"\necho out of paper\nexit 3\n";
     let manifest =
-        r#"App(command: "${BIN}/prints", backoff: Backoff(first: "1ms", give_up: After(times: 2, within: "1h")))"#;
+        r#"App(command: "${BIN}/prints", backoff: Backoff(first: "10ms", give_up: After(times: 2, within: "1h")))"#;
     let session = Session::new().program("prints", body).app("prints", manifest).start();
     session.wait_state("prints", StateName::GaveUp);
     let crashes = session.ok(&["why", "prints", "--json"]);
@@ -47,7 +47,7 @@ fn a_crash_is_told_with_the_last_words_of_its_own_run() {
 fn a_stable_app_does_not_wait_out_its_backoff() {
     let session = Session::new()
         .stayer("web")
-        .app("web", r#"App(command: "${BIN}/web", backoff: Backoff(first: "10m", max: "10m", stable_after: "0s"))"#)
+        .app("web", r#"App(command: "${BIN}/web", backoff: Backoff(first: "10m", max: "10m", stable_after: "10ms"))"#)
         .start();
     let first = session.pid("web");
     kill(first);
@@ -141,7 +141,7 @@ fn an_app_whose_program_is_removed_says_so_and_the_others_run() {
     let session = Session::new()
         .stayer("web")
         .stayer("other")
-        .app("web", r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "0s", give_up: After(times: 2, within: "1m")))"#)
+        .app("web", r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "10ms", give_up: After(times: 2, within: "1m")))"#)
         .app("other", r#"App(command: "${BIN}/other")"#)
         .start();
     let (web, other) = (session.pid("web"), session.pid("other"));
@@ -182,7 +182,7 @@ fn an_app_that_is_never_ready_is_stopped_and_tried_again() {
 fn an_unhealthy_app_is_restarted() {
     let manifest = r#"App(command: "${BIN}/web",
         health: Health(probe: Path(path: "${DATA}/well"), every: "50ms", timeout: "1s", failures: 2),
-        backoff: Backoff(stable_after: "0s", give_up: Never))"#;
+        backoff: Backoff(stable_after: "10ms", give_up: Never))"#;
     let session = Session::new().program("web", &format!(": >\"$DATA/well\"\n{FOREVER}")).app("web", manifest).start();
     let sick = session.pid("web");
     std::fs::remove_file(session.data().join("well")).expect("a healthy app");

@@ -26,7 +26,7 @@ fn all_up(session: &Session, old: &BTreeSet<i32>) -> BTreeSet<i32> {
 fn a_thousand_apps_start_crash_and_come_back_together() {
     let mut session = Session::new();
     for number in 0..MANY {
-        let manifest = r#"App(command: "/bin/sleep", args: ["infinity"], backoff: Backoff(stable_after: "0s"))"#;
+        let manifest = r#"App(command: "/bin/sleep", args: ["infinity"], backoff: Backoff(stable_after: "10ms"))"#;
         session = session.app(&format!("app-{number:04}"), manifest);
     }
     let session = session.start();

@@ -74,7 +74,7 @@ fn a_log_of_an_app_that_restarts_goes_on_in_the_same_file() {
         .program("web", "echo \"run as $$\"\nread _ <>\"$DATA/never\"\n")
         .app(
             "web",
-            r#"App(command: "${BIN}/web", log: Log(file: "${DATA}/web.log"), backoff: Backoff(stable_after: "0s"))"#,
+            r#"App(command: "${BIN}/web", log: Log(file: "${DATA}/web.log"), backoff: Backoff(stable_after: "10ms"))"#,
         )
         .start();
     let first = session.pid("web");
@@ -89,7 +89,7 @@ fn a_log_of_an_app_that_restarts_goes_on_in_the_same_file() {
 fn each_real_start_is_told_once_in_the_supervisors_log() {
     let session = Session::new()
         .stayer("web")
-        .app("discord", r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "0s"))"#)
+        .app("discord", r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "10ms"))"#)
         .start();
     let first = session.pid("discord");
     kill(first);

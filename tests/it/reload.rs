@@ -8,7 +8,7 @@ use kasm_void::model::protocol::{PlanReport, StateName};
 use crate::harness::{Session, alive, kill, until};
 
 fn web(argument: &str) -> String {
-    format!(r#"App(command: "${{BIN}}/web", args: ["{argument}"], backoff: Backoff(stable_after: "0s"))"#)
+    format!(r#"App(command: "${{BIN}}/web", args: ["{argument}"], backoff: Backoff(stable_after: "10ms"))"#)
 }
 
 fn other(argument: &str) -> String {
@@ -88,7 +88,7 @@ fn an_edit_that_changes_nothing_restarts_nothing() {
     let (untouched, changed) = (session.pid("web"), session.pid("other"));
     let same = r#"// a comment
         App(
-            backoff: Backoff(stable_after: "0s"), // another order
+            backoff: Backoff(stable_after: "10ms"), // another order
             args: ["one",],
             command: "${BIN}/web",
         )"#;

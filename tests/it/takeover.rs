@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use crate::harness::{DEADLINE, FOREVER, NOBODY, Session, alive, binary, kill, send, until};
 
-const WEB: &str = r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "0s"))"#;
+const WEB: &str = r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "10ms"))"#;
 
 fn web() -> Session {
     Session::new().stayer("web").app("web", WEB)
@@ -277,7 +277,7 @@ fn where_pidfds_are_refused_everything_still_works_and_the_doctor_says_so() {
     session.by_hand("web");
     let by_hand: i32 = session.wait_lines("web.pids", 1)[0].parse().expect("a pid");
     let manifest = r#"App(command: "${BIN}/web", matches: Match(cmdline: "^/bin/sh ${BIN}/web$$"),
-        backoff: Backoff(stable_after: "0s"))"#;
+        backoff: Backoff(stable_after: "10ms"))"#;
     session.edit("web", manifest);
     session.start_supervisor_with(without_pidfd);
     assert_eq!(session.pid("web"), by_hand);

@@ -22,7 +22,7 @@ fn with_helper() -> Session {
     Session::new()
         .stayer("helper")
         .program("web", &format!("{LEAVES_A_HELPER}{FOREVER}"))
-        .app("web", r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "0s"))"#)
+        .app("web", r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "10ms"))"#)
         .start()
 }
 
@@ -195,7 +195,7 @@ fn a_command_line_that_only_contains_the_name_keeps_nothing_alive() {
         Session::new().stayer("web").stayer("editor").program("tail", "exec \"$BIN/editor\" \"$BIN/web\"\n").app(
             "web",
             r#"App(command: "${BIN}/web", matches: Match(cmdline: "^/bin/sh ${BIN}/web$$"),
-            backoff: Backoff(stable_after: "0s"))"#,
+            backoff: Backoff(stable_after: "10ms"))"#,
         );
     session.by_hand("tail");
     session.wait_lines("editor.args", 1);

@@ -1,18 +1,25 @@
 //! Arguments: the program as an absolute path, and the words it is given: `args`, or what overrides them.
+//!
+//! An override may set a flag to another value than `args` does, as in `--user-data-dir=/tmp/p`. Hooks, patterns and
+//! probes have to follow the value that is used. So a var that `args` puts behind a kept flag takes its value from
+//! the override.
+
+use std::collections::BTreeMap;
 
 use crate::model::loading::surroundings::Surroundings;
 use crate::model::manifest::fields::Fields;
-
-/// Where programs are looked for when there is no PATH, as shells do.
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The program as an absolute path.
 pub fn program(command: String, enabled: bool, fields: &mut Fields<'_>, around: &Surroundings<'_>) -> String {
     let command = fields.text("command", command);
     if command.is_empty() {
         fields.error("command", "the command is empty", "name a program");
+    } else if let Some((program, rest)) = with_arguments(&command, around) {
+        let args = rest.split_whitespace().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
+        let help = format!("write `command: {program:?}, args: [{args}]`");
+        fields.error("command", "this is a program with arguments", help);
     } else if command.starts_with('/') {
-        if enabled && !(around.executable)(&command) {
+        if enabled && !around.is_program(&command) {
             let message = format!("`{command}` does not exist, or may not be executed");
             fields.warning("command", message, "it is started anyway, since a hook may create it");
         }
@@ -20,7 +27,7 @@ pub fn program(command: String, enabled: bool, fields: &mut Fields<'_>, around: 
         let message = format!("`{command}` is a relative path");
         fields.error("command", message, "use an absolute path, or the name of a program on PATH");
     } else {
-        match on_path(&command, around) {
+        match around.on_path(&command) {
             Ok(file) => return file,
             Err(path) if enabled => {
                 let help = format!("install it, or write its absolute path; looked in {path}");
@@ -32,38 +39,69 @@ pub fn program(command: String, enabled: bool, fields: &mut Fields<'_>, around: 
     command
 }
 
-/// The first executable of that name in an absolute folder of PATH; else the PATH that was searched. A relative
-/// folder would mean another program elsewhere.
-fn on_path<'a>(name: &str, around: &Surroundings<'a>) -> Result<String, &'a str> {
-    let path = around.env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
-    let folders = path.split(':').filter(|folder| folder.starts_with('/'));
-    folders.map(|folder| format!("{folder}/{name}")).find(|file| (around.executable)(file)).ok_or(path)
+/// A program and what follows it, where they were written as one text. A path may have spaces in it.
+fn with_arguments<'a>(command: &'a str, around: &Surroundings<'_>) -> Option<(&'a str, &'a str)> {
+    let is_program = |name: &str| match name.starts_with('/') {
+        true => around.is_program(name),
+        false => !name.contains('/') && around.on_path(name).is_ok(),
+    };
+    let (program, rest) = command.split_once(char::is_whitespace)?;
+    (!is_program(command) && is_program(program)).then_some((program, rest))
 }
 
-/// `args`, or what overrides them with the flags that must stay.
+/// The words of the variable in `args_from`, when it is set and not empty.
+pub struct Override {
+    /// The variable's name.
+    name: String,
+    /// `None`: its quotes do not match.
+    words: Option<Vec<String>>,
+}
+
+impl Override {
+    pub fn of(args_from: Option<&String>, around: &Surroundings<'_>) -> Option<Self> {
+        let name = args_from?;
+        let text = around.env.get(name).filter(|text| !text.trim().is_empty())?;
+        Some(Override { name: name.clone(), words: shlex::split(text) })
+    }
+
+    /// The vars that take their value from the override: those that stand behind a kept flag in `args`, as in
+    /// `--user-data-dir=${profile}`, when the override sets that flag.
+    pub fn vars(&self, args: &[String], args_kept: &[String]) -> BTreeMap<String, String> {
+        let Some(words) = &self.words else { return BTreeMap::new() };
+        let var = |flag: &String| {
+            let written = value_of(args, flag)?;
+            let name = written.strip_prefix("${")?.strip_suffix('}')?;
+            Some((name.to_owned(), value_of(words, flag)?.to_owned()))
+        };
+        args_kept.iter().filter_map(var).collect()
+    }
+}
+
+/// `args`, or what overrides them, with the flags that must stay.
 pub fn arguments(
     args: Vec<String>,
-    (args_from, args_kept): (Option<String>, Vec<String>),
+    args_kept: &[String],
+    overridden: Option<Override>,
     fields: &mut Fields<'_>,
-    around: &Surroundings<'_>,
 ) -> Vec<String> {
     let args = fields.texts("args", args);
-    let given = args_from.as_ref().and_then(|name| Some((name, around.env.get(name)?)));
-    let Some((name, text)) = given.filter(|(_, text)| !text.trim().is_empty()) else { return args };
-    let Some(mut words) = shlex::split(text) else {
+    let Some(Override { name, words }) = overridden else { return args };
+    let Some(mut words) = words else {
         let message = format!("the words of `{name}` cannot be told apart: a quote is not closed");
-        fields.warning("args_from", message, "`args` is used as it is");
+        fields.warning("args_from", message, "`args` is used instead");
         return args;
     };
     let mut added = Vec::new();
-    for flag in &args_kept {
-        if !words.iter().any(|word| is_flag(word, flag)) {
-            let own = kept(&args, flag);
-            if !own.is_empty() {
-                added.push(flag.as_str());
-            }
-            words.extend(own);
+    for flag in args_kept {
+        let own = kept(&args, flag);
+        if words.iter().any(|word| is_flag(word, flag)) {
+            warn_of_another(flag, (value_of(&args, flag), value_of(&words, flag)), &name, fields);
+            continue;
         }
+        if !own.is_empty() {
+            added.push(flag.as_str());
+        }
+        words.extend(own.iter().cloned());
     }
     if !added.is_empty() {
         let message = format!("`{name}` does not set {}", added.join(", "));
@@ -72,14 +110,33 @@ pub fn arguments(
     words
 }
 
+/// Something else may rely on the value in `args`. One that is written as `--flag=${var}` never differs: the var has
+/// the override's value.
+fn warn_of_another(flag: &str, values: (Option<&str>, Option<&str>), name: &str, fields: &mut Fields<'_>) {
+    let (Some(own), Some(other)) = values else { return };
+    if own != other {
+        let message = format!("`{name}` sets {flag} to `{other}`, where `args` has `{own}`");
+        fields.warning("args_kept", message, "make them agree, or write `args` as FLAG=${var} with a var that follows");
+    }
+}
+
+/// The value that a flag has in a command line: behind `=`, or the next word. Of several the last one counts.
+fn value_of<'a>(words: &'a [String], flag: &str) -> Option<&'a str> {
+    let at = words.iter().rposition(|word| is_flag(word, flag))?;
+    match words[at][flag.len()..].strip_prefix('=') {
+        Some(value) => Some(value),
+        None => words.get(at + 1).map(String::as_str).filter(|next| !next.starts_with('-')),
+    }
+}
+
 /// `--flag` or `--flag=value`.
 fn is_flag(word: &str, flag: &str) -> bool {
     word.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
 }
 
 /// The flag as it stands in `args`, with its value if that is a word of its own.
-fn kept(args: &[String], flag: &str) -> Vec<String> {
-    let Some(at) = args.iter().position(|word| is_flag(word, flag)) else { return Vec::new() };
-    let value = args.get(at + 1).filter(|next| args[at] == flag && !next.starts_with('-'));
-    args[at..=at].iter().chain(value).cloned().collect()
+fn kept<'a>(args: &'a [String], flag: &str) -> &'a [String] {
+    let Some(at) = args.iter().position(|word| is_flag(word, flag)) else { return &[] };
+    let has_value = args[at] == flag && args.get(at + 1).is_some_and(|next| !next.starts_with('-'));
+    &args[at..=at + usize::from(has_value)]
 }

@@ -6,7 +6,7 @@ pub fn format(text: &str) -> Option<&'static str> {
     let name = begin.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "_-.".contains(c));
     let after = name.trim_start();
     match begin.chars().next()? {
-        '#' => Some("a script"),
+        '#' if begin.starts_with("#!/") => Some("a script"),
         '<' => Some("XML"),
         '{' => Some("JSON"),
         '[' => Some("TOML, or a unit of systemd"),
@@ -46,6 +46,7 @@ mod tests {
             ("<service/>", Some("XML")),
             ("App(command: \"x\")", None),
             ("# why\nApp(command: \"x\")", None),
+            ("#![enable(implicit_some)]\nApp(command: \"x\")", None),
             ("(command: \"x\")", None),
             ("\0\0", None),
             ("", None),

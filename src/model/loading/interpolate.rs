@@ -92,7 +92,7 @@ impl Reader<'_> {
     fn inserted(&self, value: String, depth: usize) -> String {
         match self.insert {
             Insert::Escaped if depth == 0 => regex_lite::escape(&value),
-            _ => value,
+            Insert::Escaped | Insert::AsIs | Insert::Script => value,
         }
     }
 

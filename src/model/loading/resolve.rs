@@ -1,18 +1,23 @@
 //! Resolve: from a form to its checked type. Has each setting check its fields, and puts together what several
 //! fields and the workspace decide.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
 use crate::model::app::{App, Hooks, Program};
-use crate::model::loading::arguments::{arguments, program};
+use crate::model::loading::arguments::{Override, arguments, program};
 use crate::model::loading::place::Place;
 use crate::model::loading::problem::Problem;
 use crate::model::loading::scope::Scope;
-use crate::model::loading::surroundings::Surroundings;
+use crate::model::loading::surroundings::{FileKind, Surroundings};
 use crate::model::manifest::fields::{Fields, Finding, Whole};
-use crate::model::manifest::hook::{Hook, HookForm};
+use crate::model::manifest::hook::{Hook, HookForm, Step};
 use crate::model::manifest::limits::Limits;
+use crate::model::manifest::log::{Log, LogForm};
 use crate::model::manifest::restart::RestartPolicy;
 use crate::model::manifest::workspace::{Workspace, WorkspaceForm};
 use crate::model::manifest::{Manifest, environment};
+use crate::model::spelling::closest;
 
 /// The app, as far as it could be made, and all that is wrong with it.
 pub fn app(
@@ -23,10 +28,13 @@ pub fn app(
     around: &Surroundings<'_>,
 ) -> (App, Vec<Problem>) {
     let outer = |name: &str| workspace.vars.get(name).or_else(|| around.env.get(name)).cloned();
-    let mut scope = Scope::new(std::mem::take(&mut manifest.vars), &outer, around.home, (place, whole));
+    let overridden = Override::of(manifest.args_from.as_ref(), around);
+    let fixed = overridden.as_ref().map(|words| words.vars(&manifest.args, &manifest.args_kept)).unwrap_or_default();
+    let vars = std::mem::take(&mut manifest.vars);
+    let mut scope = Scope::new((vars, fixed), &outer, around.home, (place, whole));
     let mut fill_in = |path: &str, text, insert| scope.fill_in(path, text, insert);
     let mut fields = Fields::new(&mut fill_in, whole);
-    let app = checked(name, manifest, workspace, &mut fields, around);
+    let app = checked(name, (manifest, overridden), workspace, &mut fields, around);
     let mut problems = placed(fields.into_findings(), place);
     scope.conclude(&mut problems);
     (app, problems)
@@ -35,7 +43,7 @@ pub fn app(
 /// Every field of a manifest ends here; one that is forgotten does not compile.
 fn checked(
     name: &str,
-    manifest: Manifest,
+    (manifest, overridden): (Manifest, Option<Override>),
     workspace: &Workspace,
     fields: &mut Fields<'_>,
     around: &Surroundings<'_>,
@@ -46,7 +54,7 @@ fn checked(
         vars: _, // the scope has them
         command,
         args,
-        args_from,
+        args_from: _, // it is where the override comes from
         args_kept,
         args_last,
         env,
@@ -71,9 +79,10 @@ fn checked(
     let enabled = fields.switch("enabled", enabled, "the app stays enabled");
     let last = args_last.len();
     let mut argv = vec![program(command, enabled, fields, around)];
-    argv.extend(arguments(args, (args_from, args_kept), fields, around));
+    argv.extend(arguments(args, &args_kept, overridden, fields));
     argv.extend(fields.texts("args_last", args_last));
     let Limits { nice, oom_score_adj, max_rss } = fields.within("limits", |fields| limits.check(fields));
+    warn_of_unhidden(&env_secret, &workspace.env_hidden, fields);
     let mut variables = workspace.env.clone();
     variables.extend(environment::check(env, fields));
     let program = Program {
@@ -97,6 +106,7 @@ fn checked(
             })
             .collect(),
     };
+    warn_of_missing(program.cwd.as_deref(), &hooks.prelaunch, fields, around);
     App {
         name: name.into(),
         about: fields.text("about", about),
@@ -108,10 +118,55 @@ fn checked(
         health: health.map(|form| fields.within("health", |fields| form.check(fields))),
         policy: RestartPolicy { restart, on_close, backoff, on_give_up },
         stop: fields.within("stop", |fields| stop.check(fields)),
-        log: fields.within("log", |fields| log.check(fields)),
+        log: fields.within("log", |fields| checked_log(log, fields, around)),
         max_rss,
         icon: icon.map(|icon| fields.within("icon", |fields| icon.check(fields, &hooks.actions))),
         hooks,
+    }
+}
+
+/// A folder that a hook makes need not exist yet.
+fn warn_of_missing(cwd: Option<&Path>, prelaunch: &[Hook], fields: &mut Fields<'_>, around: &Surroundings<'_>) {
+    let makes = |folder: &Path| {
+        prelaunch.iter().any(|hook| matches!(&hook.step, Step::MakeDir { path } if path.starts_with(folder)))
+    };
+    let Some(folder) = cwd.filter(|folder| folder.is_absolute() && !makes(folder)) else { return };
+    let shown = folder.display();
+    match (around.look)(&folder.to_string_lossy()) {
+        FileKind::Folder => {}
+        FileKind::Nothing => {
+            let help = format!("make it, or add MakeDir(path: \"{shown}\") to `prelaunch`");
+            fields.warning("cwd", format!("the folder `{shown}` does not exist"), help);
+        }
+        _ => fields.error("cwd", format!("`{shown}` is not a folder"), "name the folder to start in"),
+    }
+}
+
+/// Whatever is no file cannot be rotated.
+fn checked_log(form: LogForm, fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Log {
+    let log = form.check(fields);
+    let file = log.file.as_ref().map(|file| file.to_string_lossy());
+    match file.map(|file| ((around.look)(&file), file)) {
+        Some((FileKind::Folder, file)) => {
+            fields.error("file", format!("`{file}` is a folder"), "name a file in it");
+        }
+        Some((FileKind::Special, file)) => {
+            let help = "name a file; `forward: true` also writes each line to the supervisor's stdout";
+            fields.error("file", format!("`{file}` is no regular file, and cannot be rotated"), help);
+        }
+        _ => {}
+    }
+    log
+}
+
+/// A name that is not hidden from the app need not be given to it.
+fn warn_of_unhidden(env_secret: &[String], hidden: &BTreeSet<String>, fields: &mut Fields<'_>) {
+    for (i, name) in env_secret.iter().enumerate().filter(|(_, name)| !hidden.contains(*name)) {
+        let help = match closest(name, hidden.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "add it to `env_hidden` in workspace.ron, or take it out here".into(),
+        };
+        fields.warning(&format!("env_secret[{i}]"), format!("`{name}` is not hidden from apps"), help);
     }
 }
 
@@ -126,7 +181,8 @@ pub fn workspace(
     around: &Surroundings<'_>,
 ) -> Result<Workspace, Vec<Problem>> {
     let outer = |name: &str| around.env.get(name).cloned();
-    let mut scope = Scope::new(std::mem::take(&mut form.vars), &outer, around.home, (place, Whole::Yes));
+    let mut scope =
+        Scope::new((std::mem::take(&mut form.vars), BTreeMap::new()), &outer, around.home, (place, Whole::Yes));
     let mut fill_in = |path: &str, text, insert| scope.fill_in(path, text, insert);
     let mut fields = Fields::new(&mut fill_in, Whole::Yes);
     let workspace = form.check(&mut fields);

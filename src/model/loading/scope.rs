@@ -7,6 +7,7 @@ use crate::model::loading::interpolate::{Failed, interpolate};
 use crate::model::loading::parse::MOST_PROBLEMS;
 use crate::model::loading::place::Place;
 use crate::model::loading::problem::Problem;
+use crate::model::loading::shell;
 use crate::model::manifest::fields::{Insert, Whole};
 
 /// More vars that refer to each other in a row are refused.
@@ -27,19 +28,19 @@ pub struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    /// `outer`: the names behind `vars`.
+    /// `fixed`: vars whose value is known, whatever is written. `outer`: where names are looked up that are no vars.
     pub fn new(
-        vars: BTreeMap<String, String>,
+        (written, fixed): (BTreeMap<String, String>, BTreeMap<String, String>),
         outer: LookUp<'a>,
         home: &'a str,
         (place, whole): (&'a Place<'a>, Whole),
     ) -> Self {
-        let names: Vec<String> = vars.keys().cloned().collect();
-        let mut vars = Vars { written: vars, outer, home, open: Vec::new(), done: BTreeMap::new(), failed: Vec::new() };
-        for name in &names {
-            vars.value(name);
+        let mut vars = Vars { written, outer, home, open: Vec::new(), done: BTreeMap::new(), failed: Vec::new() };
+        let problems = vars.fix(fixed, place);
+        for name in vars.written.keys().cloned().collect::<Vec<_>>() {
+            vars.value(&name);
         }
-        let mut scope = Scope { vars, place, whole, unsure: BTreeSet::new(), filled: 0, problems: Vec::new() };
+        let mut scope = Scope { vars, place, whole, unsure: BTreeSet::new(), filled: 0, problems };
         for (name, failed) in std::mem::take(&mut scope.vars.failed) {
             scope.fail(&format!("vars.{name}"), failed);
         }
@@ -60,6 +61,9 @@ impl<'a> Scope<'a> {
             }
             Ok(Some(filled)) => {
                 self.filled += filled.len();
+                if insert == Insert::AsIs {
+                    self.warn_of_shell(path, &text);
+                }
                 if self.filled > MOST_BYTES {
                     let message = "the texts up to here are longer than 4 MiB when they are filled in";
                     self.tell(path, self.place.problem(path, message).help("no program takes as much"));
@@ -69,6 +73,13 @@ impl<'a> Scope<'a> {
             Err(failed) => self.fail(path, failed),
         }
         text
+    }
+
+    /// What a shell would have filled in, and nobody does here.
+    fn warn_of_shell(&mut self, path: &str, text: &str) {
+        let Some((span, help)) = shell::left_alone(text, |name| self.vars.is_known(name)) else { return };
+        let message = format!("`{}` stays as it is: no shell reads this", &text[span.clone()]);
+        self.problems.push(self.place.problem_within(path, span, message).help(help).warning());
     }
 
     fn fail(&mut self, path: &str, failed: Failed) {
@@ -109,6 +120,22 @@ struct Vars<'a> {
 }
 
 impl Vars<'_> {
+    /// Gives vars the values of an override, and says where they differ from what is written: other manifests may
+    /// rely on that.
+    fn fix(&mut self, fixed: BTreeMap<String, String>, place: &Place<'_>) -> Vec<Problem> {
+        let fixed: BTreeMap<_, _> = fixed.into_iter().filter(|(name, _)| self.written.contains_key(name)).collect();
+        let differing = |(name, value): (&String, &String)| {
+            let written = self.value(name).filter(|written| written != value)?;
+            let message = format!("the override of `args` sets this to `{value}`, where it would be `{written}`");
+            let help = "hooks, patterns and probes of this manifest follow it; other manifests do not";
+            Some(place.problem(&format!("vars.{name}"), message).help(help).warning())
+        };
+        let problems = fixed.iter().filter_map(differing).collect();
+        self.failed.clear();
+        self.done = fixed.into_iter().map(|(name, value)| (name, Some(value))).collect();
+        problems
+    }
+
     fn value(&mut self, name: &str) -> Option<String> {
         if let Some(value) = self.done.get(name) {
             return value.clone();
@@ -138,6 +165,10 @@ impl Vars<'_> {
             Ok(Some(value.unwrap_or_default()))
         });
         filled.map(|filled| Some(filled).filter(|_| !leans))
+    }
+
+    fn is_known(&self, name: &str) -> bool {
+        self.written.contains_key(name) || (self.outer)(name).is_some()
     }
 
     fn refuse_circle(&self, name: &str) -> Result<(), String> {

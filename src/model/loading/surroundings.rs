@@ -6,6 +6,36 @@ use std::collections::BTreeMap;
 pub struct Surroundings<'a> {
     pub env: &'a BTreeMap<String, String>,
     pub home: &'a str,
-    /// Whether this absolute path is a file that we may execute.
-    pub executable: &'a dyn Fn(&str) -> bool,
+    /// What there is at an absolute path, links followed.
+    pub look: &'a dyn Fn(&str) -> FileKind,
 }
+
+/// What there is at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// Nothing, or nothing that we may look at.
+    Nothing,
+    /// A file that we may execute.
+    Program,
+    File,
+    Folder,
+    /// A device, a socket, a pipe.
+    Special,
+}
+
+impl Surroundings<'_> {
+    pub fn is_program(&self, path: &str) -> bool {
+        (self.look)(path) == FileKind::Program
+    }
+
+    /// The first program of that name in an absolute folder of PATH; else the PATH that was searched. A relative
+    /// folder would mean another program elsewhere.
+    pub fn on_path(&self, name: &str) -> Result<String, &str> {
+        let path = self.env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+        let folders = path.split(':').filter(|folder| folder.starts_with('/'));
+        folders.map(|folder| format!("{folder}/{name}")).find(|file| self.is_program(file)).ok_or(path)
+    }
+}
+
+/// Where programs are looked for when there is no PATH, as shells do.
+pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";

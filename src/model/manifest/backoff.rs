@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::model::manifest::fields::{A_DAY, Fields};
 use crate::model::manifest::quantity::Span;
 
-/// Also the longest time that a run must have lived to count as stable.
-const WAIT: RangeInclusive<Duration> = Duration::ZERO..=A_DAY;
+/// Of waits, and of the time after which a run counts as stable. Without a lower bound a program that ends at once
+/// would be started as fast as the machine can.
+const WAIT: RangeInclusive<Duration> = Duration::from_millis(10)..=A_DAY;
 const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 60 * 60);
 /// The recent ends are kept in memory.
 const TIMES: RangeInclusive<u32> = 1..=1_000;

@@ -30,6 +30,8 @@ pub enum Insert {
     AsIs,
     /// Into a regular expression: the value matches itself, whatever characters are in it.
     Escaped,
+    /// As it is, into a script: a program reads it that has variables of its own.
+    Script,
 }
 
 /// Whether a form has all that was written. Fields with mistakes are left out of it, so that the values of the
@@ -101,7 +103,14 @@ impl<'a> Fields<'a> {
     }
 
     pub fn texts(&mut self, field: &str, texts: Vec<String>) -> Vec<String> {
-        texts.into_iter().enumerate().map(|(i, text)| self.text(&format!("{field}[{i}]"), text)).collect()
+        let mut insert = Insert::AsIs;
+        let fill_in = |(i, text): (usize, String)| {
+            let path = self.path_of(&format!("{field}[{i}]"));
+            let before =
+                std::mem::replace(&mut insert, if takes_script(&text) { Insert::Script } else { Insert::AsIs });
+            (self.fill_in)(&path, text, before)
+        };
+        texts.into_iter().enumerate().map(fill_in).collect()
     }
 
     pub fn map(&mut self, field: &str, map: BTreeMap<String, String>) -> BTreeMap<String, String> {
@@ -202,6 +211,7 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// `field` below the setting that is being checked.
     fn path_of(&self, field: &str) -> String {
         match (self.path.is_empty(), field.is_empty()) {
             (true, _) => field.into(),
@@ -209,4 +219,10 @@ impl<'a> Fields<'a> {
             _ => format!("{}.{field}", self.path),
         }
     }
+}
+
+/// Whether the word after this one is a script, as in `sh -c SCRIPT` and `perl -e SCRIPT`.
+fn takes_script(word: &str) -> bool {
+    let letters = word.strip_prefix('-').filter(|letters| letters.len() <= 3);
+    letters.is_some_and(|letters| letters.ends_with(['c', 'e']))
 }

@@ -9,6 +9,10 @@ use crate::model::manifest::fields::Fields;
 
 /// Smaller files would be rotated more often than they are read; larger ones fill any disk.
 const MAX_SIZE: RangeInclusive<u64> = 4 << 10..=1 << 40;
+/// Each of them is renamed at every rotation.
+const KEEP: RangeInclusive<u32> = 0..=100;
+/// They are held in memory.
+const TAIL: RangeInclusive<u32> = 0..=1_000;
 
 /// `Log(…)` as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -55,8 +59,8 @@ impl LogForm {
             file: file.map(|file| fields.path("file", file)),
             max_size: max_size
                 .map_or(default.max_size, |text| fields.size("max_size", text, default.max_size, MAX_SIZE)),
-            keep: keep.unwrap_or(default.keep),
-            tail: tail.map_or(default.tail, |tail| tail as usize),
+            keep: fields.number("keep", keep.unwrap_or(default.keep), KEEP),
+            tail: tail.map_or(default.tail, |tail| fields.number("tail", tail, TAIL) as usize),
             forward,
         }
     }

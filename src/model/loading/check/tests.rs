@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::loading::problem::Severity;
+use crate::model::loading::surroundings::FileKind;
 use crate::model::manifest::hook::Step;
 use crate::model::plan::{self, Change};
 
@@ -19,8 +20,13 @@ fn check_with(checker: &mut Checker, env: &[(&str, &str)], files: &[(&str, &str)
     let sources: Vec<Source> = files.iter().map(source).collect();
     let mut env: BTreeMap<String, String> = env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     env.insert("PATH".into(), "/usr/bin:/bin".into());
-    let executable = |file: &str| ["/usr/bin/web", "/bin/tool"].contains(&file);
-    checker.check(&sources, true, &Surroundings { env: &env, home: "/home/me", executable: &executable })
+    let look = |file: &str| match file {
+        "/usr/bin/web" | "/bin/tool" => FileKind::Program,
+        "/tmp" | "/home/me" => FileKind::Folder,
+        "/dev/null" | "/run/fifo" => FileKind::Special,
+        _ => FileKind::Nothing,
+    };
+    checker.check(&sources, true, &Surroundings { env: &env, home: "/home/me", look: &look })
 }
 
 fn check(files: &[(&str, &str)]) -> Checked {
@@ -140,6 +146,26 @@ fn what_is_wrong_with_a_value_is_said_with_its_place_and_the_way_out() {
             "web.ron:1:46: `3` is not a duration (time unit needed, for example 3sec or 3ms): write a number and a unit, as in \"500ms\", \"3s\" or \"1m 30s\" (`backoff.first`)",
         ),
         (
+            r#"App(command: "tool 10 -v")"#,
+            "web.ron:1:14: this is a program with arguments (`command`): write `command: \"tool\", args: [\"10\", \"-v\"]`",
+        ),
+        (
+            r#"App(command: "/usr/bin/web --app")"#,
+            "web.ron:1:14: this is a program with arguments (`command`): write `command: \"/usr/bin/web\", args: [\"--app\"]`",
+        ),
+        (
+            r#"App(command: "tool", cwd: "/usr/bin/web")"#,
+            "web.ron:1:27: `/usr/bin/web` is not a folder (`cwd`): name the folder to start in",
+        ),
+        (
+            r#"App(command: "tool", log: Log(file: "/dev/null"))"#,
+            "web.ron:1:37: `/dev/null` is no regular file, and cannot be rotated (`log.file`): name a file; `forward: true` also writes each line to the supervisor's stdout",
+        ),
+        (
+            r#"App(command: "tool", log: Log(file: "/tmp"))"#,
+            "web.ron:1:37: `/tmp` is a folder (`log.file`): name a file in it",
+        ),
+        (
             r#"App(command: "tool", limits: Limits(nice: 40))"#,
             "web.ron:1:43: 40 is out of range (`limits.nice`): use -20 to 19",
         ),
@@ -169,6 +195,111 @@ fn what_is_wrong_with_a_value_is_said_with_its_place_and_the_way_out() {
         assert!(same, "{text}\n  said   {line}\n  wanted {wanted}");
         assert!(checked.apps.is_empty() && checked.stale.contains_key("web"), "{text}");
     }
+}
+
+/// Values that would hurt everybody, one field each. Every one is refused, and the range is named.
+#[test]
+fn values_out_of_range_are_refused_and_the_range_is_named() {
+    let endless = "18446744073709551615s";
+    let stop = |grace: &str| format!("stop: Stop(grace: {grace:?})");
+    let backoff = |field: &str, value: &str| format!("backoff: Backoff({field}: {value:?})");
+    let health = |field: &str, value: &str| format!("health: Health(probe: Display, {field}: {value:?})");
+    let table = [
+        (stop(endless), "stop.grace", "use 0s to 1h"),
+        (stop("61m"), "stop.grace", "use 0s to 1h"),
+        (backoff("first", "0s"), "backoff.first", "use 10ms to 1day"),
+        (backoff("max", "0s"), "backoff.max", "use 10ms to 1day"),
+        (backoff("max", endless), "backoff.max", "use 10ms to 1day"),
+        (backoff("stable_after", "0s"), "backoff.stable_after", "use 10ms to 1day"),
+        ("backoff: Backoff(factor: NaN)".into(), "backoff.factor", "use 1 to 100"),
+        ("backoff: Backoff(factor: inf)".into(), "backoff.factor", "use 1 to 100"),
+        ("backoff: Backoff(jitter: 1.5)".into(), "backoff.jitter", "use 0 to 1"),
+        ("backoff: Backoff(give_up: After(times: 0, within: \"1m\"))".into(), "backoff.give_up.times", "use 1 to 1000"),
+        (
+            "backoff: Backoff(give_up: After(times: 1, within: \"0s\"))".into(),
+            "backoff.give_up.within",
+            "use 1s to 30days",
+        ),
+        (health("every", "0s"), "health.every", "use 10ms to 1day"),
+        (health("timeout", endless), "health.timeout", "use 10ms to 1day"),
+        (health("grace", endless), "health.grace", "use 0s to 1day"),
+        ("ready: Ready(probe: Display, within: \"2days\")".into(), "ready.within", "use 10ms to 1day"),
+        ("prelaunch: [WaitFor(what: Display, timeout: \"0s\")]".into(), "prelaunch[0].timeout", "use 10ms to 1day"),
+        ("log: Log(keep: 4000000000)".into(), "log.keep", "use 0 to 100"),
+        ("log: Log(tail: 4000000000)".into(), "log.tail", "use 0 to 1000"),
+        ("log: Log(max_size: \"1B\")".into(), "log.max_size", "use 4KiB to 1TiB"),
+        ("log: Log(max_size: \"9999TiB\")".into(), "log.max_size", "use 4KiB to 1TiB"),
+        ("limits: Limits(max_rss: \"1kB\")".into(), "limits.max_rss", "use 1MiB to 16TiB"),
+    ];
+    for (field, path, range) in table {
+        let found = check(&[("web", &format!("App(command: \"tool\", {field})"))]);
+        let out: Vec<_> =
+            found.problems.iter().filter(|problem| problem.message.ends_with("is out of range")).collect();
+        let said = out.iter().map(|problem| (problem.field.as_str(), problem.help.as_str())).collect::<Vec<_>>();
+        assert!(said.contains(&(path, range)), "{field}: {:?}", self::said(&found));
+        assert!(found.apps.is_empty(), "{field}");
+    }
+    let workspace = check(&[("workspace", &format!("Workspace(stop_budget: {endless:?})"))]);
+    assert!(said(&workspace)[0].ends_with("(`stop_budget`): use 100ms to 1h"), "{:?}", said(&workspace));
+}
+
+#[test]
+fn durations_and_sizes_take_variables() {
+    let text = r#"App(command: "tool", vars: {"grace": "9"}, stop: Stop(grace: "${grace}s"), log: Log(max_size: "${SIZE:-1}MiB"))"#;
+    let app = one(text, &[("SIZE", "2")]);
+    assert_eq!((app.stop.grace.as_secs(), app.log.max_size), (9, 2 << 20));
+}
+
+#[test]
+fn what_is_probably_not_meant_is_a_warning() {
+    let table = [
+        (
+            r#"App(command: "tool", args: ["$HOME/x"])"#,
+            "web.ron:1:30: `$HOME` stays as it is: no shell reads this (`args[0]`): write `${HOME}`, or `$$HOME` for a dollar sign",
+        ),
+        (
+            r#"App(command: "tool", env: {"DAY": "$(date)"})"#,
+            "web.ron:1:36: `$(date)` stays as it is: no shell reads this (`env.DAY`): run a shell: args: [\"-c\", \"…\"]; or write `$$` for a dollar sign",
+        ),
+        (
+            r#"App(command: "tool", args: ["--dir=~/x"])"#,
+            "web.ron:1:36: `~` stays as it is: no shell reads this (`args[0]`): write `${HOME}`: `~` is the home folder at the beginning of a text only",
+        ),
+        (
+            r#"App(command: "tool", cwd: "/later")"#,
+            "web.ron:1:27: the folder `/later` does not exist (`cwd`): make it, or add MakeDir(path: \"/later\") to `prelaunch`",
+        ),
+        (
+            r#"App(command: "tool", env_secret: ["TOKENS"])"#,
+            "web.ron:1:35: `TOKENS` is not hidden from apps (`env_secret[0]`): did you mean `TOKEN`?",
+        ),
+    ];
+    for (text, wanted) in table {
+        let files = [("web", text), ("workspace", r#"Workspace(env_hidden: ["TOKEN"])"#)];
+        let checked = check_with(&mut Checker::default(), &[("HOME", "/home/me")], &files);
+        assert_eq!(said(&checked), [wanted], "{text}");
+        assert!(checked.apps.contains_key("web"), "{text}");
+    }
+    for fine in [
+        r#"App(command: "tool", args: ["-c", "echo $HOME $(date)"])"#,
+        r#"App(command: "tool", args: ["$$HOME", "$NF", "~/x"])"#,
+        r#"App(command: "tool", prelaunch: [Run(argv: ["sh", "-ec", "cd $HOME"])])"#,
+        r#"App(command: "tool", cwd: "/later", prelaunch: [MakeDir(path: "/later/deep")])"#,
+        r#"App(command: "tool", cwd: "/tmp", matches: Match(cmdline: "^$HOME"))"#,
+    ] {
+        let checked = check_with(&mut Checker::default(), &[("HOME", "/home/me")], &[("web", fine)]);
+        assert_eq!(said(&checked), Vec::<String>::new(), "{fine}");
+    }
+}
+
+#[test]
+fn a_value_in_a_pattern_matches_itself() {
+    let text = r#"App(command: "tool", vars: {"home": "/home/c++ (me)"}, matches: Match(cmdline: "^${home}/[a-z]+$", exclude: "${X:-a.b}"))"#;
+    let matcher = one(text, &[]).matcher.unwrap();
+    assert!(matcher.is("/home/c++ (me)/web"), "{matcher:?}");
+    assert!(!matcher.is("/home/ccc me/web"), "{matcher:?}");
+    let exclude = matcher.exclude.unwrap();
+    assert!(exclude.is_match("a.b") && !exclude.is_match("axb"), "{exclude:?}");
 }
 
 #[test]
@@ -413,12 +544,57 @@ fn an_override_replaces_the_arguments_and_loses_no_flag_that_must_stay() {
     );
     assert_eq!(
         said(&checked),
-        ["web.ron:6:16: `CLOAK_APP_ARGS` does not set --user-data-dir (`args_kept`): taken from `args`"]
+        [
+            "web.ron:6:16: `CLOAK_APP_ARGS` sets --port to `1`, where `args` has `9222` (`args_kept`): make them agree, or write `args` as FLAG=${var} with a var that follows",
+            "web.ron:6:16: `CLOAK_APP_ARGS` does not set --user-data-dir (`args_kept`): taken from `args`",
+        ]
     );
     let unclosed = [("CLOAK_APP_ARGS", "--a 'b")];
     let checked = check_with(&mut Checker::default(), &unclosed, &[("web", BROWSER)]);
     assert_eq!(checked.apps["web"].program.argv, default.program.argv);
     assert_eq!(checked.problems[0].severity, Severity::Warning);
+}
+
+const FOLLOWING: &str = r#"App(
+    command: "tool",
+    vars: {"profile": "~/.config/web", "cache": "${profile}/Cache", "port": "9222"},
+    args: ["--user-data-dir=${profile}", "--port=${port}", "--debug=1"],
+    args_from: "WEB_ARGS",
+    args_kept: ["--user-data-dir", "--port", "--debug"],
+    matches: Match(cmdline: "--user-data-dir=${profile}( |$$)"),
+    prelaunch: [MakeDir(path: "${cache}")],
+    ready: Ready(probe: Http(url: "http://127.0.0.1:${port}/")),
+)"#;
+
+#[test]
+fn hooks_patterns_and_probes_follow_the_flags_that_an_override_sets() {
+    let follows = |words: &str| {
+        let checked = check_with(&mut Checker::default(), &[("WEB_ARGS", words)], &[("web", FOLLOWING)]);
+        let app = checked.apps["web"].clone();
+        let Step::MakeDir { path } = app.hooks.prelaunch[0].step.clone() else { panic!("{app:?}") };
+        let folder = path.display().to_string();
+        let cmdline = app.program.argv.join(" ");
+        assert!(app.matcher.as_ref().unwrap().is(&cmdline), "{cmdline}: {:?}", app.matcher);
+        (folder, app.ready.as_ref().unwrap().probe.to_string(), said(&checked))
+    };
+    let (folder, url, _) = follows("--user-data-dir=/tmp/a+b --port=1 --user-data-dir=/tmp/$c");
+    assert_eq!((folder.as_str(), url.as_str()), ("/tmp/$c/Cache", "http://127.0.0.1:1/"));
+    let (folder, url, said) = follows("--user-data-dir=/home/me/.config/web --debug=2");
+    assert_eq!((folder.as_str(), url.as_str()), ("/home/me/.config/web/Cache", "http://127.0.0.1:9222/"));
+    assert_eq!(
+        said,
+        [
+            "web.ron:6:16: `WEB_ARGS` sets --debug to `2`, where `args` has `1` (`args_kept`): make them agree, or write `args` as FLAG=${var} with a var that follows",
+            "web.ron:6:16: `WEB_ARGS` does not set --port (`args_kept`): taken from `args`",
+        ]
+    );
+    let (_, _, said) = follows("--user-data-dir=/tmp --port=9333 --debug=1");
+    assert!(
+        said.iter().any(|line| line.starts_with(
+            "web.ron:3:77: the override of `args` sets this to `9333`, where it would be `9222` (`vars.port`)"
+        )),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -440,7 +616,7 @@ fn what_is_out_of_sight_is_not_gone() {
     let text = r#"App(command: "tool")"#;
     check_with(&mut checker, &[], &[("a", text), ("b", text)]);
     let env = BTreeMap::from([("PATH".to_string(), "/usr/bin:/bin".to_string())]);
-    let around = Surroundings { env: &env, home: "/home/me", executable: &|_| true };
+    let around = Surroundings { env: &env, home: "/home/me", look: &|_| FileKind::Program };
     let seen = Source { name: "a".into(), file: "a.ron".into(), text: Ok(text.into()) };
     let names = |checked: Checked| checked.apps.into_keys().collect::<Vec<_>>();
     assert_eq!(names(checker.check(std::slice::from_ref(&seen), false, &around)), ["a", "b"]);
@@ -515,8 +691,8 @@ fn what_was_missing_is_looked_for_again() {
     let env = BTreeMap::from([("PATH".to_string(), "relative::/bin".to_string())]);
     let mut checker = Checker::default();
     let mut check = |there: bool| {
-        let executable = |file: &str| there && file.ends_with("/late");
-        checker.check(&source, true, &Surroundings { env: &env, home: "/home/me", executable: &executable })
+        let look = |file: &str| if there && file.ends_with("/late") { FileKind::Program } else { FileKind::Nothing };
+        checker.check(&source, true, &Surroundings { env: &env, home: "/home/me", look: &look })
     };
     assert!(check(false).stale.contains_key("web"));
     // Only whole paths count: a relative folder of PATH would mean another program elsewhere.
