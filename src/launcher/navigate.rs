@@ -18,14 +18,25 @@ use crate::model::url::{Policy, Refused, Target};
 /// Tabs that show nothing anybody could miss.
 const EMPTY: [&str; 3] = ["about:blank", "chrome://newtab/", "chrome-error:"];
 
-/// How long a tab may take to show a sign of life before it is replaced.
-pub const WAKING: Duration = Duration::from_millis(1500);
+/// The waits that decide what becomes of a tab.
+#[derive(Debug, Clone, Copy)]
+pub struct Waits {
+    /// How long a tab may take to show a sign of life before it is replaced.
+    pub waking: Duration,
+    /// How long a page that has come is still watched: pages send people on after a while.
+    pub watched: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Waits { waking: Duration::from_millis(1500), watched: Duration::from_secs(10) }
+    }
+}
+
 /// For a page to appear when its answer has come.
 const APPEARING: Duration = Duration::from_secs(2);
 /// How long a page that did not come in time may still come; it is stopped then.
 const LATE: Duration = Duration::from_secs(60);
-/// How long a page that has come is still watched: pages send people on after a while.
-const WATCHED: Duration = Duration::from_secs(10);
 /// For a verdict that comes at the last moment.
 const GRACE: Duration = Duration::from_millis(200);
 /// How long clearing a tab whose guard was lost is tried. The next navigation waits for it, and what the tab shows
@@ -39,7 +50,7 @@ const YIELDING: Duration = Duration::from_millis(500);
 pub struct Navigator {
     port: u16,
     policy: Policy,
-    waking: Duration,
+    waits: Waits,
     newest: watch::Sender<u64>,
     /// Who holds it navigates.
     held: Mutex<Held>,
@@ -56,12 +67,12 @@ struct Held {
 impl Navigator {
     /// For the browser whose DevTools are at this port of 127.0.0.1.
     pub fn new(port: u16, policy: Policy) -> Arc<Self> {
-        Self::with_waking(port, policy, WAKING)
+        Self::with_waits(port, policy, Waits::default())
     }
 
-    /// As [`Navigator::new`], with another wait for a tab's sign of life than [`WAKING`].
-    pub fn with_waking(port: u16, policy: Policy, waking: Duration) -> Arc<Self> {
-        Arc::new(Navigator { port, policy, waking, newest: watch::Sender::new(0), held: Mutex::default() })
+    /// As [`Navigator::new`], for a machine on which other waits are right.
+    pub fn with_waits(port: u16, policy: Policy, waits: Waits) -> Arc<Self> {
+        Arc::new(Navigator { port, policy, waits, newest: watch::Sender::new(0), held: Mutex::default() })
     }
 
     /// What the policy says of a URL and of all addresses of its host.
@@ -102,7 +113,7 @@ impl Navigator {
         };
         let arrived = tokio::select! {
             () = turn.over() => return answer(reply, Outcome::Superseded),
-            arrived = timeout_at(deadline, Visit::begin(self.port, held.tab.as_deref(), self.waking)) => arrived,
+            arrived = timeout_at(deadline, Visit::begin(self.port, held.tab.as_deref(), self.waits)) => arrived,
         };
         let mut visit = match arrived.unwrap_or(Err(Fault::Mute)) {
             Ok(visit) => visit,
@@ -204,7 +215,7 @@ struct Visit {
     tab: String,
     also: Vec<Also>,
     reply: Option<oneshot::Sender<Verdict>>,
-    waking: Duration,
+    waits: Waits,
     stage: Stage,
     /// When this stage ends.
     until: Instant,
@@ -241,7 +252,7 @@ enum Woke {
 
 impl Visit {
     /// Finds the tab and makes sure that it can be used.
-    async fn begin(port: u16, last: Option<&str>, waking: Duration) -> Result<Visit, Fault> {
+    async fn begin(port: u16, last: Option<&str>, waits: Waits) -> Result<Visit, Fault> {
         let mut browser = Browser::connect(port).await?;
         let tabs = cdp::tabs(port).await?;
         let with = |starts: &[&str]| tabs.iter().find(|tab| starts.iter().any(|start| tab.url.starts_with(start)));
@@ -258,7 +269,7 @@ impl Visit {
             tab,
             also,
             reply: None,
-            waking,
+            waits,
             stage: Stage::Loading,
             until: Instant::now(),
             frames: BTreeSet::new(),
@@ -285,7 +296,7 @@ impl Visit {
     async fn wake(&mut self) -> Result<Woke, Fault> {
         self.send("Inspector.enable", json!({})).await?;
         let asked = self.send("Page.enable", json!({})).await?;
-        let waking = self.waking;
+        let waking = self.waits.waking;
         let answer = async {
             loop {
                 match self.browser.next().await? {
@@ -533,7 +544,7 @@ impl Visit {
             self.raise().await?;
         }
         self.tell(outcome);
-        self.enter(Stage::Watched, WATCHED);
+        self.enter(Stage::Watched, self.waits.watched);
         Ok(())
     }
 

@@ -358,8 +358,9 @@ impl Supervisor {
         let machine = Machine::new(app).uninitialized_state_machine().init_with_context(&mut cx);
         self.slots.insert(id, Slot { machine, stale: None, removed: false });
         if let Some(kept) = self.inherited.remove(&name) {
+            let disabled_meanwhile = kept.enabled && !enabled;
             self.dispatch(now, chance, id, Event::Resumed(Box::new(kept)), effects);
-            if !enabled {
+            if disabled_meanwhile {
                 self.dispatch(now, chance, id, Event::StopAsked(Why::Disabled), effects);
             }
         }

@@ -1,11 +1,11 @@
 //! The supervisor dies at any moment: no app is restarted, doubled or forgotten, and no output is lost.
 
-use std::time::Duration;
+use std::process::Command;
 
 use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
 
-use crate::harness::{FOREVER, Session, alive, kill, until};
+use crate::harness::{FOREVER, Session, alive, in_own_pids, kill, spawn_as, until};
 
 const WEB: &str = r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "10ms"))"#;
 
@@ -43,6 +43,28 @@ fn an_app_that_died_with_the_supervisor_is_started_again() {
     kill(first);
     session.start_supervisor();
     session.next_pid("web", first);
+}
+
+#[test]
+fn a_recycled_pid_is_nobodys() {
+    in_own_pids("adoption::a_recycled_pid_is_nobodys", || {
+        let mut session = Session::new().stayer("web").app("web", WEB).start();
+        let web = session.pid("web");
+        session.kill_supervisor();
+        kill(web);
+        until("its pid is free", || (!std::path::Path::new(&format!("/proc/{web}")).exists()).then_some(()));
+        let mut stranger = spawn_as(web, Command::new("/bin/sleep").arg("infinity").env_clear());
+        session.start_supervisor();
+        let next = session.next_pid("web", web);
+        let app = session.find("web").expect("the app");
+        assert!(!app.adopted && app.last_exit.is_some(), "{app:#?}");
+        session.ok(&["restart", "web"]);
+        session.next_pid("web", next);
+        session.ok(&["stop", "web"]);
+        assert!(alive(web), "the stranger with the app's old pid was killed");
+        stranger.kill().expect("kill");
+        stranger.wait().expect("a reaped stranger");
+    });
 }
 
 #[test]
@@ -139,6 +161,17 @@ fn a_held_app_stays_held_under_the_next_supervisor() {
 }
 
 #[test]
+fn a_disabled_app_that_was_started_by_hand_goes_on() {
+    let disabled = r#"App(command: "${BIN}/web", enabled: false)"#;
+    let session = Session::new().stayer("web").app("web", disabled).start();
+    session.ok(&["start", "web"]);
+    let web = session.pid("web");
+    session.crash_supervisor();
+    assert_eq!(session.pid("web"), web);
+    assert_eq!(session.lines("web.pids").len(), 1);
+}
+
+#[test]
 fn counts_and_causes_survive_the_supervisor() {
     let session = Session::new().stayer("web").app("web", WEB).start();
     let mut pid = session.pid("web");
@@ -195,8 +228,8 @@ fn apps_that_die_with_the_supervisor_have_their_real_status_too() {
     kill(session.supervisor_pid());
     for pid in pids {
         kill(pid);
-        // No event to wait for: at whatever moment of the supervisor's death and return it comes, it is told.
-        std::thread::sleep(Duration::from_millis(3));
+        // One after the other, so that they die at different moments of the supervisor's death and return.
+        until("it is dead", || (!alive(pid)).then_some(()));
     }
     until("the next supervisor answers", || (session.cli(&["status"]).code == Some(0)).then_some(()));
     let all_down = until("all are down", || {

@@ -3,13 +3,12 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::{Outcome, StateName};
 
-use crate::harness::{FOREVER, NOBODY, NOTHING, Session, binary, until};
+use crate::harness::{DEADLINE, FOREVER, NOBODY, NOTHING, Session, binary, until};
 
 fn one_app() -> Session {
     let session = Session::new().stayer("web").app("web", r#"App(command: "${BIN}/web", about: "The web")"#).start();
@@ -154,24 +153,75 @@ fn events_tell_what_happens() {
     client.wait().expect("a reaped client");
 }
 
+/// What is said, and the status that refuses it; `None` when nothing whole was said, and nothing is answered.
+fn garbage() -> Vec<(String, Option<u16>)> {
+    let stop = "POST /v1/apps/web/stop HTTP/1.1\r\n";
+    let host = "Host: x\r\n";
+    let far_too_long = "A".repeat(1 << 20);
+    [
+        // Not HTTP at all.
+        ("\0\u{1}\u{2}garbage".to_owned(), Some(400)),
+        ("\u{16}\u{3}\u{1}\u{2}\0\u{1}\0".into(), Some(400)),
+        ("GET\r\n\r\n".into(), Some(400)),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), None),
+        // More than one meaning.
+        (format!("{stop}\r\n"), Some(400)),
+        (format!("{stop}{host}{host}\r\n"), Some(400)),
+        (format!("{stop}{host}Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), Some(411)),
+        (format!("{stop}{host}Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n"), Some(411)),
+        // Too much.
+        (format!("GET /v1/apps HTTP/1.1\r\n{host}X: {far_too_long}"), Some(431)),
+        (format!("{stop}{host}Content-Length: 999999999999\r\n\r\n{{\"a"), Some(408)),
+        // Nothing that is served.
+        (format!("POST /v1/apps/../../etc HTTP/1.1\r\n{host}\r\n"), Some(404)),
+        (format!("DELETE /v1/apps/web HTTP/1.1\r\n{host}Connection: close\r\n\r\n"), Some(405)),
+        (format!("GET /v1/apps/web/stop HTTP/1.1\r\n{host}Connection: close\r\n\r\n"), Some(405)),
+        (format!("POST /v1/apps/web/stop?wait=perhaps HTTP/1.1\r\n{host}Connection: close\r\n\r\n"), Some(400)),
+        // Cut off before it is whole.
+        (format!("{stop}Host: x"), None),
+        (format!("{stop}{host}Content-Length: 50\r\n\r\n{{\"a"), None),
+    ]
+    .into()
+}
+
 #[test]
-fn garbage_on_the_control_socket_disturbs_nobody() {
+fn garbage_on_the_control_socket_is_refused_and_changes_nothing() {
     let session = one_app();
-    let pid = session.pid("web");
+    let before = session.find("web").expect("the app");
     let path = socket(&session);
-    let long = "A".repeat(1 << 20);
-    let endless = format!("GET /v1/apps HTTP/1.1\r\nX: {long}");
-    for garbage in ["\0\u{1}\u{2}garbage", "GET\r\n\r\n", "POST /v1/apps/../../etc HTTP/1.1\r\n\r\n", &endless] {
-        let mut stream = UnixStream::connect(&path).expect("the control socket");
-        stream.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
-        // It may be cut off before all is written, and that is an answer too.
-        let _ = stream.write_all(garbage.as_bytes());
-        let _ = stream.read(&mut [0; 1024]);
+    for (said, wanted) in garbage() {
+        let shown: String = said.chars().take(80).collect();
+        let answer = said_to(&path, said.as_bytes(), wanted.is_none());
+        let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+        assert_eq!(status, wanted, "{shown:?}: {answer:?}");
+        assert!(wanted.is_some() || answer.is_empty(), "{shown:?}: {answer:?}");
     }
     let silent: Vec<UnixStream> = (0..50).map(|_| UnixStream::connect(&path).expect("one more client")).collect();
-    assert_eq!(session.pid("web"), pid);
+    let after = session.find("web").expect("the app");
+    assert_eq!((after.state, after.pid, after.run), (StateName::Running, before.pid, before.run));
     drop(silent);
     session.ok(&["restart", "web"]);
+}
+
+/// Says something, and nothing more when it is `cut_off`; all that comes back until the connection is closed.
+fn said_to(socket: &Path, said: &[u8], cut_off: bool) -> String {
+    let mut stream = UnixStream::connect(socket).expect("the control socket");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    // It may be cut off before all is written: what it was told then can still be read.
+    let _ = stream.write_all(said);
+    if cut_off {
+        stream.shutdown(std::net::Shutdown::Write).expect("half a connection");
+    }
+    let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => answer.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("neither an answer nor an end: {error}"),
+        }
+    }
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[test]

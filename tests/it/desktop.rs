@@ -11,7 +11,7 @@ use std::process::Command;
 use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
 
-use crate::harness::{STAGE, Session, binary, finish, kill, until};
+use crate::harness::{STAGE, Session, binary, finish, kill, not_run, until};
 
 /// Whom the stories run as when root runs them; nobody has to know this user.
 const USER: u32 = 61_000;
@@ -24,6 +24,7 @@ fn as_a_user(name: &str, story: impl FnOnce()) {
 /// As [`as_a_user`], for the test of any file: `path` is its whole name.
 pub fn alone(path: &str, story: impl FnOnce()) {
     if !rustix::process::geteuid().is_root() {
+        not_run(&format!("{path} in a network and host of its own"), "that needs root");
         return story();
     }
     let stage = stage();
@@ -34,7 +35,10 @@ pub fn alone(path: &str, story: impl FnOnce()) {
             command.args(["sh", "-c", ALONE, "sh"]);
             command
         }
-        false => Command::new("env"),
+        false => {
+            not_run(&format!("{path} in a network and host of its own"), "this machine grants root no namespaces");
+            Command::new("env")
+        }
     };
     command.args(["setpriv", &format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups"]);
     command.args(["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]);

@@ -15,6 +15,10 @@ use kasm_void::model::protocol::{AppStatus, Identity, Snapshot, StateName};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+#[path = "../not_run.rs"]
+mod not_run;
+pub use not_run::not_run;
+
 /// Where the desktop stories put copies of what they need, for a user who may not read the source tree.
 pub const STAGE: &str = "KASM_VOID_STAGE";
 
@@ -370,6 +374,48 @@ impl Drop for Session {
 
 /// In the environment of every process of one session.
 const COOKIE: &str = "KASM_VOID_STORY";
+
+/// Set for a test that has a pid namespace of its own.
+const OWN_PIDS: &str = "KASM_VOID_OWN_PIDS";
+
+/// Runs `story` as root in a pid namespace of its own, where nobody else starts processes: the test runs itself again
+/// there. `path` is the test's whole name. Where that cannot be, the story is not run, and that is reported.
+pub fn in_own_pids(path: &str, story: impl FnOnce()) {
+    if std::env::var_os(OWN_PIDS).is_some() {
+        return story();
+    }
+    let unshare = |command: &[&str]| {
+        let mut unshare = Command::new("unshare");
+        // A shell is pid 1, because it collects the orphans.
+        unshare
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", "\"$@\"; exit $?", "sh"])
+            .args(command);
+        unshare.env(OWN_PIDS, "1").stdin(Stdio::null());
+        unshare
+    };
+    if !rustix::process::geteuid().is_root() || finish(unshare(&["true"])).code != Some(0) {
+        return not_run(path, "it needs root and a pid namespace of its own");
+    }
+    let this = std::env::current_exe().expect("this test");
+    let mut again = unshare(&[this.to_str().expect("UTF-8"), "--exact", path, "--nocapture"]);
+    let output = again.output().expect("the story in a namespace of its own");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{}:\n{said}", output.status);
+}
+
+/// Starts `command` with this pid. Only in a pid namespace of its own is nobody faster.
+pub fn spawn_as(pid: i32, command: &mut Command) -> Child {
+    until(&format!("a process with pid {pid}"), || {
+        fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("root may say which pid is next");
+        let mut child = command.spawn().expect("a program");
+        if child.id() as i32 == pid {
+            return Some(child);
+        }
+        child.kill().expect("kill");
+        child.wait().expect("a reaped child");
+        None
+    })
+}
 
 /// Runs a command to its end; one that hangs fails the story.
 pub fn finish(mut command: Command) -> Output {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use kasm_void::http::bind;
 use kasm_void::launcher::cdp::{self, Browser, Incoming};
 use kasm_void::launcher::http::serve;
-use kasm_void::launcher::navigate::Navigator;
+use kasm_void::launcher::navigate::{Navigator, Waits};
 use kasm_void::launcher::token::Token;
 use kasm_void::launcher::verdict::{Also, Outcome, Verdict};
 use kasm_void::model::url::{Policy, Reason};
@@ -183,8 +183,9 @@ fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
-/// On a busy machine, a tab that is well takes longer to answer than the product waits.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+/// On a busy machine, a tab that is well takes longer to answer than the product waits, and a page longer to do harm
+/// than the product watches.
+const WAITS: Waits = Waits { waking: Duration::from_secs(5), watched: DEADLINE };
 
 /// A launcher in front of a browser, and pages for it.
 struct Stage {
@@ -204,7 +205,7 @@ impl Stage {
             runtime.block_on(std::future::pending::<()>())
         });
         let policy = allowed.iter().fold(Policy::default(), |policy, port| policy.also_loopback(*port));
-        let navigator = Navigator::with_waking(browser, policy, SIGN_OF_LIFE);
+        let navigator = Navigator::with_waits(browser, policy, WAITS);
         Stage { handle: told.recv().expect("a runtime"), navigator, browser, patience: Duration::from_secs(20) }
     }
 

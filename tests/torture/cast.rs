@@ -22,9 +22,11 @@ pub enum Kind {
     Slow,
     /// Its manifest is in a folder that is swapped as a whole, as Kubernetes mounts a ConfigMap.
     Mounted,
+    /// Fails at once and waits long before it is tried again.
+    Waits,
 }
 
-pub const ALL: [Kind; 9] = [
+pub const ALL: [Kind; 10] = [
     Kind::Stays,
     Kind::Dies,
     Kind::Helps,
@@ -34,6 +36,7 @@ pub const ALL: [Kind; 9] = [
     Kind::Chats,
     Kind::Slow,
     Kind::Mounted,
+    Kind::Waits,
 ];
 
 /// What a manifest says of the things that are changed in it.
@@ -58,6 +61,7 @@ impl Kind {
             Kind::Chats => "chats",
             Kind::Slow => "slow",
             Kind::Mounted => "mounted",
+            Kind::Waits => "waits",
         }
     }
 
@@ -65,8 +69,13 @@ impl Kind {
     pub fn most_processes(self) -> usize {
         match self {
             Kind::Stays | Kind::Launched | Kind::Deaf | Kind::Mounted => 1,
-            Kind::Dies | Kind::Helps | Kind::Counts | Kind::Chats | Kind::Slow => 2,
+            Kind::Dies | Kind::Helps | Kind::Counts | Kind::Chats | Kind::Slow | Kind::Waits => 2,
         }
+    }
+
+    /// It ends by itself, so that it is up at one moment and down at the next.
+    pub fn comes_and_goes(self) -> bool {
+        matches!(self, Kind::Dies | Kind::Waits)
     }
 
     pub fn manifest(self, edition: Edition) -> String {
@@ -77,12 +86,16 @@ impl Kind {
             Kind::Chats => "log: Log(max_size: \"256KiB\", keep: 1), ",
             Kind::Slow => "ready: Ready(probe: Path(path: \"${DATA}/slow.ready\"), within: \"20s\"), ",
             Kind::Stays => "actions: {\"tidy\": [Run(argv: [\"/bin/true\"])]}, ",
-            Kind::Dies | Kind::Helps | Kind::Mounted => "",
+            Kind::Dies | Kind::Helps | Kind::Mounted | Kind::Waits => "",
+        };
+        let backoff = match self {
+            Kind::Waits => "first: \"10m\", max: \"10m\", stable_after: \"1h\"",
+            _ => "first: \"20ms\", max: \"150ms\", stable_after: \"0s\"",
         };
         let Edition { version, remark, enabled } = edition;
         format!(
             "// remark {remark}\nApp(command: \"${{BIN}}/{}\", args: [\"v{version}\"], about: \"remark {}\", enabled: {enabled}, {own}\
-             backoff: Backoff(first: \"20ms\", max: \"150ms\", stable_after: \"0s\", give_up: Never))\n",
+             backoff: Backoff({backoff}, give_up: Never))\n",
             self.name(),
             remark / 2, // every other change is one of the comment alone
         )
@@ -91,6 +104,7 @@ impl Kind {
     fn program(self) -> String {
         let body = match self {
             Kind::Stays | Kind::Mounted => FOREVER.to_owned(),
+            Kind::Waits => "exit 3\n".to_owned(),
             Kind::Dies => "sleep \"0.$(($$ * 7919 % 90 + 10))\"\nexit 3\n".to_owned(),
             Kind::Helps => format!("(setsid \"$BIN/helper\" &)\n{FOREVER}"),
             Kind::Launched => "setsid \"$BIN/daemon\" \"$@\" &\nexit 0\n".to_owned(),
@@ -115,10 +129,12 @@ while :; do
 done
 "#;
 
-/// Descriptor 9 is inherited by all that the app starts: a later run finds it free or is the second tree.
+/// Descriptor 9 is inherited by all that the app starts: a later run finds it free or is the second tree. Only the
+/// code that says so counts: `flock` is a process too, and is killed like all others.
 fn lock(name: &str) -> String {
     format!(
-        "exec 9>>\"$DATA/{name}.lock\"\nflock -n 9 || echo \"{name}, pid $$, as $KASM_VOID_APP\" >>\"$DATA/doubled\"\n"
+        "exec 9>>\"$DATA/{name}.lock\"\nflock -n -E 99 9\n\
+         [ $? != 99 ] || echo \"{name}, pid $$, as $KASM_VOID_APP\" >>\"$DATA/doubled\"\n"
     )
 }
 

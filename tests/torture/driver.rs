@@ -11,6 +11,7 @@ use kasm_void::model::protocol::{AppStatus, Snapshot};
 use rustix::process::Signal;
 
 use crate::cast::{self, Kind};
+use crate::deaths::{self, Before};
 use crate::expect::{Disk, Part};
 use crate::harness::until_ok;
 use crate::sight::{self, Process};
@@ -20,7 +21,7 @@ use crate::witness::{Lines, Sampler};
 
 /// A run that fails tells so many of the last things that were done: more than one round has.
 const REMEMBERED: usize = 80;
-/// Descriptors of a supervisor of nine apps at rest; a leak passes this sooner or later.
+/// Descriptors of a supervisor of ten apps at rest; a leak passes this sooner or later.
 const MOST_DESCRIPTORS: usize = 100;
 
 pub struct Driver {
@@ -50,6 +51,8 @@ pub struct Tally {
     pub supervisors_killed: u64,
     pub guards_killed: u64,
     pub processes_killed: u64,
+    /// Apps that were compared before and after a death.
+    pub compared: u64,
     pub lines: u64,
     pub samples: u64,
 }
@@ -58,13 +61,14 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} actions, {} quiet points; killed: {} supervisors, {} guards, {} other processes; {} lines counted; \
-             looked {} times for a second tree",
+            "{} actions, {} quiet points; killed: {} supervisors, {} guards, {} other processes; \
+             {} apps compared before and after; {} lines counted; looked {} times for a second tree",
             self.actions,
             self.quiet_points,
             self.supervisors_killed,
             self.guards_killed,
             self.processes_killed,
+            self.compared,
             self.lines,
             self.samples
         )
@@ -162,8 +166,8 @@ impl Driver {
     }
 
     fn freeze_something(&mut self) {
-        if let Some(pid) = self.frozen.pop()
-            && self.random.bool()
+        if self.random.bool()
+            && let Some(pid) = self.frozen.pop()
         {
             signal(pid, Signal::CONT);
         }
@@ -206,6 +210,7 @@ impl Driver {
         self.note(format!("kill -9 the supervisor {pid}"));
         self.tally.supervisors_killed += 1;
         let counting = self.counting().filter(|_| !self.guarded);
+        let before = self.remember();
         signal(pid, Signal::KILL);
         until_ok("the killed supervisor is gone", || match self.stage.supervising().iter().any(|one| one.pid == pid) {
             true => Err(format!("pid {pid}")),
@@ -222,6 +227,7 @@ impl Driver {
             std::thread::sleep(Duration::from_millis(self.random.u64(..40)));
         }
         self.revive();
+        self.compare(before);
     }
 
     fn kill_guard(&mut self) {
@@ -229,7 +235,32 @@ impl Driver {
         self.note(format!("kill -9 the guard {pid}"));
         self.tally.guards_killed += 1;
         self.guarded = false;
+        let before = self.remember();
         signal(pid, Signal::KILL);
+        self.compare(before);
+    }
+
+    /// What must be the same after a death; nothing when the supervisor cannot be asked just now.
+    fn remember(&self) -> Vec<Before> {
+        let asked = Instant::now();
+        let Ok(status) = self.status() else { return Vec::new() };
+        deaths::before(&self.parts, &status, (asked, Instant::now()), &sight::processes(self.stage.root()))
+    }
+
+    fn compare(&mut self, before: Vec<Before>) {
+        self.tally.compared += before.len() as u64;
+        let racing: Vec<usize> = self.racing.iter().map(|(at, _)| *at).collect();
+        until_ok("every app is what it was before the death:", || {
+            let asked = Instant::now();
+            let status = self.status()?;
+            let asked = (asked, Instant::now());
+            let wrong = |before: &Before| {
+                let part = &self.parts[before.part()];
+                before.broken_by(part, part.is_calm() && !racing.contains(&before.part()), &status, asked)
+            };
+            let wrong: Vec<String> = before.iter().filter_map(wrong).collect();
+            if wrong.is_empty() { Ok(()) } else { Err(format!("{wrong:#?}")) }
+        });
     }
 
     fn revive(&mut self) {
@@ -419,7 +450,7 @@ impl Driver {
                 match wire::ask(&self.stage.socket(), "POST", &path) {
                     Ok((200, _)) => Ok(()),
                     // It ends by itself while it is waited for.
-                    Ok((502, _)) if kind == Kind::Dies => Ok(()),
+                    Ok((502, _)) if kind.comes_and_goes() => Ok(()),
                     answer => Err(format!("{loaded:?} {answer:?}")),
                 }
             });

@@ -18,6 +18,8 @@ pub struct Part {
     version_unsure: bool,
     /// Since the last quiet point there was a time without a manifest.
     removed_lately: bool,
+    /// How often something was asked of it or its manifest was written.
+    pub touches: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +65,13 @@ impl Part {
             shaky: false,
             version_unsure: false,
             removed_lately: false,
+            touches: 0,
         }
+    }
+
+    /// Nothing was done since the last quiet point that may not have been seen yet.
+    pub fn is_calm(&self) -> bool {
+        !self.shaky && self.disk == Disk::Good
     }
 
     pub fn expected(&self) -> Expected {
@@ -84,6 +92,7 @@ impl Part {
 
     /// After a good manifest was written and a start was answered well.
     pub fn certain(&mut self) {
+        self.touches += 1;
         (self.disk, self.wanted) = (Disk::Good, Wanted::Up);
         (self.shaky, self.version_unsure, self.removed_lately) = (false, false, false);
         self.edition.enabled = true;
@@ -95,6 +104,7 @@ impl Part {
 
     /// A manifest that can be read is on the disk, with this in it.
     pub fn written(&mut self, edition: Edition) {
+        self.touches += 1;
         if edition.enabled != self.edition.enabled || self.disk == Disk::Absent {
             self.unsettle();
         }
@@ -107,6 +117,7 @@ impl Part {
     }
 
     pub fn broken(&mut self) {
+        self.touches += 1;
         if self.disk == Disk::Absent || self.removed_lately {
             // It is kept back, or it is still there because nobody saw the removal; and what was good between the
             // two may not have been seen either.
@@ -122,6 +133,7 @@ impl Part {
     }
 
     pub fn removed(&mut self) {
+        self.touches += 1;
         self.unsettle();
         if self.wanted == Wanted::Unknown {
             self.wanted = Wanted::Unsure;
@@ -149,6 +161,7 @@ impl Part {
     }
 
     fn asked(&mut self, wanted: Wanted) {
+        self.touches += 1;
         let plain = !self.shaky && self.disk != Disk::Absent && self.edition.enabled;
         self.wanted = match self.wanted {
             Wanted::Unknown => Wanted::Unknown,
@@ -159,6 +172,7 @@ impl Part {
 
     /// Two asked for different things at once, or the answer never came.
     pub fn asked_who_knows_what(&mut self) {
+        self.touches += 1;
         if self.wanted != Wanted::Unknown {
             self.wanted = Wanted::Unsure;
         }
@@ -205,7 +219,7 @@ impl Expected {
                 Some(format!("it should be up, and is {}", status.state))
             }
             // It comes and goes.
-            _ if kind == Kind::Dies => None,
+            _ if kind.comes_and_goes() => None,
             (_, StateName::Running) => self.running_wrong(kind, tree, argv),
             (_, StateName::Stopped) => None,
             (_, state) => Some(format!("it is still {state}")),

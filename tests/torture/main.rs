@@ -5,6 +5,7 @@
 //! Owns the command line and nothing of the mischief.
 
 mod cast;
+mod deaths;
 mod driver;
 mod expect;
 #[allow(dead_code)] // the stories use all of it
@@ -59,9 +60,9 @@ fn main() -> ExitCode {
 /// Whether this process may mount what it likes. Where it can be made so, it is started again and does not return.
 fn has_own_mounts(seeds: &[u64]) -> bool {
     let has = std::env::var_os(ALONE).is_some();
-    if !has && may_mount() {
-        let error = alone(seeds);
-        eprintln!("torture: no mount namespace of its own, so no full disk: {error}");
+    if !has {
+        let why = if may_mount() { alone(seeds).to_string() } else { "it needs root that may mount".into() };
+        harness::not_run("torture with a full disk", &why);
     }
     has
 }

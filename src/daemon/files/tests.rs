@@ -13,6 +13,9 @@ use super::*;
 use crate::model::manifest::fields::{Fields, Whole};
 use crate::model::manifest::hook::HookForm;
 
+#[path = "../../../tests/not_run.rs"]
+mod not_run;
+
 /// A home folder on a host named `pod-b`.
 struct Ground {
     dir: tempfile::TempDir,
@@ -132,8 +135,7 @@ fn where_mounting_is_allowed(inner: &str) {
     let root: &[&str] = &["--mount"];
     let user: &[&str] = &["--user", "--map-root-user", "--mount"];
     let Some(how) = [root, user].into_iter().find(|how| allowed(how)) else {
-        eprintln!("not run: this machine allows no mount namespace");
-        return;
+        return not_run::not_run(inner, "this machine allows no mount namespace");
     };
     let name = format!("{}::{inner}", module_path!().split_once("::").unwrap().1);
     let output = Command::new("unshare")

@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
@@ -24,6 +25,9 @@ struct Folder {
     /// Held while files are written, so that writers take turns; whether the last write failed.
     failed: Mutex<bool>,
 }
+
+/// How long after a failure the rest is tried again: the disk may have room by then.
+const RETRY: Duration = Duration::from_secs(1);
 
 impl Copies {
     /// In a folder of their own within `state`.
@@ -65,8 +69,7 @@ impl Copies {
         pending.extend(changed.into_iter().map(|(name, text)| (name, Some(text))));
         pending.extend(gone.into_iter().map(|name| (name, None)));
         drop(pending);
-        let folder = self.folder.clone();
-        spawn_blocking(move || folder.write());
+        tokio::spawn(self.folder.clone().write_all());
     }
 
     /// The session is over: what was good in it is nothing to go on from.
@@ -80,18 +83,36 @@ impl Folder {
         self.path.join(format!("{name}.ron"))
     }
 
-    /// Writes all that is pending by now. Threads may run in any order: the first one writes what later ones came for.
-    fn write(&self) {
+    /// Writes until nothing is left to be written.
+    async fn write_all(self: Arc<Self>) {
+        loop {
+            let folder = self.clone();
+            match spawn_blocking(move || folder.write()).await {
+                Ok(false) => tokio::time::sleep(RETRY).await,
+                Ok(true) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Writes what is pending by now; whether all of it could be written. Threads may run in any order: the first one
+    /// writes what later ones came for.
+    fn write(&self) -> bool {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
-        if pending.is_empty() {
-            return;
+        let mut trouble = None;
+        for (name, text) in pending {
+            let written = match &text {
+                Some(text) => self.replace(&name, text),
+                None => fs::remove_file(self.file(&name)).or(Ok(())), // it may never have been written
+            };
+            if let Err(error) = written {
+                // No copy is better than an older one, which would restart the app as what it was before.
+                let _ = fs::remove_file(self.file(&name));
+                self.pending.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_insert(text);
+                trouble = Some(error);
+            }
         }
-        let result = pending.iter().try_for_each(|(name, text)| match text {
-            Some(text) => self.replace(name, text),
-            None => fs::remove_file(self.file(name)).or(Ok(())), // it may never have been written
-        });
-        if let Err(error) = &result
+        if let Some(error) = &trouble
             && !*failed
         {
             tracing::warn!(
@@ -99,7 +120,8 @@ impl Folder {
                 "cannot keep copies of the manifests: should the supervisor die while a manifest is broken, its app is left alone until the manifest is mended"
             );
         }
-        *failed = result.is_err();
+        *failed = trouble.is_some();
+        !*failed
     }
 
     fn replace(&self, name: &str, text: &str) -> io::Result<()> {
@@ -118,7 +140,7 @@ impl Folder {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
 
@@ -148,6 +170,20 @@ mod tests {
             assert_eq!(copies.of("a").as_deref(), Some("two"));
             assert_eq!(copies.of("b"), None);
         });
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_written_later_and_no_older_copy_stays() {
+        let state = tempfile::tempdir().unwrap();
+        let mut copies = Copies::open(state.path());
+        copies.keep(&[("a", "one"), ("b", "one")], &BTreeSet::new(), true);
+        written(&copies, |copies| copies.of("b").is_some()).await;
+        let in_the_way = copies.file("a").with_extension("new");
+        fs::create_dir(&in_the_way).unwrap();
+        copies.keep(&[("a", "two"), ("b", "two")], &BTreeSet::new(), true);
+        written(&copies, |copies| copies.of("a").is_none() && copies.of("b").as_deref() == Some("two")).await;
+        fs::remove_dir(&in_the_way).unwrap();
+        written(&copies, |copies| copies.of("a").as_deref() == Some("two")).await;
     }
 
     #[tokio::test]

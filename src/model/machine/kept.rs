@@ -17,10 +17,18 @@ pub struct Kept {
     pub run: u64,
     pub restarts: u64,
     pub last_exit: Option<Exit>,
+    /// What its manifest said. An app that was started by hand though it was disabled goes on.
+    #[serde(default = "by_default")]
+    pub enabled: bool,
     history: History,
     /// Of what a running app was started with.
     program: u64,
     pub posture: Posture,
+}
+
+/// Ledgers of earlier versions do not say it.
+fn by_default() -> bool {
+    true
 }
 
 /// Where the app was. What was only being tried is tried again; what lived is looked for.
@@ -85,6 +93,7 @@ impl Machine {
             run: self.run,
             restarts: self.restarts,
             last_exit: self.last_exit.clone(),
+            enabled: self.app.enabled,
             history: self.history.clone(),
             program: plan::program(&self.app),
             posture: Posture::of(state),

@@ -1,0 +1,16 @@
+//! Tells what a test could not try on this machine, so that nobody takes a pass for more than it is. `tests/run.sh`
+//! gathers it and reports it at the end.
+
+use std::io::Write;
+
+/// The file that `tests/run.sh` reads.
+const GATHERED: &str = "KASM_VOID_NOT_RUN";
+
+pub fn not_run(what: &str, why: &str) {
+    eprintln!("not run: {what}: {why}");
+    if let Some(path) = std::env::var_os(GATHERED) {
+        let file = std::fs::File::options().create(true).append(true).open(&path);
+        let written = file.and_then(|mut file| writeln!(file, "{what} ({why})"));
+        written.unwrap_or_else(|error| panic!("cannot note it in {}: {error}", path.display()));
+    }
+}
