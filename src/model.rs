@@ -22,6 +22,8 @@ pub mod init;
 
 pub mod loading;
 
+pub mod tree;
+
 pub mod plan;
 
 pub mod machine;

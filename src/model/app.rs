@@ -14,6 +14,15 @@ use crate::model::manifest::stop::Stop;
 use crate::model::manifest::workspace::Workspace;
 use crate::model::protocol::CommandLine;
 
+/// Stands for one app's name from its first manifest to the end of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AppId(pub u32);
+
+impl AppId {
+    /// Not an app: the session's own steps.
+    pub const WORKSPACE: AppId = AppId(u32::MAX);
+}
+
 /// One app, ready to be supervised. Its fields are the settings of a manifest, each in its final form.
 #[derive(Debug, Clone, PartialEq)]
 pub struct App {

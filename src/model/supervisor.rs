@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use statig::blocking::{InitializedStateMachine, IntoStateMachineExt as _};
 
 use crate::model::app::App;
+pub use crate::model::app::AppId;
 use crate::model::exit::Exit;
 use crate::model::loading::check::Checked;
 use crate::model::machine::{Cx, Effect as AppEffect, Event, Kept, Machine, State, Then, Why};
@@ -17,15 +18,6 @@ use crate::model::plan::{self, Step};
 use crate::model::protocol::{AppStatus, Outcome, PlanReport, Refusal, Snapshot, StateName, Verb};
 use crate::model::signal::signal_name;
 use crate::model::spelling::closest;
-
-/// Stands for one app's name from its first manifest to the end of the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AppId(pub u32);
-
-impl AppId {
-    /// Not an app: the session's own steps.
-    pub const WORKSPACE: AppId = AppId(u32::MAX);
-}
 
 /// Stands for one request that wants an answer.
 pub type AskId = u64;

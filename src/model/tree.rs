@@ -1,0 +1,331 @@
+//! Decides which processes belong to which app, which one leads it, and which belong to no app.
+//!
+//! Pure: it is given a process table, what is remembered from earlier looks ([`Lineage`]) and a way to look into a
+//! single process ([`Look`]). A process belongs to an app if one of these holds. They are tried in this order:
+//!
+//! 1. It is a known child or a watched process of the app, or it was part of the tree at an earlier look.
+//! 2. It descends from such a process, or shares a session or process group that one of them founded. Sessions and
+//!    groups are remembered after their leaders are gone, until they are empty.
+//! 3. Its environment carries the marks of the app and of this session.
+//! 4. Its output goes into the app's pipe.
+//! 5. It was orphaned to us just when the app lost a process.
+//!
+//! The environment comes third because a program may overwrite it (a process title), clear it, or forbid us to read
+//! it. The first two cannot be escaped that way.
+
+mod lineage;
+mod marks;
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+
+use crate::model::app::AppId;
+use crate::model::manifest::matches::Matcher;
+
+pub use lineage::Lineage;
+pub use marks::{Marks, Place};
+
+/// Process id.
+pub type Pid = i32;
+
+/// One line of the process table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    pub pid: Pid,
+    pub parent: Pid,
+    pub session: Pid,
+    pub group: Pid,
+    /// Clock ticks since boot. Together with the pid it identifies a process for good.
+    pub started: u64,
+    /// Dead, but not yet collected by its parent.
+    pub zombie: bool,
+    /// We are allowed to signal it.
+    pub signallable: bool,
+}
+
+/// All processes that could be seen at one moment, oldest first.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    pub processes: Vec<Process>,
+    /// Nothing was skipped for lack of a file descriptor.
+    pub complete: bool,
+}
+
+impl Table {
+    /// Adds children that the table does not show, for example because `/proc` is mounted with `hidepid`. Nothing is
+    /// known about them except that they exist and that `parent` has to collect them.
+    pub fn add_unseen(&mut self, parent: Pid, children: &[Pid]) {
+        let seen: HashSet<Pid> = self.processes.iter().map(|process| process.pid).collect();
+        let unseen = children.iter().filter(|pid| !seen.contains(pid));
+        self.processes.extend(unseen.map(|pid| Process {
+            pid: *pid,
+            parent,
+            session: 0,
+            group: 0,
+            started: 0,
+            zombie: false,
+            signallable: true,
+        }));
+    }
+}
+
+/// What can only be learned by looking into one process. Asked only where it decides something.
+pub trait Look {
+    /// What its environment says about whose it is. Nothing if it cannot be read.
+    fn marks(&self, pid: Pid) -> Rc<Marks>;
+    /// Its arguments, joined by single spaces.
+    fn command_line(&self, pid: Pid) -> Rc<str>;
+    /// The app into whose pipe its output goes.
+    fn output(&self, pid: Pid) -> Option<AppId>;
+    /// It runs a kasm-void program: a guard, a supervisor, or a client with an app's name in its arguments.
+    fn is_kasm_void(&self, pid: Pid) -> bool;
+    /// It lives in another mount namespace, so it is another container's process.
+    fn is_elsewhere(&self, pid: Pid) -> bool;
+}
+
+/// Whose process it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    App(AppId),
+    /// A hook or probe command of the app. Part of its tree, but never adopted as the app itself.
+    Hook(AppId),
+    /// Several apps lost a process at the moment this one was orphaned. None of them is empty while it lives.
+    OneOf(Rc<BTreeSet<AppId>>),
+}
+
+impl Owner {
+    pub fn is(&self, app: AppId) -> bool {
+        match self {
+            Owner::App(owner) | Owner::Hook(owner) => *owner == app,
+            Owner::OneOf(owners) => owners.contains(&app),
+        }
+    }
+
+    fn apps(&self) -> Vec<AppId> {
+        match self {
+            Owner::App(app) | Owner::Hook(app) => vec![*app],
+            Owner::OneOf(apps) => apps.iter().copied().collect(),
+        }
+    }
+}
+
+/// The app that a leader is looked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub app: AppId,
+    pub name: &'a str,
+    pub matcher: Option<&'a Matcher>,
+    /// Also accept the process that an earlier supervisor started as the app, by the marks in its environment.
+    pub by_marks: bool,
+}
+
+/// A process table sorted into trees.
+#[derive(Debug)]
+pub struct Trees {
+    table: Table,
+    index: Index,
+    owners: HashMap<Pid, Owner>,
+    by_app: HashMap<AppId, Vec<usize>>,
+    /// Processes we hold: they are alive until we have collected them, even as zombies.
+    held: HashSet<Pid>,
+    ourselves: Vec<Pid>,
+}
+
+/// Where in the table to find the children of a parent, and the members of a session or group.
+#[derive(Debug, Default)]
+struct Index {
+    by_pid: HashMap<Pid, usize>,
+    children: HashMap<Pid, Vec<usize>>,
+    sessions: HashMap<Pid, Vec<usize>>,
+    groups: HashMap<Pid, Vec<usize>>,
+}
+
+impl Index {
+    fn of(table: &Table) -> Self {
+        let mut index = Index::default();
+        for (at, process) in table.processes.iter().enumerate() {
+            index.by_pid.insert(process.pid, at);
+            index.children.entry(process.parent).or_default().push(at);
+            index.sessions.entry(process.session).or_default().push(at);
+            index.groups.entry(process.group).or_default().push(at);
+        }
+        index
+    }
+}
+
+/// Sorts all processes of the table into trees.
+pub fn sort(table: Table, lineage: &Lineage, look: &dyn Look) -> Trees {
+    let mut trees = Trees {
+        index: Index::of(&table),
+        owners: HashMap::with_capacity(table.processes.len()),
+        by_app: HashMap::new(),
+        held: lineage.held().collect(),
+        ourselves: lineage.ourselves().to_vec(),
+        table,
+    };
+    trees.claim_all(|_, process| lineage.owner(process));
+    trees.claim_all(|trees, process| lineage.owner_by_bond(process, |pid| trees.process(pid)));
+    trees.claim_all(|_, process| match process.zombie {
+        true => None,
+        false => lineage.owner_by_marks(&look.marks(process.pid)),
+    });
+    trees.claim_all(|_, process| match process.zombie {
+        true => None,
+        false => look.output(process.pid).map(Owner::App),
+    });
+    trees.claim_all(|trees, process| match process.zombie || !trees.ourselves.contains(&process.parent) {
+        true => None,
+        false => lineage.owner_by_arrival(process),
+    });
+    trees
+}
+
+impl Trees {
+    /// Claims what nobody has claimed yet. A claim includes everything that descends from the process.
+    fn claim_all(&mut self, owner: impl Fn(&Trees, &Process) -> Option<Owner>) {
+        for at in 0..self.table.processes.len() {
+            let process = self.table.processes[at];
+            let open = !self.owners.contains_key(&process.pid) && !self.ourselves.contains(&process.pid);
+            if open && let Some(owner) = owner(self, &process) {
+                self.claim(at, &owner);
+            }
+        }
+    }
+
+    fn claim(&mut self, at: usize, owner: &Owner) {
+        let mut queue = VecDeque::from([at]);
+        while let Some(at) = queue.pop_front() {
+            let process = self.table.processes[at];
+            if self.ourselves.contains(&process.pid) || self.owners.contains_key(&process.pid) {
+                continue;
+            }
+            self.owners.insert(process.pid, owner.clone());
+            for app in owner.apps() {
+                self.by_app.entry(app).or_default().push(at);
+            }
+            queue.extend(self.index.children.get(&process.pid).into_iter().flatten());
+            if process.session == process.pid {
+                queue.extend(self.index.sessions.get(&process.pid).into_iter().flatten());
+            }
+            if process.group == process.pid {
+                queue.extend(self.index.groups.get(&process.pid).into_iter().flatten());
+            }
+        }
+    }
+
+    /// Something may be missing from the table, so no tree may be called empty.
+    pub fn complete(&self) -> bool {
+        self.table.complete
+    }
+
+    pub fn owner(&self, pid: Pid) -> Option<&Owner> {
+        self.owners.get(&pid)
+    }
+
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.table.processes.iter()
+    }
+
+    /// Every process that has an owner, dead ones too.
+    pub fn owned(&self) -> impl Iterator<Item = (&Process, &Owner)> {
+        self.processes().filter_map(|process| Some((process, self.owners.get(&process.pid)?)))
+    }
+
+    pub fn process(&self, pid: Pid) -> Option<&Process> {
+        self.index.by_pid.get(&pid).map(|at| &self.table.processes[*at])
+    }
+
+    /// Every live process of the app, and every dead one that we have not collected yet.
+    pub fn members(&self, app: AppId) -> impl Iterator<Item = &Process> {
+        let all = self.by_app.get(&app).into_iter().flatten().map(|at| &self.table.processes[*at]);
+        all.filter(|process| !process.zombie || self.held.contains(&process.pid))
+    }
+
+    /// Live processes that were left to us, the guard or the supervisor, and belong to no app; with all that descends
+    /// from them.
+    pub fn strays(&self) -> Vec<&Process> {
+        let unowned = |process: &Process| {
+            !process.zombie && !self.owners.contains_key(&process.pid) && !self.ourselves.contains(&process.pid)
+        };
+        let orphans = self.table.processes.iter().enumerate();
+        let orphans = orphans.filter(|(_, process)| self.ourselves.contains(&process.parent));
+        let mut queue: VecDeque<usize> = orphans.map(|(at, _)| at).collect();
+        let mut found = Vec::new();
+        while let Some(at) = queue.pop_front() {
+            let process = &self.table.processes[at];
+            if unowned(process) {
+                found.push(process);
+                queue.extend(self.index.children.get(&process.pid).into_iter().flatten());
+            }
+        }
+        found
+    }
+
+    /// Live processes in the session that a hook's command led, and its descendants; `own`: the command itself, if it
+    /// has not been collected.
+    pub fn with_session(&self, leader: Pid, own: bool) -> Vec<Pid> {
+        let session = self.index.sessions.get(&leader).into_iter().flatten().copied();
+        let own = self.index.by_pid.get(&leader).copied().filter(|_| own);
+        let mut queue: VecDeque<usize> = session.chain(own).collect();
+        let mut found = BTreeSet::new();
+        while let Some(at) = queue.pop_front() {
+            let process = &self.table.processes[at];
+            if found.insert(process.pid) {
+                queue.extend(self.index.children.get(&process.pid).into_iter().flatten());
+            }
+        }
+        found.into_iter().collect()
+    }
+
+    /// The process to adopt as the app's leader: one that nobody holds yet. The oldest one, if there are several.
+    pub fn leader(&self, wanted: Wanted<'_>, lineage: &Lineage, look: &dyn Look) -> Option<&Process> {
+        let started_by_us = wanted.by_marks.then(|| self.spawned(wanted, lineage, look)).flatten();
+        started_by_us.or_else(|| self.matching(wanted, lineage, look))
+    }
+
+    fn free(&self, process: &Process) -> bool {
+        !process.zombie && !self.held.contains(&process.pid) && !self.ourselves.contains(&process.pid)
+    }
+
+    /// What an earlier supervisor started as the app.
+    fn spawned(&self, wanted: Wanted<'_>, lineage: &Lineage, look: &dyn Look) -> Option<&Process> {
+        self.members(wanted.app).filter(|process| self.free(process)).find(|process| {
+            let marks = look.marks(process.pid);
+            lineage.place().owns(&marks)
+                && marks.app.as_deref() == Some(wanted.name)
+                && marks.leader == Some(process.pid)
+                && !marks.hook
+        })
+    }
+
+    /// What the app's pattern matches.
+    fn matching(&self, wanted: Wanted<'_>, lineage: &Lineage, look: &dyn Look) -> Option<&Process> {
+        let matcher = wanted.matcher?;
+        let may_be = |process: &&Process| {
+            self.free(process) && process.signallable && matcher.is(&look.command_line(process.pid))
+        };
+        // Looking into a process costs more than its command line does, so only matches are looked into.
+        self.table.processes.iter().filter(may_be).find(|process| {
+            let owner_allows = match self.owners.get(&process.pid) {
+                None => true,
+                Some(owner) => *owner == Owner::App(wanted.app),
+            };
+            let marks = look.marks(process.pid);
+            let marks_allow = !marks.hook
+                && !lineage.place().is_anothers(&marks)
+                && marks.app.as_deref().is_none_or(|app| app == wanted.name);
+            owner_allows && marks_allow && !look.is_kasm_void(process.pid) && !look.is_elsewhere(process.pid)
+        })
+    }
+
+    /// A process was adopted as the app's leader: what descends from it belongs to the app too.
+    pub fn adopted(&mut self, app: AppId, pid: Pid) {
+        self.held.insert(pid);
+        if let Some(at) = self.index.by_pid.get(&pid) {
+            self.claim(*at, &Owner::App(app));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+//! What is remembered about the trees between two looks at the process table.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
+
+use super::{Marks, Owner, Pid, Place, Process, Trees};
+use crate::model::app::AppId;
+
+/// Remembers whose the known processes, their sessions and their groups are. Told of every start and every end.
+#[derive(Debug)]
+pub struct Lineage {
+    place: Place,
+    /// The supervisor, then its guard. Never part of a tree.
+    ourselves: Vec<Pid>,
+    names: BTreeMap<String, AppId>,
+    /// Processes whose end will be told: children that are not collected, and watched ones.
+    held: HashMap<Pid, Owner>,
+    /// Members at the last look, with their start times.
+    members: HashMap<Pid, (u64, Owner)>,
+    bonds: HashMap<Bond, Founder>,
+    bonds_of: HashMap<AppId, Vec<Bond>>,
+    /// Apps that have lost a process since the last look, and whether that was the leader.
+    bereaved: BTreeMap<AppId, bool>,
+    /// Orphans that no app claimed at an earlier look, with their start times. No later loss explains them.
+    strays: HashSet<(Pid, u64)>,
+}
+
+/// What ties processes together without descent. Its number stays taken until the last member is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Bond {
+    Session(Pid),
+    Group(Pid),
+}
+
+impl Bond {
+    fn id(self) -> Pid {
+        match self {
+            Bond::Session(id) | Bond::Group(id) => id,
+        }
+    }
+
+    fn founded_by(pid: Pid) -> [Bond; 2] {
+        [Bond::Session(pid), Bond::Group(pid)]
+    }
+
+    fn of(process: &Process) -> [Bond; 2] {
+        [Bond::Session(process.session), Bond::Group(process.group)]
+    }
+}
+
+/// Who founded a session or a group.
+#[derive(Debug)]
+struct Founder {
+    owner: Owner,
+    identity: Identity,
+}
+
+/// How the founder is told from a later process with its pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Identity {
+    /// Our child. It keeps its pid until we collect it.
+    Child,
+    Since(u64),
+    /// It was our child. Whoever has its pid now is another process.
+    Collected,
+}
+
+impl Founder {
+    /// This process has the founder's pid, but is another one.
+    fn is_another(&self, process: &Process) -> bool {
+        match self.identity {
+            Identity::Child => false,
+            Identity::Since(started) => process.started != started,
+            Identity::Collected => true,
+        }
+    }
+}
+
+impl Lineage {
+    /// `ourselves`: the supervisor and, if there is one, its guard.
+    pub fn new(place: Place, ourselves: Vec<Pid>) -> Self {
+        Lineage {
+            place,
+            ourselves,
+            names: BTreeMap::new(),
+            held: HashMap::new(),
+            members: HashMap::new(),
+            bonds: HashMap::new(),
+            bonds_of: HashMap::new(),
+            bereaved: BTreeMap::new(),
+            strays: HashSet::new(),
+        }
+    }
+
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub fn ourselves(&self) -> &[Pid] {
+        &self.ourselves
+    }
+
+    pub(super) fn held(&self) -> impl Iterator<Item = Pid> {
+        self.held.keys().copied()
+    }
+
+    /// Processes whose marks name this app are its own from now on. Tells whether that was new.
+    pub fn named(&mut self, app: AppId, name: &str) -> bool {
+        self.names.get(name) != Some(&app) && self.names.insert(name.into(), app) != Some(app)
+    }
+
+    /// The app is gone, and so is its tree.
+    pub fn forgotten(&mut self, app: AppId) {
+        self.emptied(app);
+        self.names.retain(|_, named| *named != app);
+    }
+
+    /// We started it, as leader of a session of its own. It is a child of ours.
+    pub fn started(&mut self, pid: Pid, owner: Owner) {
+        for bond in Bond::founded_by(pid) {
+            self.remember(bond, &owner, Identity::Child);
+        }
+        self.held.insert(pid, owner);
+    }
+
+    /// Its end will be told, although we did not start it.
+    pub fn watched(&mut self, process: &Process, owner: Owner) {
+        self.remember_bonds(process, &owner);
+        self.held.insert(process.pid, owner);
+    }
+
+    /// A leader that an earlier supervisor knew has ended. Its session may not be empty.
+    pub fn led(&mut self, app: AppId, leader: Pid, started: u64) {
+        for bond in Bond::founded_by(leader) {
+            if !self.bonds.contains_key(&bond) {
+                self.remember(bond, &Owner::App(app), Identity::Since(started));
+            }
+        }
+        self.bereaved.insert(app, true);
+    }
+
+    /// A held process has ended. What it leaves behind is orphaned at this moment.
+    pub fn ended(&mut self, pid: Pid) {
+        let Some(owner) = self.held.remove(&pid) else { return };
+        self.members.remove(&pid);
+        for bond in Bond::founded_by(pid) {
+            match self.bonds.get_mut(&bond) {
+                Some(founder) if founder.identity == Identity::Child => founder.identity = Identity::Collected,
+                _ => {}
+            }
+        }
+        let leader = matches!(owner, Owner::App(_));
+        for app in owner.apps() {
+            *self.bereaved.entry(app).or_default() |= leader;
+        }
+    }
+
+    /// Nothing of the app's tree is left.
+    pub fn emptied(&mut self, app: AppId) {
+        for bond in self.bonds_of.remove(&app).unwrap_or_default() {
+            if self.bonds.get(&bond).is_some_and(|founder| founder.owner.is(app)) {
+                self.bonds.remove(&bond);
+            }
+        }
+        self.bereaved.remove(&app);
+    }
+
+    /// Takes in what a look has shown. After an incomplete one nothing is forgotten.
+    pub fn learn(&mut self, trees: &Trees) {
+        for (process, owner) in trees.owned() {
+            if !self.held.contains_key(&process.pid) {
+                self.members.insert(process.pid, (process.started, owner.clone()));
+                self.remember_bonds(process, owner);
+            }
+        }
+        if !trees.complete() {
+            return;
+        }
+        self.forget_the_gone(trees);
+        self.strays = trees.strays().into_iter().map(|process| (process.pid, process.started)).collect();
+        self.bereaved.clear();
+    }
+
+    fn forget_the_gone(&mut self, trees: &Trees) {
+        let there = |pid: &Pid, started: u64| trees.process(*pid).is_some_and(|process| process.started == started);
+        self.members.retain(|pid, (started, _)| there(pid, *started));
+        let used: HashSet<Bond> = trees.processes().flat_map(Bond::of).collect();
+        let held = &self.held;
+        self.bonds.retain(|bond, founder| {
+            let used_again = trees.process(bond.id()).is_some_and(|process| founder.is_another(process));
+            !used_again && (used.contains(bond) || held.contains_key(&bond.id()))
+        });
+        let bonds = &self.bonds;
+        self.bonds_of.values_mut().for_each(|of_app| of_app.retain(|bond| bonds.contains_key(bond)));
+    }
+
+    fn remember_bonds(&mut self, process: &Process, owner: &Owner) {
+        for bond in Bond::of(process).into_iter().filter(|bond| bond.id() == process.pid) {
+            self.remember(bond, owner, Identity::Since(process.started));
+        }
+    }
+
+    fn remember(&mut self, bond: Bond, owner: &Owner, identity: Identity) {
+        self.bonds.insert(bond, Founder { owner: owner.clone(), identity });
+        for app in owner.apps() {
+            let of_app = self.bonds_of.entry(app).or_default();
+            if !of_app.contains(&bond) {
+                of_app.push(bond);
+            }
+        }
+    }
+
+    /// Its owner by what is known about the process itself.
+    pub(super) fn owner(&self, process: &Process) -> Option<Owner> {
+        let member = self.members.get(&process.pid).filter(|(started, _)| *started == process.started);
+        self.held.get(&process.pid).or(member.map(|(_, owner)| owner)).cloned()
+    }
+
+    /// Its owner by its session or its group. `with_pid` finds the process that has a pid now.
+    pub(super) fn owner_by_bond<'t>(
+        &self,
+        process: &Process,
+        with_pid: impl Fn(Pid) -> Option<&'t Process>,
+    ) -> Option<Owner> {
+        Bond::of(process).into_iter().find_map(|bond| {
+            let founder = self.bonds.get(&bond)?;
+            let used_again = with_pid(bond.id()).is_some_and(|now| founder.is_another(now));
+            (!used_again).then(|| founder.owner.clone())
+        })
+    }
+
+    /// Its owner by the marks in its environment.
+    pub(super) fn owner_by_marks(&self, marks: &Marks) -> Option<Owner> {
+        let app = *self.names.get(marks.app.as_deref()?)?;
+        let owner = if marks.hook { Owner::Hook(app) } else { Owner::App(app) };
+        self.place.owns(marks).then_some(owner)
+    }
+
+    /// The owner of an orphan by who has lost a process since the last look.
+    pub(super) fn owner_by_arrival(&self, process: &Process) -> Option<Owner> {
+        // If the guard is PID 1, it is also left processes that have nothing to do with us.
+        if self.strays.contains(&(process.pid, process.started)) || process.parent == 1 {
+            return None;
+        }
+        let lost = |leader: bool| self.bereaved.iter().filter(move |(_, was)| **was == leader).map(|(app, _)| *app);
+        let mut apps: BTreeSet<AppId> = lost(true).collect();
+        if apps.is_empty() {
+            apps = lost(false).collect();
+        }
+        match apps.len() {
+            0 => None,
+            1 => apps.first().map(|app| Owner::App(*app)),
+            _ => Some(Owner::OneOf(Rc::new(apps))),
+        }
+    }
+}

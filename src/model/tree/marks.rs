@@ -1,0 +1,62 @@
+//! What the environment of a process says about whose it is, and whether that was this session.
+
+use super::Pid;
+
+/// The marks that every process of an app inherits in its environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Marks {
+    pub app: Option<String>,
+    /// The state folder of the supervisor that started it.
+    pub state: Option<String>,
+    /// Which folder and which container that was, as [`Place::text`] writes it. Missing in processes that were started
+    /// by a version before 0.2.
+    pub place: Option<String>,
+    /// The pid of the process that was started with these marks. All others have inherited them.
+    pub leader: Option<Pid>,
+    /// It is a hook's or a probe's command, or was started by one.
+    pub hook: bool,
+}
+
+/// Identifies the session of a state folder. The path alone does not: two containers of one image use the same one,
+/// and may share a pid namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The path of the state folder.
+    pub state: String,
+    /// The mount namespace, by its inode.
+    pub namespace: u64,
+    /// Device and inode of the state folder.
+    pub folder: (u64, u64),
+}
+
+impl Place {
+    /// What the marks of a process carry beside the path.
+    pub fn text(&self) -> String {
+        format!("{}:{}:{}", self.namespace, self.folder.0, self.folder.1)
+    }
+
+    /// These marks were made here: by this supervisor, or by an earlier one of the same session. One of namespace and
+    /// folder may differ: the folder is a new one after it was deleted, and a service manager may give every start of
+    /// a service a mount namespace of its own.
+    pub fn owns(&self, marks: &Marks) -> bool {
+        let Some((namespace, folder)) = marks.place.as_deref().map_or(Some((None, None)), split) else { return false };
+        let same_place = match (namespace, folder) {
+            (None, _) => true, // an earlier version knew the path only
+            (Some(namespace), folder) => namespace == self.namespace || folder == Some(self.folder),
+        };
+        marks.state.as_deref() == Some(self.state.as_str()) && same_place
+    }
+
+    /// These marks name another session.
+    pub fn is_anothers(&self, marks: &Marks) -> bool {
+        marks.app.is_some() && marks.state.is_some() && !self.owns(marks)
+    }
+}
+
+type Written = (Option<u64>, Option<(u64, u64)>);
+
+fn split(text: &str) -> Option<Written> {
+    let mut parts = text.split(':').map(|part| part.parse().ok());
+    let (namespace, device, inode) = (parts.next()??, parts.next()??, parts.next()??);
+    Some((Some(namespace), Some((device, inode))))
+}
