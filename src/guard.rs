@@ -17,7 +17,7 @@ use rustix::process::set_child_subreaper;
 
 use crate::host::layout::StateFolder;
 use crate::host::link::{GUARD, Heard, Line};
-use crate::host::proc::{self, Entry};
+use crate::host::proc::{self, Process};
 use crate::host::{signals, sys};
 use crate::model::guard::{ChildExit, Effect, Guard, Input, ToGuard, ToSupervisor};
 
@@ -37,7 +37,7 @@ pub fn run(state: &Path) -> anyhow::Result<ExitCode> {
         supervisor: None,
         pipes: BTreeMap::new(),
         attached: None,
-        others: children().into_iter().filter_map(proc::entry).collect(),
+        others: children().into_iter().filter_map(proc::process).collect(),
         origin: Instant::now(),
         exit: None,
     };
@@ -65,7 +65,7 @@ struct Shell {
     attached: Option<OwnedFd>,
     /// Children that this process had before it became the guard (a script may have executed it). They are nobody's
     /// app, and are left alone.
-    others: Vec<Entry>,
+    others: Vec<Process>,
     origin: Instant,
     exit: Option<u8>,
 }
@@ -191,7 +191,7 @@ impl Shell {
                 self.supervisor = None;
                 self.handle(Input::SupervisorExited(ended.status));
             } else {
-                let started = proc::entry(ended.pid).map_or(0, |entry| entry.started);
+                let started = proc::process(ended.pid).map_or(0, |process| process.started);
                 let exit = ChildExit { pid: ended.pid, started, status: ended.status, peak: ended.peak };
                 self.handle(Input::ChildExited(exit));
             }

@@ -8,6 +8,8 @@ pub mod proc;
 pub mod signals;
 pub mod socket;
 
+pub mod marks;
+
 pub mod journal;
 pub mod layout;
 pub mod link;

@@ -57,7 +57,7 @@ async fn of_the_supervisor(client: &Client) -> anyhow::Result<Vec<Finding>> {
     };
     let snapshot: Snapshot = client.get("/v1/apps").await?;
     let mut found = Vec::new();
-    let Identity { version, pid, guard, deaths, after, troubles, .. } = identity;
+    let Identity { version, pid, guard, deaths, after, troubles, strays, .. } = identity;
     let text = match (guard, &after) {
         (Some(guard), None) => format!("version {version}, pid {pid}, guarded by pid {guard}"),
         (Some(guard), Some(after)) => {
@@ -70,6 +70,10 @@ async fn of_the_supervisor(client: &Client) -> anyhow::Result<Vec<Finding>> {
     let verdict = if deaths == 0 { Verdict::Fine } else { Verdict::Doubtful };
     found.push(finding("supervisor", verdict, text));
     found.extend(troubles.into_iter().map(|trouble| finding("supervisor", Verdict::Broken, trouble)));
+    found.extend(strays.into_iter().map(|stray| {
+        let text = format!("{stray} belongs to no app, and ends with the session: end it, or start it as an app");
+        finding("processes", Verdict::Doubtful, text)
+    }));
     found.extend(snapshot.problems.into_iter().map(|problem| finding("manifests", Verdict::Doubtful, problem)));
     for app in &snapshot.apps {
         if let Some(trouble) = &app.log_trouble {
@@ -89,7 +93,7 @@ fn finding(what: &'static str, verdict: Verdict, text: impl Into<String>) -> Fin
 
 fn processes() -> Finding {
     let own = rustix::process::getpid().as_raw_nonzero().get();
-    match (proc::entry(own), proc::children(own)) {
+    match (proc::process(own), proc::children(own)) {
         (Some(_), Some(_)) => finding("processes", Verdict::Fine, "/proc tells what is needed"),
         (Some(_), None) => finding(
             "processes",

@@ -12,7 +12,7 @@ use super::Ended;
 use super::change;
 use super::client::{Client, Waiting, encoded};
 use super::print::{problem, say, say_json};
-use crate::host::load;
+use crate::host::{load, marks};
 use crate::model::loading::check::WORKSPACE;
 use crate::model::loading::parse::parse;
 use crate::model::loading::problem::Problem;
@@ -97,7 +97,7 @@ fn run(command: &CommandLine, again: &[String], last: &[String]) -> std::io::Res
 }
 
 /// Whose process the caller is, which what it starts is not.
-const OF_THE_CALLER: [&str; 3] = ["KASM_VOID_APP", "KASM_VOID_LEADER", "KASM_VOID_HOOK"];
+const OF_THE_CALLER: [&str; 4] = [marks::APP, marks::PLACE, marks::LEADER, marks::HOOK];
 
 fn say_shown(app: &str, what: &str, json: bool) -> anyhow::Result<()> {
     match json {

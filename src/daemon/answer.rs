@@ -84,20 +84,20 @@ impl Daemon {
         if self.processes.guard().is_none() {
             snapshot.problems.push(process::UNGUARDED.into());
         }
+        self.processes.forget_table();
         for app in &mut snapshot.apps {
-            app.memory_bytes = app.pid.map(|pid| self.processes.resident_with_descendants(pid));
             let log = self.logs.stats(&app.name);
-            if app.state == StateName::Stopping
-                && let Some(id) = self.supervisor.id(&app.name)
-            {
-                add_holdouts(&mut app.detail, &self.processes.holding_up(id, app.pid));
+            if let Some(id) = self.supervisor.id(&app.name) {
+                app.memory_bytes = app.pid.map(|_| self.processes.memory(id));
+                let leader = app.pid.filter(|_| app.state == StateName::Stopping);
+                add_holdouts(&mut app.detail, &self.processes.holding_up(id, leader));
             }
             app.log_trouble = log.trouble.map(|why| format!("{why} ({} lines dropped)", log.dropped_lines));
         }
         snapshot
     }
 
-    fn identity(&self) -> Identity {
+    fn identity(&mut self) -> Identity {
         Identity {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: rustix::process::getpid().as_raw_nonzero().get(),
@@ -107,6 +107,7 @@ impl Daemon {
             ledger: state::VERSION,
             folders: self.manifests.folders.iter().map(|folder| folder.display().to_string()).collect(),
             troubles: self.processes.troubles().into_iter().chain(self.ledger.trouble()).collect(),
+            strays: self.processes.strays(),
         }
     }
 

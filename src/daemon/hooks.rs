@@ -83,7 +83,7 @@ impl Hands {
         match &hook.step {
             Step::WaitFor { what } => self.wait_for(what, hook.timeout).await.map(|()| String::new()),
             Step::Run { argv, if_present } => {
-                if *if_present && !present(&argv[0]) {
+                if *if_present && !process::present(&self.app, &argv[0]) {
                     return Ok(String::new());
                 }
                 self.command(argv, hook.timeout).await.map(|()| String::new())
@@ -194,11 +194,4 @@ impl Drop for Leash<'_> {
 
 fn not_within(limit: Duration) -> String {
     format!("not done within {}", humantime::format_duration(limit))
-}
-
-fn present(program: &str) -> bool {
-    match program.contains('/') {
-        true => process::executable(Path::new(program)),
-        false => process::find_on_path(program).is_some(),
-    }
 }

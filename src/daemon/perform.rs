@@ -20,12 +20,17 @@ impl Daemon {
     pub(super) fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::App(id, effect) => self.perform_for(id, effect),
-            Effect::Appeared(_, app) | Effect::Changed(_, app) => self.attach_log(&app.name, &app.log),
+            Effect::Appeared(id, app) | Effect::Changed(id, app) => {
+                self.attach_log(&app.name, &app.log);
+                let pipe = self.logs.pipe(&app.name);
+                self.processes.appeared(id, &app.name, pipe.as_ref().map(AsFd::as_fd));
+            }
             Effect::Vanished(id, name) => {
                 self.jobs.forget(id);
                 self.logs.detach(&name);
                 self.reports.forget(&name);
                 self.ledger.gone(&name);
+                self.processes.vanished(id);
                 self.processes.tell_guard(&ToGuard::Release(name), None);
             }
             Effect::Stage(workspace) => self.stage(workspace),
@@ -48,7 +53,7 @@ impl Daemon {
                         }
                         Event::Found { run, pid }
                     }
-                    Found::Ended(exit, peak) => Event::Exited { run, exit, peak: Some(peak) },
+                    Found::Ended(exit, peak) => Event::Exited { run, exit, peak },
                     Found::Remains => Event::Remains { run },
                     Found::Nothing => Event::NotFound { run },
                 };
@@ -61,8 +66,8 @@ impl Daemon {
             AppEffect::Probe { run, app, kind } => self.jobs.probe(id, run, app, kind),
             AppEffect::CancelProbe => self.jobs.cancel_probe(id),
             AppEffect::Measure { run } => {
-                let name = self.supervisor.name(id).unwrap_or_default().to_string();
-                let bytes = self.processes.measure(id, &name);
+                self.processes.forget_table();
+                let bytes = self.processes.memory(id);
                 self.happened(id, Event::Measured { run, bytes });
             }
             AppEffect::Signal { pid, signal } => self.processes.signal(pid, signal),
@@ -137,6 +142,8 @@ impl Daemon {
     fn stage(&mut self, workspace: Arc<Workspace>) {
         let app = App::of_workspace(&workspace);
         self.attach_log(&app.name, &app.log);
+        let pipe = self.logs.pipe(&app.name);
+        self.processes.appeared(AppId::WORKSPACE, &app.name, pipe.as_ref().map(AsFd::as_fd));
         self.jobs.stage(app, workspace);
     }
 

@@ -89,7 +89,7 @@ fn take_lock(file: &Path, folder: &Path) -> anyhow::Result<File> {
             return Err(error).with_context(|| format!("cannot lock {}", file.display()));
         }
         let holder = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
-        let alive = |pid: &i32| proc::entry(*pid).is_some_and(|entry| !entry.zombie);
+        let alive = |pid: &i32| proc::process(*pid).is_some_and(|process| !process.zombie);
         match holder.filter(alive) {
             None if Instant::now() < patience => std::thread::sleep(Duration::from_millis(5)),
             holder => bail!(

@@ -15,8 +15,7 @@ use rustix::net::{
 
 use crate::model::guard::UnknownMessage;
 
-/// In the environment of a supervisor: the pid of its guard, whose line is its stdin.
-pub const GUARD: &str = "KASM_VOID_GUARD";
+pub use super::marks::GUARD;
 
 /// Longer than any message.
 const PACKET: usize = 8 << 10;

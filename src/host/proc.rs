@@ -1,4 +1,5 @@
-//! Reads `/proc`: who is alive, whose child, with which command line and cookie. Knows no app.
+//! Reads `/proc`: which processes there are, whose children they are, and what one of them shows of itself. Knows no
+//! app and decides nothing.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -10,80 +11,112 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::sys::Ended;
+pub use crate::model::tree::{Pid, Process};
+use crate::model::tree::{Place, Table};
 
-pub type Pid = i32;
-
-/// One line of the process table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
-    pub pid: Pid,
-    pub parent: Pid,
-    pub session: Pid,
-    /// Clock ticks since boot: with the pid, it names a process for good.
-    pub started: u64,
-    /// Dead, but not yet collected by its parent.
-    pub zombie: bool,
-    /// A thread of the kernel's own: it belongs to nobody.
-    pub kernel: bool,
-}
-
-/// Who led an app's tree.
+/// The process that led an app's tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leader {
     pub pid: Pid,
-    /// Clock ticks since boot: with the pid, it names a process for good.
+    /// Clock ticks since boot. Together with the pid it identifies a process for good.
     pub started: u64,
     pub ended: Option<Ended>,
 }
 
-/// Every process that can be seen, of any user.
-pub fn all() -> Vec<Entry> {
-    pids().into_iter().filter_map(entry).collect()
-}
-
-fn pids() -> Vec<Pid> {
-    let Ok(folder) = with_spare(|| fs::read_dir("/proc")) else { return Vec::new() };
-    // All of them before the first is looked into: each look takes the descriptor that the folder takes now.
-    let pids = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+/// All processes that `/proc` shows, of every user, oldest first. Threads of the kernel are left out.
+pub fn table() -> Table {
+    let before = misses();
+    let Ok(folder) = with_spare(|| fs::read_dir("/proc")) else { return Table::default() };
+    // The folder is closed before the first process is read: each read needs the descriptor that it takes now.
+    let pids: Vec<Pid> = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     keep_spare();
-    pids
+    let mut processes: Vec<Process> = pids.into_iter().filter_map(process).collect();
+    processes.sort_by_key(|process| (process.started, process.pid));
+    Table { processes, complete: misses() == before }
 }
 
-/// The living processes of one user, oldest first.
-pub fn processes_of(uid: u32) -> Vec<Entry> {
-    let pids = pids();
-    let ours =
-        pids.into_iter().filter(|pid| fs::metadata(format!("/proc/{pid}")).is_ok_and(|folder| folder.uid() == uid));
-    let mut entries: Vec<Entry> = ours.filter_map(entry).filter(|entry| !entry.zombie && !entry.kernel).collect();
-    entries.sort_by_key(|entry| (entry.started, entry.pid));
-    entries
-}
-
-/// `None`: no such process.
-pub fn entry(pid: Pid) -> Option<Entry> {
+/// `None`: there is no such process, or it is a thread of the kernel.
+pub fn process(pid: Pid) -> Option<Process> {
     let stat = text(&format!("/proc/{pid}/stat"))?;
-    // The name stands in parentheses and may hold any character, parentheses too.
+    // The name stands in parentheses and may contain any character, including parentheses.
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    let session = fields.nth(1)?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
     let flags: u32 = fields.nth(2)?.parse().ok()?;
-    let started = fields.nth(12)?.parse().ok()?;
-    let (zombie, kernel) = (matches!(state, "Z" | "X"), flags & KERNEL_THREAD != 0);
-    Some(Entry { pid, parent, session, started, zombie, kernel })
+    let threads: u32 = fields.nth(10)?.parse().ok()?;
+    let started = fields.nth(1)?.parse().ok()?;
+    if flags & KERNEL_THREAD != 0 {
+        return None;
+    }
+    // If only its first thread has ended, the process lives on in the others.
+    let zombie = matches!(state, "Z" | "X") && threads <= 1;
+    Some(Process { pid, parent, session, group, started, zombie, signallable: signallable(pid) })
 }
 
-/// Its name and, where that tells why it does not end, its state; for people.
+fn signallable(pid: Pid) -> bool {
+    let asked = rustix::process::Pid::from_raw(pid).map(rustix::process::test_kill_process);
+    asked != Some(Err(rustix::io::Errno::PERM))
+}
+
+/// Whether the process that had this pid and this start time is still there and not dead.
+pub fn lives(pid: Pid, started: u64) -> bool {
+    process(pid).is_some_and(|now| now.started == started && !now.zombie)
+}
+
+/// Names a process for people, and says what keeps it from ending. `None` if it has ended.
 pub fn in_words(pid: Pid) -> Option<String> {
     let stat = text(&format!("/proc/{pid}/stat"))?;
     let (before, after) = stat.rsplit_once(')')?;
     let (_, name) = before.split_once('(')?;
-    Some(match after.split_ascii_whitespace().next()? {
-        "Z" | "X" => return None,
-        "D" => format!("pid {pid} ({name}), which waits in the kernel, for a disk perhaps: not even SIGKILL ends that"),
-        "T" | "t" => format!("pid {pid} ({name}), which is stopped by a signal or a debugger"),
-        _ => format!("pid {pid} ({name})"),
+    let state = after.split_ascii_whitespace().next()?;
+    if process(pid)?.zombie {
+        return None;
+    }
+    let name = format!("pid {pid} ({name})");
+    Some(match (signallable(pid), state) {
+        (false, _) => {
+            let user = user(pid).map_or_else(|| "another user".into(), |uid| format!("uid {uid}"));
+            format!("{name}, which runs as {user} and may not be signalled by us")
+        }
+        (true, "D") => {
+            format!("{name}, which waits in the kernel, perhaps for a disk, so that SIGKILL does not end it")
+        }
+        (true, "T" | "t") => format!("{name}, which is stopped by a signal or a debugger"),
+        (true, _) => name,
     })
+}
+
+/// The real user id that a process runs with.
+fn user(pid: Pid) -> Option<u32> {
+    let status = text(&format!("/proc/{pid}/status"))?;
+    status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok())
+}
+
+/// The file name of the program it runs, whether or not that file still exists. `None` if it may not be read.
+pub fn program_name(pid: Pid) -> Option<String> {
+    let path = program(pid).ok()?;
+    let name = path.file_name()?.to_string_lossy().into_owned();
+    Some(name.strip_suffix(" (deleted)").map(String::from).unwrap_or(name))
+}
+
+/// The inode of a process's mount namespace. `None` if it may not be read.
+pub fn mount_namespace(pid: Pid) -> Option<u64> {
+    Some(fs::metadata(format!("/proc/{pid}/ns/mnt")).ok()?.ino())
+}
+
+/// Device and inode of what its standard output and standard error lead to.
+pub fn outputs(pid: Pid) -> impl Iterator<Item = (u64, u64)> {
+    let file = move |number| fs::metadata(format!("/proc/{pid}/fd/{number}")).ok();
+    [1, 2].into_iter().filter_map(file).map(|file| (file.dev(), file.ino()))
+}
+
+/// Identifies the session that owns this state folder.
+pub fn place(state: &std::path::Path) -> Place {
+    let folder = fs::metadata(state).map_or((0, 0), |folder| (folder.dev(), folder.ino()));
+    let namespace = mount_namespace(std::process::id() as Pid).unwrap_or(0);
+    Place { state: state.to_string_lossy().into_owned(), namespace, folder }
 }
 
 /// PF_KTHREAD of the kernel's `sched.h`.
@@ -191,26 +224,32 @@ pub fn variable(environment: &[u8], name: &str) -> Option<String> {
 
 /// The whole environment block; empty when there is none, or when it may not be read.
 ///
-/// A process in the middle of `execve` shows neither environment nor arguments for a moment. To take that
-/// for "has no cookie" would lose it from its app's tree, so the moment is waited for.
+/// A process in the middle of `execve` shows neither environment nor arguments for a moment. To take that for "has no
+/// marks" would lose it from its app's tree, so the moment is waited for.
 pub fn environment(pid: Pid) -> Vec<u8> {
-    let read = |file: &str| bytes(&format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let mut none_at_all = 0;
+    let mut between_programs = 0;
     for _ in 0..LOOKS_AT_EXEC {
-        let block = read("environ");
-        if !block.is_empty() || none_at_all == 3 {
+        // One that may not be read is not waited for.
+        let Some(block) = bytes(&format!("/proc/{pid}/environ")) else { return Vec::new() };
+        if !block.is_empty() || between_programs == 3 {
             return block;
         }
-        if !read("cmdline").is_empty() {
-            none_at_all += 1; // or it had just become the next program
+        if has_environment(pid).unwrap_or(true) {
+            between_programs += 1; // it is empty, or it had just become the next program
             continue;
-        }
-        if entry(pid).is_none_or(|entry| entry.zombie || entry.kernel) {
-            return block;
         }
         std::thread::sleep(EXEC_PAUSE);
     }
     Vec::new()
+}
+
+/// Whether its environment has a place in memory, even if nothing is in it. False in the middle of `execve`. `None` if
+/// it has ended.
+fn has_environment(pid: Pid) -> Option<bool> {
+    let stat = text(&format!("/proc/{pid}/stat"))?;
+    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
+    let dead = matches!(fields.next()?, "Z" | "X");
+    Some(dead || fields.nth(47)? != "0")
 }
 
 /// Together 100 ms, hardly ever more than the first: a busy machine lets it come to an end, a dead disk
@@ -227,12 +266,12 @@ pub fn children(main_thread: Pid) -> Option<Vec<Pid>> {
 
 /// The given processes and all that descend from them.
 pub fn with_descendants<'a>(
-    table: impl IntoIterator<Item = &'a Entry>,
+    table: impl IntoIterator<Item = &'a Process>,
     roots: impl IntoIterator<Item = Pid>,
 ) -> HashSet<Pid> {
     let mut by_parent: HashMap<Pid, Vec<Pid>> = HashMap::new();
-    for entry in table {
-        by_parent.entry(entry.parent).or_default().push(entry.pid);
+    for process in table {
+        by_parent.entry(process.parent).or_default().push(process.pid);
     }
     let mut found = HashSet::new();
     let mut queue: Vec<Pid> = roots.into_iter().collect();
@@ -244,21 +283,52 @@ pub fn with_descendants<'a>(
     found
 }
 
-/// Resident bytes of one process; 0 when it is gone.
+/// Resident bytes of one process; 0 when it is gone. Memory that it shares with others counts in full.
 pub fn resident(pid: Pid) -> u64 {
     let pages = text(&format!("/proc/{pid}/statm"));
     let pages = pages.and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
     pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
 
-/// How many processes the kernel has killed in our memory group for want of memory.
-pub fn out_of_memory_kills() -> u64 {
-    let own = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"];
-    let count = |text: String| {
-        let line = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok());
-        line.unwrap_or(0)
-    };
-    own.iter().find_map(|file| fs::read_to_string(file).ok()).map_or(0, count)
+/// The process's share of its resident bytes: memory that n processes share counts a n-th for each of them. `None`
+/// where it may not be read.
+pub fn share(pid: Pid) -> Option<u64> {
+    let rollup = text(&format!("/proc/{pid}/smaps_rollup"))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+}
+
+/// How the kernel is told to weigh a process when memory runs out; 0 when it is gone.
+pub fn oom_score_adj(pid: Pid) -> i32 {
+    text(&format!("/proc/{pid}/oom_score_adj")).and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// The file in which the kernel counts the processes of our memory group that it has killed for want of memory.
+pub fn out_of_memory_file() -> Option<fs::File> {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        let path = path.trim_start_matches('/');
+        match controllers {
+            "" => Some(PathBuf::from(format!("/sys/fs/cgroup/{path}/memory.events"))),
+            _ if controllers.split(',').any(|one| one == "memory") => {
+                Some(PathBuf::from(format!("/sys/fs/cgroup/memory/{path}/memory.oom_control")))
+            }
+            _ => None,
+        }
+    });
+    // In a container its own group is often mounted as the root, whatever /proc says its name is.
+    let roots = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"].map(PathBuf::from);
+    own.chain(roots).find_map(|file| fs::File::open(file).ok())
+}
+
+/// How many that are.
+pub fn out_of_memory_kills(file: &fs::File) -> Option<u64> {
+    let mut room = [0; 1024];
+    let read = rustix::io::pread(file, &mut room, 0).ok()?;
+    let text = String::from_utf8_lossy(&room[..read]);
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
 #[cfg(test)]
@@ -268,16 +338,29 @@ mod tests {
     #[test]
     fn we_find_ourselves() {
         let own = std::process::id() as Pid;
-        let entry = entry(own).unwrap();
-        assert!(entry.started > 0 && !entry.zombie);
-        assert!(processes_of(rustix::process::getuid().as_raw()).contains(&entry));
-        assert!(resident(own) > 100_000);
-        assert_eq!(entry.parent, std::os::unix::process::parent_id() as Pid);
+        let process = process(own).unwrap();
+        assert!(process.started > 0 && !process.zombie && process.signallable);
+        assert_eq!(process.parent, std::os::unix::process::parent_id() as Pid);
+        let table = table();
+        assert!(table.complete && table.processes.contains(&process));
+        assert!(resident(own) > 100_000 && share(own).is_none_or(|share| share <= resident(own)));
+        assert_eq!(
+            program_name(own),
+            std::env::current_exe().unwrap().file_name().map(|name| name.to_string_lossy().into())
+        );
     }
 
     #[test]
     fn descendants_are_found_at_any_depth_and_in_any_order() {
-        let process = |pid, parent| Entry { pid, parent, session: pid, started: 0, zombie: false, kernel: false };
+        let process = |pid, parent| Process {
+            pid,
+            parent,
+            session: pid,
+            group: pid,
+            started: 0,
+            zombie: false,
+            signallable: true,
+        };
         let table = [process(7, 5), process(5, 3), process(3, 1), process(9, 1)];
         assert_eq!(with_descendants(&table, [3]), HashSet::from([3, 5, 7]));
     }
@@ -291,7 +374,7 @@ mod tests {
         let mut without = 0;
         while child.try_wait().unwrap().is_none() {
             let block = environment(pid);
-            let alive = entry(pid).is_some_and(|entry| !entry.zombie);
+            let alive = process(pid).is_some_and(|process| !process.zombie);
             without += usize::from(alive && variable(&block, "CHAIN").is_none());
         }
         assert_eq!(without, 0);

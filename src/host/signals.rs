@@ -5,7 +5,7 @@ use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::proc::{self, Entry};
+use super::proc::{self, Process};
 
 /// Signals a process that may be gone. A child of ours keeps its pid until we collect it.
 pub fn send(pid: i32, signal: i32) {
@@ -16,11 +16,11 @@ pub fn send(pid: i32, signal: i32) {
 
 /// Signals every process that descends from us, but not `spared` and what descends from them. We are a subreaper:
 /// whatever loses its parent becomes our child, so nothing escapes.
-pub fn send_to_descendants(signals: &[i32], spared: &[Entry]) {
-    let table = proc::all();
+pub fn send_to_descendants(signals: &[i32], spared: &[Process]) {
+    let table = proc::table().processes;
     let own = std::process::id() as i32;
-    let same = |entry: &&Entry| table.iter().any(|now| (now.pid, now.started) == (entry.pid, entry.started));
-    let spared = spared.iter().filter(same).map(|entry| entry.pid);
+    let same = |process: &&Process| table.iter().any(|now| (now.pid, now.started) == (process.pid, process.started));
+    let spared = spared.iter().filter(same).map(|process| process.pid);
     let spared: HashSet<i32> = proc::with_descendants(&table, spared);
     for pid in proc::with_descendants(&table, [own]) {
         if pid != own && !spared.contains(&pid) {

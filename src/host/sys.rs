@@ -62,6 +62,23 @@ pub fn collect(pid: i32) {
     unsafe { libc::waitpid(pid, ptr::null_mut(), libc::WNOHANG) };
 }
 
+/// Our own highest resident memory, in bytes.
+pub fn own_peak() -> u64 {
+    // SAFETY: an all-zero value is valid, and the pointer lives through the call.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    usage.ru_maxrss as u64 * 1024
+}
+
+/// Time since the machine was started, sleep included: the same for all supervisors of a session.
+pub fn since_boot() -> std::time::Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    std::time::Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+}
+
 /// These signals are read from the descriptor from now on, and do nothing else.
 pub fn signal_fd(signals: &[c_int]) -> io::Result<OwnedFd> {
     // SAFETY: an all-zero set is valid memory for `sigemptyset`; a descriptor that was just made is ours alone.
@@ -206,11 +223,7 @@ pub struct Child<'a> {
     pub open_files: Option<u64>,
 }
 
-/// In the environment of every child: its own pid, so that it can be told from what it starts, which
-/// inherits the rest.
-pub const LEADER: &str = "KASM_VOID_LEADER";
-
-/// Room for the entry: the child writes its pid over the zeros, where it cannot allocate.
+/// Room for the entry of `marks::LEADER`: the child writes its pid over the zeros, because it cannot allocate.
 const LEADER_ENTRY: [u8; 28] = *b"KASM_VOID_LEADER=0000000000\0";
 
 /// Which step of becoming the program failed.

@@ -1,10 +1,29 @@
-//! How a run ended.
+//! How a run ended: from a wait status and its clues to an exit class, in one place.
+
+mod memory;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::signal::signal_name;
+
+pub use memory::{Candidate, Kills, peak};
+
+/// SIGKILL, with which the kernel ends a process when memory has run out.
+const KILL: i32 = 9;
+
+/// The exit code of a Chromium whose profile is locked.
+const PROFILE_LOCKED: i32 = 21;
+
+/// What a wait status does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Clues {
+    /// It is a Chromium: the app clears its locks before a start.
+    pub locks: bool,
+    /// It was one of the processes that the kernel killed for want of memory.
+    pub out_of_memory: bool,
+}
 
 /// How a run ended. The names are those of status, logs and metrics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +55,27 @@ pub enum Exit {
     Unknown,
 }
 
+/// Whether a status as `wait(2)` gives it says "killed by SIGKILL".
+pub fn was_killed(status: i32) -> bool {
+    signal_of(status) == Some(KILL)
+}
+
+fn signal_of(status: i32) -> Option<i32> {
+    Some(status & 0x7f).filter(|signal| *signal != 0)
+}
+
 impl Exit {
+    /// Of a status as `wait(2)` gives it.
+    pub fn of(status: i32, clues: Clues) -> Exit {
+        match (signal_of(status), (status >> 8) & 0xff) {
+            (Some(KILL), _) if clues.out_of_memory => Exit::OutOfMemory,
+            (Some(signal), _) => Exit::Signal(signal),
+            (None, 0) => Exit::Clean,
+            (None, PROFILE_LOCKED) if clues.locks => Exit::ProfileLocked,
+            (None, code) => Exit::Code(code),
+        }
+    }
+
     /// Unexpected ends count towards giving up.
     pub fn unexpected(&self) -> bool {
         !matches!(self, Exit::Clean | Exit::StoppedByUs)
@@ -81,6 +120,31 @@ impl fmt::Display for Exit {
             Exit::TooMuchMemory(bytes) => write!(f, "too much memory: {} MiB", bytes >> 20),
             Exit::StoppedByUs => f.write_str("stopped"),
             Exit::Unknown => f.write_str("gone, cause unknown"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_told_by_its_clues() {
+        let none = Clues::default();
+        let (locks, memory) = (Clues { locks: true, ..none }, Clues { out_of_memory: true, ..none });
+        for (status, clues, exit) in [
+            (0, none, Exit::Clean),
+            (0, memory, Exit::Clean),
+            (3 << 8, none, Exit::Code(3)),
+            (21 << 8, none, Exit::Code(21)),
+            (21 << 8, locks, Exit::ProfileLocked),
+            (255 << 8, locks, Exit::Code(255)),
+            (9, none, Exit::Signal(9)),
+            (9, memory, Exit::OutOfMemory),
+            (11, memory, Exit::Signal(11)),
+            (11 | 0x80, none, Exit::Signal(11)),
+        ] {
+            assert_eq!(Exit::of(status, clues), exit, "{status} {clues:?}");
         }
     }
 }

@@ -37,6 +37,9 @@ pub struct Identity {
     pub folders: Vec<String>,
     /// What keeps it from keeping its promises, one sentence each with the way out.
     pub troubles: Vec<String>,
+    /// Processes that were left to the supervisor and belong to no app.
+    #[serde(default)]
+    pub strays: Vec<String>,
 }
 
 /// One app in `status`.

@@ -8,7 +8,7 @@
 //!    groups are remembered after their leaders are gone, until they are empty.
 //! 3. Its environment carries the marks of the app and of this session.
 //! 4. Its output goes into the app's pipe.
-//! 5. It was orphaned to us just when the app lost a process.
+//! 5. It was orphaned to us just when the app lost a process, or when there was no other app.
 //!
 //! The environment comes third because a program may overwrite it (a process title), clear it, or forbid us to read
 //! it. The first two cannot be escaped that way.
@@ -173,7 +173,7 @@ pub fn sort(table: Table, lineage: &Lineage, look: &dyn Look) -> Trees {
         true => None,
         false => look.output(process.pid).map(Owner::App),
     });
-    trees.claim_all(|trees, process| match process.zombie || !trees.ourselves.contains(&process.parent) {
+    trees.claim_all(|trees, process| match process.zombie || !trees.was_left_to_us(process) {
         true => None,
         false => lineage.owner_by_arrival(process),
     });
@@ -248,7 +248,7 @@ impl Trees {
             !process.zombie && !self.owners.contains_key(&process.pid) && !self.ourselves.contains(&process.pid)
         };
         let orphans = self.table.processes.iter().enumerate();
-        let orphans = orphans.filter(|(_, process)| self.ourselves.contains(&process.parent));
+        let orphans = orphans.filter(|(_, process)| self.was_left_to_us(process));
         let mut queue: VecDeque<usize> = orphans.map(|(at, _)| at).collect();
         let mut found = Vec::new();
         while let Some(at) = queue.pop_front() {
@@ -259,6 +259,13 @@ impl Trees {
             }
         }
         found
+    }
+
+    /// It is our child or the guard's. Children that the guard had before it was the guard do not count: they are in the
+    /// session in which it was started, where nothing of ours ever is.
+    fn was_left_to_us(&self, process: &Process) -> bool {
+        let session = self.process(process.parent).map(|parent| parent.session);
+        self.ourselves.contains(&process.parent) && session != Some(process.session)
     }
 
     /// Live processes in the session that a hook's command led, and its descendants; `own`: the command itself, if it
@@ -277,19 +284,19 @@ impl Trees {
         found.into_iter().collect()
     }
 
-    /// The process to adopt as the app's leader: one that nobody holds yet. The oldest one, if there are several.
+    /// The process to adopt as the app's leader: one that leads no app yet. The oldest one, if there are several.
     pub fn leader(&self, wanted: Wanted<'_>, lineage: &Lineage, look: &dyn Look) -> Option<&Process> {
         let started_by_us = wanted.by_marks.then(|| self.spawned(wanted, lineage, look)).flatten();
         started_by_us.or_else(|| self.matching(wanted, lineage, look))
     }
 
-    fn free(&self, process: &Process) -> bool {
-        !process.zombie && !self.held.contains(&process.pid) && !self.ourselves.contains(&process.pid)
+    fn free(&self, process: &Process, lineage: &Lineage) -> bool {
+        !process.zombie && !lineage.leads(process.pid) && !self.ourselves.contains(&process.pid)
     }
 
     /// What an earlier supervisor started as the app.
     fn spawned(&self, wanted: Wanted<'_>, lineage: &Lineage, look: &dyn Look) -> Option<&Process> {
-        self.members(wanted.app).filter(|process| self.free(process)).find(|process| {
+        self.members(wanted.app).filter(|process| self.free(process, lineage)).find(|process| {
             let marks = look.marks(process.pid);
             lineage.place().owns(&marks)
                 && marks.app.as_deref() == Some(wanted.name)
@@ -302,7 +309,7 @@ impl Trees {
     fn matching(&self, wanted: Wanted<'_>, lineage: &Lineage, look: &dyn Look) -> Option<&Process> {
         let matcher = wanted.matcher?;
         let may_be = |process: &&Process| {
-            self.free(process) && process.signallable && matcher.is(&look.command_line(process.pid))
+            self.free(process, lineage) && process.signallable && matcher.is(&look.command_line(process.pid))
         };
         // Looking into a process costs more than its command line does, so only matches are looked into.
         self.table.processes.iter().filter(may_be).find(|process| {

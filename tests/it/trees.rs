@@ -208,3 +208,153 @@ fn a_command_line_that_only_contains_the_name_keeps_nothing_alive() {
         kill(pid.parse().expect("a pid"));
     }
 }
+
+/// Once a second program is up, this one's helpers are at work.
+const RESTARTS_AT_ONCE: &str = r#"backoff: Backoff(stable_after: "0s", first: "10ms", jitter: 0.0)"#;
+
+/// An app whose helper writes its pid into `${DATA}/helper.pids` and hides as `hides` says before it stays.
+fn with_hidden_helper(hides: &str) -> Session {
+    Session::new()
+        .program("web", &format!("{hides}\necho $$ >>\"$DATA/starts\"\n{FOREVER}"))
+        .app("web", &format!(r#"App(command: "${{BIN}}/web", {RESTARTS_AT_ONCE})"#))
+        .start()
+}
+
+/// The helpers' pids, once there are so many.
+fn helpers(session: &Session, count: usize) -> Vec<i32> {
+    session.wait_lines("helper.pids", count).iter().map(|pid| pid.parse().expect("a pid")).collect()
+}
+
+/// Ways in which a helper takes its app's marks off, or leaves its session. Each writes the helper's pid and stays.
+/// Perl writes a title over its arguments and its environment, as gunicorn, nginx and postgres do.
+const HIDES: &[(&str, &str)] = &[
+    (
+        "writes a title",
+        r#"perl -e '$0 = "x" x 3000; open F, ">>", "$ENV{DATA}/helper.pids"; print F "$$\n"; close F; sleep 1000' &"#,
+    ),
+    (
+        "writes a title after a fork",
+        r#"perl -e 'my $file = "$ENV{DATA}/helper.pids"; if (fork == 0) { $0 = "x" x 3000; open F, ">>", $file; print F "$$\n"; close F; sleep 1000 } wait' &"#,
+    ),
+    (
+        "clears its environment",
+        r#"env -i DATA="$DATA" sh -c 'echo $$ >>"$DATA/helper.pids"; exec env -i sleep 1000' &"#,
+    ),
+    (
+        "clears it in a session of its own",
+        r#"setsid env -i DATA="$DATA" sh -c 'echo $$ >>"$DATA/helper.pids"; exec env -i sleep 1000' &"#,
+    ),
+    (
+        "clears it in a session of its own, without our pipe",
+        r#"setsid env -i DATA="$DATA" sh -c 'echo $$ >>"$DATA/helper.pids"; exec env -i sleep 1000' >/dev/null 2>&1 &"#,
+    ),
+    (
+        "may not be looked into",
+        r#"setsid python3 -c 'import ctypes, os, time
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+print(os.getpid(), file=open(os.environ["DATA"] + "/helper.pids", "a"), flush=True)
+time.sleep(1000)' &"#,
+    ),
+];
+
+#[test]
+fn a_helper_that_hides_is_gone_before_the_respawn() {
+    for (what, hides) in HIDES {
+        let session = with_hidden_helper(hides);
+        let web = session.pid("web");
+        let helper = helpers(&session, 1)[0];
+        kill(web);
+        session.next_pid("web", web);
+        session.wait_lines("starts", 2);
+        assert!(!alive(helper), "one that {what} outlived its app");
+        let second = helpers(&session, 2)[1];
+        session.ok(&["stop", "web"]);
+        assert!(!alive(second), "one that {what} outlived a stop");
+    }
+}
+
+#[test]
+fn a_helper_that_hides_is_found_by_the_next_supervisor_and_by_status() {
+    for (what, hides) in HIDES {
+        let session = with_hidden_helper(hides);
+        let web = session.pid("web");
+        let helper = helpers(&session, 1)[0];
+        session.crash_supervisor();
+        assert_eq!(session.pid("web"), web);
+        kill(web);
+        session.next_pid("web", web);
+        session.wait_lines("starts", 2);
+        assert!(!alive(helper), "one that {what} outlived its adopted app");
+    }
+}
+
+#[test]
+fn a_daemon_that_left_everything_behind_is_its_apps_when_no_other_can_have_started_it() {
+    // The helper's parent is gone before the app is: nothing ties it to the app any more, except that it was orphaned.
+    let hides = r#"(setsid env -i DATA="$DATA" sh -c 'echo $$ >>"$DATA/helper.pids"; exec env -i sleep 1000' >/dev/null 2>&1 &)
+while ! [ -s "$DATA/helper.pids" ]; do sleep 0.01; done"#;
+    let session = with_hidden_helper(hides);
+    let web = session.pid("web");
+    let helper = helpers(&session, 1)[0];
+    kill(web);
+    session.next_pid("web", web);
+    assert!(!alive(helper), "it outlived its app");
+}
+
+/// Whether this user may start programs as another one.
+fn root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[test]
+fn as_root_an_app_that_became_another_user_is_one_app_and_ends() {
+    if !root() {
+        return;
+    }
+    let body = "echo $$ >>\"$DATA/web.pids\"\nexec setpriv --reuid 65534 --clear-groups sh -c \"trap '' TERM; while :; do sleep .1; done\"\n";
+    let session = Session::new()
+        .program("web", body)
+        .app("web", r#"App(command: "${BIN}/web", stop: Stop(grace: "200ms"))"#)
+        .start();
+    let first = session.pid("web");
+    session.ok(&["restart", "web"]);
+    let second = session.next_pid("web", first);
+    assert!(!alive(first), "two copies: {first} and {second}");
+    session.ok(&["stop", "web"]);
+    assert!(!alive(second), "{second} is not stopped");
+}
+
+#[test]
+fn as_root_a_helper_that_became_another_user_goes_with_its_app() {
+    if !root() {
+        return;
+    }
+    let hides =
+        r#"setsid setpriv --reuid 65534 --clear-groups sh -c 'echo $$; exec sleep 1000' >>"$DATA/helper.pids" &"#;
+    let session = with_hidden_helper(hides);
+    let web = session.pid("web");
+    let helper = helpers(&session, 1)[0];
+    kill(web);
+    session.next_pid("web", web);
+    assert!(!alive(helper), "it outlived its app");
+}
+
+#[test]
+fn a_pattern_never_matches_kasm_void_itself() {
+    // The folder of the session is named as the app is: guard, supervisor and clients have it in their command lines.
+    let session = Session::new().stayer("browser");
+    let manifest =
+        format!(r#"App(command: "${{BIN}}/browser", matches: Match(cmdline: "{}|browser"))"#, session.root().display());
+    let session = session.app("browser", &manifest).start();
+    let pid = session.pid("browser");
+    assert!(pid != session.guard_pid() && pid != session.supervisor_pid(), "adopted ourselves");
+    assert_eq!(session.wait_lines("browser.pids", 1), [pid.to_string()]);
+
+    // Nor a client that waits for the very start that is looking.
+    session.ok(&["stop", "browser"]);
+    session.ok(&["start", "browser"]);
+    let pids = session.wait_lines("browser.pids", 2);
+    assert_eq!(session.pid("browser").to_string(), pids[1]);
+    session.ok(&["stop", "browser"]);
+    assert!(alive(session.guard_pid()), "the session ended with the app");
+}

@@ -80,13 +80,13 @@ fn holder(lock: &str, profile: &Folder, around: &Around) -> Process {
         // We have just opened the profile ourselves.
         return Process::Alive { same_program: false, of_app: false, uses_profile: false };
     }
-    if proc::entry(pid).is_none_or(|process| process.zombie) {
+    if proc::process(pid).is_none_or(|process| process.zombie) {
         return Process::Gone;
     }
     let arguments = proc::arguments(pid);
     let (Ok(program), Ok(uses_profile), false) = (proc::program(pid), uses(pid, profile), arguments.is_empty()) else {
         // It may have ended while we looked, or be about to execute the next program.
-        return if proc::entry(pid).is_none() { Process::Gone } else { Process::Hidden };
+        return if proc::process(pid).is_none() { Process::Gone } else { Process::Hidden };
     };
     let same_program = is_program(&program, &arguments, around.program);
     Process::Alive { same_program, of_app: (around.of_app)(pid), uses_profile }

@@ -15,6 +15,8 @@ pub struct Lineage {
     names: BTreeMap<String, AppId>,
     /// Processes whose end will be told: children that are not collected, and watched ones.
     held: HashMap<Pid, Owner>,
+    /// Those of them that lead an app.
+    leaders: HashSet<Pid>,
     /// Members at the last look, with their start times.
     members: HashMap<Pid, (u64, Owner)>,
     bonds: HashMap<Bond, Founder>,
@@ -22,7 +24,7 @@ pub struct Lineage {
     /// Apps that have lost a process since the last look, and whether that was the leader.
     bereaved: BTreeMap<AppId, bool>,
     /// Orphans that no app claimed at an earlier look, with their start times. No later loss explains them.
-    strays: HashSet<(Pid, u64)>,
+    strays: HashMap<Pid, u64>,
 }
 
 /// What ties processes together without descent. Its number stays taken until the last member is gone.
@@ -84,11 +86,12 @@ impl Lineage {
             ourselves,
             names: BTreeMap::new(),
             held: HashMap::new(),
+            leaders: HashSet::new(),
             members: HashMap::new(),
             bonds: HashMap::new(),
             bonds_of: HashMap::new(),
             bereaved: BTreeMap::new(),
-            strays: HashSet::new(),
+            strays: HashMap::new(),
         }
     }
 
@@ -98,6 +101,11 @@ impl Lineage {
 
     pub fn ourselves(&self) -> &[Pid] {
         &self.ourselves
+    }
+
+    /// The guard is gone. Its pid may be another process's.
+    pub fn unguarded(&mut self, guard: Pid) {
+        self.ourselves.retain(|pid| *pid != guard);
     }
 
     pub(super) fn held(&self) -> impl Iterator<Item = Pid> {
@@ -120,36 +128,65 @@ impl Lineage {
         for bond in Bond::founded_by(pid) {
             self.remember(bond, &owner, Identity::Child);
         }
+        if let Owner::App(_) = owner {
+            self.leaders.insert(pid);
+        }
         self.held.insert(pid, owner);
     }
 
-    /// Its end will be told, although we did not start it.
-    pub fn watched(&mut self, process: &Process, owner: Owner) {
+    /// We did not start it, but its end will be told from now on.
+    pub fn watched(&mut self, process: &Process, owner: Owner, leads: bool) {
         self.remember_bonds(process, &owner);
+        if leads {
+            self.leaders.insert(process.pid);
+        }
         self.held.insert(process.pid, owner);
     }
 
-    /// A leader that an earlier supervisor knew has ended. Its session may not be empty.
+    /// An earlier supervisor knew this process as the app's leader. It may be gone, and its session may not be empty.
     pub fn led(&mut self, app: AppId, leader: Pid, started: u64) {
+        self.members.insert(leader, (started, Owner::App(app)));
         for bond in Bond::founded_by(leader) {
-            if !self.bonds.contains_key(&bond) {
-                self.remember(bond, &Owner::App(app), Identity::Since(started));
-            }
+            self.remember(bond, &Owner::App(app), Identity::Since(started));
         }
-        self.bereaved.insert(app, true);
     }
 
-    /// A held process has ended. What it leaves behind is orphaned at this moment.
+    /// Nothing but our own children can be left of the app, and these are our children. Then its tree is empty if we
+    /// know all of them and none is the app's. `orphans`: the children that we do not hold.
+    pub fn surely_empty(&self, app: AppId, orphans: &[Pid]) -> bool {
+        let anothers = |pid: &Pid| match self.members.get(pid) {
+            Some((_, owner)) => !owner.is(app),
+            None => self.strays.contains_key(pid),
+        };
+        !self.holds_any_of(app) && orphans.iter().all(anothers)
+    }
+
+    /// Whether it leads an app already.
+    pub(super) fn leads(&self, pid: Pid) -> bool {
+        self.leaders.contains(&pid)
+    }
+
+    pub fn holds(&self, pid: Pid) -> bool {
+        self.held.contains_key(&pid)
+    }
+
+    /// Whether the end of any process of the app will be told.
+    pub fn holds_any_of(&self, app: AppId) -> bool {
+        self.held.values().any(|owner| owner.is(app))
+    }
+
+    /// A process has ended, and nobody can find it any more. What it leaves behind is orphaned at this moment.
     pub fn ended(&mut self, pid: Pid) {
-        let Some(owner) = self.held.remove(&pid) else { return };
         self.members.remove(&pid);
+        self.strays.remove(&pid);
+        let Some(owner) = self.held.remove(&pid) else { return };
         for bond in Bond::founded_by(pid) {
             match self.bonds.get_mut(&bond) {
                 Some(founder) if founder.identity == Identity::Child => founder.identity = Identity::Collected,
                 _ => {}
             }
         }
-        let leader = matches!(owner, Owner::App(_));
+        let leader = self.leaders.remove(&pid);
         for app in owner.apps() {
             *self.bereaved.entry(app).or_default() |= leader;
         }
@@ -236,16 +273,24 @@ impl Lineage {
         self.place.owns(marks).then_some(owner)
     }
 
-    /// The owner of an orphan by who has lost a process since the last look.
+    /// The owner of an orphan that has just been left to us: an app that has lost a process since the last look, or the
+    /// only app there is.
     pub(super) fn owner_by_arrival(&self, process: &Process) -> Option<Owner> {
         // If the guard is PID 1, it is also left processes that have nothing to do with us.
-        if self.strays.contains(&(process.pid, process.started)) || process.parent == 1 {
+        if self.strays.get(&process.pid) == Some(&process.started) || process.parent == 1 {
             return None;
         }
         let lost = |leader: bool| self.bereaved.iter().filter(move |(_, was)| **was == leader).map(|(app, _)| *app);
         let mut apps: BTreeSet<AppId> = lost(true).collect();
         if apps.is_empty() {
             apps = lost(false).collect();
+        }
+        // The guard may have been left it by an earlier supervisor's app. What is left to us is of one of ours.
+        if apps.is_empty() && Some(&process.parent) == self.ourselves.first() {
+            apps = self.held.values().flat_map(Owner::apps).collect();
+            if apps.len() > 1 {
+                return None;
+            }
         }
         match apps.len() {
             0 => None,

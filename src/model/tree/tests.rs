@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use regex_lite::Regex;
 
 use super::*;
+use crate::model::manifest::pattern::{Case, Pattern};
 
 const SUPERVISOR: Pid = 3;
 const GUARD: Pid = 2;
@@ -234,13 +234,14 @@ impl World {
             return;
         }
         let mut trees = self.look();
-        let matcher = Matcher { cmdline: Regex::new(&format!("/{}", name(app))).unwrap(), exclude: None };
+        let matcher =
+            Matcher { cmdline: Pattern::new(&format!("/{}", name(app)), Case::Sensitive).unwrap(), exclude: None };
         let wanted = Wanted { app, name: &name(app), matcher: Some(&matcher), by_marks: false };
         if let Some(found) = trees.leader(wanted, &self.lineage, self).copied() {
             let sim = self.sim(found.pid).unwrap();
             assert!(!sim.kasm_void && !sim.elsewhere && !sim.marks.hook, "adopted {sim:?}");
             assert!(sim.truth.is_none_or(|truth| truth == app), "adopted another app's {sim:?}");
-            self.lineage.watched(&found, Owner::App(app));
+            self.lineage.watched(&found, Owner::App(app), true);
             trees.adopted(app, found.pid);
             self.leaders.insert(app, found.pid);
             self.inherit_truth(found.pid, app);
@@ -333,7 +334,7 @@ impl World {
         self.name_apps();
         for (app, pid) in self.leaders.clone() {
             let process = self.sim(pid).expect("a leader that lives").process;
-            self.lineage.watched(&process, Owner::App(app));
+            self.lineage.watched(&process, Owner::App(app), true);
         }
         let trees = self.sorted();
         let strays: Vec<Pid> = trees.strays().iter().map(|process| process.pid).collect();

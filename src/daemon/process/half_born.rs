@@ -1,0 +1,56 @@
+//! A supervisor that was killed while it started an app leaves a copy of itself, which becomes the app a moment later.
+//! Until then it carries no marks: a look-up would not find it, and the app would be started twice. So a new
+//! supervisor waits until there is no such copy.
+
+use std::time::{Duration, Instant};
+
+use super::sight::is_kasm_void;
+use crate::host::marks;
+use crate::host::proc::{self, Pid, Process};
+
+/// A program that takes longer than this to be executed comes from a dead disk.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(1);
+
+pub(super) fn wait() {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let guard = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    let half_born = |process: &Process| {
+        if process.pid == own || process.zombie || !is_kasm_void(process.pid) {
+            return false;
+        }
+        let environment = proc::environment(process.pid);
+        let named = proc::variable(&environment, marks::GUARD).and_then(|pid| pid.parse().ok());
+        let may_be = named.is_some_and(|named| may_be_of_ours(named, process.parent, guard));
+        may_be && proc::variable(&environment, marks::APP).is_none() && !is_supervisor(process)
+    };
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end && proc::table().processes.iter().any(half_born) {
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// A guard starts its supervisor as the leader of a process group, in the session that it is in itself. A copy leads its
+/// own session, or no group yet.
+fn is_supervisor(process: &Process) -> bool {
+    process.group == process.pid && process.session != process.pid
+}
+
+/// Whether a supervisor, or a copy of one, may be of this session. `named`: the guard in its environment. A child of
+/// another guard is the supervisor of another session, and stays one.
+fn may_be_of_ours(named: Pid, parent: Pid, guard: Option<Pid>) -> bool {
+    Some(named) == guard || named != parent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_supervisor_of_another_session_is_not_waited_for() {
+        let ours = Some(10);
+        assert!(may_be_of_ours(10, 10, ours), "left by the supervisor before us");
+        assert!(may_be_of_ours(20, 1, ours), "its guard has died with it");
+        assert!(!may_be_of_ours(20, 20, ours), "another guard has a supervisor");
+    }
+}

@@ -1,0 +1,17 @@
+//! Measures how much memory an app's whole tree holds.
+
+use super::Processes;
+use crate::host::proc::{self, Pid};
+use crate::model::app::AppId;
+
+impl Processes {
+    /// Resident bytes of the app's whole tree. Memory that its processes share counts once, where the kernel lets us
+    /// read the shares. A single process shares with nobody of its app, so the cheaper number will do.
+    pub fn memory(&mut self, id: AppId) -> u64 {
+        let members: Vec<Pid> = self.sight.look().trees.members(id).map(|member| member.pid).collect();
+        match members[..] {
+            [only] => proc::resident(only),
+            _ => members.into_iter().map(|pid| proc::share(pid).unwrap_or_else(|| proc::resident(pid))).sum(),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Learns how processes ended: from `wait`, from pidfds and from the guard.
+
+use std::fs::File;
+use std::time::Instant;
+
+use super::guard::{Gone, UNGUARDED, as_ended};
+use super::lookup::Found;
+use super::{Processes, Role};
+use crate::host::proc::{self, Pid};
+use crate::host::sys::{self, Ended};
+use crate::model::app::App;
+use crate::model::exit::{self, Candidate, Clues, Exit, Kills};
+use crate::model::guard::ChildExit;
+use crate::model::machine::Event;
+use crate::model::manifest::hook::{Hook, LockKind, Step};
+
+/// What was known about a program when it was started that helps to tell how it ended.
+#[derive(Clone, Copy, Default)]
+pub(super) struct SpawnClues {
+    locks: bool,
+    /// Where it is not ours.
+    oom_score_adj: Option<i32>,
+}
+
+impl SpawnClues {
+    pub fn of(app: &App) -> Self {
+        let clears = |hook: &Hook| matches!(hook.step, Step::ClearLocks { kind: LockKind::Chromium, .. });
+        let locks = app.hooks.prelaunch.iter().any(clears);
+        SpawnClues { locks, oom_score_adj: app.program.oom_score_adj }
+    }
+}
+
+/// The kernel's count of processes that it killed for want of memory.
+pub(super) struct OutOfMemory {
+    file: Option<File>,
+    kills: Kills,
+    /// Our own, which what we start inherits.
+    own_score_adj: i32,
+}
+
+impl OutOfMemory {
+    pub fn new() -> Self {
+        let own_score_adj = proc::oom_score_adj(std::process::id() as Pid);
+        let mut new = OutOfMemory { file: proc::out_of_memory_file(), kills: Kills::default(), own_score_adj };
+        new.count();
+        new
+    }
+
+    pub fn file(&self) -> Option<&File> {
+        self.file.as_ref()
+    }
+
+    fn count(&mut self) {
+        if let Some(total) = self.file.as_ref().and_then(proc::out_of_memory_kills) {
+            self.kills.counted(sys::since_boot(), total);
+        }
+    }
+}
+
+impl Processes {
+    /// Collects every child that has ended. How a leader did is written down first, by `note`: until it is collected,
+    /// the guard would be told in our stead.
+    pub fn reap(&mut self, mut note: impl FnMut(Ended)) {
+        while let Some(ended) = sys::ended() {
+            if matches!(self.children.get(&ended.pid), Some(Role::Leader { .. })) {
+                note(ended);
+            }
+            sys::collect(ended.pid);
+            self.child_ended(ended);
+        }
+    }
+
+    fn child_ended(&mut self, ended: Ended) {
+        // What it leaves behind has just been left to us, so an earlier answer is wrong now.
+        self.sight.forget();
+        self.sight.lineage.ended(ended.pid);
+        match self.children.remove(&ended.pid) {
+            Some(Role::Leader { app, run, clues }) => {
+                let (exit, peak) = self.exit(ended, clues);
+                self.happened.push_back((app, Event::Exited { run, exit, peak }));
+                self.one_less(app, ended.pid);
+            }
+            Some(Role::Hook { app, done }) => {
+                let (exit, _) = self.exit(ended, SpawnClues::default());
+                let _ = done.send(exit); // a cancelled hook has nobody who listens
+                self.one_less(app, ended.pid);
+            }
+            None => {
+                let (exit, peak) = self.exit(ended, SpawnClues::default());
+                self.watched_is_gone(ended.pid, exit, peak);
+            }
+        }
+    }
+
+    /// Takes in all that the guard has said.
+    pub fn hear_guard(&mut self) {
+        while let Some(guard) = &mut self.guard {
+            match guard.hear() {
+                Ok(Some(end)) => self.told(end),
+                Ok(None) => return,
+                Err(Gone) => self.guard_is_gone(),
+            }
+        }
+    }
+
+    fn told(&mut self, end: ChildExit) {
+        let watched = self.watcher.get(end.pid);
+        if watched.is_some_and(|watched| watched.process.started == end.started) {
+            let (exit, peak) = self.exit(as_ended(&end), SpawnClues::default());
+            return self.watched_is_gone(end.pid, exit, peak);
+        }
+        if let Some(guard) = &mut self.guard {
+            guard.keep(end);
+        }
+    }
+
+    /// We go on without it. How its children end nobody can say any more.
+    fn guard_is_gone(&mut self) {
+        let Some(guard) = self.guard.take() else { return };
+        self.sight.lineage.unguarded(guard.pid);
+        tracing::error!(event = "guard.lost", pid = guard.pid, "{UNGUARDED}");
+        for pid in guard.debts() {
+            self.watched_is_gone(pid, Exit::Unknown, None);
+        }
+    }
+
+    /// Takes note of every watched process that has ended, and of memory events.
+    pub fn watched_ended(&mut self) {
+        self.out_of_memory.count();
+        loop {
+            let ended = self.watcher.ended();
+            if ended.is_empty() {
+                return;
+            }
+            ended.into_iter().for_each(|pid| self.end_of_watched(pid));
+        }
+    }
+
+    fn end_of_watched(&mut self, pid: Pid) {
+        self.hear_guard(); // it may have said so already
+        let Some(watched) = self.watcher.get(pid).filter(|watched| watched.leads.is_some()) else {
+            return self.watched_is_gone(pid, Exit::Unknown, None);
+        };
+        // The kernel says 0 is the parent of a process that is being collected at this moment.
+        let parent = proc::process(pid).map_or(0, |process| process.parent);
+        let parent = if parent == 0 { watched.process.parent } else { parent };
+        if let Some(guard) = self.guard.as_mut().filter(|guard| guard.pid == parent) {
+            self.watcher.quiet(pid);
+            guard.owes(pid);
+            return;
+        }
+        self.watched_is_gone(pid, Exit::Unknown, None);
+    }
+
+    /// Stops waiting for what should have been told by now, and looks at what nothing tells of.
+    pub fn give_up_waiting(&mut self, now: Instant) {
+        self.clear_unseen(now);
+        self.watcher.rearm_memory(now);
+        for pid in self.watcher.looked_at(now) {
+            if !self.guard.as_ref().is_some_and(|guard| guard.is_owed(pid)) {
+                self.end_of_watched(pid);
+            }
+        }
+        let late = self.guard.as_ref().map(|guard| guard.overdue(now)).unwrap_or_default();
+        late.into_iter().for_each(|pid| self.watched_is_gone(pid, Exit::Unknown, None));
+    }
+
+    fn watched_is_gone(&mut self, pid: Pid, exit: Exit, peak: Option<u64>) {
+        let Some(watched) = self.watcher.remove(pid) else { return };
+        self.sight.forget();
+        self.sight.lineage.ended(pid);
+        if let Some(guard) = &mut self.guard {
+            guard.paid(pid);
+        }
+        if let Some(run) = watched.leads {
+            self.happened.push_back((watched.app, Event::Exited { run, exit, peak }));
+        }
+        self.one_less(watched.app, pid);
+    }
+
+    /// How a leader ended while no supervisor was running.
+    pub(super) fn exit_of_inherited(&mut self, ended: Ended, clues: SpawnClues) -> Found {
+        let (exit, peak) = self.exit(ended, clues);
+        Found::Ended(exit, peak)
+    }
+
+    fn exit(&mut self, ended: Ended, SpawnClues { locks, oom_score_adj }: SpawnClues) -> (Exit, Option<u64>) {
+        let victim = Candidate {
+            resident: ended.peak,
+            oom_score_adj: oom_score_adj.unwrap_or(self.out_of_memory.own_score_adj),
+        };
+        let out_of_memory = exit::was_killed(ended.status) && self.ran_out_of_memory(victim);
+        let peak = exit::peak(ended.peak, sys::own_peak());
+        (Exit::of(ended.status, Clues { locks, out_of_memory }), peak)
+    }
+
+    fn ran_out_of_memory(&mut self, victim: Candidate) -> bool {
+        self.out_of_memory.count();
+        if !self.out_of_memory.kills.any_open() {
+            return false;
+        }
+        let survivors: Vec<Candidate> = self.sight.everything().into_iter().map(candidate).collect();
+        self.out_of_memory.kills.claim(victim, survivors)
+    }
+}
+
+fn candidate(pid: Pid) -> Candidate {
+    Candidate { resident: proc::resident(pid), oom_score_adj: proc::oom_score_adj(pid) }
+}

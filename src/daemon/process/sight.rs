@@ -1,0 +1,184 @@
+//! What can be seen of processes: the table of this turn, sorted into trees, and looks into single processes. Decides
+//! nothing: `model::tree` does.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::rc::Rc;
+
+use crate::host::marks;
+use crate::host::proc::{self, Pid, Process};
+use crate::model::app::AppId;
+use crate::model::tree::{self, Lineage, Look, Marks, Owner, Trees};
+
+/// The name of our own program, whichever copy of it is running.
+const OURSELVES: &str = "kasm-void";
+
+pub(super) struct Sight {
+    own: Pid,
+    pub lineage: Lineage,
+    details: Details,
+    /// The table as it was seen this turn.
+    trees: Option<Trees>,
+    /// Children that we have this turn but do not hold; `None` inside where the kernel does not list children.
+    orphans: Option<Option<Vec<Pid>>>,
+    /// Apps of whose tree something may not descend from us. The quick answer does not hold for them.
+    pub scattered: HashSet<AppId>,
+}
+
+impl Sight {
+    pub fn new(lineage: Lineage, own: Pid) -> Self {
+        let details = Details::new(lineage.place().namespace);
+        Sight { own, lineage, details, trees: None, orphans: None, scattered: HashSet::new() }
+    }
+
+    /// What was seen is out of date.
+    pub fn forget(&mut self) {
+        self.trees = None;
+        self.orphans = None;
+        self.details.forget();
+    }
+
+    /// Output of this app goes to what is open here.
+    pub fn output(&mut self, app: AppId, output: (u64, u64)) {
+        self.details.outputs.insert(output, app);
+    }
+
+    /// All processes, sorted into trees. Read once in a turn.
+    pub fn look(&mut self) -> Seen<'_> {
+        let Sight { own, lineage, details, .. } = self;
+        let trees = self.trees.get_or_insert_with(|| {
+            let mut table = proc::table();
+            table.add_unseen(*own, &proc::children(*own).unwrap_or_default());
+            let trees = tree::sort(table, lineage, details);
+            lineage.learn(&trees);
+            trees
+        });
+        Seen { trees, lineage, details }
+    }
+
+    /// Whose this process is, as far as this turn's look has shown.
+    pub fn owner(&self, pid: Pid) -> Option<Owner> {
+        self.trees.as_ref()?.owner(pid).cloned()
+    }
+
+    /// It was left to us, so `wait` tells how it ends.
+    pub fn is_child(&self, process: &Process) -> bool {
+        process.parent == self.own
+    }
+
+    /// Nothing of the app is left.
+    pub fn emptied(&mut self, app: AppId) {
+        self.scattered.remove(&app);
+        self.lineage.emptied(app);
+    }
+
+    /// Part of an app from now on, and what descends from it too.
+    pub fn adopted(&mut self, app: AppId, pid: Pid) {
+        if let Some(trees) = &mut self.trees {
+            trees.adopted(app, pid);
+        }
+    }
+
+    /// The quick answer for the usual case. Whatever outlives a leader that we started has been left to us. So when
+    /// we know every child we have, and none of them is of this app, nothing of it is left.
+    pub fn surely_empty(&mut self, app: AppId) -> bool {
+        if self.scattered.contains(&app) {
+            return false;
+        }
+        let (own, lineage) = (self.own, &self.lineage);
+        let orphans = self.orphans.get_or_insert_with(|| {
+            let mut children = proc::children(own)?;
+            children.retain(|pid| !lineage.holds(*pid));
+            Some(children)
+        });
+        orphans.as_ref().is_some_and(|orphans| lineage.surely_empty(app, orphans))
+    }
+
+    /// Live processes that were left to us and belong to no app.
+    pub fn strays(&mut self) -> Vec<Pid> {
+        let staging = self.lineage.holds_any_of(AppId::WORKSPACE);
+        let Seen { trees, .. } = self.look();
+        let left_by_steps = trees.members(AppId::WORKSPACE).filter(|_| !staging);
+        left_by_steps.chain(trees.strays()).map(|process| process.pid).collect()
+    }
+
+    /// All live processes that belong to an app or were left to us.
+    pub fn everything(&mut self) -> Vec<Pid> {
+        let Seen { trees, .. } = self.look();
+        let owned = trees.owned().map(|(process, _)| process).filter(|process| !process.zombie);
+        owned.chain(trees.strays()).map(|process| process.pid).collect()
+    }
+}
+
+/// What a look has shown, with what is needed to ask about it.
+pub(super) struct Seen<'a> {
+    pub trees: &'a Trees,
+    pub lineage: &'a Lineage,
+    pub details: &'a dyn Look,
+}
+
+/// Looks into single processes. Each is asked once in a turn.
+struct Details {
+    /// Our own mount namespace.
+    namespace: u64,
+    /// By device and inode of its pipe, the app whose output it is.
+    outputs: HashMap<(u64, u64), AppId>,
+    marks: RefCell<HashMap<Pid, Rc<Marks>>>,
+    command_lines: RefCell<HashMap<Pid, Rc<str>>>,
+}
+
+impl Details {
+    fn new(namespace: u64) -> Self {
+        let (marks, command_lines) = (RefCell::default(), RefCell::default());
+        Details { namespace, outputs: HashMap::new(), marks, command_lines }
+    }
+
+    fn forget(&mut self) {
+        self.marks.get_mut().clear();
+        self.command_lines.get_mut().clear();
+    }
+}
+
+/// Device and inode of the program that a process runs.
+fn file(pid: Pid) -> Option<(u64, u64)> {
+    let file = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+    Some((file.dev(), file.ino()))
+}
+
+/// Whether a process runs kasm-void: this very program, or one of that name.
+pub(super) fn is_kasm_void(pid: Pid) -> bool {
+    match proc::program_name(pid) {
+        Some(name) => name == OURSELVES || file(pid).is_some_and(|its| Some(its) == file(std::process::id() as Pid)),
+        None => {
+            let line = proc::command_line(pid);
+            line.split(' ').next().and_then(|word| word.rsplit('/').next()) == Some(OURSELVES)
+        }
+    }
+}
+
+impl Look for Details {
+    fn marks(&self, pid: Pid) -> Rc<Marks> {
+        self.marks.borrow_mut().entry(pid).or_insert_with(|| Rc::new(marks::of(pid))).clone()
+    }
+
+    fn command_line(&self, pid: Pid) -> Rc<str> {
+        self.command_lines.borrow_mut().entry(pid).or_insert_with(|| proc::command_line(pid).into()).clone()
+    }
+
+    fn output(&self, pid: Pid) -> Option<AppId> {
+        if self.outputs.is_empty() {
+            return None;
+        }
+        proc::outputs(pid).find_map(|output| self.outputs.get(&output).copied())
+    }
+
+    fn is_kasm_void(&self, pid: Pid) -> bool {
+        is_kasm_void(pid)
+    }
+
+    fn is_elsewhere(&self, pid: Pid) -> bool {
+        self.namespace != 0 && proc::mount_namespace(pid).is_some_and(|its| its != self.namespace)
+    }
+}
