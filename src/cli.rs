@@ -6,15 +6,18 @@ pub mod check_url;
 pub mod client;
 pub mod doctor;
 pub mod follow;
+pub mod health;
 pub mod icons;
 pub mod manifests;
 pub mod nav_shim;
 pub mod open;
+pub mod plan;
 pub mod policy;
 pub mod print;
 pub mod session;
 pub mod status;
 pub mod upgrade;
+pub mod why;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -401,15 +404,15 @@ pub fn run(cli: Cli) -> anyhow::Result<Ended> {
             let Some(line) = Line::of_our_guard() else { return guard::run(&state).map(Ended::Ran) };
             if folders.is_empty() {
                 let (folder, said) = session::folders(&state)?;
-                anstream::eprintln!("kasm-void: {said}");
+                print::complain(&said);
                 folders.push(folder);
             }
             let log_format = if json { journal::Format::Json } else { log_format.into() };
             daemon::run(daemon::Options { folders, state, log_format, log_dir }, line).map(Ended::Ran)
         }
         Verb::Check { folders } => manifests::tell_problems(&daemon::check(&folders), json),
-        Verb::Plan { offline } if !offline.is_empty() => status::tell_plan(&daemon::plan(&offline), json),
-        Verb::Plan { .. } => asking(status::plan(&Client::new(&state), json)),
+        Verb::Plan { offline } if !offline.is_empty() => plan::tell_plan(&daemon::plan(&offline), json),
+        Verb::Plan { .. } => asking(plan::plan(&Client::new(&state), json)),
         Verb::New { name, command, dir, force } => manifests::new(&name, &command, &dir, force, json),
         Verb::Icons { folders, into, through } => icons::write(&folders, &into, through.as_deref(), json),
         Verb::CheckUrl { urls, no_resolve, policy } => {
@@ -434,8 +437,8 @@ fn asking(question: impl Future<Output = anyhow::Result<Ended>>) -> anyhow::Resu
 async fn ask(question: Ask, client: &Client, json: bool) -> anyhow::Result<Ended> {
     match question {
         Ask::Status { apps } => status::status(client, &apps, json).await,
-        Ask::Why { app, last } => status::why(client, &app, last, json).await,
-        Ask::Health { ready, .. } => status::health(client, ready, json).await,
+        Ask::Why { app, last } => why::why(client, &app, last, json).await,
+        Ask::Health { ready, .. } => health::health(client, ready, json).await,
         Ask::Start(asked) => change_apps(client, asked, "start", json).await,
         Ask::Stop(asked) => change_apps(client, asked, "stop", json).await,
         Ask::Restart(asked) => change_apps(client, asked, "restart", json).await,

@@ -3,6 +3,7 @@
 
 pub mod sync;
 pub mod sys;
+pub mod terminal;
 
 pub mod proc;
 pub mod signals;

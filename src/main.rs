@@ -1,23 +1,38 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage (clap's own), 3 no supervisor or launcher, 4 timed out.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 use kasm_void::cli::client::{NoAnswer, NoSupervisor};
 use kasm_void::cli::open::NoLauncher;
-use kasm_void::cli::print::{ReaderLeft, plain};
+use kasm_void::cli::print::{ReaderLeft, complain, plain};
 use kasm_void::cli::{Cli, Ended, run};
+use kasm_void::model::plain::styled;
 
 fn main() -> ExitCode {
-    let ended = run(Cli::parse());
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
+    let ended = run(cli);
     if let Err(error) = &ended
         && !error.is::<ReaderLeft>()
     {
         let text: Vec<String> = format!("{error:#}").lines().map(plain).collect();
-        let _ = writeln!(anstream::stderr(), "kasm-void: {}", text.join("\n")); // nobody is left to tell
+        complain(&text.join("\n"));
     }
     code(&ended)
+}
+
+/// Help, the version, or what is wrong with the arguments, which it shows.
+fn misused(error: &clap::Error) -> ExitCode {
+    use std::io::Write;
+    let text = styled(&error.render().ansi().to_string());
+    let _ = match error.use_stderr() {
+        true => write!(anstream::stderr(), "{text}"),
+        false => write!(anstream::stdout(), "{text}"),
+    }; // when nobody reads it, there is no place left to say so
+    ExitCode::from(error.exit_code() as u8)
 }
 
 fn code(ended: &anyhow::Result<Ended>) -> ExitCode {

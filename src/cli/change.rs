@@ -2,8 +2,8 @@
 
 use super::Ended;
 use super::client::{Client, Waiting, encoded, timed_out};
+use super::plan::tell_plan;
 use super::print::{BAD, GOOD, plain, say, say_json};
-use super::status::tell_plan;
 use crate::model::protocol::{Outcome, Snapshot};
 
 /// Which apps a verb is for.

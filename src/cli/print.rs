@@ -1,13 +1,16 @@
-//! What a terminal sees: colours, numbers as people read them, problems with their source line. All text
-//! that comes from apps or files passes through `plain` before a terminal gets it.
+//! What a person sees: colours, numbers as people read them, problems with their source line. Foreign text passes
+//! through `plain` where it is put into a line; and every line once more, through [`styled`], before it is written.
 
 use std::io::{self, Write};
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::model::loading::problem::{Problem, Severity};
+pub use crate::model::plain::text as plain;
+use crate::model::plain::{json, source, styled};
 use crate::model::protocol::StateName;
 
 pub const GOOD: Style = AnsiColor::Green.on_default();
@@ -15,23 +18,38 @@ pub const BUSY: Style = AnsiColor::Yellow.on_default();
 pub const BAD: Style = AnsiColor::Red.on_default().bold();
 pub const DIM: Style = Style::new().dimmed();
 
-/// Whoever read our output does not read any more (`kasm-void logs x | head`).
+/// The program that read our output has ended (`kasm-void logs x | head`).
 #[derive(Debug, thiserror::Error)]
-#[error("the reader of the output has left")]
+#[error("nobody reads the output any more")]
 pub struct ReaderLeft;
 
 /// Writes a line to stdout; colours only where they are wanted.
 pub fn say(line: &str) -> anyhow::Result<()> {
-    written(writeln!(anstream::stdout(), "{line}"))
+    written(writeln!(anstream::stdout(), "{}", styled(line)))
+}
+
+/// Writes the beginning of a line, or more of it.
+pub fn say_part(part: &str) -> anyhow::Result<()> {
+    let mut out = anstream::stdout();
+    written(write!(out, "{}", styled(part)).and_then(|()| out.flush()))
+}
+
+/// Writes a line to stderr. When nobody reads that, there is no place left to say so.
+pub fn complain(line: &str) {
+    let _ = writeln!(anstream::stderr(), "kasm-void: {}", styled(line));
 }
 
 /// Writes one JSON value, on one line.
 pub fn say_json(value: &impl Serialize) -> anyhow::Result<()> {
-    let line = serde_json::to_string(value)?;
-    written(writeln!(io::stdout(), "{line}"))
+    say_json_text(&serde_json::to_string(value)?)
 }
 
-/// Writes bytes as they are.
+/// Writes text that is JSON already.
+pub fn say_json_text(text: &str) -> anyhow::Result<()> {
+    written(writeln!(io::stdout(), "{}", json(text)))
+}
+
+/// Writes bytes as they are: not for a terminal.
 pub fn pass_on(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     written(out.write_all(bytes).and_then(|()| out.flush()))
@@ -42,20 +60,6 @@ fn written(result: io::Result<()>) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(ReaderLeft.into()),
         other => Ok(other?),
     }
-}
-
-/// Text without a byte that a terminal would obey: control characters and bidirectional overrides are
-/// written out.
-pub fn plain(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => out.extend(c.escape_unicode()),
-            c if c.is_control() => out.extend(c.escape_default()),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 /// A line of an app's output: its colours are taken out, tabs stay, and the rest is as [`plain`].
@@ -96,12 +100,27 @@ pub fn bytes(count: u64) -> String {
     format!("{:.1} {unit}", count as f64 / (1u64 << size) as f64)
 }
 
-/// No longer than `most` characters.
-pub fn cut(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        None => text.into(),
-        Some(_) => text.chars().take(most - 1).chain(['…']).collect(),
+/// A time of the wire, as people read it: `2026-01-02 03:04:05 UTC`.
+pub fn utc(time: &str) -> String {
+    match time.split_once('T').zip(time.strip_suffix('Z')) {
+        Some(((day, clock), _)) if clock.len() >= 8 => format!("{} {} UTC", plain(day), plain(&clock[..8])),
+        _ => plain(time),
     }
+}
+
+/// No wider than `most` columns.
+pub fn cut(text: &str, most: usize) -> String {
+    if text.width() <= most {
+        return text.into();
+    }
+    let mut shown = String::new();
+    for c in text.chars() {
+        if shown.width() + c.width().unwrap_or(0) >= most {
+            break;
+        }
+        shown.push(c);
+    }
+    shown + "…"
 }
 
 /// A problem as compilers show it: where, the source line with a caret, and the way out.
@@ -118,7 +137,7 @@ pub fn problem(problem: &Problem) -> String {
         line => {
             let label = (!field.is_empty()).then_some(&field);
             let caret = AnnotationKind::Primary.span(problem.mark.clone()).label(label);
-            title.element(Snippet::source(&problem.source).line_start(line).path(&file).annotation(caret))
+            title.element(Snippet::source(source(&problem.source)).line_start(line).path(&file).annotation(caret))
         }
     };
     if !help.is_empty() {
@@ -132,9 +151,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_from_outside_commands_the_terminal() {
-        assert_eq!(plain("a\x1b[2Jb\r\u{9b}1m\u{202e}é\t漢"), "a\\u{1b}[2Jb\\r\\u{9b}1m\\u{202e}é\\t漢");
+    fn colours_of_an_app_are_taken_out_of_its_lines() {
         assert_eq!(plain_output(b"\x1b[31mred\x1b[0m\x1b]0;title\x07 \xff\x08\tx\r"), "red \u{fffd}\tx");
+    }
+
+    #[test]
+    fn times_say_that_they_are_utc() {
+        assert_eq!(utc("2026-01-02T03:04:05.678Z"), "2026-01-02 03:04:05 UTC");
+        assert_eq!(utc("soon\x1b"), "soon\\u{1b}");
     }
 
     #[test]
@@ -194,9 +218,17 @@ error: unknown field `comand`
 
     #[test]
     fn a_hostile_source_line_stays_text() {
-        let text = "App(about: \"\x1b[2J\u{202e}\", x: 1)";
+        let text = "App(about: \"\x1b[2J\u{9b}31m\u{202e}\u{200f}\u{61c}é\", x: 1)";
         let at = text.find("x: 1").unwrap();
-        let shown = problem(&Problem::at("a.ron", text, at..at + 1, "unknown field `x`"));
-        assert!(!shown.contains("\x1b[2J") && !shown.contains('\u{202e}'), "{shown:?}");
+        let found = problem(&Problem::at("a\u{9b}.ron", text, at..at + 1, "unknown field `x\u{9b}`"));
+        let commands = ['\u{9b}', '\u{202e}', '\u{200f}', '\u{61c}'];
+        assert!(!found.contains("\x1b[2J") && !found.contains(commands), "{found:?}");
+        // The caret still stands below the field: what is replaced keeps its place.
+        let found = anstream::adapter::strip_str(&found).to_string();
+        let column = |needle: &str| {
+            let line = found.lines().find(|line| line.contains(needle)).unwrap();
+            line[..line.find(needle).unwrap()].chars().count()
+        };
+        assert_eq!(column("x: 1"), column("^"), "{found}");
     }
 }

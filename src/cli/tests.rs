@@ -330,11 +330,11 @@ async fn readiness_names_who_is_not_ready() {
     let (status, answer) = fake.client().probe("/readyz").await.unwrap();
     assert_eq!(status, 503);
     assert_eq!(answer, json!({"ready": false, "draining": false, "staging": false, "waiting": ["b is Backoff"]}));
-    assert_eq!(status::health(&fake.client(), true, true).await.unwrap(), Ended::Refused);
-    assert_eq!(status::health(&fake.client(), false, true).await.unwrap(), Ended::Done);
+    assert_eq!(health::health(&fake.client(), true, true).await.unwrap(), Ended::Refused);
+    assert_eq!(health::health(&fake.client(), false, true).await.unwrap(), Ended::Done);
 
     let fake = Fake::with(vec![app("a", StateName::Running), app("c", StateName::Stopped)]);
-    assert_eq!(status::health(&fake.client(), true, true).await.unwrap(), Ended::Done);
+    assert_eq!(health::health(&fake.client(), true, true).await.unwrap(), Ended::Done);
 }
 
 #[tokio::test]

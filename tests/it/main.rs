@@ -20,5 +20,6 @@ mod logs;
 mod reload;
 mod session;
 mod takeover;
+mod terminal;
 mod tidy;
 mod trees;

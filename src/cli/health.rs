@@ -1,0 +1,31 @@
+//! `kasm-void health`: for the probes of Docker and Kubernetes.
+
+use axum::http::StatusCode;
+use serde_json::Value;
+
+use super::Ended;
+use super::client::Client;
+use super::print::{plain, say, say_json};
+
+pub async fn health(client: &Client, ready: bool, json: bool) -> anyhow::Result<Ended> {
+    let (status, answer) = client.probe(if ready { "/readyz" } else { "/livez" }).await?;
+    let fine = status == StatusCode::OK;
+    if json {
+        say_json(&answer)?;
+    } else {
+        say(&health_in_words(fine, ready, &answer))?;
+    }
+    Ok(if fine { Ended::Done } else { Ended::Refused })
+}
+
+fn health_in_words(fine: bool, ready: bool, answer: &Value) -> String {
+    let whole = [("draining", "stopping everything"), ("staging", "staging the session")];
+    let whole = whole.into_iter().filter(|(key, _)| answer[key].as_bool().unwrap_or_default());
+    let waiting = answer["waiting"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let reasons: Vec<String> = whole.map(|(_, words)| words.to_owned()).chain(waiting.map(plain)).collect();
+    match (fine, ready) {
+        (true, true) => "ready".into(),
+        (true, false) => "live".into(),
+        (false, _) => format!("not ready: {}", reasons.join(", ")),
+    }
+}

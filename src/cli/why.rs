@@ -1,0 +1,83 @@
+//! `kasm-void why`: how an app ended the last times, with its last output.
+
+use super::Ended;
+use super::client::{Client, encoded};
+use super::print::{self, BAD, DIM, duration, plain, say, say_json, utc};
+use super::status::state;
+use crate::model::protocol::{AppStatus, Crash, StateName};
+
+pub async fn why(client: &Client, app: &str, last: usize, json: bool) -> anyhow::Result<Ended> {
+    let path = format!("/v1/apps/{}", encoded(app));
+    let mut crashes: Vec<Crash> = client.get(&format!("{path}/crashes")).await?;
+    crashes.drain(..crashes.len().saturating_sub(last));
+    if json {
+        say_json(&crashes)?;
+        return Ok(Ended::Done);
+    }
+    let status: AppStatus = client.get(&path).await?;
+    for crash in &crashes {
+        say(&story(crash))?;
+    }
+    say(&now(&status, crashes.is_empty()))?;
+    Ok(Ended::Done)
+}
+
+fn story(crash: &Crash) -> String {
+    let lived = crash.uptime_ms.map_or("before it was ready".into(), |ms| format!("after {}", duration(ms)));
+    let pid = crash.pid.map_or(String::new(), |pid| format!(", pid {pid}"));
+    let peak = crash.peak_memory_bytes.map_or(String::new(), |peak| format!(", peak memory {}", print::bytes(peak)));
+    let (at, reason) = (utc(&crash.at), plain(&crash.reason));
+    let mut lines = vec![format!("{DIM}{at}{DIM:#} run {}{pid}: {BAD}{reason}{BAD:#} {lived}{peak}", crash.run)];
+    lines.extend(crash.tail.iter().map(|line| format!("    {DIM}|{DIM:#} {}", print::plain_output(line.as_bytes()))));
+    lines.join("\n")
+}
+
+fn now(app: &AppStatus, blameless: bool) -> String {
+    let name = plain(&app.name);
+    if app.state == StateName::GaveUp {
+        return format!("{name} gave up and stays down: `kasm-void start {name}` starts it again");
+    }
+    let past = if blameless { "has not crashed; it is" } else { "is now" };
+    let mut text = format!("{name} {past} {}", state(app));
+    if let Some(uptime) = app.uptime_ms {
+        text.push_str(&format!(" for {}", duration(uptime)));
+    }
+    if let Some(wait) = app.next_retry_ms {
+        text.push_str(&format!(", next start in {}", duration(wait)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::app;
+    use super::*;
+    use crate::model::exit::Exit;
+
+    #[test]
+    fn a_crash_is_told_with_its_last_output() {
+        let crash = Crash {
+            at: "2026-01-02T03:04:05.678Z".into(),
+            run: 3,
+            pid: Some(12),
+            exit: Exit::Signal(11),
+            reason: "killed by SIGSEGV".into(),
+            uptime_ms: Some(61_000),
+            peak_memory_bytes: Some(5 << 20),
+            tail: vec!["loading".into(), "\x1b[31moh no".into()],
+        };
+        let expected = "\
+2026-01-02 03:04:05 UTC run 3, pid 12: killed by SIGSEGV after 1m 1s, peak memory 5.0 MiB
+    | loading
+    | oh no";
+        assert_eq!(anstream::adapter::strip_str(&story(&crash)).to_string(), expected);
+    }
+
+    #[test]
+    fn it_ends_with_what_happens_next() {
+        let backoff = AppStatus { next_retry_ms: Some(12_000), ..app("discord", StateName::Backoff) };
+        assert_eq!(now(&backoff, false), "discord is now Backoff, next start in 12s");
+        let gave_up = app("discord", StateName::GaveUp);
+        assert!(now(&gave_up, false).ends_with("`kasm-void start discord` starts it again"));
+    }
+}
