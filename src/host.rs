@@ -7,8 +7,11 @@ pub mod terminal;
 
 pub mod proc;
 pub mod signals;
+
+pub mod listener;
 pub mod socket;
 
+pub mod display;
 pub mod marks;
 
 pub mod journal;

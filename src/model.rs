@@ -1,8 +1,6 @@
 //! Decides. Pure: no tokio, no IO, no clock, no environment. A module uses only what stands above it.
 
-pub mod json_edit;
 pub mod plain;
-pub mod profile_lock;
 pub mod signal;
 pub mod spelling;
 pub mod url;
@@ -10,6 +8,8 @@ pub mod url;
 pub mod output;
 
 pub mod exit;
+
+pub mod hooks;
 
 pub mod manifest;
 

@@ -6,7 +6,10 @@
 
 mod clear;
 mod copy;
-mod locks;
+mod display_lock;
+mod profile_lock;
+mod program;
+mod removal;
 mod seed;
 mod stage;
 mod tree;
@@ -19,15 +22,17 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
-use crate::model::manifest::hook::Step;
+use crate::model::manifest::hook::{Locks, Step};
 use tree::Folder;
 
 /// What a step needs to know of the machine it runs on.
 pub struct Around<'a> {
-    /// As browsers write it into their locks.
-    pub hostname: String,
+    /// The name of this host, as browsers write it into their locks.
+    pub hostname: &'a str,
     /// Never cleared or removed, nor is a folder that holds it.
-    pub home: PathBuf,
+    pub home: &'a Path,
+    /// The app's DISPLAY.
+    pub display: Option<&'a str>,
     /// What the app whose hook this is runs.
     pub program: &'a Path,
     /// Whether this live process is one of that app's, by pattern or cookie.
@@ -47,7 +52,8 @@ pub fn perform(step: &Step, around: &Around) -> Done {
         Step::Stage { from, to } => stage::stage(&plain(from), &plain(to), around),
         Step::Remove { path } => remove(&plain(path), around),
         Step::ClearDir { path } => clear::clear_dir(&plain(path), around),
-        Step::ClearLocks { dir, .. } => locks::clear_profile(&plain(dir), around),
+        Step::ClearLocks { locks: Locks::Profile { dir, .. } } => profile_lock::clear_profile(&plain(dir), around),
+        Step::ClearLocks { locks: Locks::Display } => display_lock::clear_display(around),
         Step::SeedJson { file, set, default } => seed::seed_json(&plain(file), set, default),
         Step::WaitFor { .. } | Step::Run { .. } | Step::Maximize { .. } => {
             Err(format!("`{}` is not a file step", step.name()))
@@ -94,7 +100,7 @@ fn refuse_precious(path: &Path, around: &Around) -> Result<(), String> {
     };
     // What does not resolve is not there, and does no harm.
     let Ok(real) = parent.canonicalize().map(|parent| parent.join(name)) else { return Ok(()) };
-    let home = around.home.canonicalize().unwrap_or_else(|_| around.home.clone());
+    let home = around.home.canonicalize().unwrap_or_else(|_| around.home.into());
     if home.starts_with(&real) {
         return Err("it is the home folder or holds it: name the folder meant".into());
     }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::display::Screen;
-use super::hooks::{Hands, Request};
+use super::hooks::{HookRunner, Request};
 use super::manifests::Environment;
 use crate::model::app::App;
 use crate::model::machine::{Event, ProbeKind};
@@ -45,9 +45,9 @@ impl Jobs {
 
     /// Runs the action's steps, if one is named, then `prelaunch`.
     pub fn run_hooks(&mut self, id: AppId, run: u64, app: Arc<App>, action: Option<String>) {
-        let (hands, inputs) = (self.hands(id, run, app), self.inputs.clone());
+        let (runner, inputs) = (self.hook_runner(id, run, app), self.inputs.clone());
         let task = tokio::task::spawn_local(async move {
-            let event = match hands.before_start(action).await {
+            let event = match runner.before_start(action).await {
                 Ok(()) => Event::HooksDone { run },
                 Err(why) => Event::HookFailed { run, why },
             };
@@ -57,10 +57,10 @@ impl Jobs {
     }
 
     pub fn run_postlaunch(&mut self, id: AppId, run: u64, app: Arc<App>) {
-        let hands = self.hands(id, run, app);
+        let runner = self.hook_runner(id, run, app);
         let task = tokio::task::spawn_local(async move {
-            let app = hands.app.clone();
-            if let Err(why) = hands.run("postlaunch", &app.hooks.postlaunch).await {
+            let app = runner.app.clone();
+            if let Err(why) = runner.run("postlaunch", &app.hooks.postlaunch).await {
                 tracing::warn!(event = "hook.failed", app = app.name, reason = why, "{}: {why}", app.name);
             }
         });
@@ -78,9 +78,9 @@ impl Jobs {
             ProbeKind::Health => app.health.as_ref().map(|health| (health.probe.clone(), health.timeout)),
         };
         let Some((target, within)) = asked else { return };
-        let (hands, inputs) = (self.hands(id, run, app), self.inputs.clone());
+        let (runner, inputs) = (self.hook_runner(id, run, app), self.inputs.clone());
         let task = tokio::task::spawn_local(async move {
-            let event = match hands.probe(&target, within).await {
+            let event = match runner.probe(&target, within).await {
                 Ok(()) => Event::ProbePassed { run },
                 Err(why) => Event::ProbeFailed { run, why },
             };
@@ -95,9 +95,9 @@ impl Jobs {
 
     /// Runs the session's own steps like an app's hooks, under the name `workspace`.
     pub fn stage(&mut self, app: App, workspace: Arc<Workspace>) {
-        let (hands, inputs) = (self.hands(AppId::WORKSPACE, 0, Arc::new(app)), self.inputs.clone());
+        let (runner, inputs) = (self.hook_runner(AppId::WORKSPACE, 0, Arc::new(app)), self.inputs.clone());
         tokio::task::spawn_local(async move {
-            if let Err(why) = hands.run("stage", &workspace.stage).await {
+            if let Err(why) = runner.run("stage", &workspace.stage).await {
                 tracing::error!(
                     event = "stage.failed",
                     reason = why,
@@ -113,7 +113,7 @@ impl Jobs {
         self.running.remove(&id);
     }
 
-    fn hands(&self, id: AppId, run: u64, app: Arc<App>) -> Hands {
+    fn hook_runner(&self, id: AppId, run: u64, app: Arc<App>) -> HookRunner {
         let inherited = &self.environment.variables;
         let variable =
             |name: &str| app.program.env.get(name).or_else(|| inherited.get(name)).filter(|value| !value.is_empty());
@@ -123,7 +123,7 @@ impl Jobs {
             display: variable("DISPLAY").cloned(),
             authority: authority.or_else(|| Some(home.join(".Xauthority"))),
         };
-        Hands {
+        HookRunner {
             id,
             run,
             screen,

@@ -1,5 +1,6 @@
 //! Probes that need only the network or the file system. Each asks once, within its time.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,9 +10,9 @@ use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
-/// A connection succeeds.
-pub async fn tcp(address: &str, within: Duration) -> Result<(), String> {
-    limited(within, connect(address)).await.map(|_| ())
+/// A connection succeeds; who is at its other end.
+pub async fn tcp(address: &str, within: Duration) -> Result<SocketAddr, String> {
+    limited(within, async { peer(&connect(address).await?) }).await
 }
 
 /// A connection to a unix stream socket succeeds.
@@ -21,11 +22,11 @@ pub async fn unix_socket(path: &Path, within: Duration) -> Result<(), String> {
     limited(within, connected).await.map(|_| ())
 }
 
-/// The file or folder exists. On a thread of its own: a dead mount would hold up the loop.
+/// Something of this name exists, be it a link that leads nowhere. On a thread of its own: a dead mount would hold up the loop.
 pub async fn path(path: &Path, within: Duration) -> Result<(), String> {
     let path = path.to_owned();
     let exists = async {
-        let looked = tokio::task::spawn_blocking(move || match std::fs::metadata(&path) {
+        let looked = tokio::task::spawn_blocking(move || match std::fs::symlink_metadata(&path) {
             Ok(_) => Ok(()),
             Err(error) => Err(format!("{}: {}", kind(&error), path.display())),
         });
@@ -34,16 +35,17 @@ pub async fn path(path: &Path, within: Duration) -> Result<(), String> {
     limited(within, exists).await
 }
 
-/// A GET answers with a status below 400. Follows no redirect and reads no body.
-pub async fn http(url: &str, within: Duration) -> Result<(), String> {
+/// A GET answers with a status below 400; who answered. Follows no redirect and reads no body.
+pub async fn http(url: &str, within: Duration) -> Result<SocketAddr, String> {
     limited(within, get(url)).await
 }
 
-async fn get(url: &str) -> Result<(), String> {
+async fn get(url: &str) -> Result<SocketAddr, String> {
     let uri: Uri = url.parse().map_err(|error| format!("`{url}` is not a URL: {error}"))?;
     let host = uri.host().ok_or_else(|| format!("`{url}` names no host"))?;
     let address = format!("{host}:{}", uri.port_u16().unwrap_or(80));
     let stream = connect(&address).await?;
+    let peer = peer(&stream)?;
     let failed = |error: hyper::Error| format!("no proper HTTP answer from {address}: {error}");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
@@ -60,13 +62,17 @@ async fn get(url: &str) -> Result<(), String> {
     }
     .map_err(failed)?;
     match response.status().as_u16() {
-        ..400 => Ok(()),
+        ..400 => Ok(peer),
         status => Err(format!("status {status} from {url}")),
     }
 }
 
 async fn connect(address: &str) -> Result<TcpStream, String> {
     TcpStream::connect(address).await.map_err(|error| format!("{}: {address}", kind(&error)))
+}
+
+fn peer(stream: &TcpStream) -> Result<SocketAddr, String> {
+    stream.peer_addr().map_err(|error| kind(&error))
 }
 
 async fn limited<T>(within: Duration, asked: impl Future<Output = Result<T, String>>) -> Result<T, String> {
@@ -118,7 +124,7 @@ mod tests {
         for (answer, wanted) in table {
             let got = http(&format!("http://{}/json/version", server(answer).await), SOON).await;
             match wanted {
-                Ok(()) => assert_eq!(got, Ok(()), "{answer:?}"),
+                Ok(()) => assert!(got.is_ok(), "{answer:?}: {got:?}"),
                 Err(words) => assert!(got.as_ref().is_err_and(|got| got.contains(words)), "{answer:?}: {got:?}"),
             }
         }

@@ -230,6 +230,18 @@ fn a_dead_display_takes_its_apps_along_and_brings_them_back() {
 }
 
 #[test]
+fn a_display_comes_up_whoever_has_the_pid_of_its_old_lock() {
+    as_a_user("a_display_comes_up_whoever_has_the_pid_of_its_old_lock", || {
+        let session = desktop(&["display"]);
+        let number = display_number();
+        fs::write(format!("/tmp/.X{number}-lock"), format!("{:>10}\n", std::process::id())).expect("an old lock");
+        fs::create_dir_all("/tmp/.X11-unix").expect("a folder");
+        drop(std::os::unix::net::UnixListener::bind(format!("/tmp/.X11-unix/X{number}")).expect("an old socket"));
+        session.start().pid("display");
+    });
+}
+
+#[test]
 fn an_app_that_does_not_maximise_itself_is_maximised() {
     as_a_user("an_app_that_does_not_maximise_itself_is_maximised", || {
         let session = desktop(&["display", "wm"]);

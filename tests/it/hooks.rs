@@ -8,7 +8,7 @@ use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
 use serde_json::json;
 
-use crate::harness::{NOTHING, Session, alive, kill, until};
+use crate::harness::{NOTHING, Session, alive, binary, kill, until};
 
 const CLEARS_LOCKS: &str = r#"App(command: "${BIN}/web", matches: Match(cmdline: "^/bin/sh ${BIN}/web$$"),
     prelaunch: [MakeDir(path: "${DATA}/profile"), ClearLocks(dir: "${DATA}/profile", kind: Chromium)])"#;
@@ -86,6 +86,39 @@ fn the_lock_of_a_live_browser_that_the_pattern_does_not_know_is_left_alone() {
     let holder = fs::read_link(lock(&session)).expect("the lock is there");
     assert_eq!(holder.to_string_lossy(), format!("{}-{owner}", host()));
     kill(owner.parse().expect("a pid"));
+}
+
+#[test]
+fn another_program_on_the_port_is_not_the_app() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    for target in [format!("Tcp(address: \"{address}\", own: true)"), format!("Tcp(address: \"{address}\")")] {
+        let manifest = format!(
+            r#"App(command: "${{BIN}}/web", backoff: Backoff(give_up: After(times: 1, within: "1m")),
+                ready: Ready(probe: {target}, within: "500ms"))"#
+        );
+        let session = Session::new().stayer("web").app("web", &manifest).start();
+        if target.contains("own") {
+            let app = session.wait_state("web", StateName::GaveUp);
+            let Some(Exit::NotReady(why)) = &app.last_exit else { panic!("{app:#?}") };
+            assert!(why.contains(&format!("{address} is answered by pid {}", std::process::id())), "{why}");
+        } else {
+            session.pid("web");
+        }
+    }
+}
+
+#[test]
+fn an_app_that_answers_itself_is_ready() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    let manifest = format!(
+        r#"App(command: "{}", args: ["nav-shim"], env: {{ "NAV_SHIM_PORT": "{}", "NAV_SHIM_HOST": "127.0.0.1" }},
+            ready: Ready(probe: Http(url: "http://{free}/healthz", own: true), within: "30s"))"#,
+        binary().display(),
+        free.port()
+    );
+    let session = Session::new().app("launcher", &manifest).start();
+    session.pid("launcher");
 }
 
 const SEEDS: &str = r#"App(command: "${BIN}/web", prelaunch: [

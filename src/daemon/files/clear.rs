@@ -33,7 +33,7 @@ pub(super) fn clear_dir(path: &Path, around: &Around) -> Done {
 
 /// By another name: bound in, for one.
 fn is_home(folder: &Folder, around: &Around) -> bool {
-    let home = Folder::open(&around.home).and_then(|home| home.identity());
+    let home = Folder::open(around.home).and_then(|home| home.identity());
     home.is_ok() && home == folder.identity()
 }
 

@@ -1,5 +1,5 @@
 //! `SeedJson`: merges keys into an object file. Owns what happens to a file that is no such object: it is kept
-//! as `.bad` (the newest one), and a new file takes its place. `model::json_edit` edits the text.
+//! as `.bad` (the newest one), and a new file takes its place. `model::hooks::json_edit` edits the text.
 //!
 //! A link to a file in the same folder is followed. Any other link is kept as `.bad` like a broken file: the
 //! manifest never named its target, so the target is neither read nor written.
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::tree::{Folder, kind};
 use super::write::{Finish, replace};
 use super::{Done, cannot};
-use crate::model::json_edit::{self, Keys};
+use crate::model::hooks::json_edit::{self, Keys};
 
 /// Larger files are not settings.
 const MAX_SIZE: u64 = 16 << 20;

@@ -16,6 +16,11 @@ use crate::model::manifest::hook::HookForm;
 #[path = "../../../tests/not_run.rs"]
 mod not_run;
 
+/// As manifests are read.
+fn manifests() -> ron::Options {
+    ron::Options::default().with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME)
+}
+
 /// A home folder on a host named `pod-b`.
 struct Ground {
     dir: tempfile::TempDir,
@@ -53,8 +58,9 @@ impl Ground {
     fn perform(&self, step: &Step) -> Done {
         let of_app = |pid| pid == self.app;
         let around = Around {
-            hostname: "pod-b".into(),
-            home: self.at(""),
+            hostname: "pod-b",
+            home: &self.at(""),
+            display: None,
             program: &self.program,
             of_app: &of_app,
             cancelled: &|| false,
@@ -65,7 +71,7 @@ impl Ground {
     /// `step`: as a manifest has it, with `~` for the home folder.
     fn step(&self, step: &str) -> Done {
         let step = step.replace('~', self.at("").to_str().unwrap().trim_end_matches('/'));
-        let form: HookForm = ron::from_str(&step).unwrap();
+        let form: HookForm = manifests().from_str(&step).unwrap();
         self.perform(&form.check(&mut Fields::new(&mut |_, text, _| text, Whole::Yes)).step)
     }
 
@@ -282,8 +288,9 @@ fn a_step_called_off_ends_early() {
         asked.get() > 2
     };
     let around = Around {
-        hostname: String::new(),
-        home: ground.at(""),
+        hostname: "",
+        home: &ground.at(""),
+        display: None,
         program: Path::new(""),
         of_app: &|_| false,
         cancelled: &cancelled,

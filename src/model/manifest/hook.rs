@@ -68,9 +68,11 @@ pub enum HookForm {
         #[serde(default)]
         on_failure: OnFailure,
     },
-    /// Removes the profile locks that a dead browser, or one on another host, has left in `dir`.
+    /// Removes locks that nobody holds any more.
     ClearLocks {
-        dir: String,
+        /// The browser's profile folder; an X display has none.
+        #[serde(default)]
+        dir: Option<String>,
         kind: LockKind,
         #[serde(default)]
         on_failure: OnFailure,
@@ -85,7 +87,7 @@ pub enum HookForm {
         #[serde(default)]
         on_failure: OnFailure,
     },
-    /// Maximises the app's first window whose class matches.
+    /// Maximises each window whose class matches, once, for as long as `within`.
     Maximize {
         /// Regex over the window's WM_CLASS (instance or class), ignoring case.
         class: String,
@@ -113,12 +115,34 @@ pub enum OnFailure {
     Continue,
 }
 
-/// Whose profile locks: where they are and how they name their owner.
+/// Whose locks: where they are and how they name their owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LockKind {
-    /// `SingletonLock` (a symlink to `HOST-PID`), `SingletonSocket`, `SingletonCookie`.
+    /// `SingletonLock` (a symlink to `HOST-PID`), `SingletonSocket`, `SingletonCookie` in a profile folder.
     Chromium,
     /// The same names; an Electron app exits 0 without a word when it finds them held.
+    Electron,
+    /// `/tmp/.X1-lock` and the socket of the display that DISPLAY names.
+    X11,
+}
+
+/// What `ClearLocks` clears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Locks {
+    Profile {
+        dir: PathBuf,
+        browser: Browser,
+    },
+    /// Those of the display that DISPLAY names.
+    Display,
+}
+
+/// How a browser says that its profile is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Browser {
+    /// Exits 21.
+    Chromium,
+    /// Exits 0.
     Electron,
 }
 
@@ -141,7 +165,7 @@ pub enum Step {
     Stage { from: PathBuf, to: PathBuf },
     Remove { path: PathBuf },
     ClearDir { path: PathBuf },
-    ClearLocks { dir: PathBuf, kind: LockKind },
+    ClearLocks { locks: Locks },
     SeedJson { file: PathBuf, set: BTreeMap<String, serde_json::Value>, default: BTreeMap<String, serde_json::Value> },
     Maximize { class: Pattern, enabled: bool },
 }
@@ -186,7 +210,7 @@ impl HookForm {
                 step(Step::ClearDir { path: fields.path("path", path) }, on_failure)
             }
             HookForm::ClearLocks { dir, kind, on_failure } => {
-                step(Step::ClearLocks { dir: fields.path("dir", dir), kind }, on_failure)
+                step(Step::ClearLocks { locks: locks(dir, kind, fields) }, on_failure)
             }
             HookForm::SeedJson { file, set, default, on_failure } => step(
                 Step::SeedJson {
@@ -200,20 +224,53 @@ impl HookForm {
     }
 }
 
-/// Texts at the top of a JSON object are filled in; what is nested is left as it is written.
+fn locks(dir: Option<String>, kind: LockKind, fields: &mut Fields<'_>) -> Locks {
+    let browser = match kind {
+        LockKind::Chromium => Browser::Chromium,
+        LockKind::Electron => Browser::Electron,
+        LockKind::X11 => {
+            if dir.is_some() {
+                fields.error("dir", "an X display has no profile folder", "leave `dir` out: DISPLAY names the display");
+            }
+            return Locks::Display;
+        }
+    };
+    if dir.is_none() {
+        fields.error("", format!("`ClearLocks` of kind `{kind:?}` has no `dir`"), "name the profile folder");
+    }
+    Locks::Profile { dir: dir.map(|dir| fields.path("dir", dir)).unwrap_or_default(), browser }
+}
+
+/// Texts are filled in, at whatever depth.
 fn json(
     field: &str,
     values: BTreeMap<String, serde_json::Value>,
     fields: &mut Fields<'_>,
 ) -> BTreeMap<String, serde_json::Value> {
-    let mut filled = |(key, value)| match value {
-        serde_json::Value::String(text) => {
-            let text = fields.text(&format!("{field}.{key}"), text);
-            (key, text.into())
-        }
-        other => (key, other),
+    let filled = |(key, value)| {
+        let value = json_value(&format!("{field}.{key}"), value, fields);
+        (key, value)
     };
-    values.into_iter().map(&mut filled).collect()
+    values.into_iter().map(filled).collect()
+}
+
+fn json_value(path: &str, value: serde_json::Value, fields: &mut Fields<'_>) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => fields.text(path, text).into(),
+        Value::Array(items) => {
+            items.into_iter().enumerate().map(|(i, item)| json_value(&format!("{path}[{i}]"), item, fields)).collect()
+        }
+        Value::Object(members) => members
+            .into_iter()
+            .map(|(key, value)| {
+                let value = json_value(&format!("{path}.{key}"), value, fields);
+                (key, value)
+            })
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        other => other,
+    }
 }
 
 impl Step {

@@ -24,9 +24,19 @@ pub enum TargetForm {
     /// A window whose WM_CLASS (instance or class) matches this regex, ignoring case, is mapped.
     Window { class: String },
     /// A TCP connection to `host:port` succeeds.
-    Tcp { address: String },
+    Tcp {
+        address: String,
+        /// Only an answer from a process of this app counts.
+        #[serde(default)]
+        own: bool,
+    },
     /// A GET of this `http://` URL answers with a status below 400.
-    Http { url: String },
+    Http {
+        url: String,
+        /// Only an answer from a process of this app counts.
+        #[serde(default)]
+        own: bool,
+    },
     /// A connection to this unix stream socket succeeds.
     UnixSocket { path: String },
     /// This file or folder exists.
@@ -42,10 +52,10 @@ pub enum Target {
     Display,
     /// A window whose WM_CLASS (instance or class) matches is mapped.
     Window { class: Pattern },
-    /// A TCP connection to `host:port` succeeds.
-    Tcp { address: String },
-    /// A GET of this `http://` URL answers with a status below 400.
-    Http { url: String },
+    /// A TCP connection to `host:port` succeeds; with `own`, to a process of this app.
+    Tcp { address: String, own: bool },
+    /// A GET of this `http://` URL answers with a status below 400; with `own`, from a process of this app.
+    Http { url: String, own: bool },
     /// A connection to this unix stream socket succeeds.
     UnixSocket { path: PathBuf },
     /// This file or folder exists.
@@ -59,8 +69,8 @@ impl TargetForm {
         match self {
             TargetForm::Display => Target::Display,
             TargetForm::Window { class } => Target::Window { class: fields.pattern("class", class, Case::Ignored) },
-            TargetForm::Tcp { address } => Target::Tcp { address: checked_address(address, fields) },
-            TargetForm::Http { url } => Target::Http { url: checked_url(url, fields) },
+            TargetForm::Tcp { address, own } => Target::Tcp { address: checked_address(address, fields), own },
+            TargetForm::Http { url, own } => Target::Http { url: checked_url(url, fields), own },
             TargetForm::UnixSocket { path } => Target::UnixSocket { path: fields.path("path", path) },
             TargetForm::Path { path } => Target::Path { path: fields.path("path", path) },
             TargetForm::Command { argv } => Target::Command { argv: fields.command("argv", argv) },
@@ -96,8 +106,8 @@ impl std::fmt::Display for Target {
         match self {
             Target::Display => f.write_str("the X display"),
             Target::Window { class } => write!(f, "a window of class `{class}`"),
-            Target::Tcp { address } => write!(f, "tcp {address}"),
-            Target::Http { url } => f.write_str(url),
+            Target::Tcp { address, .. } => write!(f, "tcp {address}"),
+            Target::Http { url, .. } => f.write_str(url),
             Target::UnixSocket { path } => write!(f, "unix socket {}", path.display()),
             Target::Path { path } => write!(f, "{}", path.display()),
             Target::Command { argv } => write!(f, "`{}`", argv.join(" ")),

@@ -1,19 +1,20 @@
 //! `ClearLocks` on a browser profile: finds out who holds its lock, and removes a stale one with what belongs
-//! to it. `model::profile_lock` decides what is stale.
+//! to it. `model::hooks::profile_lock` decides what is stale.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, Access, AtFlags, RenameFlags};
+use rustix::fs::{self, Access, AtFlags};
 use rustix::io::Errno;
 
+use super::program::runs;
+use super::removal::{Judged, remove_judged};
 use super::tree::Folder;
-use super::write::with_temporary_name;
 use super::{Around, Done, cannot};
 use crate::host::proc::{self, Pid};
 use crate::host::socket;
-use crate::model::profile_lock::{Facts, Owner, Process, Verdict, judge};
+use crate::model::hooks::profile_lock::{Facts, Owner, Process, Verdict, judge};
 
 const LOCK: &str = "SingletonLock";
 const SOCKET: &str = "SingletonSocket";
@@ -36,18 +37,18 @@ pub(super) fn clear_profile(dir: &Path, around: &Around) -> Done {
     fs::accessat(fs::CWD, profile.by_handle(), Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
         .map_err(|error| cannot(format!("lock the profile `{}`", dir.display()), error))?;
 
-    let links = LINKS.map(|name| profile.link(OsStr::new(name)));
+    let links = LINKS.map(|name| Judged::of(&profile, OsStr::new(name)));
     let [socket, cookie, lock] = links.map(|link| link.map_err(|error| cannot(what(), error)));
     let (socket, cookie, lock) = (socket?, cookie?, lock?);
     if socket.is_none() && cookie.is_none() && lock.is_none() {
         return Ok(String::new());
     }
-    let lock_text = lock.as_ref().map(|lock| lock.to_string_lossy());
+    let owner = lock.as_ref().and_then(Judged::link).map(|owner| owner.to_string_lossy());
     let facts = Facts {
-        lock: lock_text.as_deref(),
-        host: &around.hostname,
+        lock: owner.as_deref(),
+        host: around.hostname,
         answers: answers(&profile),
-        process: lock_text.as_deref().map_or(Process::Gone, |lock| holder(lock, &profile, around)),
+        process: owner.as_deref().map_or(Process::Gone, |owner| holder(owner, &profile, around)),
     };
     let stale = match judge(&facts) {
         Verdict::Keep(holder) => return Ok(format!("kept the locks of `{}`: {holder}", dir.display())),
@@ -55,13 +56,13 @@ pub(super) fn clear_profile(dir: &Path, around: &Around) -> Done {
     };
     for (name, judged) in LINKS.into_iter().zip([&socket, &cookie, &lock]) {
         if let Some(judged) = judged
-            && !remove_link(&profile, name, judged)?
+            && !remove_judged(&profile, OsStr::new(name), judged)?
         {
             return Ok(format!("kept the locks of `{}`: a browser has just taken them", dir.display()));
         }
     }
-    if let Some(socket) = socket {
-        remove_socket_folder(&socket);
+    if let Some(socket) = socket.as_ref().and_then(Judged::link) {
+        remove_socket_folder(socket);
     }
     Ok(format!("removed the stale locks of `{}` ({stale})", dir.display()))
 }
@@ -84,53 +85,18 @@ fn holder(lock: &str, profile: &Folder, around: &Around) -> Process {
         return Process::Gone;
     }
     let arguments = proc::arguments(pid);
-    let (Ok(program), Ok(uses_profile), false) = (proc::program(pid), uses(pid, profile), arguments.is_empty()) else {
+    let (Ok(_), Ok(uses_profile), false) = (proc::program(pid), uses(pid, profile), arguments.is_empty()) else {
         // It may have ended while we looked, or be about to execute the next program.
         return if proc::process(pid).is_none() { Process::Gone } else { Process::Hidden };
     };
-    let same_program = is_program(&program, &arguments, around.program);
+    let same_program = runs(pid, &arguments, around.program);
     Process::Alive { same_program, of_app: (around.of_app)(pid), uses_profile }
-}
-
-/// Whether a process runs this program: the file itself, one of the same name (a wrapper, another version), or
-/// an interpreter that runs it as a script.
-fn is_program(running: &Path, arguments: &[String], wanted: &Path) -> bool {
-    let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.into());
-    let name = running.file_name().map(OsStr::as_bytes).unwrap_or_default();
-    let name = OsStr::from_bytes(name.strip_suffix(b" (deleted)").unwrap_or(name));
-    let target = resolved(wanted);
-    [wanted.file_name(), target.file_name()].contains(&Some(name))
-        || arguments.iter().take(2).any(|word| resolved(Path::new(word)) == target)
 }
 
 /// Whether a process has something open in the profile, or works in it.
 fn uses(pid: Pid, profile: &Folder) -> std::io::Result<bool> {
     let profile = std::fs::read_link(profile.by_handle())?;
     Ok(proc::open_files(pid)?.iter().any(|file| file.starts_with(&profile)))
-}
-
-/// Removes a link if it still points where it did when it was judged; `false`: somebody has replaced it. The
-/// link is moved aside first, so that a new one is never removed by mistake.
-fn remove_link(profile: &Folder, name: &str, judged: &Path) -> Result<bool, String> {
-    let cannot = |error| cannot(format!("remove `{}`", profile.path.join(name).display()), error);
-    let aside = |aside: &OsStr| fs::renameat_with(&profile.fd, name, &profile.fd, aside, RenameFlags::NOREPLACE);
-    let aside = match with_temporary_name(OsStr::new(name), aside) {
-        Ok((aside, ())) => aside,
-        Err(Errno::NOENT) => return Ok(true),
-        // A file system without this kind of rename.
-        Err(Errno::INVAL | Errno::NOSYS) => name.into(),
-        Err(error) => return Err(cannot(error)),
-    };
-    let same = profile.link(&aside).map_err(cannot)?.as_deref() == Some(judged);
-    if same {
-        return fs::unlinkat(&profile.fd, &aside, AtFlags::empty()).map(|()| true).map_err(cannot);
-    }
-    if aside != name {
-        // A link that is there again by now is newer than ours.
-        let back = fs::renameat_with(&profile.fd, &aside, &profile.fd, name, RenameFlags::NOREPLACE);
-        back.or_else(|_| fs::unlinkat(&profile.fd, &aside, AtFlags::empty())).map_err(cannot)?;
-    }
-    Ok(false)
 }
 
 /// Each unclean exit leaves one such folder. Only what the browser put there is removed, so a folder that holds

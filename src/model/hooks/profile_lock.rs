@@ -1,5 +1,5 @@
 //! Decides whether the lock of a browser profile may be removed. Gathers nothing: the facts come from
-//! `daemon::files::locks`.
+//! `daemon::files::profile_lock`.
 //!
 //! A browser locks its profile with a symlink to `HOST-PID`. It takes over a lock of its own host by itself,
 //! but refuses to start when the lock names another host, which is what a profile on a volume shows after each

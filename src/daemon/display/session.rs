@@ -1,0 +1,140 @@
+//! One connection to an X server, whose every wait ends at a deadline or when its question is cancelled. Knows
+//! why a server could not be asked; what is asked is in `windows`.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use x11rb::connection::Connection;
+use x11rb::errors::{ConnectError, ConnectionError, ReplyError};
+use x11rb::protocol::xproto::Window;
+use x11rb::rust_connection::{DefaultStream, PollMode, RustConnection, Stream};
+use x11rb::utils::RawFdContainer;
+
+use crate::host::display::{Address, connect, key};
+
+/// Why a question was not answered.
+pub enum Failed {
+    /// In words already.
+    Said(String),
+    TimedOut,
+    Connection(ConnectionError),
+    Reply(ReplyError),
+}
+
+impl From<ConnectionError> for Failed {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::IoError(error) if error.kind() == io::ErrorKind::TimedOut => Failed::TimedOut,
+            other => Failed::Connection(other),
+        }
+    }
+}
+
+impl From<ReplyError> for Failed {
+    fn from(error: ReplyError) -> Self {
+        match error {
+            ReplyError::ConnectionError(error) => error.into(),
+            other => Failed::Reply(other),
+        }
+    }
+}
+
+impl Failed {
+    pub fn words(self, display: &str, within: Duration) -> String {
+        match self {
+            Failed::Said(words) => words,
+            Failed::TimedOut => no_answer(display, within),
+            Failed::Connection(error) => format!("the X server at {display} went away: {error}"),
+            Failed::Reply(ReplyError::X11Error(error)) => {
+                format!("the X server at {display} refused a request: {:?}", error.error_kind)
+            }
+            Failed::Reply(error) => format!("the X server at {display} refused a request: {error}"),
+        }
+    }
+}
+
+fn no_answer(display: &str, within: Duration) -> String {
+    format!("the X server at {display} did not answer within {}", humantime::format_duration(within))
+}
+
+/// How long a question may wait.
+pub struct Limits {
+    pub deadline: Instant,
+    /// Becomes readable when nobody waits for the answer any more.
+    pub cancelled: UnixStream,
+}
+
+/// A stream that waits no longer than it may.
+pub struct Bounded {
+    stream: DefaultStream,
+    limits: Limits,
+}
+
+impl Stream for Bounded {
+    fn poll(&self, mode: PollMode) -> io::Result<()> {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::IN, mode.readable());
+        flags.set(PollFlags::OUT, mode.writable());
+        loop {
+            let left = self.limits.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let left = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let mut waiting = [PollFd::new(&self.stream, flags), PollFd::new(&self.limits.cancelled, PollFlags::IN)];
+            match poll(&mut waiting, Some(&left)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) if !waiting[1].revents().is_empty() => return Err(io::ErrorKind::TimedOut.into()),
+                other => return other.map(|_| ()).map_err(io::Error::from),
+            }
+        }
+    }
+
+    fn read(&self, buf: &mut [u8], fds: &mut Vec<RawFdContainer>) -> io::Result<usize> {
+        self.stream.read(buf, fds)
+    }
+
+    fn write(&self, buf: &[u8], fds: &mut Vec<RawFdContainer>) -> io::Result<usize> {
+        self.stream.write(buf, fds)
+    }
+}
+
+/// A client of the display.
+pub struct Session {
+    pub connection: RustConnection<Bounded>,
+    pub root: Window,
+}
+
+impl Session {
+    pub fn open(display: &str, authority: Option<&Path>, within: Duration, limits: Limits) -> Result<Self, String> {
+        let address = Address::parse(display)?;
+        let stream = connect(address).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!("no X server at {display}"),
+            io::ErrorKind::WouldBlock => format!("the X server at {display} accepts nobody"),
+            _ => format!("cannot reach the X server at {display}: {error}"),
+        })?;
+        let (stream, _) = DefaultStream::from_unix_stream(stream).map_err(|error| error.to_string())?;
+        let (name, data) = authority.and_then(|file| key(file, address.number)).unwrap_or_default();
+        let bounded = Bounded { stream, limits };
+        let connection = RustConnection::connect_to_stream_with_auth_info(bounded, address.screen, name, data)
+            .map_err(|error| refusal(error, display, authority, within))?;
+        let root = connection.setup().roots.get(address.screen);
+        let root = root.ok_or_else(|| format!("{display} has no screen {}", address.screen))?.root;
+        Ok(Session { connection, root })
+    }
+}
+
+fn refusal(error: ConnectError, display: &str, authority: Option<&Path>, within: Duration) -> String {
+    match error {
+        ConnectError::SetupFailed(_) | ConnectError::SetupAuthenticate(_) => {
+            let file = authority.map_or_else(|| "none".into(), |file| file.display().to_string());
+            format!("the X server at {display} refuses us: the key in XAUTHORITY ({file}) is missing or wrong")
+        }
+        ConnectError::IoError(error) if error.kind() == io::ErrorKind::TimedOut => no_answer(display, within),
+        other => format!("cannot talk to the X server at {display}: {other}"),
+    }
+}

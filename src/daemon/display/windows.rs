@@ -1,0 +1,222 @@
+//! What is asked about windows, and what is asked of the window manager. A window may be closed at any moment:
+//! that is an answer, never an error.
+
+use x11rb::connection::Connection;
+use x11rb::errors::ReplyError;
+use x11rb::protocol::Event;
+use x11rb::protocol::xproto::{
+    Atom, AtomEnum, ChangeWindowAttributesAux, ClientMessageEvent, ConnectionExt as _, EventMask, MapState, Window,
+};
+
+use super::session::{Failed, Session};
+use crate::model::hooks::maximize::{self, Maximizer, Outcome, WindowKind};
+use crate::model::manifest::pattern::Pattern;
+
+/// What maximising takes, named once.
+struct Atoms {
+    state: Atom,
+    horizontal: Atom,
+    vertical: Atom,
+    kind: Atom,
+    active: Atom,
+    /// Kinds of windows that keep their size.
+    others: Vec<Atom>,
+}
+
+const OTHER_KINDS: [&str; 10] = [
+    "SPLASH",
+    "DIALOG",
+    "UTILITY",
+    "TOOLBAR",
+    "MENU",
+    "DROPDOWN_MENU",
+    "POPUP_MENU",
+    "TOOLTIP",
+    "NOTIFICATION",
+    "DOCK",
+];
+
+impl Session {
+    /// The visible windows whose class or instance matches, oldest first.
+    pub fn windows_of(&self, class: &Pattern) -> Result<Vec<Window>, Failed> {
+        let mut found = Vec::new();
+        for window in self.windows()? {
+            let names = self.property(window, AtomEnum::WM_CLASS.into(), AtomEnum::STRING)?;
+            let mut names = names.as_deref().unwrap_or_default().split(|byte| *byte == 0).map(String::from_utf8_lossy);
+            if names.any(|name| !name.is_empty() && class.is_match(&name)) {
+                found.push(window);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Looks again whenever something on the display has changed, until there is an answer. `None`: the time is
+    /// over.
+    pub fn until<T>(&self, mut look: impl FnMut() -> Result<Option<T>, Failed>) -> Result<Option<T>, Failed> {
+        self.listen(self.root, EventMask::PROPERTY_CHANGE | EventMask::SUBSTRUCTURE_NOTIFY)?;
+        loop {
+            if let Some(found) = look()? {
+                return Ok(Some(found));
+            }
+            match self.wait_for_change() {
+                Ok(()) => {}
+                Err(Failed::TimedOut) => return Ok(None),
+                Err(failed) => return Err(failed),
+            }
+        }
+    }
+
+    /// Maximises and raises each window of this class once, until the time is over.
+    pub fn maximize(&self, class: &Pattern, progress: impl Fn(&str)) -> Result<Outcome, Failed> {
+        let (atoms, mut maximizer) = (self.atoms()?, Maximizer::default());
+        let mut managed = false;
+        let mut look = || {
+            managed = self.manager()?.is_some();
+            if !managed {
+                return Ok(None::<()>);
+            }
+            let mut windows = Vec::new();
+            for window in self.windows_of(class)? {
+                self.listen(window, EventMask::PROPERTY_CHANGE)?;
+                windows.extend(self.look_at(window, &atoms)?);
+            }
+            let before = maximizer.maximised();
+            for window in maximizer.look(&windows) {
+                self.ask_manager(window, &atoms)?;
+            }
+            (before..maximizer.maximised()).for_each(|_| progress("maximised its window"));
+            Ok(None)
+        };
+        self.until(&mut look)?;
+        match maximizer.outcome() {
+            Outcome::NoWindow if !managed => {
+                Err(Failed::Said("no window manager is running, so nothing can be maximised".into()))
+            }
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// `None`: it has just been closed.
+    fn look_at(&self, window: Window, atoms: &Atoms) -> Result<Option<maximize::Window>, Failed> {
+        let Some(state) = self.numbers(window, atoms.state, AtomEnum::ATOM)? else { return Ok(None) };
+        let Some(kinds) = self.numbers(window, atoms.kind, AtomEnum::ATOM)? else { return Ok(None) };
+        let transient = self.numbers(window, AtomEnum::WM_TRANSIENT_FOR.into(), AtomEnum::WINDOW)?;
+        let transient = transient.is_some_and(|owner| !owner.is_empty());
+        // An app lists the kinds it knows, the best first: a kind that we do not know says nothing.
+        let other = transient || kinds.iter().any(|kind| atoms.others.contains(kind));
+        Ok(Some(maximize::Window {
+            id: window,
+            kind: if other { WindowKind::Other } else { WindowKind::Main },
+            resizable: self.resizable(window)?,
+            maximised: state.contains(&atoms.horizontal) && state.contains(&atoms.vertical),
+        }))
+    }
+
+    /// A window whose least size is also its greatest has said that it wants no other.
+    fn resizable(&self, window: Window) -> Result<bool, Failed> {
+        const MIN_AND_MAX: u32 = 1 << 4 | 1 << 5;
+        let hints = self.numbers(window, AtomEnum::WM_NORMAL_HINTS.into(), AtomEnum::WM_SIZE_HINTS)?;
+        let hints = hints.unwrap_or_default();
+        let fixed = hints.first().is_some_and(|flags| flags & MIN_AND_MAX == MIN_AND_MAX)
+            && hints.get(5..7).is_some_and(|least| Some(least) == hints.get(7..9));
+        Ok(!fixed)
+    }
+
+    /// Maximises and raises, as a pager would.
+    fn ask_manager(&self, window: Window, atoms: &Atoms) -> Result<(), Failed> {
+        const ADD: u32 = 1;
+        const FROM_A_PAGER: u32 = 2;
+        let maximise = [ADD, atoms.horizontal, atoms.vertical, FROM_A_PAGER, 0];
+        for (message, data) in [(atoms.state, maximise), (atoms.active, [FROM_A_PAGER, 0, 0, 0, 0])] {
+            let event = ClientMessageEvent::new(32, window, message, data);
+            let to = EventMask::SUBSTRUCTURE_REDIRECT | EventMask::SUBSTRUCTURE_NOTIFY;
+            self.connection.send_event(false, self.root, to, event)?;
+        }
+        Ok(self.connection.flush()?)
+    }
+
+    fn atoms(&self) -> Result<Atoms, Failed> {
+        let kinds = OTHER_KINDS.iter().map(|kind| self.atom(&format!("_NET_WM_WINDOW_TYPE_{kind}")));
+        Ok(Atoms {
+            state: self.atom("_NET_WM_STATE")?,
+            horizontal: self.atom("_NET_WM_STATE_MAXIMIZED_HORZ")?,
+            vertical: self.atom("_NET_WM_STATE_MAXIMIZED_VERT")?,
+            kind: self.atom("_NET_WM_WINDOW_TYPE")?,
+            active: self.atom("_NET_ACTIVE_WINDOW")?,
+            others: kinds.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The windows a person sees, oldest first: those the window manager lists, then those on the root that
+    /// it does not manage (all of them without one, and any that opened while it was starting).
+    fn windows(&self) -> Result<Vec<Window>, Failed> {
+        let list = self.atom("_NET_CLIENT_LIST")?;
+        let mut windows = self.numbers(self.root, list, AtomEnum::WINDOW)?.unwrap_or_default();
+        for child in self.connection.query_tree(self.root)?.reply()?.children {
+            let attributes = gone_is_none(self.connection.get_window_attributes(child)?.reply())?;
+            let visible = attributes.is_some_and(|attributes| attributes.map_state == MapState::VIEWABLE);
+            if visible && !windows.contains(&child) {
+                windows.push(child);
+            }
+        }
+        Ok(windows)
+    }
+
+    /// The running window manager's own window.
+    pub fn manager(&self) -> Result<Option<Window>, Failed> {
+        let check = self.atom("_NET_SUPPORTING_WM_CHECK")?;
+        let Some(named) = self.numbers(self.root, check, AtomEnum::WINDOW)?.and_then(|ids| ids.first().copied()) else {
+            return Ok(None);
+        };
+        // A window manager that was killed leaves its name behind, but not its window.
+        let there = self.numbers(named, check, AtomEnum::WINDOW)?.is_some_and(|ids| ids.contains(&named));
+        Ok(there.then_some(named))
+    }
+
+    fn atom(&self, name: &str) -> Result<Atom, Failed> {
+        Ok(self.connection.intern_atom(false, name.as_bytes())?.reply()?.atom)
+    }
+
+    /// `None`: there is no such window any more.
+    fn property(&self, window: Window, name: Atom, kind: AtomEnum) -> Result<Option<Vec<u8>>, Failed> {
+        let reply = self.connection.get_property(false, window, name, kind, 0, 4096)?.reply();
+        Ok(gone_is_none(reply)?.map(|reply| reply.value))
+    }
+
+    fn numbers(&self, window: Window, name: Atom, kind: AtomEnum) -> Result<Option<Vec<u32>>, Failed> {
+        let reply = self.connection.get_property(false, window, name, kind, 0, 4096)?.reply();
+        Ok(gone_is_none(reply)?.map(|reply| reply.value32().map(Iterator::collect).unwrap_or_default()))
+    }
+
+    fn listen(&self, window: Window, mask: EventMask) -> Result<(), Failed> {
+        let attributes = ChangeWindowAttributesAux::new().event_mask(mask);
+        self.connection.change_window_attributes(window, &attributes)?;
+        Ok(())
+    }
+
+    /// Waits until windows came, went, or say something else about themselves.
+    fn wait_for_change(&self) -> Result<(), Failed> {
+        let mut changed = false;
+        while !changed {
+            changed = matters(&self.connection.wait_for_event()?);
+            while let Some(event) = self.connection.poll_for_event()? {
+                changed |= matters(&event);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Moves and sizes do not, nor do errors: they are about windows that are gone.
+fn matters(event: &Event) -> bool {
+    !matches!(event, Event::ConfigureNotify(_) | Event::CirculateNotify(_) | Event::GravityNotify(_) | Event::Error(_))
+}
+
+/// A reply about a window that has just been closed is none.
+fn gone_is_none<T>(reply: Result<T, ReplyError>) -> Result<Option<T>, Failed> {
+    match reply {
+        Ok(reply) => Ok(Some(reply)),
+        Err(ReplyError::X11Error(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,87 @@
+//! Finds the process that listens on a TCP port of this machine.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::proc::{self, Pid};
+
+/// `TCP_LISTEN` of the kernel's `tcp_states.h`.
+const LISTEN: &str = "0A";
+
+/// The processes that listen where a connection to `address` arrives. Empty when nobody does, or only processes
+/// that we may not look into.
+pub fn of(address: SocketAddr) -> Vec<Pid> {
+    let sockets = sockets(address);
+    if sockets.is_empty() {
+        return Vec::new();
+    }
+    let names: HashSet<String> = sockets.iter().map(|inode| format!("socket:[{inode}]")).collect();
+    let listens = |pid: Pid| {
+        let files = proc::open_files(pid).unwrap_or_default();
+        files.iter().any(|file| file.to_str().is_some_and(|name| names.contains(name)))
+    };
+    proc::table().processes.iter().map(|process| process.pid).filter(|pid| listens(*pid)).collect()
+}
+
+/// The inodes of the listening sockets: those of this very address, else those of all addresses.
+fn sockets(address: SocketAddr) -> Vec<u64> {
+    let listening: Vec<(SocketAddr, u64)> = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+        .iter()
+        .flat_map(|file| fs::read_to_string(file).unwrap_or_default().lines().filter_map(listening).collect::<Vec<_>>())
+        .filter(|(local, _)| local.port() == address.port())
+        .collect();
+    let at = |wanted: &dyn Fn(IpAddr) -> bool| -> Vec<u64> {
+        listening.iter().filter(|(local, _)| wanted(local.ip().to_canonical())).map(|(_, inode)| *inode).collect()
+    };
+    let exact = at(&|ip| ip == address.ip().to_canonical());
+    if exact.is_empty() { at(&|ip| ip.is_unspecified()) } else { exact }
+}
+
+/// One line of `/proc/net/tcp`: the address and inode of a listening socket.
+fn listening(line: &str) -> Option<(SocketAddr, u64)> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let (address, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+    if *state != LISTEN {
+        return None;
+    }
+    let (ip, port) = address.split_once(':')?;
+    // Words of four bytes, each in the machine's own order.
+    let words: Option<Vec<u32>> =
+        (0..ip.len() / 8).map(|i| u32::from_str_radix(ip.get(i * 8..i * 8 + 8)?, 16).ok()).collect();
+    let bytes: Vec<u8> = words?.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let ip = match bytes.len() {
+        4 => IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+        16 => IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+        _ => return None,
+    };
+    Some((SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?), inode.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn we_are_found_behind_our_port_by_whatever_address_it_is_asked() {
+        for bound in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
+            let Ok(listener) = TcpListener::bind(bound) else { continue }; // a machine without IPv6
+            let port = listener.local_addr().unwrap().port();
+            let asked = if bound == "[::1]:0" { "::1" } else { "127.0.0.1" };
+            let address = SocketAddr::new(asked.parse().unwrap(), port);
+            assert_eq!(of(address), [std::process::id() as Pid], "{bound}");
+            drop(listener);
+            assert!(of(address).is_empty());
+        }
+    }
+
+    #[test]
+    fn an_address_of_its_own_goes_before_all_addresses() {
+        let own = TcpListener::bind("127.0.0.2:0").unwrap();
+        let port = own.local_addr().unwrap().port();
+        assert_eq!(sockets(SocketAddr::from(([127, 0, 0, 2], port))).len(), 1);
+        assert!(sockets(SocketAddr::from(([127, 0, 0, 3], port))).is_empty());
+    }
+}

@@ -1,0 +1,87 @@
+//! Decides whether the lock and sockets of an X display may be removed. Gathers nothing: the facts come from
+//! `daemon::files::display_lock`.
+//!
+//! An X server refuses to start while its lock names a live process, whatever that process is. After a hard
+//! restart on the same /tmp, pids begin anew and an old lock soon names somebody. So the display is asked: one
+//! that accepts a client is up, and one that does not is not.
+
+use std::fmt;
+
+/// What is known about a display that is to be started.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    /// It accepts a client, by its socket file or its abstract socket.
+    pub answers: bool,
+    /// There is something to remove.
+    pub leftovers: bool,
+    /// The pid in the lock, if that could be read.
+    pub pid: Option<i32>,
+    /// The process with that pid is an X server for this very display: it is about to listen.
+    pub starting: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Nothing,
+    Keep(Holder),
+    Remove,
+}
+
+/// Why a display's lock stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    Answers,
+    Starting(i32),
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Holder::Answers => f.write_str("an X server answers there"),
+            Holder::Starting(pid) => write!(f, "pid {pid} is an X server that starts there"),
+        }
+    }
+}
+
+pub fn judge(facts: Facts) -> Verdict {
+    match facts {
+        Facts { answers: true, .. } => Verdict::Keep(Holder::Answers),
+        Facts { starting: true, pid: Some(pid), .. } => Verdict::Keep(Holder::Starting(pid)),
+        Facts { leftovers: true, .. } => Verdict::Remove,
+        _ => Verdict::Nothing,
+    }
+}
+
+/// Whether these arguments start an X server for display `number`; without an argument they start one for `:0`.
+pub fn serves(arguments: &[String], number: u16) -> bool {
+    let display = |word: &String| word.strip_prefix(':').and_then(|number| number.parse::<u16>().ok());
+    arguments.iter().skip(1).find_map(display).unwrap_or(0) == number
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_display_that_does_not_answer_is_cleared() {
+        for bits in 0..16 {
+            let is = |bit: u8| bits & (1 << bit) != 0;
+            let facts = Facts { answers: is(0), leftovers: is(1), pid: is(2).then_some(7), starting: is(3) };
+            let up = facts.answers || facts.starting && facts.pid.is_some();
+            let verdict = judge(facts);
+            assert_eq!(matches!(verdict, Verdict::Keep(_)), up, "{facts:?}");
+            assert_eq!(verdict == Verdict::Remove, facts.leftovers && !up, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_known_by_the_display_it_was_told() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert!(serves(&words("Xtigervnc :7 -geometry 1280x800"), 7));
+        assert!(serves(&words("/usr/bin/Xvfb -screen 0 800x600x24 :12"), 12));
+        assert!(serves(&words("X"), 0));
+        assert!(!serves(&words("Xtigervnc :71"), 7));
+        assert!(!serves(&words("Xtigervnc :8 -desktop :7"), 7));
+        assert!(!serves(&words("X"), 7));
+    }
+}

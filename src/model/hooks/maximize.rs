@@ -1,0 +1,175 @@
+//! Decides which windows `Maximize` asks the window manager to maximise. Asks nobody itself: `daemon::display`
+//! tells it what is on the screen, again and again, and passes its requests on.
+//!
+//! An app may show a splash before its window, or open its window late. So every window of the app is looked at
+//! as long as the step lasts, and each is asked for once: a window that a person has made smaller stays so.
+
+use std::collections::BTreeMap;
+
+/// The id that the X server gave to a window.
+pub type WindowId = u32;
+
+/// A visible window of the app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    pub id: WindowId,
+    pub kind: WindowKind,
+    /// Its size may be changed.
+    pub resizable: bool,
+    pub maximised: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowKind {
+    /// What people mean by a window.
+    Main,
+    /// A splash, dialog, menu or tooltip: it has the size it wants.
+    Other,
+}
+
+/// What has become of the app's windows so far.
+#[derive(Debug, Default)]
+pub struct Maximizer {
+    windows: BTreeMap<WindowId, Progress>,
+    maximised: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Asked,
+    Maximised,
+}
+
+/// What to say at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// So many windows.
+    Maximised(usize),
+    /// The window manager was asked, and did nothing.
+    Ignored,
+    /// No window could be maximised: there were none, or only splashes and the like.
+    NoWindow,
+}
+
+impl Maximizer {
+    /// Takes in what is on the screen now, and returns the windows to ask for.
+    pub fn look(&mut self, windows: &[Window]) -> Vec<WindowId> {
+        self.windows.retain(|id, _| windows.iter().any(|window| window.id == *id));
+        let mut ask = Vec::new();
+        for window in windows {
+            match self.windows.get(&window.id) {
+                Some(Progress::Maximised) => {}
+                _ if window.maximised => {
+                    self.windows.insert(window.id, Progress::Maximised);
+                    self.maximised += 1;
+                }
+                Some(Progress::Asked) => {}
+                None if window.kind == WindowKind::Main && window.resizable => {
+                    self.windows.insert(window.id, Progress::Asked);
+                    ask.push(window.id);
+                }
+                None => {}
+            }
+        }
+        ask
+    }
+
+    /// How many windows have been maximised so far, by us or by themselves.
+    pub fn maximised(&self) -> usize {
+        self.maximised
+    }
+
+    pub fn outcome(&self) -> Outcome {
+        match (self.maximised, self.windows.is_empty()) {
+            (0, true) => Outcome::NoWindow,
+            (0, false) => Outcome::Ignored,
+            (count, _) => Outcome::Maximised(count),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn main(id: WindowId) -> Window {
+        Window { id, kind: WindowKind::Main, resizable: true, maximised: false }
+    }
+
+    fn splash(id: WindowId) -> Window {
+        Window { kind: WindowKind::Other, ..main(id) }
+    }
+
+    fn maximised(id: WindowId) -> Window {
+        Window { maximised: true, ..main(id) }
+    }
+
+    #[test]
+    fn the_window_behind_the_splash_is_asked_for_when_it_comes() {
+        let mut maximizer = Maximizer::default();
+        assert!(maximizer.look(&[splash(1), Window { resizable: false, ..main(2) }]).is_empty());
+        assert_eq!(maximizer.outcome(), Outcome::NoWindow);
+        assert_eq!(maximizer.look(&[main(3)]), [3]);
+        assert_eq!(maximizer.outcome(), Outcome::Ignored);
+        assert!(maximizer.look(&[maximised(3)]).is_empty());
+        assert_eq!(maximizer.outcome(), Outcome::Maximised(1));
+    }
+
+    #[test]
+    fn a_splash_that_looks_like_a_window_does_not_use_up_the_request() {
+        let mut maximizer = Maximizer::default();
+        assert_eq!(maximizer.look(&[main(1)]), [1]);
+        assert_eq!(maximizer.look(&[main(2)]), [2]);
+        maximizer.look(&[maximised(2)]);
+        assert_eq!(maximizer.outcome(), Outcome::Maximised(1));
+    }
+
+    #[test]
+    fn a_window_that_a_person_makes_smaller_stays_so() {
+        let mut maximizer = Maximizer::default();
+        maximizer.look(&[main(1)]);
+        maximizer.look(&[maximised(1)]);
+        assert!(maximizer.look(&[main(1)]).is_empty());
+        // The next run of the step asks anew.
+        assert_eq!(Maximizer::default().look(&[main(1)]), [1]);
+    }
+
+    #[test]
+    fn a_fixed_window_is_asked_for_once_it_can_be_resized() {
+        let mut maximizer = Maximizer::default();
+        assert!(maximizer.look(&[Window { resizable: false, ..main(1) }]).is_empty());
+        assert_eq!(maximizer.look(&[main(1)]), [1]);
+    }
+
+    fn window() -> impl Strategy<Value = Window> {
+        (0..4_u32, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(id, other, resizable, maximised)| Window {
+            id,
+            kind: if other { WindowKind::Other } else { WindowKind::Main },
+            resizable,
+            maximised,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn each_window_is_asked_for_at_most_once_while_it_is_there(
+            screens in proptest::collection::vec(proptest::collection::btree_map(0..4_u32, window(), 0..4), 0..20),
+        ) {
+            let mut maximizer = Maximizer::default();
+            let mut asked = BTreeSet::new();
+            for screen in screens {
+                let windows: Vec<Window> = screen.into_iter().map(|(id, window)| Window { id, ..window }).collect();
+                asked.retain(|id| windows.iter().any(|window| window.id == *id));
+                for id in maximizer.look(&windows) {
+                    let window = windows.iter().find(|window| window.id == id).unwrap();
+                    prop_assert!(window.kind == WindowKind::Main && window.resizable && !window.maximised);
+                    prop_assert!(asked.insert(id));
+                }
+            }
+        }
+    }
+}
