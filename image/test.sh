@@ -19,7 +19,7 @@ step() {
 
 step "tools"
 missing=()
-for tool in shellcheck:shellcheck desktop-file-validate:desktop-file-utils curl:curl unshare:util-linux strip:binutils; do
+for tool in shellcheck:shellcheck desktop-file-validate:desktop-file-utils curl:curl openssl:openssl unshare:util-linux strip:binutils; do
 	command -v "${tool%%:*}" >/dev/null || missing+=("${tool#*:}")
 done
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
@@ -43,8 +43,16 @@ fi
 step "files"
 tests/image/files.sh "$work/tools/bin"
 
-step "Kubernetes"
+step "Kubernetes: files and schemas"
 tests/image/kubernetes.sh "$work/tools/bin"
+
+step "Kubernetes: a real API server"
+if image/kubernetes/server.sh target/kubernetes true >"$work/server.log" 2>&1; then
+	TOOLS=$work/tools/bin image/kubernetes/try.sh
+else
+	echo "NOT RUN: no API server can be built here"
+	tail -n 3 "$work/server.log" | sed 's/^/   /'
+fi
 
 if [ "${1:-}" = files ]; then
 	exit
