@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kasm_void::launcher::cdp::{Browser, Incoming, tabs};
+use kasm_void::launcher::cdp::{Browser, Incoming};
 use kasm_void::launcher::navigate::Navigator;
 use kasm_void::launcher::verdict::Outcome;
 use kasm_void::model::url::Policy;
@@ -178,7 +178,7 @@ fn navigations() -> Result<(), String> {
 async fn navigate(port: u16, url: &str) -> Duration {
     let began = Instant::now();
     let mut browser = Browser::connect(port).await.unwrap();
-    let tab = tabs(port).await.unwrap().remove(0);
+    let tab = Browser::connect(port).await.expect("a browser").tabs().await.unwrap().remove(0);
     let attach = json!({ "targetId": tab.id, "flatten": true });
     let session = browser.call(None, "Target.attachToTarget", attach).await.unwrap();
     let session = session["sessionId"].as_str().unwrap();

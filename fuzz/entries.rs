@@ -14,8 +14,10 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, Version, header};
 use kasm_void::daemon::state;
 use kasm_void::http::{Limits, Listen, Peer, serve};
+use kasm_void::launcher::cdp::shorten::Strings;
 use kasm_void::launcher::cdp::{self, Fault, Incoming};
 use kasm_void::launcher::verdict::{Outcome, Verdict};
+use kasm_void::launcher::wire;
 use kasm_void::model::loading::check::Checker;
 use kasm_void::model::loading::interpolate;
 use kasm_void::model::loading::parse::{self, MOST_PROBLEMS, parse, without_mark};
@@ -308,10 +310,10 @@ pub fn state(bytes: &[u8]) {
 
 /// What says to be a browser, on its socket and in its list of tabs.
 pub fn cdp(bytes: &[u8]) {
-    if let Ok(tabs) = cdp::shown(bytes) {
-        let hidden = tabs.iter().find(|tab| tab.kind != "page" || tab.url.starts_with("devtools:"));
-        assert!(hidden.is_none(), "{hidden:?}");
-    }
+    cdp::ids(bytes);
+    let mut shortened = Vec::new();
+    Strings::default().shorten(bytes, &mut shortened);
+    assert!(shortened.len() <= bytes.len(), "longer than before");
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let told = |outcome: Outcome| {
         let body = Verdict::from(outcome).body(u64::MAX);
@@ -324,11 +326,15 @@ pub fn cdp(bytes: &[u8]) {
         Ok(Some(Incoming::Reply { id, result })) => {
             assert_eq!(said["id"], id, "{text:?}");
             assert_eq!(result.is_ok(), said["error"].is_null(), "{text:?}");
+            if let Ok(result) = &result {
+                assert!(wire::reply(result).tabs.iter().all(|tab| !tab.url.starts_with("devtools:")), "{text:?}");
+            }
             if let Err(text) = result {
                 told(Outcome::Browser(Fault::Refused { method: "Page.navigate".into(), text }));
             }
         }
         Ok(Some(Incoming::Event(event))) => {
+            let _ = wire::event(&event); // whatever it is, it does no harm
             assert!(said["id"].is_null() && said["method"] == event.method, "{text:?}");
             assert_eq!(said["sessionId"].as_str(), event.session.as_deref(), "{text:?}");
         }

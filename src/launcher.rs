@@ -1,5 +1,5 @@
-//! The URL launcher: puts a page on the shared screen for whoever may ask for one. What may be opened is
-//! decided in `model::url`. The only part of the product that a network reaches; does not know the supervisor.
+//! The URL launcher: opens pages on the shared screen for callers who have the token. `model::url` decides what may be
+//! opened, and `model::visit` what happens on the way. The launcher does not know the supervisor.
 
 pub mod audit;
 pub mod cdp;
@@ -9,6 +9,7 @@ pub mod rate;
 pub mod resolve;
 pub mod token;
 pub mod verdict;
+pub mod wire;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,12 +22,12 @@ use crate::model::url::Policy;
 use navigate::Navigator;
 use token::Token;
 
-/// Answers under way are finished at the end, for no longer than this.
+/// For answers under way to be finished at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 pub struct Options {
     pub listen: SocketAddr,
-    /// Of the browser's DevTools, on 127.0.0.1.
+    /// The port of the browser's DevTools, on 127.0.0.1.
     pub cdp_port: u16,
     pub policy: Policy,
 }

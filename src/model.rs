@@ -4,6 +4,7 @@ pub mod plain;
 pub mod signal;
 pub mod spelling;
 pub mod url;
+pub mod visit;
 
 pub mod output;
 

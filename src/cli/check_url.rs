@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Ended;
 use super::print::{BAD, DIM, GOOD, plain, say, say_json};
-use crate::launcher::resolve;
+use crate::launcher::resolve::Resolver;
 use crate::model::url::{Policy, Refused, Target};
 
 /// What may be opened, and where its name leads.
@@ -15,10 +15,10 @@ type Verdict = Result<(Target, Vec<IpAddr>), Refused>;
 
 /// Tells the verdict about each URL as soon as it is there; refused when one is.
 pub async fn check(policy: &Policy, urls: &[String], resolving: bool, json: bool) -> anyhow::Result<Ended> {
-    let mut ended = Ended::Done;
+    let (mut ended, resolver) = (Ended::Done, Resolver::default());
     for url in urls.iter().flat_map(|word| given(word)) {
         let url = url?;
-        let verdict = judge(policy, &url, resolving).await;
+        let verdict = judge(policy, &url, resolving.then_some(&resolver)).await;
         if verdict.is_err() {
             ended = Ended::Refused;
         }
@@ -36,9 +36,12 @@ fn given(word: &str) -> Box<dyn Iterator<Item = io::Result<String>>> {
     Box::new(lines.filter(|line| !line.as_ref().is_ok_and(|line| line.trim().is_empty())))
 }
 
-async fn judge(policy: &Policy, url: &str, resolving: bool) -> Verdict {
+async fn judge(policy: &Policy, url: &str, resolver: Option<&Resolver>) -> Verdict {
     let target = policy.judge(url)?;
-    let addresses = if resolving { resolve::judge(policy, &target).await? } else { Vec::new() };
+    let addresses = match resolver {
+        Some(resolver) => resolver.judge(policy, &target).await?,
+        None => Vec::new(),
+    };
     Ok((target, addresses))
 }
 

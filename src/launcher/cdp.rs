@@ -1,7 +1,9 @@
-//! Speaks the DevTools protocol with the browser on this machine: one websocket, flat sessions, replies matched
-//! by their number, events kept apart. Knows no page and no policy.
+//! Speaks the DevTools protocol with the browser on this machine: one websocket, flat sessions, replies matched by
+//! their number, events kept apart. Knows no page and no policy.
 //!
 //! Whatever the browser says about itself, only its port on 127.0.0.1 is ever connected to.
+
+pub mod shorten;
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,52 +11,30 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::{Request, Uri};
+use axum::http::{Request, StatusCode, Uri};
 use futures_util::{SinkExt, StreamExt};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_websockets::{ClientBuilder, Limits, MaybeTlsStream, Message, WebSocketStream};
+use tokio_websockets::{ClientBuilder, Limits, Message, WebSocketStream};
+
+pub use crate::model::visit::Fault;
+use shorten::{Shortened, Strings};
 
 /// For one question to be answered. What a page has to do takes longer, what the browser has to do does not.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// A list of some thousand tabs.
+/// Longest answer to a plain request, and longest message, once its strings are shortened.
 const LIST_BYTES: usize = 4 << 20;
-/// The largest we are sent are requests with a form's whole body.
 const MESSAGE_BYTES: usize = 16 << 20;
-/// Events that nobody has asked for yet; the browser sends some hundred for a busy page.
+/// Events that wait to be read while a reply is waited for.
 const WAITING: usize = 10_000;
-
-/// Why the browser did not do as it was told.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// Nobody listens on the port.
-    #[error("cdp unreachable")]
-    Absent,
-    /// It listens and says nothing.
-    #[error("the browser does not answer")]
-    Mute,
-    /// It has closed the connection, or said what is not the protocol.
-    #[error("the browser has broken off: {0}")]
-    Broken(String),
-    /// It refused.
-    #[error("the browser refused {method}: {text}")]
-    Refused { method: String, text: String },
-}
-
-/// A tab, as the browser lists it.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Tab {
-    pub id: String,
-    #[serde(rename = "type")]
-    pub kind: String,
-    #[serde(default)]
-    pub url: String,
-}
+/// The websocket handshake asks for 16 bytes. They keep caches apart, and there is none on this way.
+const KEY: &str = "a2FzbS12b2lkLWxhdW5jaA==";
 
 /// Something that happened, in a session or (when there is none) in the browser.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,21 +51,24 @@ pub enum Incoming {
     Event(Event),
 }
 
-/// All tabs that show pages, the one used last first.
-pub async fn tabs(port: u16) -> Result<Vec<Tab>, Fault> {
-    shown(&get(port, "/json/list").await?)
+/// The tabs in the order in which they were used, the last one first, as far as the browser says so.
+pub async fn recent(port: u16) -> Vec<String> {
+    get(port, "/json/list").await.map(|list| ids(&list)).unwrap_or_default()
 }
 
-/// The browser's list, without what nobody sees. Public for the fuzz targets.
-pub fn shown(list: &[u8]) -> Result<Vec<Tab>, Fault> {
-    let mut tabs: Vec<Tab> = serde_json::from_slice(list).map_err(broken)?;
-    tabs.retain(|tab| tab.kind == "page" && !tab.url.starts_with("devtools:"));
-    Ok(tabs)
+/// The ids in a list of targets. Public for the fuzz targets.
+pub fn ids(list: &[u8]) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Listed {
+        id: String,
+    }
+    let listed: Vec<Listed> = serde_json::from_slice(list).unwrap_or_default();
+    listed.into_iter().map(|target| target.id).collect()
 }
 
 /// A conversation with the whole browser.
 pub struct Browser {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: WebSocketStream<Shortened<TokioIo<Upgraded>>>,
     last: u64,
     waiting: VecDeque<Incoming>,
 }
@@ -99,13 +82,9 @@ impl Browser {
         }
         let version: Version = serde_json::from_slice(&get(port, "/json/version").await?).map_err(broken)?;
         let told: Uri = version.socket.parse().map_err(|_| Fault::Broken("it names no socket".into()))?;
-        let uri: Uri = format!("ws://127.0.0.1:{port}{}", told.path()).parse().map_err(broken)?;
-        let opened = async {
-            let builder = ClientBuilder::from_uri(uri).limits(Limits::default().max_payload_len(Some(MESSAGE_BYTES)));
-            let stream = MaybeTlsStream::Plain(dial(port).await?);
-            Ok(builder.connect_on(stream).await.map_err(broken)?.0)
-        };
-        let socket = timeout(PATIENCE, opened).await.unwrap_or(Err(Fault::Mute))?;
+        let stream = timeout(PATIENCE, upgrade(port, told.path())).await.unwrap_or(Err(Fault::Mute))?;
+        let limits = Limits::default().max_payload_len(Some(MESSAGE_BYTES));
+        let socket = ClientBuilder::new().limits(limits).take_over(Shortened::new(stream, MESSAGE_BYTES));
         Ok(Browser { socket, last: 0, waiting: VecDeque::new() })
     }
 
@@ -220,16 +199,39 @@ fn mended(text: &str) -> String {
     out + &text[from..]
 }
 
-async fn get(port: u16, path: &str) -> Result<Bytes, Fault> {
+/// Turns a connection into a websocket. The stream below is ours, so that long messages can be shortened on the way.
+async fn upgrade(port: u16, path: &str) -> Result<TokioIo<Upgraded>, Fault> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(dial(port).await?)).await.map_err(broken)?;
+    tokio::spawn(connection.with_upgrades()); // ends with the stream; its errors are the stream's as well
+    let request = Request::get(path)
+        .header("host", format!("127.0.0.1:{port}"))
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", KEY);
+    let response = sender.send_request(request.body(Empty::<Bytes>::new()).map_err(broken)?).await.map_err(broken)?;
+    match response.status() {
+        StatusCode::SWITCHING_PROTOCOLS => Ok(TokioIo::new(hyper::upgrade::on(response).await.map_err(broken)?)),
+        status => Err(Fault::Broken(format!("it answers {status} instead of opening a websocket"))),
+    }
+}
+
+async fn get(port: u16, path: &str) -> Result<Vec<u8>, Fault> {
     let answer = async {
         let (mut sender, connection) = http1::handshake(TokioIo::new(dial(port).await?)).await.map_err(broken)?;
         let connection = tokio::spawn(connection); // its errors are the answer's as well
         let request = Request::get(path).header("host", format!("127.0.0.1:{port}")).header("connection", "close");
         let request = request.body(Empty::<Bytes>::new()).map_err(broken)?;
         let response = sender.send_request(request).await.map_err(broken)?;
-        let body = Limited::new(response.into_body(), LIST_BYTES).collect().await.map_err(broken)?.to_bytes();
+        let (mut body, mut strings, mut text) = (response.into_body(), Strings::default(), Vec::new());
+        while let Some(frame) = body.frame().await {
+            strings.shorten(frame.map_err(broken)?.data_ref().map(Bytes::as_ref).unwrap_or_default(), &mut text);
+            if text.len() > LIST_BYTES {
+                return Err(Fault::Broken("its answer is too long".into()));
+            }
+        }
         connection.abort();
-        Ok(body)
+        Ok(text)
     };
     timeout(PATIENCE, answer).await.unwrap_or(Err(Fault::Mute))
 }

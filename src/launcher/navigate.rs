@@ -1,101 +1,103 @@
-//! Puts a page into the tab that is shown. Owns which tab that is, one navigation at a time, and the guard that
-//! judges every hop of it before it leaves the machine.
+//! Opens pages in the browser: performs what a [`Visit`] decides, one visit at a time. Owns the connection to the
+//! browser, and clears a tab whose guard was lost.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use tokio::sync::{Mutex, oneshot, watch};
-use tokio::task::JoinSet;
+use serde_json::json;
+use tokio::sync::{Mutex, MutexGuard, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::cdp::{self, Browser, Event, Fault, Incoming};
-use super::resolve;
-use super::verdict::{Also, Outcome, Verdict};
+use super::cdp::{self, Browser, Incoming};
+use super::resolve::Resolver;
+use super::wire;
 use crate::model::url::{Policy, Refused, Target};
+use crate::model::visit::{
+    Command, Effect, End, Fault, Input, Note, Outcome, PageRequest, STOPPING, Time, Verdict, Visit, Waits,
+};
 
-/// Tabs that show nothing anybody could miss.
-const EMPTY: [&str; 3] = ["about:blank", "chrome://newtab/", "chrome-error:"];
-
-/// The waits that decide what becomes of a tab.
-#[derive(Debug, Clone, Copy)]
-pub struct Waits {
-    /// How long a tab may take to show a sign of life before it is replaced.
-    pub waking: Duration,
-    /// How long a page that has come is still watched: pages send people on after a while.
-    pub watched: Duration,
-}
-
-impl Default for Waits {
-    fn default() -> Self {
-        Waits { waking: Duration::from_millis(1500), watched: Duration::from_secs(10) }
-    }
-}
-
-/// For a page to appear when its answer has come.
-const APPEARING: Duration = Duration::from_secs(2);
-/// How long a page that did not come in time may still come; it is stopped then.
-const LATE: Duration = Duration::from_secs(60);
-/// For a verdict that comes at the last moment.
+/// For an answer that is given at the last moment.
 const GRACE: Duration = Duration::from_millis(200);
-/// How long clearing a tab whose guard was lost is tried. The next navigation waits for it, and what the tab shows
-/// until then was judged by nobody, so a slow machine is given time.
-const CLEARING: Duration = Duration::from_secs(20);
-const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(200);
-/// For an older navigation to be stopped.
-const YIELDING: Duration = Duration::from_millis(500);
+/// For one attempt to clear a tab.
+const CLEARING: Duration = Duration::from_secs(2);
+/// Between two attempts.
+const AGAIN: Duration = Duration::from_millis(200);
+/// For the browser to say which tab was used last.
+const ORDERING: Duration = Duration::from_millis(500);
 
 /// Opens pages in one browser.
 pub struct Navigator {
     port: u16,
     policy: Policy,
     waits: Waits,
+    resolver: Arc<Resolver>,
+    /// The visits' clocks count from here.
+    origin: Instant,
     newest: watch::Sender<u64>,
-    /// Who holds it navigates.
-    held: Mutex<Held>,
+    /// Locked for the duration of one visit, and until its tab is cleared if the guard was lost.
+    last: Mutex<Last>,
 }
 
-/// What one navigation leaves to the next.
+/// What one visit leaves to the next.
 #[derive(Default)]
-struct Held {
+struct Last {
     tab: Option<String>,
-    /// The guard of the one that was stopped: as long as it is there, the browser holds back what the tab asks for.
-    guard: Option<Browser>,
+    /// The connection of a visit that was superseded: while it is open, the browser keeps holding what the tab asks
+    /// for.
+    guard: Option<Guard>,
+}
+
+/// A connection that guards a tab.
+struct Guard {
+    /// Never read: open is all it has to be.
+    _browser: Browser,
+    tab: String,
 }
 
 impl Navigator {
-    /// For the browser whose DevTools are at this port of 127.0.0.1.
+    /// Opens pages in the browser whose DevTools listen on this port of 127.0.0.1.
     pub fn new(port: u16, policy: Policy) -> Arc<Self> {
         Self::with_waits(port, policy, Waits::default())
     }
 
     /// As [`Navigator::new`], for a machine on which other waits are right.
     pub fn with_waits(port: u16, policy: Policy, waits: Waits) -> Arc<Self> {
-        Arc::new(Navigator { port, policy, waits, newest: watch::Sender::new(0), held: Mutex::default() })
+        Arc::new(Navigator {
+            port,
+            policy,
+            waits,
+            resolver: Arc::default(),
+            origin: Instant::now(),
+            newest: watch::Sender::new(0),
+            last: Mutex::default(),
+        })
     }
 
-    /// What the policy says of a URL and of all addresses of its host.
+    /// Judges a URL and all addresses of its host.
     pub async fn judge(&self, raw: &str) -> Result<Target, Refused> {
-        judge(&self.policy, raw).await
+        let target = self.policy.judge(raw)?;
+        self.resolver.judge(&self.policy, &target).await?;
+        Ok(target)
     }
 
-    /// Opens a page; the answer comes by `deadline`, and what is still loading then goes on under guard.
+    /// Opens a page. The verdict comes by `deadline`; a page that is still loading then goes on under guard.
     pub async fn open(self: &Arc<Self>, target: Target, deadline: Instant) -> Verdict {
-        let (reply, answer) = oneshot::channel();
+        let (reply, verdict) = oneshot::channel();
         let turn = self.take_turn();
-        tokio::spawn(self.clone().run(target, turn, deadline, reply));
-        match timeout_at(deadline + GRACE, answer).await {
+        tokio::spawn(self.clone().run(target, turn, deadline, Reply(Some(reply))));
+        match timeout_at(deadline + GRACE, verdict).await {
             Ok(Ok(verdict)) => verdict,
-            Ok(Err(_)) => Outcome::Browser(Fault::Broken("the navigation ended without a word".into())).into(),
+            Ok(Err(_)) => Outcome::Browser(Fault::Broken("the visit ended without a verdict".into())).into(),
             Err(_) => Outcome::Browser(Fault::Mute).into(),
         }
     }
 
-    /// Stops what is loading, for without us nobody judges where it goes.
+    /// Stops what is loading: once the launcher has ended, nobody judges where it goes.
     pub async fn close(&self) {
         self.take_turn();
-        let _ = timeout(2 * YIELDING, self.held.lock()).await;
+        let _ = timeout(2 * STOPPING, self.last.lock()).await;
     }
 
     fn take_turn(&self) -> Turn {
@@ -105,67 +107,131 @@ impl Navigator {
         Turn { mine, newest }
     }
 
-    async fn run(self: Arc<Self>, target: Target, mut turn: Turn, deadline: Instant, reply: oneshot::Sender<Verdict>) {
-        let mut held = tokio::select! {
+    async fn run(self: Arc<Self>, target: Target, mut turn: Turn, deadline: Instant, mut reply: Reply) {
+        let locked = tokio::select! {
             biased;
-            () = turn.over() => return answer(reply, Outcome::Superseded),
-            held = self.held.lock() => held,
+            () = turn.over() => return reply.send(Outcome::Superseded.into()),
+            locked = timeout_at(deadline, self.last.lock()) => locked,
         };
-        let arrived = tokio::select! {
-            () = turn.over() => return answer(reply, Outcome::Superseded),
-            arrived = timeout_at(deadline, Visit::begin(self.port, held.tab.as_deref(), self.waits)) => arrived,
+        let Ok(mut last) = locked else { return reply.send(Outcome::Browser(Fault::Unguarded).into()) };
+        let connected = tokio::select! {
+            () = turn.over() => return reply.send(Outcome::Superseded.into()),
+            connected = timeout_at(deadline, Browser::connect(self.port)) => connected,
         };
-        let mut visit = match arrived.unwrap_or(Err(Fault::Mute)) {
-            Ok(visit) => visit,
-            Err(fault) => {
-                held.guard = None; // or the tab would wait for us for ever
-                return answer(reply, Outcome::Browser(fault));
+        match connected.unwrap_or(Err(Fault::Mute)) {
+            Ok(browser) => self.visit(browser, target, &mut turn, deadline, &mut reply, &mut last).await,
+            Err(fault) => reply.send(Outcome::Browser(fault).into()),
+        }
+        // A newer visit takes over the guard of an older one. Where none could, the older page is cleared.
+        if let Some(guard) = last.guard.take_if(|_| !turn.is_over()) {
+            self.clear(&guard.tab).await;
+        }
+    }
+
+    async fn visit(
+        &self,
+        browser: Browser,
+        target: Target,
+        turn: &mut Turn,
+        deadline: Instant,
+        reply: &mut Reply,
+        last: &mut MutexGuard<'_, Last>,
+    ) {
+        let (tab, older) = (last.tab.clone(), last.guard.is_some());
+        let wanted = PageRequest {
+            target,
+            tab,
+            older,
+            reply_by: deadline.saturating_duration_since(self.origin),
+            waits: self.waits,
+        };
+        let (visit, effects) = Visit::begin(self.now(), self.policy.clone(), wanted);
+        let mut shell = Shell { navigator: self, browser, visit, asked: HashMap::new(), lookups: Lookups::default() };
+        let end = shell.run(effects, turn, reply, &mut last.guard).await;
+        let Shell { browser, visit, .. } = shell;
+        let tab = visit.tab().to_owned();
+        match end {
+            End::Done => {}
+            End::HandOver => {
+                last.guard.get_or_insert(Guard { _browser: browser, tab: tab.clone() });
             }
-        };
-        held.tab = Some(visit.tab.clone());
-        visit.reply = Some(reply);
-        let ended = tokio::select! {
-            ended = visit.guide((&self.policy, &target), deadline, &mut held.guard) => ended,
-            () = turn.over() => {
-                visit.tell(Outcome::Superseded);
-                let _ = timeout(YIELDING, visit.stop()).await; // what could not be stopped is held back
-                held.guard.get_or_insert(visit.browser);
+            End::Lost => self.clear(&tab).await,
+        }
+        last.tab = Some(tab).filter(|tab| !tab.is_empty());
+    }
+
+    fn now(&self) -> Time {
+        self.origin.elapsed()
+    }
+
+    /// Empties a tab whose guard was lost, because nobody has judged what it shows. Returns when the tab is empty or
+    /// closed, or the browser has ended; until then nothing else is opened.
+    async fn clear(&self, tab: &str) {
+        let mut warned = false;
+        loop {
+            let cleared = timeout(CLEARING, self.try_clear(tab)).await.unwrap_or(Err(Fault::Mute));
+            if let Ok(Cleared::Gone) = cleared {
                 return;
             }
-        };
-        held.guard = None;
-        if let Err(fault) = ended {
-            let broken = matches!(fault, Fault::Broken(_));
-            visit.tell(Outcome::Browser(fault));
-            if broken {
-                self.clear(visit.tab).await;
+            if !std::mem::replace(&mut warned, true) {
+                let (event, help) = ("launcher.guard_lost", "nothing is opened until the tab is empty");
+                tracing::warn!(event, help, "the guard over a page was lost: the page is taken off the screen");
             }
-        }
-    }
-
-    /// A page can make the browser say more than we listen to. What went on since then, nobody has judged.
-    async fn clear(&self, tab: String) {
-        // A busy browser may miss one attempt. One that has ended, or has closed the tab, shows nothing.
-        let cleared = timeout(CLEARING, async {
-            loop {
-                match self.show_nothing(&tab).await {
-                    Err(Fault::Mute | Fault::Broken(_)) => sleep(BETWEEN_ATTEMPTS).await,
-                    ended => return ended,
+            match cleared {
+                Ok(_) => return tracing::info!(event = "launcher.guard_cleared", "the page without a guard is gone"),
+                Err(fault) => {
+                    tracing::debug!(event = "launcher.clear_failed", "cannot empty the tab yet: {fault}");
+                    let _ = timeout(CLEARING, self.close_tab(tab)).await; // the next attempt sees whether it worked
+                    sleep(AGAIN).await;
                 }
             }
-        });
-        if let Ok(Ok(())) = cleared.await {
-            tracing::warn!(
-                event = "launcher.guard_lost",
-                "the browser broke off while a page was watched: the page was replaced"
-            );
         }
     }
 
-    async fn show_nothing(&self, tab: &str) -> Result<(), Fault> {
+    async fn try_clear(&self, tab: &str) -> Result<Cleared, Fault> {
+        let mut browser = match Browser::connect(self.port).await {
+            Err(Fault::Absent) => return Ok(Cleared::Gone),
+            browser => browser?,
+        };
+        if !browser.tabs().await?.iter().any(|other| other.id == tab) {
+            return Ok(Cleared::Gone);
+        }
+        let session = browser.attach(tab).await?;
+        browser.call(Some(&session), "Page.navigate", json!({ "url": "about:blank" })).await?;
+        loop {
+            let tree = browser.call(Some(&session), "Page.getFrameTree", json!({})).await?;
+            if tree["frameTree"]["frame"]["url"] == "about:blank" {
+                return Ok(Cleared::Empty);
+            }
+            sleep(AGAIN / 10).await;
+        }
+    }
+
+    /// A page that computes for ever cannot be left, only closed. A browser that loses its last tab ends.
+    async fn close_tab(&self, tab: &str) -> Result<(), Fault> {
         let mut browser = Browser::connect(self.port).await?;
-        let session = attach(&mut browser, tab).await?;
-        browser.call(Some(&session), "Page.navigate", json!({ "url": "about:blank" })).await.map(|_| ())
+        if browser.tabs().await?.len() < 2 {
+            browser.call(None, "Target.createTarget", json!({ "url": "about:blank" })).await?;
+        }
+        browser.call(None, "Target.closeTarget", json!({ "targetId": tab })).await.map(|_| ())
+    }
+}
+
+/// How a tab was cleared.
+enum Cleared {
+    Empty,
+    /// It was closed, or the browser has ended.
+    Gone,
+}
+
+/// The caller's answer, which is given once.
+struct Reply(Option<oneshot::Sender<Verdict>>);
+
+impl Reply {
+    fn send(&mut self, verdict: Verdict) {
+        if let Some(reply) = self.0.take() {
+            let _ = reply.send(verdict); // the caller may have disconnected
+        }
     }
 }
 
@@ -176,7 +242,11 @@ struct Turn {
 }
 
 impl Turn {
-    /// Returns when a newer one came.
+    fn is_over(&self) -> bool {
+        *self.newest.borrow() != self.mine
+    }
+
+    /// Returns when a newer request came.
     async fn over(&mut self) {
         let mine = self.mine;
         if self.newest.wait_for(|newest| *newest != mine).await.is_err() {
@@ -185,429 +255,136 @@ impl Turn {
     }
 }
 
-/// Where the caller has left, nobody waits for the answer.
-fn answer(reply: oneshot::Sender<Verdict>, outcome: Outcome) {
-    let _ = reply.send(outcome.into());
-}
-
-async fn judge(policy: &Policy, raw: &str) -> Result<Target, Refused> {
-    let target = policy.judge(raw)?;
-    resolve::judge(policy, &target).await?;
-    Ok(target)
-}
-
-/// How far it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Loading,
-    /// The server's answer is there and the page not yet.
-    Appearing,
-    /// The caller knows that it is late.
-    Late,
-    /// The page is there.
-    Watched,
-}
-
-/// One navigation in one tab.
-struct Visit {
+/// What performs one visit.
+struct Shell<'a> {
+    navigator: &'a Navigator,
     browser: Browser,
-    session: String,
-    tab: String,
-    also: Vec<Also>,
-    reply: Option<oneshot::Sender<Verdict>>,
-    waits: Waits,
-    stage: Stage,
-    /// When this stage ends.
-    until: Instant,
-    /// Sessions of frames of other sites, which Chromium runs apart from the page.
-    frames: BTreeSet<String>,
-    /// Requests that the browser holds back until we say what becomes of them, behind their sessions.
-    paused: BTreeSet<(String, String)>,
-    /// What is being said, of each of them on its own: mute name servers hold up nothing else.
-    judging: JoinSet<Hop>,
-    /// What was there has crashed and is not back yet; the browser may say so more than once.
-    crashed: bool,
-    /// Why the page may not go where it led.
-    refused: Option<Refused>,
-    download: bool,
-    loader: Option<String>,
-    shown: Option<String>,
+    visit: Visit,
+    /// The visit's numbers of the commands that were sent, by the connection's.
+    asked: HashMap<u64, u64>,
+    lookups: Lookups,
 }
 
-/// A document that the browser is about to ask for.
-struct Hop {
-    session: String,
-    request: String,
-    /// Of the page itself, and not of a frame in it.
-    main: bool,
-    judged: Result<Target, Refused>,
+/// Look-ups that are running. Dropping them stops them.
+#[derive(Default)]
+struct Lookups {
+    running: JoinSet<Input>,
+    by_number: HashMap<u64, AbortHandle>,
 }
 
-/// What a tab did when it was touched.
-enum Woke {
-    Alive,
-    Crashed,
-    Hung,
-}
-
-impl Visit {
-    /// Finds the tab and makes sure that it can be used.
-    async fn begin(port: u16, last: Option<&str>, waits: Waits) -> Result<Visit, Fault> {
-        let mut browser = Browser::connect(port).await?;
-        let tabs = cdp::tabs(port).await?;
-        let with = |starts: &[&str]| tabs.iter().find(|tab| starts.iter().any(|start| tab.url.starts_with(start)));
-        let used = tabs.iter().find(|tab| Some(tab.id.as_str()) == last);
-        let chosen = used.or_else(|| with(&["http:", "https:"])).or_else(|| with(&EMPTY));
-        let (tab, also) = match chosen {
-            Some(tab) => (tab.id.clone(), Vec::new()),
-            None => (new_tab(&mut browser).await?, vec![Also::NewTab]),
-        };
-        let session = attach(&mut browser, &tab).await?;
-        let mut visit = Visit {
-            browser,
-            session,
-            tab,
-            also,
-            reply: None,
-            waits,
-            stage: Stage::Loading,
-            until: Instant::now(),
-            frames: BTreeSet::new(),
-            paused: BTreeSet::new(),
-            judging: JoinSet::new(),
-            crashed: false,
-            refused: None,
-            download: false,
-            loader: None,
-            shown: None,
-        };
-        match visit.wake().await? {
-            Woke::Alive => {}
-            Woke::Crashed => {
-                visit.crashed = true;
-                visit.also(Also::CrashedTabRecovered);
-            }
-            Woke::Hung => visit.replace_tab().await?,
-        }
-        Ok(visit)
-    }
-
-    /// A page that computes for ever, or waits behind a dialog from before our time, answers nothing.
-    async fn wake(&mut self) -> Result<Woke, Fault> {
-        self.send("Inspector.enable", json!({})).await?;
-        let asked = self.send("Page.enable", json!({})).await?;
-        let waking = self.waits.waking;
-        let answer = async {
-            loop {
-                match self.browser.next().await? {
-                    Incoming::Reply { id, .. } if id == asked => return Ok(Woke::Alive),
-                    Incoming::Event(event) if self.is_ours(&event) => match event.method.as_str() {
-                        "Inspector.targetCrashed" => return Ok(Woke::Crashed),
-                        "Page.javascriptDialogOpening" => self.close_dialog(&event.params).await?,
-                        _ => {}
-                    },
-                    _ => {}
-                }
-            }
-        };
-        timeout(waking, answer).await.unwrap_or(Ok(Woke::Hung))
-    }
-
-    /// The new one first: a browser that loses its last tab ends.
-    async fn replace_tab(&mut self) -> Result<(), Fault> {
-        let hung = std::mem::replace(&mut self.tab, new_tab(&mut self.browser).await?);
-        self.session = attach(&mut self.browser, &self.tab).await?;
-        self.browser.send(None, "Target.closeTarget", json!({ "targetId": hung })).await?;
-        self.also(Also::HungTabReplaced);
-        match self.wake().await? {
-            Woke::Alive => Ok(()),
-            Woke::Crashed | Woke::Hung => Err(Fault::Mute),
-        }
-    }
-
-    /// Navigates, and watches over it to the end.
-    async fn guide(
+impl Shell<'_> {
+    /// Performs the effects of one input, all of them, then takes the next input.
+    async fn run(
         &mut self,
-        (policy, target): (&Policy, &Target),
-        deadline: Instant,
-        older: &mut Option<Browser>,
-    ) -> Result<(), Fault> {
-        self.until = deadline;
-        self.browser.call(Some(&self.session), "Fetch.enable", documents()).await?;
-        self.send("Target.setAutoAttach", frames()).await?;
-        if older.is_some() {
-            // What the older guard holds back would go on with its end.
-            self.browser.call(Some(&self.session), "Page.stopLoading", json!({})).await?;
-            *older = None;
-        }
-        let asked = self.send("Page.navigate", json!({ "url": target.url() })).await?;
+        mut effects: Vec<Effect>,
+        turn: &mut Turn,
+        reply: &mut Reply,
+        older: &mut Option<Guard>,
+    ) -> End {
+        let mut superseded = false;
         loop {
-            let incoming = tokio::select! {
-                incoming = self.browser.next() => incoming?,
-                Some(Ok(hop)) = self.judging.join_next() => {
-                    self.let_go_or_drop(hop).await?;
-                    continue;
+            let mut broken = None;
+            for effect in std::mem::take(&mut effects) {
+                match effect {
+                    Effect::Send { call, session, command } if broken.is_none() => {
+                        broken = self.send(call, session.as_deref(), &command).await.err();
+                    }
+                    Effect::Send { .. } => {}
+                    Effect::LookUp { lookup, name, .. } => self.lookups.begin(&self.navigator.resolver, lookup, name),
+                    Effect::CancelLookUp { lookup } => self.lookups.cancel(lookup),
+                    Effect::Reply(verdict) => reply.send(verdict),
+                    Effect::ReleaseOlder => *older = None,
+                    Effect::Log(note) => log(note),
+                    Effect::End(_) if broken.is_some() => return End::Lost,
+                    Effect::End(end) => return end,
                 }
-                () = sleep_until(self.until) => match self.end_stage().await? {
-                    true => continue,
-                    false => return Ok(()),
+            }
+            let mut input = match broken {
+                Some(fault) => Input::Lost(fault),
+                None => tokio::select! {
+                    input = hear(&mut self.browser, &mut self.asked) => input,
+                    Some(looked_up) = self.lookups.running.join_next() => match looked_up {
+                        Ok(input) => input,
+                        Err(_) => continue, // it was cancelled
+                    },
+                    () = sleep_until(self.navigator.origin + self.visit.wakes_at()) => Input::TimePassed,
+                    () = turn.over(), if !superseded => {
+                        superseded = true;
+                        Input::Superseded
+                    }
                 },
             };
-            let goes_on = match incoming {
-                Incoming::Reply { id, result } if id == asked => self.navigated(result).await?,
-                Incoming::Reply { .. } => true,
-                Incoming::Event(event) if event.method == "Target.detachedFromTarget" => {
-                    let session = event.params["sessionId"].as_str().unwrap_or_default();
-                    self.frames.remove(session);
-                    session != self.session
-                }
-                Incoming::Event(event) if self.is_ours(&event) => self.happened(event, policy).await?,
-                Incoming::Event(event) => {
-                    self.happened_in_a_frame(event, policy).await?;
-                    true
-                }
-            };
-            if !goes_on {
-                self.tell(Outcome::Browser(Fault::Broken("the tab was closed".into())));
-                return Ok(());
-            }
+            order_tabs(&mut input, self.navigator.port).await;
+            effects = self.visit.handle(self.navigator.now(), input);
         }
     }
 
-    /// Its time is over; false when that was the last stage.
-    async fn end_stage(&mut self) -> Result<bool, Fault> {
-        match self.stage {
-            Stage::Loading => {
-                self.raise().await?;
-                self.tell(Outcome::Pending);
-                self.enter(Stage::Late, LATE);
-                Ok(true)
-            }
-            Stage::Appearing => {
-                self.committed().await?;
-                Ok(true)
-            }
-            Stage::Late => {
-                self.stop().await?;
-                Ok(false)
-            }
-            Stage::Watched if self.judging.is_empty() => Ok(false),
-            Stage::Watched => {
-                self.enter(Stage::Watched, APPEARING); // without us it would be let go
-                Ok(true)
-            }
-        }
-    }
-
-    /// What `Page.navigate` led to; false when there is nothing more to see.
-    async fn navigated(&mut self, result: Result<Value, String>) -> Result<bool, Fault> {
-        let result = match result {
-            Ok(result) => result,
-            Err(text) => {
-                self.tell(Outcome::Browser(Fault::Refused { method: "Page.navigate".into(), text }));
-                return Ok(false);
-            }
-        };
-        let frame = self.tab.clone();
-        let failed = result["errorText"].as_str().filter(|text| !text.is_empty());
-        self.download |= result["isDownload"] == true;
-        match (failed, result["loaderId"].as_str()) {
-            (Some("net::ERR_ABORTED"), _) if self.download => self.settle(Outcome::Download { frame }).await?,
-            (Some("net::ERR_ABORTED"), _) => match self.refused.take() {
-                Some(refused) => self.settle(refused.into()).await?,
-                None => self.settle(Outcome::Aborted).await?,
-            },
-            (Some(text), _) if text.starts_with("net::ERR_BLOCKED_BY") => {
-                self.settle(Outcome::BlockedByBrowser(text.into())).await?;
-            }
-            (Some(text), _) => self.settle(Outcome::Failed(text.into())).await?,
-            (None, None) => self.settle(Outcome::SameDocument { frame }).await?,
-            (None, Some(loader)) if self.shown.as_deref() == Some(loader) => self.committed().await?,
-            (None, Some(loader)) => {
-                self.loader = Some(loader.into());
-                if self.stage == Stage::Loading {
-                    let left = self.until.saturating_duration_since(Instant::now());
-                    self.enter(Stage::Appearing, APPEARING.min(left));
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Something in the tab; false when the tab is lost.
-    async fn happened(&mut self, event: Event, policy: &Policy) -> Result<bool, Fault> {
-        let Event { method, params, .. } = event;
-        match method.as_str() {
-            "Fetch.requestPaused" => self.judge_request(&self.session.clone(), &params, policy),
-            "Target.attachedToTarget" => self.guard_frame(&params).await?,
-            "Page.javascriptDialogOpening" => self.close_dialog(&params).await?,
-            "Page.frameNavigated" => self.shows(&params["frame"], policy).await?,
-            "Page.downloadWillBegin" => self.download = true,
-            "Inspector.targetReloadedAfterCrash" => self.crashed = false,
-            "Inspector.targetCrashed" if self.stage != Stage::Watched && !self.crashed => {
-                self.settle(Outcome::Crashed).await?
-            }
-            "Inspector.detached" => return Ok(false),
-            _ => {}
-        }
-        Ok(true)
-    }
-
-    /// Something in a frame that runs apart, or in none of ours.
-    async fn happened_in_a_frame(&mut self, event: Event, policy: &Policy) -> Result<(), Fault> {
-        let Some(session) = event.session.filter(|session| self.frames.contains(session)) else { return Ok(()) };
-        match event.method.as_str() {
-            "Fetch.requestPaused" => self.judge_request(&session, &event.params, policy),
-            "Target.attachedToTarget" => self.guard_frame(&event.params).await?,
-            _ => {}
-        }
+    async fn send(&mut self, call: u64, session: Option<&str>, command: &Command) -> Result<(), Fault> {
+        let (method, params) = wire::spelled(command);
+        let id = self.browser.send(session, method, params).await?;
+        self.asked.insert(id, call);
         Ok(())
     }
+}
 
-    /// A frame that runs apart has just begun, and waits until it is guarded as the page is.
-    async fn guard_frame(&mut self, params: &Value) -> Result<(), Fault> {
-        let Some(session) = params["sessionId"].as_str() else { return Ok(()) };
-        self.frames.insert(session.into());
-        self.browser.send(Some(session), "Fetch.enable", documents()).await?;
-        self.browser.send(Some(session), "Target.setAutoAttach", frames()).await?;
-        self.browser.send(Some(session), "Runtime.runIfWaitingForDebugger", json!({})).await.map(|_| ())
+/// The browser lists its tabs in no order. Which one was used last is worth a question, but not a failure.
+async fn order_tabs(input: &mut Input, port: u16) {
+    if let Input::Replied { reply: Ok(reply), .. } = input
+        && reply.tabs.len() > 1
+    {
+        let recent = timeout(ORDERING, cdp::recent(port)).await.unwrap_or_default();
+        reply.tabs.sort_by_key(|tab| recent.iter().position(|id| *id == tab.id).unwrap_or(usize::MAX));
     }
+}
 
-    /// A document is about to be asked for: the page itself, where it redirects to, or a frame in it.
-    fn judge_request(&mut self, session: &str, params: &Value, policy: &Policy) {
-        let Some(request) = params["requestId"].as_str().map(str::to_owned) else { return };
-        let session = session.to_owned();
-        self.paused.insert((session.clone(), request.clone()));
-        let main = params["frameId"] == self.tab.as_str();
-        let url = params["request"]["url"].as_str().unwrap_or_default().to_owned();
-        let policy = policy.clone();
-        self.judging.spawn(async move { Hop { session, request, main, judged: judge(&policy, &url).await } });
-    }
-
-    async fn let_go_or_drop(&mut self, hop: Hop) -> Result<(), Fault> {
-        let Hop { session, request, main, judged } = hop;
-        match judged {
-            Ok(_) => {
-                let go_on = json!({ "requestId": request });
-                self.browser.send(Some(&session), "Fetch.continueRequest", go_on).await?;
-            }
-            Err(refused) => {
-                tracing::warn!(event = "launcher.hop_refused", rule = %refused.reason, "a page led to what may not be opened: {refused}");
-                if main {
-                    self.refused = Some(refused);
+/// The next thing the browser says that means something to the visit. Nothing is lost when this is dropped.
+async fn hear(browser: &mut Browser, asked: &mut HashMap<u64, u64>) -> Input {
+    loop {
+        match browser.next().await {
+            Err(fault) => return Input::Lost(fault),
+            Ok(Incoming::Event(event)) => {
+                if let Some(input) = wire::event(&event) {
+                    return input;
                 }
-                self.drop_request(&session, &request).await?;
+            }
+            Ok(Incoming::Reply { id, result }) => {
+                if let Some(call) = asked.remove(&id) {
+                    return Input::Replied { call, reply: result.map(|result| wire::reply(&result)) };
+                }
             }
         }
-        self.paused.remove(&(session, request));
-        Ok(())
+    }
+}
+
+impl Lookups {
+    fn begin(&mut self, resolver: &Arc<Resolver>, lookup: u64, name: String) {
+        let resolver = resolver.clone();
+        let running =
+            self.running.spawn(async move { Input::LookedUp { lookup, addresses: resolver.addresses(&name).await } });
+        self.by_number.retain(|_, running| !running.is_finished());
+        self.by_number.insert(lookup, running);
     }
 
-    /// Aborted, so that the tab goes on to show what it showed, and no error page.
-    async fn drop_request(&mut self, session: &str, request: &str) -> Result<(), Fault> {
-        let aborted = json!({ "requestId": request, "errorReason": "Aborted" });
-        self.browser.send(Some(session), "Fetch.failRequest", aborted).await.map(|_| ())
-    }
-
-    /// Asked whether to leave a page: yes. All else that pages ask people: no.
-    async fn close_dialog(&mut self, params: &Value) -> Result<(), Fault> {
-        let leaving = params["type"] == "beforeunload";
-        self.also(if leaving { Also::DialogAccepted } else { Also::DialogDismissed });
-        self.send("Page.handleJavaScriptDialog", json!({ "accept": leaving })).await.map(|_| ())
-    }
-
-    /// A page is there. Requests that a page's own worker answers meet no guard, so look where it is.
-    async fn shows(&mut self, frame: &Value, policy: &Policy) -> Result<(), Fault> {
-        if frame["parentId"].is_string() {
-            return Ok(());
+    fn cancel(&mut self, lookup: u64) {
+        if let Some(running) = self.by_number.remove(&lookup) {
+            running.abort();
         }
-        let url = frame["url"].as_str().unwrap_or_default();
-        if let Some(refused) = policy.judge(url).err().filter(|_| url.starts_with("http")) {
+    }
+}
+
+fn log(note: Note) {
+    match note {
+        Note::HopRefused(refused) => {
+            tracing::warn!(event = "launcher.hop_refused", rule = %refused.reason, "a page led to what may not be opened: {refused}");
+        }
+        Note::PageReplaced(refused) => {
             tracing::warn!(event = "launcher.page_replaced", rule = %refused.reason, "a page that may not be shown was replaced: {refused}");
-            self.send("Page.navigate", json!({ "url": "about:blank" })).await?;
-            return self.settle(refused.into()).await;
         }
-        self.shown = frame["loaderId"].as_str().map(str::to_owned);
-        if self.loader.is_some() && self.loader == self.shown {
-            self.committed().await?;
-        }
-        Ok(())
-    }
-
-    async fn committed(&mut self) -> Result<(), Fault> {
-        self.settle(Outcome::Committed { frame: self.tab.clone() }).await
-    }
-
-    /// It is decided; from here on it is only watched.
-    async fn settle(&mut self, outcome: Outcome) -> Result<(), Fault> {
-        if matches!(outcome, Outcome::Committed { .. } | Outcome::SameDocument { .. }) {
-            self.raise().await?;
-        }
-        self.tell(outcome);
-        self.enter(Stage::Watched, self.waits.watched);
-        Ok(())
-    }
-
-    async fn raise(&mut self) -> Result<(), Fault> {
-        self.browser.send(None, "Target.activateTarget", json!({ "targetId": self.tab })).await?;
-        self.send("Page.bringToFront", json!({})).await.map(|_| ())
-    }
-
-    /// Leaves nothing behind that could go on unjudged.
-    async fn stop(&mut self) -> Result<(), Fault> {
-        for (session, request) in std::mem::take(&mut self.paused) {
-            self.drop_request(&session, &request).await?;
-        }
-        self.browser.call(Some(&self.session), "Page.stopLoading", json!({})).await.map(|_| ())
-    }
-
-    fn enter(&mut self, stage: Stage, lasts: Duration) {
-        self.stage = stage;
-        self.until = Instant::now() + lasts;
-    }
-
-    /// The first word counts.
-    fn tell(&mut self, outcome: Outcome) {
-        if let Some(reply) = self.reply.take() {
-            let _ = reply.send(Verdict { outcome, also: self.also.clone() }); // the caller may have left
+        Note::HopsDropped => {
+            tracing::warn!(
+                event = "launcher.hops_dropped",
+                "a page asked for too many names at once: some of its frames stay empty"
+            );
         }
     }
-
-    fn also(&mut self, also: Also) {
-        if !self.also.contains(&also) {
-            self.also.push(also);
-        }
-    }
-
-    fn is_ours(&self, event: &Event) -> bool {
-        event.session.as_deref() == Some(&self.session)
-    }
-
-    async fn send(&mut self, method: &str, params: Value) -> Result<u64, Fault> {
-        self.browser.send(Some(&self.session), method, params).await
-    }
-}
-
-/// What is held back.
-fn documents() -> Value {
-    json!({ "patterns": [{ "resourceType": "Document" }] })
-}
-
-/// Frames that run apart are ours as well, from their first moment.
-fn frames() -> Value {
-    json!({ "autoAttach": true, "waitForDebuggerOnStart": true, "flatten": true, "filter": [{ "type": "iframe" }] })
-}
-
-async fn new_tab(browser: &mut Browser) -> Result<String, Fault> {
-    named(browser.call(None, "Target.createTarget", json!({ "url": "about:blank" })).await?, "targetId")
-}
-
-async fn attach(browser: &mut Browser, tab: &str) -> Result<String, Fault> {
-    let wanted = json!({ "targetId": tab, "flatten": true });
-    named(browser.call(None, "Target.attachToTarget", wanted).await?, "sessionId")
-}
-
-fn named(result: Value, field: &str) -> Result<String, Fault> {
-    let name = result[field].as_str().map(str::to_owned);
-    name.ok_or_else(|| Fault::Broken(format!("its reply has no {field}")))
 }

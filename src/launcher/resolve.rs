@@ -1,68 +1,100 @@
-//! The addresses of a name, as this machine's resolver tells them (`/etc/hosts`, search domains, name servers:
-//! the browser asks the same ones), within a deadline. Decides nothing: the policy judges what was found.
+//! Looks up names as this machine is set up to (`/etc/hosts`, `/etc/resolv.conf` with its search domains), within a
+//! deadline. A look-up that nobody waits for any more stops. Decides nothing: the policy judges what was found.
 
-use std::io;
-use std::net::{IpAddr, ToSocketAddrs};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::fs;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Semaphore, oneshot};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::LookupIpStrategy;
+use hickory_resolver::net::{DnsError, NetError};
 use tokio::time::timeout;
 
 use crate::model::url::{Policy, Refused, Target};
 
 /// Longest wait for all name servers together.
 const DEADLINE: Duration = Duration::from_secs(1);
+/// How long an answer is used again. A page asks for the same few names many times.
+const REMEMBERED: Duration = Duration::from_secs(5);
+/// The files that say whom to ask.
+const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
-/// The C library's resolver cannot be interrupted: a look-up that nobody waits for any more holds its thread for
-/// as long as the name servers are mute. This many may.
-static LOOKUPS: Semaphore = Semaphore::const_new(16);
-
-/// Asks for the addresses of the target's name, when it has one, and has them judged; tells those that passed.
-pub async fn judge(policy: &Policy, target: &Target) -> Result<Vec<IpAddr>, Refused> {
-    let Some(name) = target.name() else { return Ok(Vec::new()) };
-    let found = resolve(name, target.port()).await.map_err(|why| Refused::unresolved(target, &why))?;
-    policy.judge_addresses(target, &found)?;
-    Ok(found)
+/// Looks up names; one look-up for each name at a time.
+#[derive(Default)]
+pub struct Resolver {
+    client: Mutex<Option<(Stamp, TokioResolver)>>,
+    busy: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
-/// All addresses of `name`, IPv4 and IPv6, without doubles. The error says why there are none.
-pub async fn resolve(name: &str, port: u16) -> Result<Vec<IpAddr>, String> {
-    let name = name.to_owned();
-    within(DEADLINE, move || (name.as_str(), port).to_socket_addrs().map(|found| found.map(|at| at.ip()).collect()))
-        .await
+/// When the files that say whom to ask were last written.
+type Stamp = [Option<SystemTime>; FILES.len()];
+
+impl Resolver {
+    /// Looks up the target's name, when it has one, and has the addresses judged. Returns those that passed.
+    pub async fn judge(&self, policy: &Policy, target: &Target) -> Result<Vec<IpAddr>, Refused> {
+        let Some(name) = target.name() else { return Ok(Vec::new()) };
+        let found = self.addresses(name).await.map_err(|why| Refused::unresolved(target, &why))?;
+        policy.judge_addresses(target, &found)?;
+        Ok(found)
+    }
+
+    /// All addresses of `name`, IPv4 and IPv6, each once. The error says why there are none.
+    pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, String> {
+        let late = |_| Err(format!("no name server answered within {DEADLINE:?}"));
+        timeout(DEADLINE, self.look_up(name)).await.unwrap_or_else(late)
+    }
+
+    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, String> {
+        let turn = self.turn(name);
+        let _turn = turn.lock().await; // whoever comes second finds the first one's answer in the cache
+        let found = self.client()?.lookup_ip(name).await.map_err(|error| reason(&error))?;
+        let mut found: Vec<IpAddr> = found.iter().collect();
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    fn turn(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = busy.get(name).and_then(Weak::upgrade) {
+            return turn;
+        }
+        busy.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        busy.insert(name.into(), Arc::downgrade(&turn));
+        turn
+    }
+
+    /// A client for the files as they are now: networks change, and so do the files.
+    fn client(&self) -> Result<TokioResolver, String> {
+        let stamp = FILES.map(|file| fs::metadata(file).and_then(|file| file.modified()).ok());
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, client)) = client.as_ref()
+            && *of == stamp
+        {
+            return Ok(client.clone());
+        }
+        let unreadable = |error: NetError| format!("cannot read {}: {error}", FILES[0]);
+        let mut builder = TokioResolver::builder_tokio().map_err(unreadable)?;
+        let options = builder.options_mut();
+        options.timeout = DEADLINE;
+        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        options.positive_max_ttl = Some(REMEMBERED);
+        options.negative_max_ttl = Some(DEADLINE);
+        options.max_active_requests = 1024;
+        let built = builder.build().map_err(unreadable)?;
+        *client = Some((stamp, built.clone()));
+        Ok(built)
+    }
 }
 
-/// On a thread of its own and not tokio's, for which the end of a runtime would wait.
-async fn within(
-    deadline: Duration,
-    look_up: impl FnOnce() -> io::Result<Vec<IpAddr>> + Send + 'static,
-) -> Result<Vec<IpAddr>, String> {
-    let answer = async {
-        let permit = LOOKUPS.acquire().await.map_err(|closed| closed.to_string())?;
-        let (reply, answer) = oneshot::channel();
-        let look = move || {
-            let _ = reply.send(look_up()); // whoever asked may not wait any more
-            drop(permit);
-        };
-        std::thread::Builder::new()
-            .name("resolver".into())
-            .spawn(look)
-            .map_err(|error| format!("no thread to ask on: {error}"))?;
-        let found = answer.await.map_err(|_| "the resolver crashed".to_owned())?;
-        found.map_err(|error| reason(&error))
-    };
-    let mut found = timeout(deadline, answer)
-        .await
-        .unwrap_or_else(|_| Err(format!("no name server answered within {deadline:?}")))?;
-    found.sort_unstable();
-    found.dedup();
-    Ok(found)
-}
-
-/// The resolver's own words, without those of the standard library around them.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
+fn reason(error: &NetError) -> String {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(_)) => "it has no address".into(),
+        error => error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -71,31 +103,23 @@ mod tests {
 
     #[tokio::test]
     async fn this_machine_knows_itself() {
-        let found = resolve("localhost", 80).await.expect("localhost");
+        let found = Resolver::default().addresses("localhost").await.expect("localhost");
         assert!(!found.is_empty() && found.iter().all(IpAddr::is_loopback), "{found:?}");
     }
 
     #[tokio::test]
-    async fn a_name_that_cannot_be_is_an_error_in_words() {
-        let why = resolve("no-such-name.invalid", 80).await.expect_err("it cannot exist");
-        assert!(!why.is_empty() && !why.contains("lookup address information"), "{why}");
+    async fn a_name_that_cannot_exist_is_an_error_in_words() {
+        let why = Resolver::default().addresses("no-such-name.invalid").await.expect_err("it cannot exist");
+        assert!(!why.is_empty() && why.len() < 200, "{why}");
     }
 
     #[tokio::test]
-    async fn addresses_are_told_once() {
-        let twice = || Ok(vec!["::1".parse().unwrap(), "1.1.1.1".parse().unwrap(), "::1".parse().unwrap()]);
-        let found = within(DEADLINE, twice).await.expect("two addresses");
-        assert_eq!(found, ["1.1.1.1", "::1"].map(|address| address.parse::<IpAddr>().unwrap()));
-    }
-
-    #[tokio::test]
-    async fn mute_name_servers_are_waited_for_no_longer_than_the_deadline() {
-        let (never, mute) = std::sync::mpsc::channel::<()>();
-        let why = within(Duration::from_millis(10), move || {
-            let _ = mute.recv();
-            Ok(Vec::new())
-        });
-        assert_eq!(why.await.expect_err("nobody answered"), "no name server answered within 10ms");
-        drop(never);
+    async fn one_name_is_looked_up_once_at_a_time() {
+        let resolver = Resolver::default();
+        let (first, second) = (resolver.turn("a.com"), resolver.turn("a.com"));
+        assert!(Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&first, &resolver.turn("b.com")));
+        drop((first, second));
+        drop(resolver.turn("c.com"));
+        assert!(resolver.busy.lock().unwrap().len() <= 1, "names that nobody asks for any more are remembered");
     }
 }

@@ -1,113 +1,21 @@
-//! What became of a request to open a page, and how the caller is told: status, words, and a body that fits where
-//! callers cut it. Pure.
+//! How a caller is told what became of a request: status, words, and a body that fits where callers cut it. Pure.
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::cdp::Fault;
-use crate::model::url::{Reason, Refused};
+use crate::model::url::Reason;
+pub use crate::model::visit::{Also, Fault, Outcome, Verdict};
 
 /// Callers keep no more of a body.
 const BODY_BYTES: usize = 511;
 
-/// What became of it, and what else had to be done.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
-    pub outcome: Outcome,
-    pub also: Vec<Also>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// The page is there.
-    Committed {
-        frame: String,
-    },
-    /// It was there already; the browser went to another place in it.
-    SameDocument {
-        frame: String,
-    },
-    /// The browser saves a file, and shows what it showed before.
-    Download {
-        frame: String,
-    },
-    /// The browser shows what it showed before: an empty answer, or somebody pressed stop.
-    Aborted,
-    /// The browser, an extension or an administrator would not open it.
-    BlockedByBrowser(String),
-    /// The network or the server failed, in Chromium's words.
-    Failed(String),
-    /// Nothing has come yet; loading goes on.
-    Pending,
-    /// It, or where it led to, may not be opened.
-    Refused(Refused),
-    /// A newer request took its place.
-    Superseded,
-    /// The page's process died while it was loading.
-    Crashed,
-    Browser(Fault),
-}
-
-/// What had to be done on the way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Also {
-    /// No tab was open that could be used.
-    NewTab,
-    CrashedTabRecovered,
-    HungTabReplaced,
-    /// The page that was left asked whether to leave it: yes.
-    DialogAccepted,
-    /// An alert, confirmation or question of a page was closed.
-    DialogDismissed,
-}
-
-impl Also {
-    pub fn word(self) -> &'static str {
-        match self {
-            Also::NewTab => "new_tab",
-            Also::CrashedTabRecovered => "crashed_tab_recovered",
-            Also::HungTabReplaced => "hung_tab_replaced",
-            Also::DialogAccepted => "dialog_accepted",
-            Also::DialogDismissed => "dialog_dismissed",
-        }
-    }
-}
-
-impl From<Outcome> for Verdict {
-    fn from(outcome: Outcome) -> Self {
-        Verdict { outcome, also: Vec::new() }
-    }
-}
-
-impl From<Refused> for Outcome {
-    fn from(refused: Refused) -> Self {
-        Outcome::Refused(refused)
-    }
-}
-
 impl Outcome {
-    pub fn word(&self) -> &'static str {
-        match self {
-            Outcome::Committed { .. } => "committed",
-            Outcome::SameDocument { .. } => "same_document",
-            Outcome::Download { .. } => "download",
-            Outcome::Aborted => "aborted",
-            Outcome::BlockedByBrowser(_) => "blocked_by_browser",
-            Outcome::Failed(_) => "failed",
-            Outcome::Pending => "pending",
-            Outcome::Refused(refused) if refused.reason == Reason::Unresolved => "failed",
-            Outcome::Refused(_) => "refused",
-            Outcome::Superseded => "superseded",
-            Outcome::Crashed => "crashed",
-            Outcome::Browser(Fault::Absent) => "no_browser",
-            Outcome::Browser(Fault::Mute) => "mute_browser",
-            Outcome::Browser(_) => "browser_fault",
-        }
-    }
-
     pub fn status(&self) -> StatusCode {
         match self {
-            Outcome::Committed { .. } | Outcome::SameDocument { .. } | Outcome::Download { .. } => StatusCode::OK,
+            Outcome::Committed { .. }
+            | Outcome::SameDocument { .. }
+            | Outcome::Download { .. }
+            | Outcome::SignIn { .. } => StatusCode::OK,
             Outcome::Refused(refused) if refused.reason == Reason::Unresolved => StatusCode::BAD_GATEWAY,
             Outcome::Refused(_) => StatusCode::BAD_REQUEST,
             Outcome::Superseded => StatusCode::CONFLICT,
@@ -124,9 +32,10 @@ impl Outcome {
     /// The frame that shows it, or what went wrong.
     fn told(&self) -> Result<&str, String> {
         Err(match self {
-            Outcome::Committed { frame } | Outcome::SameDocument { frame } | Outcome::Download { frame } => {
-                return Ok(frame);
-            }
+            Outcome::Committed { frame }
+            | Outcome::SameDocument { frame }
+            | Outcome::Download { frame }
+            | Outcome::SignIn { frame } => return Ok(frame),
             Outcome::Aborted => "net::ERR_ABORTED".into(),
             Outcome::BlockedByBrowser(text) | Outcome::Failed(text) => text.clone(),
             Outcome::Pending => "still loading".into(),
@@ -190,6 +99,7 @@ fn cut(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::url::Refused;
 
     fn refused(reason: Reason, text: &str) -> Outcome {
         Outcome::Refused(Refused { reason, text: text.into() })

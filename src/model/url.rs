@@ -96,6 +96,16 @@ impl Policy {
 
     /// All that can be said without asking a name server.
     pub fn judge(&self, raw: &str) -> Result<Target, Refused> {
+        let target = self.judge_frame(raw)?;
+        match self.is_exempt(&target) {
+            true => Ok(target),
+            false => self.judge_listed(target.plain_host()).map(|()| target),
+        }
+    }
+
+    /// As [`Policy::judge`], of a frame in a page that may be opened. The allow list is about what people open, and
+    /// says nothing of what such a page embeds; every other rule holds.
+    pub fn judge_frame(&self, raw: &str) -> Result<Target, Refused> {
         let url = parse(raw)?;
         let target = Target { url, settled: false };
         if self.is_exempt(&target) {
@@ -106,8 +116,19 @@ impl Policy {
             Some(address) => judge_literal(address)?,
             None => self.judge_name(target.plain_host())?,
         }
-        self.judge_listed(target.plain_host())?;
         Ok(Target { settled: target.literal().is_some(), ..target })
+    }
+
+    /// The address that answered a request for this URL. On another port than the URL's it is a proxy's, and says
+    /// nothing about the server.
+    pub fn judge_remote(&self, raw: &str, remote: IpAddr, port: u16) -> Result<(), Refused> {
+        let Ok(target) = parse(raw).map(|url| Target { url, settled: false }) else { return Ok(()) };
+        if target.port() != port || self.is_exempt(&target) {
+            return Ok(());
+        }
+        address::judge(remote).map_err(|why| {
+            refused(Reason::ResolvesPrivate, format!("`{}` was answered by {why}", shortened(target.host())))
+        })
     }
 
     /// The addresses that a name resolved to, all of them: one that is not global refuses it, for nobody knows

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use kasm_void::http::bind;
 use kasm_void::launcher::cdp::{self, Browser, Incoming};
 use kasm_void::launcher::http::serve;
-use kasm_void::launcher::navigate::{Navigator, Waits};
+use kasm_void::launcher::navigate::Navigator;
 use kasm_void::launcher::token::Token;
 use kasm_void::launcher::verdict::{Also, Outcome, Verdict};
 use kasm_void::model::url::{Policy, Reason};
+use kasm_void::model::visit::{Tab, Waits};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -276,14 +277,15 @@ impl Stage {
         });
     }
 
-    fn tabs(&self) -> Vec<cdp::Tab> {
+    fn tabs(&self) -> Vec<Tab> {
         until_ok("the browser lists its tabs", || {
             let port = self.browser;
-            self.run(async move { cdp::tabs(port).await }).map_err(|fault| fault.to_string())
+            let tabs = self.run(async move { Browser::connect(port).await?.tabs().await });
+            tabs.map_err(|fault| fault.to_string())
         })
     }
 
-    fn wait_tab(&self, url: &str) -> cdp::Tab {
+    fn wait_tab(&self, url: &str) -> Tab {
         until_ok(&format!("a tab with {url}; there are"), || {
             let tabs = self.tabs();
             tabs.iter().find(|tab| tab.url == url).cloned().ok_or_else(|| format!("{tabs:?}"))
@@ -498,21 +500,138 @@ fn no_hop_leaves_the_machine_unjudged() {
 }
 
 #[test]
-fn whoever_breaks_the_guard_shows_nothing() {
-    alone("launcher::whoever_breaks_the_guard_shows_nothing", || {
+fn no_page_ends_the_guard_by_what_it_sends() {
+    alone("launcher::no_page_ends_the_guard_by_what_it_sends", || {
         let forbidden = Pages::serving(&[("/secret", page("secret", ""))]);
-        let overfull = format!(
+        let secret = forbidden.url("/secret");
+        let leave = |path: &str| {
+            format!(
+                "setTimeout(() => {{ location = '{secret}'; setTimeout(() => new Image().src = '{path}', 500) }}, 800)"
+            )
+        };
+        let named = format!(
             "<body><script>const frame = document.createElement('iframe'); frame.name = 'x'.repeat(20 << 20); \
-             frame.src = '/'; frame.onload = () => location = '{}'; document.body.append(frame)</script>",
-            forbidden.url("/secret")
+             frame.src = '/'; document.body.append(frame); {}</script>",
+            leave("/named-stays")
         );
-        let pages = Pages::serving(&[("/", page("harmless", "")), ("/overfull", page("overfull", &overfull))]);
+        let posted = format!(
+            "<body><script>for (let i = 0; i < 3; i++) {{ const frame = document.createElement('iframe'); frame.name = 'f' + i; \
+             document.body.append(frame); const form = document.createElement('form'); form.method = 'post'; \
+             form.action = '/'; form.target = 'f' + i; const text = document.createElement('input'); text.type = 'hidden'; text.name = 'x'; \
+             text.value = 'x'.repeat(20 << 20); form.append(text); document.body.append(form); form.submit() }} {}</script>",
+            leave("/posted-stays")
+        );
+        let pages = Pages::serving(&[
+            ("/", page("harmless", "")),
+            ("/named", page("named", &named)),
+            ("/posted", page("posted", &posted)),
+        ]);
         let chromium = Chromium::start("about:blank");
         let stage = Stage::new(chromium.port, &[pages.port]);
+
+        for path in ["/named", "/posted"] {
+            stage.shows(&pages.url(path));
+            pages.wait_asked(&format!("{path}-stays"));
+            // The browser may be busy with what it had to say, and its tab is replaced then.
+            let verdict = stage.open(&pages.url("/"));
+            assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{path}: {verdict:?}");
+        }
+        assert_eq!(forbidden.asked(), [""; 0]);
+    });
+}
+
+#[test]
+fn no_page_takes_the_browser_from_the_next_caller() {
+    alone("launcher::no_page_takes_the_browser_from_the_next_caller", || {
+        let grown = "<body><script>for (let i = 0; i < 5; i++) { const frame = document.createElement('iframe'); \
+             frame.src = '/'; frame.onload = () => { frame.contentWindow.history.replaceState(0, '', '/?' + 'x'.repeat(2e6)); \
+             new Image().src = '/grown-' + i }; document.body.append(frame) }</script>";
+        let pages = Pages::serving(&[("/", page("harmless", "")), ("/grown", page("grown", grown))]);
+        let chromium = Chromium::start("about:blank");
+        let stage = Stage::new(chromium.port, &[pages.port]);
+        stage.shows(&pages.url("/grown"));
+        (0..5).for_each(|frame| pages.wait_asked(&format!("/grown-{frame}")));
+        stage.new_tab(&pages.url("/"));
+        // A launcher that knows no tab yet has to look for one.
+        let verdict = Stage::new(chromium.port, &[pages.port]).open_once(&pages.url("/"));
+        assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{verdict:?}");
+    });
+}
+
+/// Stands between the launcher and the browser, and can be cut.
+#[derive(Clone)]
+struct Relay {
+    port: u16,
+    /// Whether bytes go through. Where they do not, connections are accepted and say nothing.
+    open: Arc<Mutex<bool>>,
+    streams: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Relay {
+    fn to(browser: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        let relay = Relay { port, open: Arc::new(Mutex::new(true)), streams: Arc::default() };
+        let relayed = relay.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                relayed.streams.lock().expect("nobody panicked").push(stream.try_clone().expect("a second handle"));
+                if *relayed.open.lock().expect("nobody panicked") {
+                    let browser = TcpStream::connect(("127.0.0.1", browser)).expect("the browser");
+                    for (mut from, mut to) in [
+                        (stream.try_clone().expect("a handle"), browser.try_clone().expect("a handle")),
+                        (browser, stream),
+                    ] {
+                        std::thread::spawn(move || {
+                            let _ = std::io::copy(&mut from, &mut to);
+                            let _ = to.shutdown(std::net::Shutdown::Both);
+                        });
+                    }
+                }
+            }
+        });
+        relay
+    }
+
+    /// Ends all connections; new ones hear nothing until it is opened.
+    fn cut(&self) {
+        *self.open.lock().expect("nobody panicked") = false;
+        for stream in self.streams.lock().expect("nobody panicked").drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    fn open(&self) {
+        *self.open.lock().expect("nobody panicked") = true;
+    }
+}
+
+#[test]
+fn a_lost_guard_clears_the_screen_before_anything_else_is_opened() {
+    alone("launcher::a_lost_guard_clears_the_screen_before_anything_else_is_opened", || {
+        let busy = "<script>setTimeout(() => { new Image().src = '/is-busy'; setTimeout(() => { for (;;); }, 300) }, 0)</script>";
+        let pages = Pages::serving(&[("/", page("harmless", "")), ("/busy", page("busy", busy))]);
+        let chromium = Chromium::start("about:blank");
+        let relay = Relay::to(chromium.port);
+        let mut stage = Stage::new(relay.port, &[pages.port]);
+        let direct = Stage::new(chromium.port, &[]);
         stage.shows(&pages.url("/"));
-        stage.open(&pages.url("/overfull"));
-        stage.wait_tab("about:blank");
-        stage.shows(&pages.url("/"));
+        stage.patience = Duration::from_secs(1);
+        relay.cut();
+        let meanwhile = stage.open_once(&pages.url("/"));
+        assert_eq!(meanwhile.outcome, Outcome::Browser(cdp::Fault::Unguarded), "the page has nobody's guard");
+        relay.open();
+        direct.wait_tab("about:blank");
+
+        // A page that computes for ever is closed instead.
+        stage.patience = Duration::from_secs(20);
+        stage.shows(&pages.url("/busy"));
+        pages.wait_asked("/is-busy");
+        relay.cut();
+        relay.open();
+        until("the busy page is gone", || direct.tabs().iter().all(|tab| tab.url != pages.url("/busy")).then_some(()));
+        let verdict = stage.open(&pages.url("/"));
+        assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{verdict:?}");
     });
 }
 

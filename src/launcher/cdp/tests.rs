@@ -140,14 +140,20 @@ fn half_a_character_in_a_name_is_no_reason_to_break_off() {
 }
 
 #[tokio::test]
-async fn a_huge_message_costs_no_memory() {
+async fn a_huge_message_is_read_and_costs_no_memory() {
     let mut browser = browser(async |mut wire| {
-        let _ = wire.send(Message::text("x".repeat(MESSAGE_BYTES + 1))).await;
+        let body = "x".repeat(2 * MESSAGE_BYTES);
+        let huge = format!(r#"{{"method":"E.huge","params":{{"body":"{body}","id":7}},"sessionId":"S"}}"#);
+        let _ = wire.send(Message::text(huge)).await;
+        let _ = wire.send(Message::text(format!("[{}", "7,".repeat(MESSAGE_BYTES)))).await;
         let _ = wire.next().await;
     })
     .await
     .unwrap();
-    assert!(matches!(browser.next().await, Err(Fault::Broken(_))));
+    let Ok(Incoming::Event(event)) = browser.next().await else { panic!("a long message ended the conversation") };
+    assert_eq!((event.session.as_deref(), &event.params["id"]), (Some("S"), &7.into()));
+    assert_eq!(event.params["body"].as_str().unwrap().len(), shorten::STRING_BYTES);
+    assert!(matches!(browser.next().await, Err(Fault::Broken(_))), "it is too long even without its strings");
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,17 +185,15 @@ async fn something_else_on_the_port_is_no_browser() {
 }
 
 #[tokio::test]
-async fn only_pages_that_people_see_are_tabs() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let list = json!([
-        { "id": "1", "type": "browser_ui", "url": "chrome://omnibox-popup/" },
-        { "id": "2", "type": "page", "url": "devtools://devtools/x" },
-        { "id": "3", "type": "page", "url": "https://example.com/", "new": {} },
-        { "id": "4", "type": "iframe", "url": "https://example.com/" },
-        { "id": "5", "type": "page" },
-    ]);
-    tokio::spawn(async move { says_once(&listener, &list.to_string()).await });
-    let tabs = tabs(port).await.unwrap();
-    assert_eq!(tabs.iter().map(|tab| tab.id.as_str()).collect::<Vec<_>>(), ["3", "5"]);
+async fn a_list_that_is_too_long_is_no_list_and_no_error() {
+    for (list, expected) in [
+        (json!([{ "id": "1", "url": "x".repeat(2 * LIST_BYTES) }, { "id": "2", "new": {} }]), vec!["1", "2"]),
+        (json!(vec![7; LIST_BYTES]), vec![]),
+        (json!({}), vec![]),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move { says_once(&listener, &list.to_string()).await });
+        assert_eq!(recent(port).await, expected);
+    }
 }

@@ -1,0 +1,180 @@
+//! The DevTools spelling of what a visit says and hears: commands to JSON, replies and events from it. Each message
+//! is read once, here; nothing else in the launcher knows a method's name.
+
+use serde_json::{Value, json};
+
+use super::cdp::{self, Browser, Fault};
+use crate::model::visit::{Command, Event, Input, Reply, Tab};
+
+impl Browser {
+    /// All tabs that show pages, in no order.
+    pub async fn tabs(&mut self) -> Result<Vec<Tab>, Fault> {
+        let (method, params) = spelled(&Command::ListTabs);
+        self.call(None, method, params).await.map(|result| tabs(&result))
+    }
+
+    /// A session with a tab.
+    pub async fn attach(&mut self, tab: &str) -> Result<String, Fault> {
+        let (method, params) = spelled(&Command::Attach { tab: tab.into() });
+        let session = reply(&self.call(None, method, params).await?).session;
+        session.ok_or_else(|| Fault::Broken("its reply names no session".into()))
+    }
+}
+
+/// A command's method and parameters.
+pub fn spelled(command: &Command) -> (&'static str, Value) {
+    match command {
+        Command::Answer => ("Browser.getVersion", json!({})),
+        Command::ListTabs => ("Target.getTargets", json!({ "filter": [{ "type": "page" }] })),
+        Command::CreateTab => ("Target.createTarget", json!({ "url": "about:blank" })),
+        Command::CloseTab { tab } => ("Target.closeTarget", json!({ "targetId": tab })),
+        Command::ActivateTab { tab } => ("Target.activateTarget", json!({ "targetId": tab })),
+        Command::Attach { tab } => ("Target.attachToTarget", json!({ "targetId": tab, "flatten": true })),
+        Command::WatchCrashes => ("Inspector.enable", json!({})),
+        Command::WatchPage => ("Page.enable", json!({})),
+        // Bodies are not kept for us.
+        Command::WatchResponses => {
+            ("Network.enable", json!({ "maxTotalBufferSize": 0, "maxResourceBufferSize": 0, "maxPostDataSize": 0 }))
+        }
+        Command::NameMainFrame => ("Page.getFrameTree", json!({})),
+        Command::HoldDocuments => ("Fetch.enable", json!({ "patterns": [{ "resourceType": "Document" }] })),
+        Command::AttachFrames => (
+            "Target.setAutoAttach",
+            json!({
+                "autoAttach": true, "waitForDebuggerOnStart": true, "flatten": true, "filter": [{ "type": "iframe" }],
+            }),
+        ),
+        Command::ResumeFrame => ("Runtime.runIfWaitingForDebugger", json!({})),
+        Command::Continue { request } => ("Fetch.continueRequest", json!({ "requestId": request })),
+        Command::Fail { request, unresolved } => {
+            let reason = if *unresolved { "NameNotResolved" } else { "Aborted" };
+            ("Fetch.failRequest", json!({ "requestId": request, "errorReason": reason }))
+        }
+        Command::Navigate { url } => ("Page.navigate", json!({ "url": url })),
+        Command::StopLoading => ("Page.stopLoading", json!({})),
+        Command::BringToFront => ("Page.bringToFront", json!({})),
+        Command::AnswerDialog { accept } => ("Page.handleJavaScriptDialog", json!({ "accept": accept })),
+    }
+}
+
+/// A reply, with the fields that any command of ours asks for.
+pub fn reply(result: &Value) -> Reply {
+    let frame = &result["frameTree"]["frame"];
+    Reply {
+        tabs: tabs(result),
+        tab: text(&result["targetId"]),
+        session: text(&result["sessionId"]),
+        frame: text(&frame["id"]).or_else(|| text(&result["frameId"])),
+        loader: text(&frame["loaderId"]).or_else(|| text(&result["loaderId"])),
+        url: text(&frame["url"]),
+        error: text(&result["errorText"]),
+        download: result["isDownload"] == true,
+    }
+}
+
+/// The tabs in a list of targets, without what nobody sees.
+pub fn tabs(result: &Value) -> Vec<Tab> {
+    let targets = result["targetInfos"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let pages = targets.iter().filter(|target| target["type"] == "page");
+    let tabs = pages.filter_map(|target| {
+        Some(Tab { id: text(&target["targetId"])?, url: text(&target["url"]).unwrap_or_default() })
+    });
+    tabs.filter(|tab| !tab.url.starts_with("devtools:")).collect()
+}
+
+/// An event, when it means something to a visit.
+pub fn event(event: &cdp::Event) -> Option<Input> {
+    let params = &event.params;
+    let happened = match event.method.as_str() {
+        "Fetch.requestPaused" => Event::RequestPaused {
+            request: text(&params["requestId"])?,
+            frame: text(&params["frameId"]).unwrap_or_default(),
+            url: text(&params["request"]["url"]).unwrap_or_default(),
+        },
+        "Target.attachedToTarget" => Event::FrameAttached { session: text(&params["sessionId"])? },
+        "Target.detachedFromTarget" => Event::Detached { session: text(&params["sessionId"])? },
+        "Inspector.detached" => Event::Detached { session: event.session.clone()? },
+        "Page.frameNavigated" => Event::FrameNavigated {
+            frame: text(&params["frame"]["id"])?,
+            main: text(&params["frame"]["parentId"]).is_none(),
+            loader: text(&params["frame"]["loaderId"]).unwrap_or_default(),
+            url: text(&params["frame"]["url"]).unwrap_or_default(),
+        },
+        "Network.responseReceived" if params["type"] == "Document" => {
+            let response = &params["response"];
+            let address = response["remoteIPAddress"].as_str()?.trim_matches(['[', ']']).parse().ok()?;
+            let port = u16::try_from(response["remotePort"].as_u64()?).ok()?;
+            Event::Responded { url: text(&response["url"])?, address, port }
+        }
+        "Page.javascriptDialogOpening" => Event::DialogOpened { leaving: params["type"] == "beforeunload" },
+        "Page.downloadWillBegin" => Event::DownloadBegan,
+        "Inspector.targetCrashed" => Event::Crashed,
+        "Inspector.targetReloadedAfterCrash" => Event::ReloadedAfterCrash,
+        _ => return None,
+    };
+    // The end of a session with a tab is told to the browser's own session.
+    let session = match (&event.session, &happened) {
+        (Some(session), _) => session.clone(),
+        (None, Event::Detached { session }) => session.clone(),
+        (None, _) => return None,
+    };
+    Some(Input::Happened { session, event: happened })
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(session: Option<&str>, method: &str, params: Value) -> Option<Input> {
+        event(&cdp::Event { session: session.map(str::to_owned), method: method.into(), params })
+    }
+
+    #[test]
+    fn only_pages_that_people_see_are_tabs() {
+        let list = json!({ "targetInfos": [
+            { "targetId": "1", "type": "browser_ui", "url": "chrome://omnibox-popup/" },
+            { "targetId": "2", "type": "page", "url": "devtools://devtools/x" },
+            { "targetId": "3", "type": "page", "url": "https://example.com/", "new": {} },
+            { "targetId": "4", "type": "iframe", "url": "https://example.com/" },
+            { "targetId": "5", "type": "page" },
+            7,
+        ] });
+        assert_eq!(tabs(&list).iter().map(|tab| tab.id.as_str()).collect::<Vec<_>>(), ["3", "5"]);
+        assert_eq!(tabs(&json!({})), []);
+    }
+
+    #[test]
+    fn what_a_later_browser_says_differently_is_no_event_and_no_crash() {
+        for (method, params) in [
+            ("Fetch.requestPaused", json!({ "requestId": 7 })),
+            ("Page.frameNavigated", json!([])),
+            ("Network.responseReceived", json!({ "type": "Document", "response": { "remoteIPAddress": "x" } })),
+            ("Some.newEvent", json!({})),
+        ] {
+            assert_eq!(said(Some("S"), method, params.clone()), None, "{method} {params}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_read_in_the_browsers_spelling() {
+        for (told, expected) in [("[2001:db8::1]", "2001:db8::1"), ("192.0.2.1", "192.0.2.1")] {
+            let response = json!({ "url": "http://a.com/", "remoteIPAddress": told, "remotePort": 80 });
+            let input =
+                said(Some("S"), "Network.responseReceived", json!({ "type": "Document", "response": response }));
+            let address = expected.parse().unwrap();
+            let event = Event::Responded { url: "http://a.com/".into(), address, port: 80 };
+            assert_eq!(input, Some(Input::Happened { session: "S".into(), event }));
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_tab_is_told_by_the_browser_itself() {
+        let input = said(None, "Target.detachedFromTarget", json!({ "sessionId": "S" }));
+        let event = Event::Detached { session: "S".into() };
+        assert_eq!(input, Some(Input::Happened { session: "S".into(), event }));
+    }
+}
