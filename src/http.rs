@@ -1,18 +1,21 @@
-//! Serves: the one HTTP/1.1 connection loop behind every listener (control socket, metrics, launcher,
-//! gateway). Owns what protects a server from its clients: limits, deadlines, who has a seat, the shape of a
-//! request. Knows no route.
+//! Serves: the one HTTP/1.1 connection loop behind every listener (control socket, metrics, launcher). Owns what
+//! protects a server from its clients: limits, deadlines, permits to be connected, the shape of a request. Knows no
+//! route.
 
-mod seats;
+mod permits;
 
-pub use seats::network;
+mod body;
+mod stream;
+
+pub use body::Pieces;
+pub use permits::network;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -21,25 +24,28 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, Request, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use seats::{Seat, Seats};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::yield_now;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{sleep, timeout};
+
+use body::Answering;
+use permits::{Permit, Permits};
+use stream::WriteTimeout;
 
 /// What one listener grants its clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Clients served at a time.
     pub connections: u32,
-    /// How many of them may be at one address; none: it does not matter, and who is one too many waits for a seat.
-    /// Else whoever waits longest for his own next request loses his seat to the next client.
+    /// How many of them may be at one address. `None`: any number, and one client too many waits. Otherwise the
+    /// client that has been idle longest is disconnected for the next one.
     pub per_address: Option<u32>,
     /// For the head of a request, and for a kept-alive connection to send its next one.
     pub head: Duration,
@@ -76,10 +82,10 @@ const HEAD_BYTES: usize = 8 << 10;
 const BUFFER_BYTES: usize = 16 << 10;
 /// Clients that wait to be accepted.
 const BACKLOG: u32 = 4096;
-/// Between two tries to accept when the machine has no descriptor left.
-const BREATH: Duration = Duration::from_millis(100);
+/// Between two attempts to accept when the machine has no descriptor left.
+const RETRY: Duration = Duration::from_millis(100);
 
-/// Who is at the other end; an extension of every request.
+/// The client; an extension of every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     Unix { uid: u32 },
@@ -124,7 +130,7 @@ impl Listen for TcpListener {
     }
 }
 
-/// Who looks at requests before the routes do.
+/// Looks at requests before the routes do.
 pub trait Gate: Send + Sync + 'static {
     /// Answers a request of which only the head has been read, or lets it pass with none.
     fn admit(&self, _: &mut Parts) -> Option<Response> {
@@ -132,12 +138,12 @@ pub trait Gate: Send + Sync + 'static {
     }
 
     /// Answers a request that no route will see: it is not of one meaning, or its body did not come.
-    fn turn_away(&self, _: &Parts, error: Error) -> Response {
+    fn reject(&self, _: &Parts, error: Error) -> Response {
         ([(header::CACHE_CONTROL, "no-store")], error).into_response()
     }
 }
 
-/// No look is needed.
+/// Lets every request pass.
 struct Open;
 
 impl Gate for Open {}
@@ -154,78 +160,78 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 #[must_use = "dropping it ends the listening"]
 pub struct Server {
     _open: watch::Sender<()>,
-    seats: Seats,
+    permits: Permits,
 }
 
 impl Server {
     /// Stops listening and lets answers under way be finished, for no longer than `within`.
     pub async fn close(self, within: Duration) {
-        let Server { _open, seats } = self;
+        let Server { _open, permits } = self;
         drop(_open);
-        let _ = timeout(within, seats.all_free()).await; // whoever is late is cut off
+        let _ = timeout(within, permits.all_free()).await; // late ones are cut off
     }
 }
 
-/// Serves `router` to all who connect to `listener`, in the background.
+/// Serves `router` to everybody who connects to `listener`, in the background.
 pub fn serve(listener: impl Listen, router: Router, limits: Limits) -> Server {
     serve_gated(listener, Arc::new(Open), router, limits)
 }
 
-/// As [`serve`], of those requests that `gate` lets pass: what it refuses costs no body.
+/// As [`serve`], for the requests that `gate` lets pass. A refused request costs no body.
 pub fn serve_gated(listener: impl Listen, gate: Arc<dyn Gate>, router: Router, limits: Limits) -> Server {
-    let seats = Seats::new(limits.connections, limits.per_address);
+    let permits = Permits::new(limits.connections, limits.per_address);
     let (open, closing) = watch::channel(());
-    let house = House { gate, router, limits, closing: Closing(closing) };
-    tokio::spawn(listen(listener, house, seats.clone()));
-    Server { _open: open, seats }
+    let shared = Shared { gate, router, limits, closing: Closing(closing) };
+    tokio::spawn(listen(listener, shared, permits.clone()));
+    Server { _open: open, permits }
 }
 
 /// What all connections of one listener share.
 #[derive(Clone)]
-struct House {
+struct Shared {
     gate: Arc<dyn Gate>,
     router: Router,
     limits: Limits,
     closing: Closing,
 }
 
-async fn listen(listener: impl Listen, house: House, seats: Seats) {
-    let mut closing = house.closing.clone();
-    let seated = async |listener: &_| {
+async fn listen(listener: impl Listen, shared: Shared, permits: Permits) {
+    let mut closing = shared.closing.clone();
+    let admitted = async |listener: &_| {
         let (stream, peer) = Listen::accept(listener).await?;
-        Ok((stream, peer, seats.take(peer).await))
+        Ok((stream, peer, permits.take(peer).await))
     };
     loop {
         let accepted: io::Result<_> = tokio::select! {
-            accepted = seated(&listener) => accepted,
+            accepted = admitted(&listener) => accepted,
             () = closing.begun() => return,
         };
         match accepted {
-            Ok((stream, peer, Some(seat))) => {
-                tokio::spawn(converse(stream, peer, seat, house.clone()));
-                yield_now().await; // so that a client in a crowd is read before the next one takes his seat
+            Ok((stream, peer, Some(permit))) => {
+                tokio::spawn(run_connection(stream, peer, permit, shared.clone()));
+                yield_now().await; // so that a client in a crowd is read before the next one takes its permit
             }
             Ok((_, _, None)) => yield_now().await,
             Err(error) => {
                 tracing::debug!(event = "http.accept_failed", error = %error, "cannot accept a connection: {error}");
                 if error.kind() != io::ErrorKind::ConnectionAborted {
-                    sleep(BREATH).await;
+                    sleep(RETRY).await;
                 }
             }
         }
     }
 }
 
-async fn converse(
+async fn run_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Peer,
-    seat: Seat,
-    mut house: House,
+    permit: Permit,
+    mut shared: Shared,
 ) {
-    let limits = house.limits;
-    let (seat, guests) = (Arc::new(seat), house.clone());
-    let service = hyper::service::service_fn(|request| answer(request, peer, seat.clone(), guests.clone()));
-    let stream = TokioIo::new(Patient { stream, limit: limits.stalled, waiting: None });
+    let limits = shared.limits;
+    let (permit, for_requests) = (Arc::new(permit), shared.clone());
+    let service = hyper::service::service_fn(|request| answer(request, peer, permit.clone(), for_requests.clone()));
+    let stream = TokioIo::new(WriteTimeout::new(stream, limits.stalled));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
@@ -236,8 +242,8 @@ async fn converse(
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = seat.lost() => return,
-        () = house.closing.begun() => {
+        () = permit.revoked() => return,
+        () = shared.closing.begun() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -247,24 +253,29 @@ async fn converse(
     }
 }
 
-async fn answer(request: Request<Incoming>, peer: Peer, seat: Arc<Seat>, house: House) -> Result<Response, Infallible> {
-    let House { gate, router, limits, closing } = house;
+async fn answer(
+    request: Request<Incoming>,
+    peer: Peer,
+    permit: Arc<Permit>,
+    shared: Shared,
+) -> Result<Response, Infallible> {
+    let Shared { gate, router, limits, closing } = shared;
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(peer);
     parts.extensions.insert(closing);
     if let Err(error) = has_one_meaning(&parts) {
-        return Ok(closed_after(gate.turn_away(&parts, error)));
+        return Ok(closed_after(gate.reject(&parts, error)));
     }
     if let Some(refusal) = gate.admit(&mut parts) {
         return Ok(if body.is_end_stream() { refusal } else { closed_after(refusal) });
     }
     let body = match received(&parts, body, limits).await {
         Ok(body) => body,
-        Err(error) => return Ok(closed_after(gate.turn_away(&parts, error))),
+        Err(error) => return Ok(closed_after(gate.reject(&parts, error))),
     };
-    let working = seat.working();
+    let busy = permit.busy();
     let response = TowerToHyperService::new(router).call(Request::from_parts(parts, Body::from(body))).await?;
-    Ok(response.map(|body| Body::new(Working { body, _seat: working })))
+    Ok(response.map(|body| Body::new(Answering { body, _busy: busy })))
 }
 
 async fn received(parts: &Parts, body: Incoming, limits: Limits) -> Result<Bytes, Error> {
@@ -286,8 +297,8 @@ async fn received(parts: &Parts, body: Incoming, limits: Limits) -> Result<Bytes
     }
 }
 
-/// Whether two servers could read it as different ones. hyper has already dropped the `Content-Length` beside a
-/// `Transfer-Encoding` and would answer; no client of ours sends chunks, so these are refused whole, behind the
+/// Refuses a request that two servers could read differently. hyper has already dropped the `Content-Length` beside a
+/// `Transfer-Encoding` and would answer; no client of ours sends chunks, so those are refused as a whole, behind the
 /// gate.
 fn has_one_meaning(parts: &Parts) -> Result<(), Error> {
     let hosts = parts.headers.get_all(header::HOST).iter().count();
@@ -299,39 +310,13 @@ fn has_one_meaning(parts: &Parts) -> Result<(), Error> {
     Err(Error::new(StatusCode::BAD_REQUEST, why))
 }
 
-/// An answer after which the connection cannot be used any more: nobody knows where the next request begins.
+/// An answer that ends the connection, because it is unknown where the next request would begin.
 fn closed_after(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
-/// An answer's body; as long as it is not sent, its client keeps the seat.
-struct Working {
-    body: Body,
-    _seat: seats::Working,
-}
-
-impl hyper::body::Body for Working {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// An error as every route tells it: `{"error": "…"}`.
+/// An error, the same in every route: `{"error": "…"}`.
 #[derive(Debug)]
 pub struct Error(pub StatusCode, pub String);
 
@@ -344,92 +329,6 @@ impl Error {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         (self.0, axum::Json(serde_json::json!({ "error": self.1 }))).into_response()
-    }
-}
-
-/// A body made piece by piece, each when the client has taken the one before.
-pub struct Pieces {
-    next: Pin<Box<dyn Future<Output = Next> + Send>>,
-}
-
-/// A piece and those behind it; `None` is the end.
-type Next = Option<(Bytes, Pieces)>;
-
-impl Pieces {
-    pub fn new(next: impl Future<Output = Next> + Send + 'static) -> Self {
-        Pieces { next: Box::pin(next) }
-    }
-}
-
-impl hyper::body::Body for Pieces {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(ready!(self.next.as_mut().poll(context)).map(|(piece, rest)| {
-            *self = rest;
-            Ok(Frame::data(piece))
-        }))
-    }
-}
-
-/// A stream whose writes fail when the other end takes nothing for too long.
-struct Patient<S> {
-    stream: S,
-    limit: Duration,
-    waiting: Option<Pin<Box<Sleep>>>,
-}
-
-impl<S> Patient<S> {
-    fn watched<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.waiting = None;
-            return written;
-        }
-        let limit = self.limit;
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(limit)));
-        waiting.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(context, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write(context, bytes);
-        this.watched(context, written)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write_vectored(context, slices);
-        this.watched(context, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let flushed = Pin::new(&mut this.stream).poll_flush(context);
-        this.watched(context, flushed)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
     }
 }
 

@@ -125,7 +125,7 @@ async fn bodies_have_a_deadline_and_a_size() {
 }
 
 #[tokio::test]
-async fn who_is_one_too_many_waits_for_a_seat() {
+async fn one_client_too_many_waits_for_a_permit() {
     let limits = Limits { connections: 1, head: DEADLINE, ..LIMITS };
     let place = Place::new(limits);
     let mut first = place.connect().await;
@@ -139,7 +139,7 @@ async fn who_is_one_too_many_waits_for_a_seat() {
 
     drop(first);
     let answered = timeout(DEADLINE, second.read_u8()).await;
-    assert_eq!(answered.expect("the seat was not given on").unwrap(), b'H');
+    assert_eq!(answered.expect("the permit was not passed on").unwrap(), b'H');
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ impl Gate for Door {
         None
     }
 
-    fn turn_away(&self, parts: &Parts, http::Error(status, error): http::Error) -> Response {
+    fn reject(&self, parts: &Parts, http::Error(status, error): http::Error) -> Response {
         let arrival = parts.extensions.get().cloned().unwrap_or_else(Arrival::now);
         let refusal = Refusal { status, error: error.into(), ..Refusal::UNREADABLE };
         refusal.tell(parts.extensions.get(), &arrival)

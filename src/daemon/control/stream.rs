@@ -1,5 +1,5 @@
-//! Answers without an end: what a broadcast carries, as long as the client reads it. A slow client costs
-//! the channel's bounded room and one piece, and is told what it has missed.
+//! Answers without an end: what a broadcast carries, as long as the client reads it. A slow client costs the channel's
+//! bounded room and one piece, and is told what it has missed.
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::http::{Closing, Pieces};
 
-/// What a stream carries: how it is written, and how its gaps are told.
-pub trait Told: Clone + Send + 'static {
+/// What a stream carries: how it is written, and how its gaps are.
+pub trait Streamed: Clone + Send + 'static {
     fn write(&self, piece: &mut Vec<u8>);
 
     fn write_dropped(count: u64, piece: &mut Vec<u8>);
 }
 
 /// An event: one JSON object.
-impl Told for Arc<str> {
+impl Streamed for Arc<str> {
     fn write(&self, piece: &mut Vec<u8>) {
         piece.extend_from_slice(self.as_bytes());
         piece.push(b'\n');
@@ -28,22 +28,23 @@ impl Told for Arc<str> {
     }
 }
 
-/// Lines of output.
-impl Told for Bytes {
+/// Output of an app.
+impl Streamed for Bytes {
     fn write(&self, piece: &mut Vec<u8>) {
         piece.extend_from_slice(self);
     }
 
     fn write_dropped(_: u64, piece: &mut Vec<u8>) {
-        piece.extend_from_slice(b"[kasm-void: some output is left out here, this reader was too slow for it]\n");
+        piece.extend_from_slice(b"\n[kasm-void: some output is left out here: this client was too slow for it]\n");
     }
 }
 
 /// One write to the client gathers no more than this, and then some.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// All that is sent from now on. What a slow client misses is overwritten in the channel, and the gap told.
-pub fn follow_on<T: Told>(mut receiver: broadcast::Receiver<T>, mut closing: Closing) -> Pieces {
+/// Everything that is sent from now on. What a slow client misses is overwritten in the channel, and the client is
+/// told how much that was.
+pub fn follow_on<T: Streamed>(mut receiver: broadcast::Receiver<T>, mut closing: Closing) -> Pieces {
     Pieces::new(async move {
         let first = tokio::select! {
             biased;

@@ -1,0 +1,67 @@
+//! Bodies of answers: one made piece by piece, and one that keeps its client's permit until it is sent.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use axum::body::{Body, Bytes};
+use hyper::body::{Frame, SizeHint};
+
+use super::permits::Busy;
+
+/// An answer's body. The client keeps its permit until all of it is sent.
+pub struct Answering {
+    pub body: Body,
+    /// Freed with the body.
+    pub _busy: Busy,
+}
+
+impl hyper::body::Body for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A body made piece by piece, each when the client has taken the one before.
+pub struct Pieces {
+    next: Pin<Box<dyn Future<Output = Next> + Send>>,
+}
+
+/// A piece and those behind it; `None` is the end.
+type Next = Option<(Bytes, Pieces)>;
+
+impl Pieces {
+    pub fn new(next: impl Future<Output = Next> + Send + 'static) -> Self {
+        Pieces { next: Box::pin(next) }
+    }
+}
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(ready!(self.next.as_mut().poll(context)).map(|(piece, rest)| {
+            *self = rest;
+            Ok(Frame::data(piece))
+        }))
+    }
+}

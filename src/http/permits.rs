@@ -1,0 +1,213 @@
+//! Which clients may be connected to a listener: how many in all, how many from one address, and which one is
+//! disconnected when the next arrives. Reads and writes no byte.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::Peer;
+use crate::host::sync::lock;
+
+/// The permits of one listener.
+#[derive(Clone)]
+pub struct Permits {
+    free: Arc<Semaphore>,
+    all: u32,
+    per_address: Option<u32>,
+    clients: Clients,
+}
+
+/// One client's permit to be connected. Dropping it frees it.
+pub struct Permit {
+    number: u64,
+    revoked: Arc<Notify>,
+    clients: Clients,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// While it exists, the client's permit is not revoked.
+pub struct Busy {
+    number: u64,
+    clients: Clients,
+}
+
+#[derive(Clone, Default)]
+struct Clients(Arc<Mutex<Connected>>);
+
+#[derive(Default)]
+struct Connected {
+    /// Counts arrivals and answers.
+    ticks: u64,
+    by_number: BTreeMap<u64, Client>,
+}
+
+struct Client {
+    address: Option<IpAddr>,
+    /// The tick since when its next request is awaited; `None` while it is served.
+    idle: Option<u64>,
+    revoked: Arc<Notify>,
+}
+
+impl Permits {
+    pub fn new(all: u32, per_address: Option<u32>) -> Self {
+        Permits { free: Arc::new(Semaphore::new(all as usize)), all, per_address, clients: Clients::default() }
+    }
+
+    /// A permit for a new client, if need be that of an idle one. `None` when its address has its share and all of
+    /// those are being served. Waits while everybody is being served.
+    pub async fn take(&self, peer: Peer) -> Option<Permit> {
+        let address = match peer {
+            Peer::Unix { .. } => None,
+            Peer::Tcp(address) => Some(network(address.ip())),
+        };
+        if let Some(most) = self.per_address {
+            let mut connected = self.clients.lock();
+            let here = |client: &Client| client.address == address;
+            let full = connected.by_number.values().filter(|client| here(client)).count() >= most as usize;
+            if full && !connected.revoke_idlest(here) {
+                return None;
+            }
+            if connected.by_number.len() >= self.all as usize {
+                connected.revoke_idlest(|_| true);
+            }
+        }
+        let permit = self.free.clone().acquire_owned().await.ok()?;
+        let revoked = Arc::new(Notify::new());
+        let number = self.clients.lock().arrived(address, revoked.clone());
+        Some(Permit { number, revoked, clients: self.clients.clone(), _permit: permit })
+    }
+
+    /// Returns when nobody is connected.
+    pub async fn all_free(&self) {
+        let _ = self.free.acquire_many(self.all).await; // it is never closed
+    }
+}
+
+impl Permit {
+    /// Returns when another client needs it more.
+    pub async fn revoked(&self) {
+        self.revoked.notified().await;
+    }
+
+    /// The client's request has come in whole, and is answered from now on.
+    pub fn busy(&self) -> Busy {
+        if let Some(client) = self.clients.lock().by_number.get_mut(&self.number) {
+            client.idle = None;
+        }
+        Busy { number: self.number, clients: self.clients.clone() }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.clients.lock().by_number.remove(&self.number);
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut connected = self.clients.lock();
+        let now = connected.tick();
+        if let Some(client) = connected.by_number.get_mut(&self.number) {
+            client.idle = Some(now);
+        }
+    }
+}
+
+impl Clients {
+    fn lock(&self) -> MutexGuard<'_, Connected> {
+        lock(&self.0)
+    }
+}
+
+impl Connected {
+    fn tick(&mut self) -> u64 {
+        self.ticks += 1;
+        self.ticks
+    }
+
+    fn arrived(&mut self, address: Option<IpAddr>, revoked: Arc<Notify>) -> u64 {
+        let number = self.tick();
+        self.by_number.insert(number, Client { address, idle: Some(number), revoked });
+        number
+    }
+
+    /// Revokes the permit of the client that has been idle longest `among` these. False when all of them are being
+    /// served.
+    fn revoke_idlest(&mut self, among: impl Fn(&Client) -> bool) -> bool {
+        let idle = self.by_number.iter().filter(|(_, client)| among(client));
+        let longest = idle.filter_map(|(number, client)| Some((client.idle?, *number))).min();
+        let client = longest.and_then(|(_, number)| self.by_number.remove(&number));
+        client.inspect(|client| client.revoked.notify_one()).is_some()
+    }
+}
+
+/// The address, or the whole IPv6 network that one client has to itself.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    fn from(address: &str) -> Peer {
+        Peer::Tcp(SocketAddr::new(address.parse().unwrap(), 1))
+    }
+
+    fn is_revoked(permit: &Permit) -> bool {
+        let revoked = std::pin::pin!(permit.revoked());
+        futures_util::FutureExt::now_or_never(revoked).is_some()
+    }
+
+    #[tokio::test]
+    async fn the_idlest_client_of_an_address_leaves_for_the_next_of_it() {
+        let permits = Permits::new(9, Some(2));
+        let first = permits.take(from("192.0.2.1")).await.unwrap();
+        let second = permits.take(from("192.0.2.1")).await.unwrap();
+        let other = permits.take(from("192.0.2.2")).await.unwrap();
+        drop(first.busy()); // it has just been answered
+        let third = permits.take(from("192.0.2.1")).await.unwrap();
+        assert_eq!([&first, &second, &other, &third].map(is_revoked), [false, true, false, false]);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_served_stays_and_the_next_of_its_address_is_refused() {
+        let permits = Permits::new(9, Some(1));
+        let first = permits.take(from("192.0.2.1")).await.unwrap();
+        let busy = first.busy();
+        assert!(permits.take(from("192.0.2.1")).await.is_none());
+        drop(busy);
+        assert!(permits.take(from("192.0.2.1")).await.is_some() && is_revoked(&first));
+    }
+
+    #[tokio::test]
+    async fn a_full_listener_makes_room_for_a_new_address() {
+        let permits = Permits::new(2, Some(2));
+        let first = permits.take(from("192.0.2.1")).await.unwrap();
+        let second = permits.take(from("192.0.2.2")).await.unwrap();
+        let next = tokio::spawn({
+            let permits = permits.clone();
+            async move { permits.take(from("192.0.2.3")).await.is_some() }
+        });
+        first.revoked().await;
+        drop(first);
+        assert!(next.await.unwrap() && !is_revoked(&second));
+    }
+
+    #[test]
+    fn a_client_is_all_of_its_network() {
+        for (address, expected) in
+            [("192.0.2.7", "192.0.2.7"), ("::ffff:192.0.2.7", "192.0.2.7"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::")]
+        {
+            assert_eq!(network(address.parse().unwrap()), expected.parse::<IpAddr>().unwrap());
+        }
+    }
+}
