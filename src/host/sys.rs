@@ -2,7 +2,7 @@
 //! descriptor registration. The only file that may hold unsafe code; it decides nothing.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -333,6 +333,7 @@ unsafe fn prepare(child: &Child<'_>) -> Result<(), Step> {
         libc::dup2(child.stdin.as_raw_fd(), 0);
         libc::dup2(child.output.as_raw_fd(), 1);
         libc::dup2(child.output.as_raw_fd(), 2);
+        keep_no_descriptors();
         if let Some(cwd) = child.cwd
             && libc::chdir(cwd.as_ptr()) != 0
         {
@@ -362,6 +363,33 @@ unsafe fn prepare(child: &Child<'_>) -> Result<(), Step> {
     }
     Ok(())
 }
+
+/// No descriptor beyond the first three reaches the program: what we inherited ourselves, such as the lock that a start
+/// script holds, is not the app's.
+///
+/// # Safety
+/// Only in a child that has a table of descriptors of its own. Calls nothing that allocates or locks.
+unsafe fn keep_no_descriptors() {
+    // SAFETY: no pointers are passed.
+    unsafe {
+        // Marked, not closed: what an error is told through is still needed.
+        if libc::syscall(libc::SYS_close_range, 3, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) == 0 {
+            return;
+        }
+        // Linux before 5.11, or a seccomp profile that does not know the call.
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        for fd in 3..limit.rlim_cur.min(MOST_INHERITED) as c_int {
+            let flags = libc::fcntl(fd, libc::F_GETFD);
+            if flags >= 0 {
+                libc::fcntl(fd, libc::F_SETFD, flags | libc::FD_CLOEXEC);
+            }
+        }
+    }
+}
+
+/// Descriptors that somebody handed down to us are among the first.
+const MOST_INHERITED: u64 = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -405,6 +433,17 @@ mod tests {
         let masks =
             lines[2..].iter().map(|line| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap());
         assert_eq!(masks.map(|mask| mask & !(3 << 31)).collect::<Vec<_>>(), [0, 0], "{text}");
+    }
+
+    #[test]
+    fn a_child_inherits_three_descriptors() {
+        // As a start script has it that holds a lock: not closed on exec.
+        let inherited = rustix::io::dup(File::open("/dev/null").unwrap()).unwrap();
+        rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
+        let (pid, text) = run("ls /proc/$$/fd", |_| {});
+        pid.unwrap();
+        drop(inherited);
+        assert_eq!(text.lines().filter(|fd| fd.parse::<i32>().is_ok_and(|fd| fd < 10)).count(), 3, "{text}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One session of the real binary in folders of its own, and the one way to wait for it. Whatever a story
 //! does, dropping its session drains it and fails the story when a process is left.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -159,9 +160,14 @@ impl Session {
 
     /// `change` is made to the command that starts it.
     pub fn start_supervisor_with(&mut self, change: impl FnOnce(&mut Command)) {
+        self.start_command(Vec::new(), change);
+    }
+
+    fn start_command(&mut self, wrapper: Vec<String>, change: impl FnOnce(&mut Command)) {
         let log = fs::File::options().create(true).append(true).open(self.supervisor_log()).expect("a log");
-        let mut run = self.command(binary());
-        run.arg("run").arg(self.manifests()).args(&self.folders);
+        let words: Vec<OsString> = wrapper.into_iter().map(OsString::from).chain([binary().into()]).collect();
+        let mut run = self.command(&words[0]);
+        run.args(&words[1..]).arg("run").arg(self.manifests()).args(&self.folders);
         run.stdout(log.try_clone().expect("a second handle")).stderr(log);
         change(&mut run);
         self.supervisor = Some(run.spawn().expect("the built binary"));
@@ -171,6 +177,12 @@ impl Session {
             }
             (self.cli(&["status", "--json"]).code == Some(0)).then_some(())
         });
+    }
+
+    /// Starts the supervisor by way of another program, which executes it.
+    pub fn start_supervisor_under(&mut self, wrapper: &[&str]) {
+        let wrapped = wrapper.iter().map(|word| word.to_string()).collect();
+        self.start_command(wrapped, |_| {});
     }
 
     /// A command in the session's environment.

@@ -251,3 +251,20 @@ fn a_session_is_not_ready_before_it_is_staged() {
     session.pid("web");
     session.ok(&["health", "--ready"]);
 }
+
+#[test]
+fn a_hooks_command_is_found_on_the_apps_own_path() {
+    let session = Session::new()
+        .program("prepare", ": >\"$DATA/prepared\"\n")
+        .stayer("web")
+        .app(
+            "web",
+            r#"App(command: "${BIN}/web", env: {"PATH": "${BIN}:/usr/bin:/bin"}, prelaunch: [
+                Run(argv: ["prepare"], if_present: true, timeout: "30s"),
+                Run(argv: ["prepare"], timeout: "30s"),
+            ])"#,
+        )
+        .start();
+    session.pid("web");
+    assert!(session.data().join("prepared").exists());
+}

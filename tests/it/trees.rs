@@ -210,7 +210,7 @@ fn a_command_line_that_only_contains_the_name_keeps_nothing_alive() {
 }
 
 /// Once a second program is up, this one's helpers are at work.
-const RESTARTS_AT_ONCE: &str = r#"backoff: Backoff(stable_after: "0s", first: "10ms", jitter: 0.0)"#;
+const RESTARTS_AT_ONCE: &str = r#"backoff: Backoff(stable_after: "10ms", first: "10ms", jitter: 0.0)"#;
 
 /// An app whose helper writes its pid into `${DATA}/helper.pids` and hides as `hides` says before it stays.
 fn with_hidden_helper(hides: &str) -> Session {
@@ -357,4 +357,129 @@ fn a_pattern_never_matches_kasm_void_itself() {
     assert_eq!(session.pid("browser").to_string(), pids[1]);
     session.ok(&["stop", "browser"]);
     assert!(alive(session.guard_pid()), "the session ended with the app");
+}
+
+#[test]
+fn a_person_who_starts_an_app_by_its_name_is_not_the_app() {
+    // An unanchored pattern also matches the command line of `kasm-void start editor`, and the shell it is typed in.
+    let session = Session::new()
+        .stayer("editor")
+        .app("editor", r#"App(command: "${BIN}/editor", matches: Match(cmdline: "editor", exclude: "sh -c"))"#)
+        .start();
+    session.pid("editor");
+    session.ok(&["stop", "editor"]);
+    for count in 2..5 {
+        session.ok(&["start", "editor"]);
+        let pids = session.wait_lines("editor.pids", count);
+        assert_eq!(session.pid("editor").to_string(), pids[count - 1]);
+        session.ok(&["stop", "editor"]);
+    }
+}
+
+#[test]
+fn a_process_that_may_not_be_signalled_is_named_and_nothing_is_called_stopped() {
+    if !root() {
+        return;
+    }
+    let mut session = Session::new()
+        .program("web", "exec setpriv --reuid 65534 --clear-groups sleep 1000\n")
+        .app("web", r#"App(command: "${BIN}/web", stop: Stop(grace: "100ms"))"#);
+    // Root that has lost the right to signal other users' processes, as in a container without capabilities.
+    session.start_supervisor_under(&["setpriv", "--bounding-set", "-kill", "--inh-caps", "-kill"]);
+    let pid = session.pid("web");
+    until("it has become another user", || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.contains("Uid:\t65534").then_some(())
+    });
+    let late = session.cli(&["stop", "web", "--timeout", "1s"]);
+    assert_eq!(late.code, Some(4), "{late:?}");
+    let reason = format!("pid {pid} (sleep), which runs as uid 65534 and may not be signalled by us");
+    assert!(session.ok(&["status"]).contains(&reason), "{}", session.ok(&["status"]));
+    let doctor = session.cli(&["doctor"]);
+    assert!(doctor.code == Some(1) && doctor.stdout.contains(&reason), "{doctor:?}");
+    assert_eq!(session.find("web").map(|app| app.state), Some(StateName::Stopping));
+    kill(pid);
+    session.wait_state("web", StateName::Stopped);
+}
+
+#[test]
+fn a_process_of_no_app_is_listed_by_doctor_and_gone_after_a_drain() {
+    let daemon = r#"(setsid env -i DATA="$DATA" sh -c 'echo $$ >>"$DATA/helper.pids"; exec env -i sleep 1000' >/dev/null 2>&1 &)
+while ! [ -s "$DATA/helper.pids" ]; do sleep 0.01; done
+"#;
+    let mut session = Session::new()
+        .program("web", &format!("{daemon}{FOREVER}"))
+        .stayer("other")
+        .app("web", r#"App(command: "${BIN}/web")"#)
+        .app("other", r#"App(command: "${BIN}/other")"#)
+        .start();
+    let stray = helpers(&session, 1)[0];
+    session.pid("web");
+    session.pid("other");
+    let doctor = until("doctor lists it", || {
+        Some(session.cli(&["doctor"])).filter(|doctor| doctor.stdout.contains("belongs to no app"))
+    });
+    assert!(doctor.stdout.contains(&format!("pid {stray} (sleep) belongs to no app")), "{doctor:?}");
+    assert!(alive(stray));
+    session.ok(&["drain"]);
+    session.wait_end();
+    until("it is gone with the session", || (!alive(stray)).then_some(()));
+}
+
+#[test]
+fn two_containers_that_share_a_pid_namespace_leave_each_others_apps_alone() {
+    if !root() {
+        return;
+    }
+    let session = Session::new()
+        .stayer("web")
+        .app("web", &format!(r#"App(command: "${{BIN}}/web", matches: Match(cmdline: "/web$"), {RESTARTS_AT_ONCE})"#))
+        .start();
+    let first = session.pid("web");
+    // The same paths, another mount namespace, and another folder behind the path of the state folder.
+    let script = r#"mount -t tmpfs -o mode=700 tmpfs "$KASM_VOID_STATE" && exec "$0" run "$1""#;
+    let mut second = session.command("unshare");
+    second.args(["--mount", "sh", "-c", script]).arg(crate::harness::binary()).arg(session.manifests());
+    second.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut second = second.spawn().expect("unshare of util-linux");
+    let pids = session.wait_lines("web.pids", 2);
+    let others: i32 = pids[1].parse().expect("a pid");
+    assert_eq!(pids[0], first.to_string());
+
+    kill(first);
+    let third = session.next_pid("web", first);
+    assert_eq!(session.wait_lines("web.pids", 3)[2], third.to_string(), "it took the other container's app");
+    session.ok(&["restart", "web"]);
+    session.wait_lines("web.pids", 4);
+    assert!(alive(others), "it ended the other container's app");
+
+    crate::harness::send(second.id() as i32, rustix::process::Signal::TERM);
+    second.wait().expect("the second container ends");
+    assert!(!alive(others) && session.find("web").is_some_and(|app| app.state == StateName::Running));
+}
+
+#[test]
+fn as_root_a_program_that_gave_up_its_uid_can_open_dev_stderr() {
+    if !root() {
+        return;
+    }
+    let session = Session::new()
+        .program("web", "setpriv --reuid 65534 --clear-groups sh -c 'echo said >/dev/stderr'\nexit 0\n")
+        .app("web", r#"App(command: "${BIN}/web", restart: Never)"#)
+        .start();
+    session.wait_state("web", StateName::Stopped);
+    until("its line is in the log", || session.ok(&["logs", "web"]).contains("said").then_some(()));
+}
+
+#[test]
+fn what_a_start_script_has_open_does_not_reach_an_app() {
+    let mut session = Session::new()
+        .program("web", &format!("ls -l /proc/$$/fd >\"$DATA/open\"\n{FOREVER}"))
+        .program("entry", "exec 9>\"$DATA/start.lock\"\nflock 9\nexec \"$@\"\n")
+        .app("web", r#"App(command: "${BIN}/web", ready: Ready(probe: Path(path: "${DATA}/open")))"#);
+    let entry = session.bin().join("entry");
+    session.start_supervisor_under(&[&entry.display().to_string()]);
+    session.pid("web");
+    let open = session.lines("open");
+    assert!(!open.is_empty() && !open.iter().any(|line| line.contains("start.lock")), "{open:#?}");
 }
