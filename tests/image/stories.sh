@@ -332,6 +332,21 @@ launcher() {
 	check "its short form too, by the environment" ends 1 docker exec --env KASM_URL=https://kubernetes/ one /dockerstartup/custom_startup.sh -g
 }
 
+# A stock deployment knows one secret, and KASM's own script takes it out of the environment.
+vnc_password_is_the_token() {
+	step "with the VNC password alone"
+	up stock --env URL_LAUNCHER_TOKEN=
+	check "everything is ready" ready stock
+	check "it is the launcher's bearer" eventually has "rejected by policy" at stock curl --silent -X POST \
+		-H 'Authorization: Bearer the-vnc-password' -d '{"url":"https://kubernetes/"}' http://127.0.0.1:9998/open
+	check "nothing else is" is 401 answered stock -X POST -H 'Authorization: Bearer the-token' -d '{"url":"https://example.com"}'
+	check "--go has it" has "policy" at stock /dockerstartup/custom_startup.sh --go --url https://kubernetes/
+	check "the browser's environment has not" not has the-vnc-password environment_of stock cloakbrowser
+	check "nor is the way to it there" not has TOKEN_FILE environment_of stock cloakbrowser
+	check "nor in Discord's" not has the-vnc-password environment_of stock discord
+	down stock
+}
+
 answered() {
 	local name=$1
 	shift
@@ -532,7 +547,7 @@ migration() {
 	docker volume rm old >/dev/null
 }
 
-docker rm --force one two bare off content old-first old-second old-third >/dev/null 2>&1
+docker rm --force one two bare off content stock old-first old-second old-third >/dev/null 2>&1
 docker volume rm home clean old >/dev/null 2>&1
 rm -rf "$IMAGE_WORK/mounted"
 if [ -n "$IMAGE_BASE" ]; then
@@ -544,6 +559,7 @@ content
 session
 picture
 launcher
+vnc_password_is_the_token
 icons
 incidents
 persistence
