@@ -279,7 +279,7 @@ content() {
 	local path
 	for path in /dockerstartup/custom_startup.sh /dockerstartup/discord_startup.sh /dockerstartup/maximize_window.sh \
 		/opt/cloakbrowser/cloakbrowser /usr/share/discord/Discord /usr/bin/xfce4-terminal /usr/bin/zenity \
-		/opt/kasm-void/scripts/click.sh /opt/kasm-void/scripts/open-url.sh; do
+		/opt/kasm-void/scripts/click.sh /opt/kasm-void/scripts/open.sh /opt/kasm-void/scripts/open-url.sh; do
 		check "$path can be run" at content test -x "$path"
 	done
 	for path in terminal discord discord-reset cloakbrowser cloakbrowser-reload open-url; do
@@ -291,7 +291,7 @@ content() {
 	check "--go without a URL does nothing" has "nothing to do" at content /dockerstartup/custom_startup.sh --go
 	check "and is no failure" ends 0 at content /dockerstartup/custom_startup.sh --assign
 	check "an unknown option is" ends 2 at content /dockerstartup/custom_startup.sh --gone
-	check "--go without a live session is told" ends 3 at --env URL_LAUNCHER_TOKEN=x content /dockerstartup/custom_startup.sh --go --url https://kbve.com
+	check "--go without a live session is told" ends 3 at --env URL_LAUNCHER_TOKEN=x content /dockerstartup/custom_startup.sh --go --url http://93.184.215.14/
 	down content
 }
 
@@ -405,9 +405,12 @@ incidents() {
 	at one pkill -f 'tail -f /dev/null'
 	check "Docker's own health check agrees" eventually is healthy docker inspect --format '{{.State.Health.Status}}' one
 
-	docker run --detach --name bare --network none --cap-drop ALL --tmpfs /usr/share/discord --env LAUNCH_NAV_SHIM=0 "$IMAGE" >/dev/null
+	docker run --detach --name bare --network none --cap-drop ALL --tmpfs /usr/share/discord --env VNC_PW=the-vnc-password --env LAUNCH_NAV_SHIM=0 "$IMAGE" >/dev/null
 	check "without Discord's program the browser runs" eventually is Running state bare cloakbrowser
 	check "a missing program is tried with growing waits" eventually is Backoff state bare discord
+	check "--go opens a page without the launcher" eventually at bare /dockerstartup/custom_startup.sh --go --url http:93.184.215.14/a%20b
+	check "in the running browser" eventually has 'http://93.184.215.14/a%20b' at bare curl --silent http://127.0.0.1:9222/json/list
+	check "and refuses what the launcher would" has "refused" at bare /dockerstartup/custom_startup.sh --go --url https://kubernetes/
 	check "and leaves no X client behind" at bare sh -c '[ "$(xlsclients -display :1 | wc -l)" -lt 20 ]'
 	check "without the launcher the pod is still alive" at bare kasm-void health --live
 	down bare
