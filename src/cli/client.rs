@@ -51,6 +51,11 @@ impl Client {
         Client { socket: state.join("control.sock") }
     }
 
+    /// The supervisor's state folder.
+    pub fn state(&self) -> &Path {
+        self.socket.parent().unwrap_or(Path::new("/"))
+    }
+
     /// Gets what is at `path`; a refusal is an error in the supervisor's words.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.within(PATIENCE, async { read(self.send(Method::GET, path).await?).await }).await

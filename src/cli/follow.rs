@@ -5,26 +5,49 @@ use std::io::{IsTerminal, stdout};
 use serde_json::{Map, Value, json};
 
 use super::Ended;
-use super::client::{Client, encoded};
-use super::print::{DIM, pass_on, plain, plain_output, say, say_json, say_json_text, say_part};
+use super::client::{Client, NoSupervisor, encoded};
+use super::print::{DIM, complain, pass_on, plain, plain_output, say, say_json, say_json_text, say_part};
+
+use crate::daemon::logs;
 
 /// A line that grows beyond this is shown in parts.
 const LONGEST_LINE: usize = 64 << 10;
 
 pub async fn logs(client: &Client, app: &str, (follow, lines): (bool, usize), json: bool) -> anyhow::Result<Ended> {
+    match from_supervisor(client, app, (follow, lines), json).await {
+        Err(error) if error.is::<NoSupervisor>() => {
+            let head = logs::read_files(client.state(), app, lines).map_err(|_| error)?;
+            Screen::default().show_all(app, &head, json)?;
+            complain("no supervisor is running; these lines are from the log files");
+            Ok(if follow { Ended::Refused } else { Ended::Done })
+        }
+        other => other,
+    }
+}
+
+async fn from_supervisor(
+    client: &Client,
+    app: &str,
+    (follow, lines): (bool, usize),
+    json: bool,
+) -> anyhow::Result<Ended> {
     let path = format!("/v1/apps/{}/logs?follow={follow}&lines={lines}", encoded(app));
     if !json && !stdout().is_terminal() {
         client.follow(&path, pass_on).await?;
         return Ok(Ended::Done);
     }
     if json {
-        let show = |line: &[u8]| say_json(&json!({ "app": app, "line": String::from_utf8_lossy(line) }));
-        return by_line(client, &path, show).await;
+        return by_line(client, &path, |line| say_json_line(app, line)).await;
     }
     let mut screen = Screen::default();
     client.follow(&path, |piece| screen.take(piece)).await?;
     screen.end()?;
     Ok(Ended::Done)
+}
+
+fn say_json_line(app: &str, line: &[u8]) -> anyhow::Result<()> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    say_json(&json!({ "app": app, "line": String::from_utf8_lossy(line) }))
 }
 
 /// Output on a terminal. A line without an end, such as a prompt, is shown as far as it has come.
@@ -59,6 +82,18 @@ impl Screen {
             rest if rest.is_empty() => Ok(()),
             rest => self.show(&rest),
         }
+    }
+
+    /// Shows output of which there is no more to come.
+    fn show_all(mut self, app: &str, output: &[u8], json: bool) -> anyhow::Result<()> {
+        if json {
+            return output.split_inclusive(|byte| *byte == b'\n').try_for_each(|line| say_json_line(app, line));
+        }
+        if !stdout().is_terminal() {
+            return pass_on(output);
+        }
+        self.take(output)?;
+        self.end()
     }
 
     /// Shows a whole line, or what is missing of it.

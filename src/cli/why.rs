@@ -1,25 +1,41 @@
 //! `kasm-void why`: how an app ended the last times, with its last output.
 
+use std::path::Path;
+
 use super::Ended;
-use super::client::{Client, encoded};
-use super::print::{self, BAD, DIM, duration, plain, say, say_json, utc};
-use super::status::state;
+use super::client::{Client, NoSupervisor, encoded};
+use super::print::{self, BAD, DIM, complain, duration, plain, say, say_json, utc};
+use super::status;
+use crate::daemon::state;
 use crate::model::protocol::{AppStatus, Crash, StateName};
 
 pub async fn why(client: &Client, app: &str, last: usize, json: bool) -> anyhow::Result<Ended> {
     let path = format!("/v1/apps/{}", encoded(app));
-    let mut crashes: Vec<Crash> = client.get(&format!("{path}/crashes")).await?;
+    let asked = client.get(&format!("{path}/crashes")).await;
+    let (mut crashes, alone): (Vec<Crash>, bool) = match asked {
+        Err(error) if error.is::<NoSupervisor>() => (written_down(client.state(), app).ok_or(error)?, true),
+        other => (other?, false),
+    };
     crashes.drain(..crashes.len().saturating_sub(last));
     if json {
         say_json(&crashes)?;
         return Ok(Ended::Done);
     }
-    let status: AppStatus = client.get(&path).await?;
     for crash in &crashes {
         say(&story(crash))?;
     }
+    if alone {
+        complain("no supervisor is running; this is what the last one wrote down");
+        return Ok(Ended::Done);
+    }
+    let status: AppStatus = client.get(&path).await?;
     say(&now(&status, crashes.is_empty()))?;
     Ok(Ended::Done)
+}
+
+/// The crashes that a supervisor wrote down which has died; `None` when there are none.
+fn written_down(state: &Path, app: &str) -> Option<Vec<Crash>> {
+    state::crashes(state, app).ok().filter(|crashes| !crashes.is_empty())
 }
 
 fn story(crash: &Crash) -> String {
@@ -38,7 +54,7 @@ fn now(app: &AppStatus, blameless: bool) -> String {
         return format!("{name} gave up and stays down: `kasm-void start {name}` starts it again");
     }
     let past = if blameless { "has not crashed; it is" } else { "is now" };
-    let mut text = format!("{name} {past} {}", state(app));
+    let mut text = format!("{name} {past} {}", status::state(app));
     if let Some(uptime) = app.uptime_ms {
         text.push_str(&format!(" for {}", duration(uptime)));
     }

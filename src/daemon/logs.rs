@@ -7,10 +7,10 @@ mod generations;
 mod pipe;
 
 mod checkpoint;
+mod destination;
 mod file;
 mod followers;
 mod forwarding;
-mod target;
 
 mod outlet;
 mod queue;
@@ -33,13 +33,13 @@ use tokio::task::AbortHandle;
 
 use self::checkpoint::Checkpoint;
 use self::commands::Commands;
+use self::destination::{Account, Destination};
 use self::file::Opener;
 pub use self::followers::Piece;
 pub use self::pipe::OutputPipe;
 use self::pipe::PipePeek;
 use self::queue::{Job, Queue};
 use self::reader::Reader;
-use self::target::{Account, Target};
 use crate::host::sync::lock;
 use crate::model::manifest::log::Log;
 use crate::model::plain;
@@ -104,7 +104,7 @@ impl Logs {
     }
 
     fn with_opener(state: &Path, opener: Opener) -> Logs {
-        let checkpoint = Arc::new(Mutex::new(Checkpoint::open(state.join("checkpoint"))));
+        let checkpoint = Arc::new(Mutex::new(Checkpoint::open(state)));
         let queue = Arc::new(Queue::new(writer::starter(opener, checkpoint.clone())));
         let (state, peek) = (state.to_owned(), OnceLock::new());
         Logs(Arc::new(Inner { state, queue, peek, checkpoint, apps: Mutex::default(), inherited: Mutex::default() }))
@@ -120,8 +120,8 @@ impl Logs {
     pub fn attach(&self, app: &str, log: &Log) -> io::Result<()> {
         let mut apps = lock(&self.0.apps);
         if let Some(Attached { reader, .. }) = apps.get(app) {
-            let old = reader.target();
-            reader.set(self.target(old.app.clone(), log, old.account.clone()), log.forward);
+            let old = reader.destination();
+            reader.set(self.destination(old.app.clone(), log, old.account.clone()), log.forward);
             return Ok(());
         }
         let said = |error: io::Error| {
@@ -131,8 +131,8 @@ impl Logs {
         let inherited = lock(&self.0.inherited).remove(app);
         let fd = inherited.map_or_else(pipe::make, Ok).map_err(said)?;
         let pipe = OutputPipe::new(fd, peek).map_err(said)?;
-        let target = self.target(app.into(), log, Arc::default());
-        apps.insert(app.to_owned(), self.read(pipe, target, log.forward));
+        let destination = self.destination(app.into(), log, Arc::default());
+        apps.insert(app.to_owned(), self.read(pipe, destination, log.forward));
         Ok(())
     }
 
@@ -146,8 +146,8 @@ impl Logs {
         let opened = pipe::find(left.pipe, leader).and_then(|fd| OutputPipe::new(fd, self.peek()?));
         match opened {
             Ok(pipe) => {
-                let (target, forward) = (attached.reader.target(), attached.reader.is_forwarding());
-                *attached = self.read(pipe, target, forward);
+                let (destination, forward) = (attached.reader.destination(), attached.reader.is_forwarding());
+                *attached = self.read(pipe, destination, forward);
                 true
             }
             Err(error) => {
@@ -160,18 +160,18 @@ impl Logs {
         }
     }
 
-    fn read(&self, pipe: Arc<OutputPipe>, target: Arc<Target>, forward: bool) -> Attached {
+    fn read(&self, pipe: Arc<OutputPipe>, destination: Arc<Destination>, forward: bool) -> Attached {
         let mut checkpoint = lock(&self.0.checkpoint);
-        let left = checkpoint.left(&target.app);
+        let left = checkpoint.left(&destination.app);
         if let (Some(left), Ok(peek)) = (left, self.peek()) {
-            checkpoint::recover(left, &pipe, &peek, &target.path, target.keep);
+            checkpoint::recover(left, &pipe, &peek, &destination.path, destination.keep);
         }
         // Another pipe than that of an app which may still run is noted when it is used.
         if left.is_none_or(|left| left.pipe == pipe.id()) {
-            checkpoint.attached(&target.app, pipe.id());
+            checkpoint.attached(&destination.app, pipe.id(), &destination.path);
         }
         drop(checkpoint);
-        let reader = Reader::new(pipe, self.0.queue.clone(), target, forward);
+        let reader = Reader::new(pipe, self.0.queue.clone(), destination, forward);
         let task = tokio::spawn(reader.clone().run()).abort_handle();
         Attached { reader, task, commands: None }
     }
@@ -186,7 +186,8 @@ impl Logs {
         let reader = self.reader(app)?;
         reader.begin_run();
         reader.pipe().make_blocking();
-        lock(&self.0.checkpoint).attached(&reader.target().app, reader.pipe().id());
+        let destination = reader.destination();
+        lock(&self.0.checkpoint).attached(&destination.app, reader.pipe().id(), &destination.path);
         Some(reader.pipe().clone())
     }
 
@@ -233,7 +234,7 @@ impl Logs {
             }
             reader.drain();
             // Without a writer the reply is dropped, which is an answer.
-            let _ = self.0.queue.push(Job::Lines(reader.target(), lines, reply));
+            let _ = self.0.queue.push(Job::Lines(reader.destination(), lines, reply));
             reader.last_lines(lines)
         });
         async move {
@@ -253,16 +254,16 @@ impl Logs {
     #[cfg(test)]
     pub fn file(&self, app: &str) -> PathBuf {
         match self.reader(app) {
-            Some(reader) => reader.target().path.clone(),
-            None => self.default_file(app),
+            Some(reader) => reader.destination().path.clone(),
+            None => default_file(&self.0.state, app),
         }
     }
 
     pub fn stats(&self, app: &str) -> Stats {
         let Some(reader) = self.reader(app) else { return Stats::default() };
-        let target = reader.target();
-        let dropped_lines = target.account.dropped_lines();
-        Stats { bytes: reader.bytes(), dropped_lines, trouble: target.trouble() }
+        let destination = reader.destination();
+        let dropped_lines = destination.account.dropped_lines();
+        Stats { bytes: reader.bytes(), dropped_lines, trouble: destination.trouble() }
     }
 
     /// Adds `[kasm-void: text]` to the app's log, behind its output so far.
@@ -332,14 +333,22 @@ impl Logs {
         Some((attached.reader.clone(), attached.commands.as_ref().map(|(commands, _)| commands.clone())))
     }
 
-    fn target(&self, app: Arc<str>, log: &Log, account: Arc<Account>) -> Arc<Target> {
-        let path = log.file.clone().unwrap_or_else(|| self.default_file(&app));
-        Arc::new(Target { app, path, max_size: log.max_size, keep: log.keep, account })
+    fn destination(&self, app: Arc<str>, log: &Log, account: Arc<Account>) -> Arc<Destination> {
+        let path = log.file.clone().unwrap_or_else(|| default_file(&self.0.state, &app));
+        Arc::new(Destination { app, path, max_size: log.max_size, keep: log.keep, account })
     }
+}
 
-    fn default_file(&self, app: &str) -> PathBuf {
-        self.0.state.join("logs").join(format!("{app}.log"))
-    }
+/// Where the output of an app goes whose manifest names no file.
+fn default_file(state: &Path, app: &str) -> PathBuf {
+    state.join("logs").join(format!("{app}.log"))
+}
+
+/// The last `lines` lines of an app's log files, without its supervisor, whose folder was `state`; at most 8 MiB.
+pub fn read_files(state: &Path, app: &str, lines: usize) -> io::Result<Vec<u8>> {
+    let path = checkpoint::log_of(state, app).unwrap_or_else(|| default_file(state, app));
+    file::read_last_lines(&path, u32::MAX, lines)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display())))
 }
 
 #[cfg(test)]

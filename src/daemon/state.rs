@@ -3,4 +3,4 @@
 mod copies;
 mod ledger;
 pub use copies::Copies;
-pub use ledger::{Inherited, Ledger, VERSION, parse};
+pub use ledger::{Inherited, Ledger, VERSION, crashes, parse};

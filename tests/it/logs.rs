@@ -176,3 +176,28 @@ fn a_flood_of_forwarded_lines_is_counted() {
     });
     assert!(told > 0);
 }
+
+#[test]
+fn logs_and_causes_are_shown_though_no_supervisor_runs() {
+    let body = "echo out of paper\nexit 3\n";
+    let waits = r#"App(command: "${BIN}/dies", log: Log(file: "${DATA}/web.log"),
+        backoff: Backoff(first: "10m", max: "10m"))"#;
+    let default = r#"App(command: "${BIN}/dies", backoff: Backoff(first: "10m", max: "10m"))"#;
+    let mut session = Session::new().program("dies", body).app("web", waits).app("other", default).start();
+    for app in ["web", "other"] {
+        session.wait_state(app, StateName::Backoff);
+        until("the crash is noted", || session.ok(&["logs", app]).contains("run 1 ended").then_some(()));
+    }
+    session.kill_supervisor();
+    for app in ["web", "other"] {
+        let logs = session.cli(&["logs", app]);
+        assert_eq!(logs.code, Some(0), "{logs:?}");
+        assert_eq!(logs.stdout, "out of paper\n[kasm-void: run 1 ended: exit code 3]\n");
+        assert!(logs.stderr.contains("no supervisor is running"), "{logs:?}");
+        let why = session.cli(&["why", app]);
+        assert!(why.code == Some(0) && why.stdout.contains("out of paper"), "{why:?}");
+    }
+    assert_eq!(session.cli(&["logs", "nobody"]).code, Some(3));
+    assert_eq!(session.cli(&["why", "nobody"]).code, Some(3));
+    session.start_supervisor();
+}

@@ -48,7 +48,7 @@ fn names_and_texts_of_manifests_command_no_terminal() {
 fn status_fits_eighty_columns_and_names_the_way_back() {
     let long = "a".repeat(63);
     let dies = r#"App(about: "dies again and again", command: "${BIN}/dies",
-        backoff: Backoff(first: "1ms", jitter: 0.0, give_up: After(times: 2, within: "1h")))"#;
+        backoff: Backoff(first: "10ms", jitter: 0.0, give_up: After(times: 2, within: "1h")))"#;
     let session = Session::new()
         .stayer(&long)
         .program("dies", "exit 3\n")

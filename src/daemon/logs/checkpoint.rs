@@ -1,10 +1,12 @@
 //! What the next supervisor must know to lose and double no line: through which pipe each app's output comes, and
 //! where the chunk that is being written begins in its file. A supervisor that dies between writing a chunk and taking
-//! it out of the pipe leaves both, and only this tells. One small record an app, in one file of the state folder.
+//! it out of the pipe leaves both, and only this tells. Also where each app's log is, for `kasm-void logs` while no
+//! supervisor runs. One small record an app, in one file of the state folder.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,11 +17,17 @@ use rustix::fs::FallocateFlags;
 use super::generations::numbered;
 use super::pipe::{OutputPipe, PipePeek};
 
+/// The file in the state folder.
+const FILE: &str = "checkpoint";
 /// Bytes of an app's name, filled up with zeros. A free record has none.
 const NAME: usize = 64;
-const RECORD: usize = NAME + 5 * 8;
-/// Allocated in advance, so that a record can be written on a full disk: room for 150 apps.
-const ROOM: u64 = 16 << 10;
+/// Bytes of a log file's path, filled up with zeros. A longer one is not noted.
+const PATH: usize = 216;
+/// Where the numbers begin: the part that changes with each chunk.
+const NUMBERS: usize = NAME + PATH;
+const RECORD: usize = NUMBERS + 5 * 8;
+/// Allocated in advance, so that a record can be written on a full disk: room for 100 apps.
+const ROOM: u64 = 32 << 10;
 /// Bytes of more apps than a session ever has.
 const MOST: usize = 1 << 20;
 /// How often we look whether the file is still in its folder.
@@ -44,12 +52,19 @@ pub struct Chunk {
     pub length: u64,
 }
 
+/// One app's place in the file, and what is written there.
+struct Slot {
+    at: u64,
+    log: PathBuf,
+    record: Record,
+}
+
 pub struct Checkpoint {
     path: PathBuf,
     file: Option<File>,
     looked: Instant,
-    /// Each app's place in the file, and what is written there.
-    records: BTreeMap<Arc<str>, (u64, Record)>,
+    /// What is in the file.
+    records: BTreeMap<Arc<str>, Slot>,
     free: Vec<u64>,
     /// What an earlier supervisor has left, until the app's pipe is known.
     left: BTreeMap<Arc<str>, Record>,
@@ -57,10 +72,11 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Finds what an earlier supervisor has left at `path`. Opened at once: later there may be no descriptor for it.
-    pub fn open(path: PathBuf) -> Checkpoint {
+    /// Finds what an earlier supervisor has left in the folder `state`. Opened at once: later there may be no
+    /// descriptor for it.
+    pub fn open(state: &Path) -> Checkpoint {
         let mut checkpoint = Checkpoint {
-            path,
+            path: state.join(FILE),
             file: None,
             looked: Instant::now(),
             records: BTreeMap::new(),
@@ -79,43 +95,61 @@ impl Checkpoint {
         self.left.get(app).copied()
     }
 
-    /// The app's output comes through this pipe from now on. What an earlier supervisor noted is over.
-    pub fn attached(&mut self, app: &Arc<str>, pipe: u64) {
+    /// The app's output comes through this pipe from now on, and goes into this file. What an earlier supervisor noted
+    /// is over.
+    pub fn attached(&mut self, app: &Arc<str>, pipe: u64, log: &Path) {
         let was_left = self.left.remove(app).is_some();
-        if was_left || self.records.get(app).is_none_or(|(_, record)| record.pipe != pipe) {
-            self.note(app, Record { pipe, chunk: Chunk::default() });
+        let same = |slot: &Slot| slot.record.pipe == pipe && slot.log == log;
+        if was_left || !self.records.get(app).is_some_and(same) {
+            let at = self.slot(app);
+            let slot = Slot { at, log: log.to_owned(), record: Record { pipe, chunk: Chunk::default() } };
+            self.records.insert(app.clone(), slot);
+            self.write(app, 0);
         }
     }
 
     /// The chunk is about to be written.
     pub fn begin(&mut self, app: &Arc<str>, pipe: u64, chunk: Chunk) {
-        self.note(app, Record { pipe, chunk });
+        let record = Record { pipe, chunk };
+        if let Some(slot) = self.records.get_mut(app) {
+            slot.record = record;
+            return self.write(app, NUMBERS);
+        }
+        let slot = Slot { at: self.slot(app), log: PathBuf::new(), record };
+        self.records.insert(app.clone(), slot);
+        self.write(app, 0);
     }
 
     /// It is written, and out of the pipe.
     pub fn end(&mut self, app: &str) {
-        if let (Some(file), Some((slot, record))) = (&self.file, self.records.get_mut(app)) {
-            record.chunk.length = 0;
-            let _ = file.write_all_at(&0_u64.to_le_bytes(), *slot + (RECORD - 8) as u64); // `begin` has told
+        if let (Some(file), Some(slot)) = (&self.file, self.records.get_mut(app)) {
+            slot.record.chunk.length = 0;
+            let _ = file.write_all_at(&0_u64.to_le_bytes(), slot.at + (RECORD - 8) as u64); // `begin` has told
         }
     }
 
     /// The app is gone, and its pipe with it.
     pub fn remove(&mut self, app: &str) {
         self.left.remove(app);
-        let Some((slot, _)) = self.records.remove(app) else { return };
-        self.free.push(slot);
+        let Some(slot) = self.records.remove(app) else { return };
+        self.free.push(slot.at);
         if let Some(file) = &self.file {
-            let _ = file.write_all_at(&[0; RECORD], slot); // it would only be found again, and match no pipe
+            let _ = file.write_all_at(&[0; RECORD], slot.at); // it would only be found again, and match no pipe
         }
     }
 
-    fn note(&mut self, app: &Arc<str>, record: Record) {
+    /// Where the app's record is, or can be.
+    fn slot(&mut self, app: &str) -> u64 {
         let next = ((self.records.len() + self.free.len()) * RECORD) as u64;
-        let known = self.records.get(app).map(|(slot, _)| *slot);
-        let slot = known.or_else(|| self.free.pop()).unwrap_or(next);
-        self.records.insert(app.clone(), (slot, record));
-        match self.put_in_place().and_then(|file| file.write_all_at(&bytes(app, record), slot)) {
+        let known = self.records.get(app).map(|slot| slot.at);
+        known.or_else(|| self.free.pop()).unwrap_or(next)
+    }
+
+    /// Writes the app's record, from this byte of it on.
+    fn write(&mut self, app: &str, from: usize) {
+        let Some(slot) = self.records.get(app) else { return };
+        let (at, bytes) = (slot.at, bytes(app, slot));
+        match self.put_in_place().and_then(|file| file.write_all_at(&bytes[from..], at + from as u64)) {
             Ok(()) => self.failed = false,
             Err(error) => self.trouble(&error),
         }
@@ -139,8 +173,8 @@ impl Checkpoint {
         }
         if self.file.is_none() {
             let file = open(&self.path)?;
-            for (app, (slot, record)) in &self.records {
-                file.write_all_at(&bytes(app, *record), *slot)?;
+            for (app, slot) in &self.records {
+                file.write_all_at(&bytes(app, slot), slot.at)?;
             }
             self.file = Some(file);
         }
@@ -151,26 +185,40 @@ impl Checkpoint {
     /// before it comes to that leaves them to the next.
     fn load(&mut self) -> io::Result<()> {
         let file = open(&self.path)?;
-        let mut found = Vec::new();
-        (&file).take(MOST as u64 + 1).read_to_end(&mut found)?;
-        let records: Option<Vec<(Arc<str>, Record)>> = found.chunks(RECORD).map(record).collect();
-        match records.filter(|_| found.len() <= MOST) {
+        match read(&file)? {
             None => file.set_len(0)?, // none of ours
             Some(records) => {
-                for (at, (app, record)) in records.into_iter().enumerate() {
-                    let slot = (at * RECORD) as u64;
+                for (app, slot) in records {
                     if app.is_empty() {
-                        self.free.push(slot);
+                        self.free.push(slot.at);
                         continue;
                     }
-                    self.records.insert(app.clone(), (slot, record));
-                    self.left.insert(app, record);
+                    self.left.insert(app.clone(), slot.record);
+                    self.records.insert(app, slot);
                 }
             }
         }
         self.file = Some(file);
         Ok(())
     }
+}
+
+/// Where the supervisor of the folder `state` wrote the app's output last, if it has noted that.
+pub fn log_of(state: &Path, app: &str) -> Option<PathBuf> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(state.join(FILE));
+    let (_, slot) = read(&file.ok()?).ok()??.into_iter().find(|(name, _)| &**name == app)?;
+    Some(slot.log).filter(|log| !log.as_os_str().is_empty())
+}
+
+/// An app and its record.
+type Named = (Arc<str>, Slot);
+
+/// All records; `None` when the file is none of ours. Those without a name are free.
+fn read(file: &File) -> io::Result<Option<Vec<Named>>> {
+    let mut found = Vec::new();
+    file.take(MOST as u64 + 1).read_to_end(&mut found)?;
+    let slots = found.chunks(RECORD).enumerate().map(|(n, bytes)| slot((n * RECORD) as u64, bytes));
+    Ok(slots.collect::<Option<Vec<_>>>().filter(|_| found.len() <= MOST))
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -181,23 +229,29 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn bytes(app: &str, Record { pipe, chunk }: Record) -> [u8; RECORD] {
+fn bytes(app: &str, Slot { log, record: Record { pipe, chunk }, .. }: &Slot) -> [u8; RECORD] {
     let mut record = [0; RECORD];
     let name = &app.as_bytes()[..app.len().min(NAME)];
     record[..name.len()].copy_from_slice(name);
-    let numbers = [pipe, chunk.file.0, chunk.file.1, chunk.offset, chunk.length];
+    let path = log.as_os_str().as_bytes();
+    if path.len() <= PATH {
+        record[NAME..][..path.len()].copy_from_slice(path);
+    }
+    let numbers = [*pipe, chunk.file.0, chunk.file.1, chunk.offset, chunk.length];
     for (at, number) in numbers.into_iter().enumerate() {
-        record[NAME + at * 8..][..8].copy_from_slice(&number.to_le_bytes());
+        record[NUMBERS + at * 8..][..8].copy_from_slice(&number.to_le_bytes());
     }
     record
 }
 
 /// `None` when it is none.
-fn record(record: &[u8]) -> Option<(Arc<str>, Record)> {
-    let name = record.get(..NAME)?.split(|byte| *byte == 0).next()?;
-    let number = |at: usize| Some(u64::from_le_bytes(record.get(NAME + at * 8..)?.get(..8)?.try_into().ok()?));
+fn slot(at: u64, record: &[u8]) -> Option<Named> {
+    let text = |bytes: &[u8]| Some(String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next()?).into_owned());
+    let name = String::from_utf8(record.get(..NAME)?.split(|byte| *byte == 0).next()?.to_vec()).ok()?;
+    let log = PathBuf::from(text(record.get(NAME..NUMBERS)?)?);
+    let number = |n: usize| Some(u64::from_le_bytes(record.get(NUMBERS + n * 8..)?.get(..8)?.try_into().ok()?));
     let chunk = Chunk { file: (number(1)?, number(2)?), offset: number(3)?, length: number(4)? };
-    Some((String::from_utf8(name.to_vec()).ok()?.into(), Record { pipe: number(0)?, chunk }))
+    Some((name.into(), Slot { at, log, record: Record { pipe: number(0)?, chunk } }))
 }
 
 /// Takes out of the pipe what of the chunk is in the log already. If it had been taken out before, what is in the
@@ -324,42 +378,46 @@ mod tests {
     #[test]
     fn each_app_keeps_its_record_until_its_pipe_is_known_whoever_dies_meanwhile() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("checkpoint");
-        let mut first = Checkpoint::open(path.clone());
+        let log = Path::new("/logs/web.log");
+        let mut first = Checkpoint::open(dir.path());
         for (app, pipe) in [("web", 10), ("other", 11), ("done", 12), ("gone", 13)] {
+            first.attached(&app.into(), pipe, log);
             first.begin(&app.into(), pipe, record_of(pipe, 4).chunk);
         }
         first.end("done");
         first.remove("gone");
         // This one dies before it has looked at `other`.
-        let mut second = Checkpoint::open(path.clone());
+        let mut second = Checkpoint::open(dir.path());
         assert_eq!((second.left("web"), second.left("gone")), (Some(record_of(10, 4)), None));
         assert_eq!(second.left("done"), Some(record_of(12, 0)));
-        second.attached(&"web".into(), 20);
+        second.attached(&"web".into(), 20, log);
         assert_eq!(second.left("web"), None);
         second.begin(&"new".into(), 21, record_of(21, 7).chunk);
-        let third = Checkpoint::open(path.clone());
+        let third = Checkpoint::open(dir.path());
         assert_eq!(third.left("web"), Some(Record { pipe: 20, chunk: Chunk::default() }));
         assert_eq!((third.left("other"), third.left("new")), (Some(record_of(11, 4)), Some(record_of(21, 7))));
-        fs::write(&path, "none of ours").unwrap();
-        assert_eq!(Checkpoint::open(path).left("other"), None);
+        assert_eq!(log_of(dir.path(), "web").as_deref(), Some(log));
+        assert_eq!((log_of(dir.path(), "gone"), log_of(dir.path(), "new")), (None, None));
+        fs::write(dir.path().join(FILE), "none of ours").unwrap();
+        assert_eq!(log_of(dir.path(), "web"), None);
+        assert_eq!(Checkpoint::open(dir.path()).left("other"), None);
     }
 
     #[test]
     fn a_checkpoint_that_was_removed_is_written_anew_with_all_apps() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("state");
-        let path = folder.join("checkpoint");
+        let log = Path::new("/logs/app.log");
         fs::create_dir(&folder).unwrap();
-        let mut checkpoint = Checkpoint::open(path.clone());
-        checkpoint.attached(&"web".into(), 10);
+        let mut checkpoint = Checkpoint::open(&folder);
+        checkpoint.attached(&"web".into(), 10, log);
         fs::remove_dir_all(&folder).unwrap();
         checkpoint.looked = Instant::now().checked_sub(LOOK).unwrap();
-        checkpoint.attached(&"other".into(), 11);
+        checkpoint.attached(&"other".into(), 11, log);
         assert!(checkpoint.failed, "there is no folder to write it into");
         fs::create_dir(&folder).unwrap();
-        checkpoint.attached(&"third".into(), 12);
-        let next = Checkpoint::open(path);
+        checkpoint.attached(&"third".into(), 12, log);
+        let next = Checkpoint::open(&folder);
         let pipes = ["web", "other", "third"].map(|app| next.left(app).map(|left| left.pipe));
         assert_eq!(pipes, [Some(10), Some(11), Some(12)]);
     }

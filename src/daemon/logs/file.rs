@@ -117,7 +117,7 @@ impl LogFile {
 
     /// The last `count` lines, from the rotated files too, at most 8 MiB.
     pub fn last_lines(&self, count: usize) -> io::Result<Vec<u8>> {
-        generations::read_last_lines(&follow_links(&self.path)?, self.keep, count)
+        read_last_lines(&self.path, self.keep, count)
     }
 
     /// How large the file may grow now, in bytes; 0: no limit.
@@ -137,7 +137,7 @@ impl LogFile {
             let is = file.metadata()?;
             let (id, length) = ((is.dev(), is.ino()), is.len());
             let mid_line = length > 0 && last_byte(&file, length) != Some(b'\n');
-            let null = generations::target(&is).kind == Kind::Null;
+            let null = generations::facts(&is).kind == Kind::Null;
             self.open = Some(Open { file, path, id, length, mid_line, null, looked: Instant::now() });
         }
         self.open.as_mut().ok_or_else(|| io::Error::other("it is not open"))
@@ -226,9 +226,14 @@ pub fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// The last `count` lines of the log at `path` and of at most `keep` rotated files, at most 8 MiB.
+pub fn read_last_lines(path: &Path, keep: u32, count: usize) -> io::Result<Vec<u8>> {
+    generations::read_last_lines(&follow_links(path)?, keep, count)
+}
+
 fn refuse(file: &File) -> io::Result<()> {
-    let target = generations::target(&file.metadata()?);
-    match refusal(&target, rustix::process::geteuid().as_raw()) {
+    let facts = generations::facts(&file.metadata()?);
+    match refusal(&facts, rustix::process::geteuid().as_raw()) {
         Some(why) => Err(io::Error::other(why)),
         None => Ok(()),
     }

@@ -3,20 +3,18 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use serde_json::Value;
-
 use crate::model::output::lines::LineBuffer;
-use crate::model::output::pass::{Level, Passed, Rate, pass};
+use crate::model::output::pass::{ForwardRate, Level, Passed, pass};
 
 pub struct Forwarding {
     began: Instant,
     buffer: LineBuffer,
-    rate: Rate,
+    rate: ForwardRate,
 }
 
 impl Default for Forwarding {
     fn default() -> Self {
-        Forwarding { began: Instant::now(), buffer: LineBuffer::default(), rate: Rate::default() }
+        Forwarding { began: Instant::now(), buffer: LineBuffer::default(), rate: ForwardRate::default() }
     }
 }
 
@@ -61,19 +59,14 @@ impl Forwarding {
 }
 
 fn tell(app: &str, line: &[u8]) {
-    match pass(app, line) {
+    let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    match pass(app, line, &now) {
         Passed::Text(text) => tracing::info!(event = "app.output", app, "{text}"),
-        Passed::Entry { level, mut object } => {
-            let now = || humantime::format_rfc3339_millis(SystemTime::now()).to_string().into();
-            object.entry("ts").or_insert_with(now);
-            let message = object.get("msg").and_then(Value::as_str).unwrap_or_default().to_owned();
-            let entry = Value::Object(object).to_string();
-            match level {
-                Level::Error => tracing::error!(entry, "{message}"),
-                Level::Warn => tracing::warn!(entry, "{message}"),
-                Level::Info => tracing::info!(entry, "{message}"),
-            }
-        }
+        Passed::Entry { level, message, json: entry } => match level {
+            Level::Error => tracing::error!(entry, "{message}"),
+            Level::Warn => tracing::warn!(entry, "{message}"),
+            Level::Info => tracing::info!(entry, "{message}"),
+        },
     }
 }
 

@@ -7,19 +7,19 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::model::output::lines::{LONGEST, count_lines, last_lines};
-use crate::model::output::rotation::{Kind, Target, refusal};
+use crate::model::output::rotation::{FileFacts, Kind, refusal};
 
 /// The most that is read back from files, in bytes.
 const READ_BACK: u64 = 8 << 20;
 
 /// What output must know about a file before it goes there.
-pub fn target(is: &fs::Metadata) -> Target {
+pub fn facts(is: &fs::Metadata) -> FileFacts {
     let kind = match is.file_type() {
         kind if kind.is_file() => Kind::Regular,
         kind if kind.is_char_device() && is.rdev() == libc::makedev(1, 3) => Kind::Null,
         _ => Kind::Other,
     };
-    Target { kind, uid: is.uid(), links: is.nlink() }
+    FileFacts { kind, uid: is.uid(), links: is.nlink() }
 }
 
 /// The `n`th file of a log; 0 is the newest.
@@ -65,8 +65,8 @@ fn is_ours(file: &Path) -> io::Result<bool> {
         other => other?,
     };
     // A second name of an older file takes no harm from a rename.
-    let target = Target { links: 1, ..target(&is) };
-    match refusal(&target, rustix::process::geteuid().as_raw()) {
+    let facts = FileFacts { links: 1, ..facts(&is) };
+    match refusal(&facts, rustix::process::geteuid().as_raw()) {
         Some(why) => Err(io::Error::other(format!("{}: {why}", file.display()))),
         None => Ok(true),
     }

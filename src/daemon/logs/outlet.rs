@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::checkpoint::Chunk;
+use super::destination::Destination;
 use super::file::{LogFile, Opener, Short};
-use super::target::Target;
 use crate::model::output::lines::{count_lines, line_end};
 use crate::model::output::losses::{Gap, Stage, note};
 
@@ -17,7 +17,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const ASIDE: usize = 256 << 10;
 
 pub struct Outlet {
-    target: Arc<Target>,
+    destination: Arc<Destination>,
     file: LogFile,
     failing: Option<Failing>,
     /// Whole lines of hooks and probes, which wait until the app's own line has ended.
@@ -32,18 +32,18 @@ struct Failing {
 }
 
 impl Outlet {
-    pub fn new(target: Arc<Target>, opener: Opener) -> Outlet {
-        let file = LogFile::new(target.path.clone(), target.max_size, target.keep, opener);
-        Outlet { target, file, failing: None, aside: Vec::new() }
+    pub fn new(destination: Arc<Destination>, opener: Opener) -> Outlet {
+        let file = LogFile::new(destination.path.clone(), destination.max_size, destination.keep, opener);
+        Outlet { destination, file, failing: None, aside: Vec::new() }
     }
 
-    /// Output goes where `target` says from now on.
-    pub fn set(&mut self, target: &Arc<Target>) {
-        if Arc::ptr_eq(&self.target, target) {
+    /// Output goes where `destination` says from now on.
+    pub fn set(&mut self, destination: &Arc<Destination>) {
+        if Arc::ptr_eq(&self.destination, destination) {
             return;
         }
-        self.file.set(&target.path, target.max_size, target.keep);
-        self.target = target.clone();
+        self.file.set(&destination.path, destination.max_size, destination.keep);
+        self.destination = destination.clone();
         if let Some(failing) = &mut self.failing {
             failing.retry = Instant::now();
         }
@@ -64,7 +64,7 @@ impl Outlet {
             return self.lose(bytes);
         }
         let (whole, lost) = failing.gap.resume(bytes);
-        self.target.account.drop_lines(lost);
+        self.destination.account.drop_lines(lost);
         if !whole.is_empty() && self.tell_gap() {
             self.write(whole);
         } else {
@@ -75,7 +75,7 @@ impl Outlet {
     /// Lines of a hook or a probe. They wait until the app's own line has ended.
     pub fn command_lines(&mut self, lines: &[u8]) {
         if self.aside.len() + lines.len() > ASIDE {
-            return self.target.account.drop_lines(count_lines(lines));
+            return self.destination.account.drop_lines(count_lines(lines));
         }
         self.aside.extend_from_slice(lines);
         if !self.file.is_mid_line().unwrap_or(false) {
@@ -169,14 +169,14 @@ impl Outlet {
 
     fn lose(&mut self, bytes: &[u8]) {
         if let Some(failing) = &mut self.failing {
-            self.target.account.drop_lines(failing.gap.drop(bytes));
+            self.destination.account.drop_lines(failing.gap.drop(bytes));
         }
     }
 
     fn failed(&mut self, short: &Short) {
         let cause = cause(&short.error);
         let retry = Instant::now() + RETRY;
-        self.target.begin_trouble(Stage::File, &cause);
+        self.destination.begin_trouble(Stage::File, &cause);
         match &mut self.failing {
             Some(failing) => (failing.cause, failing.retry) = (cause, retry),
             None => self.failing = Some(Failing { cause, gap: Gap::default(), retry }),
@@ -185,7 +185,7 @@ impl Outlet {
 
     fn recovered(&mut self) {
         if self.failing.take().is_some() {
-            self.target.end_trouble(Stage::File);
+            self.destination.end_trouble(Stage::File);
         }
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
+use super::destination::{Account, Destination};
 use super::pipe::InPipe;
-use super::target::{Account, Target};
 use crate::host::sync::lock;
 use crate::model::output::pressure::{BUDGET, CHUNK, allowance};
 
@@ -20,14 +20,14 @@ const STUCK: Duration = Duration::from_secs(1);
 
 pub enum Job {
     /// Output of an app, and the chunk of its pipe that it is.
-    Output(Arc<Target>, Vec<u8>, Option<InPipe>),
+    Output(Arc<Destination>, Vec<u8>, Option<InPipe>),
     /// Whole lines of a hook or a probe of this app.
-    CommandLines(Arc<Target>, Vec<u8>),
+    CommandLines(Arc<Destination>, Vec<u8>),
     /// Lines dropped before they came into the queue, and why.
-    Lost(Arc<Target>, u64, &'static str),
-    Note(Arc<Target>, String),
+    Lost(Arc<Destination>, u64, &'static str),
+    Note(Arc<Destination>, String),
     /// Asks for the last lines of the files; `None` when they cannot be had.
-    Lines(Arc<Target>, usize, oneshot::Sender<Option<Vec<u8>>>),
+    Lines(Arc<Destination>, usize, oneshot::Sender<Option<Vec<u8>>>),
     /// Everything queued before is written, as far as it can be.
     Sync(oneshot::Sender<()>),
     Close(Arc<str>),
@@ -38,8 +38,8 @@ impl Job {
     fn cost(&self) -> Option<(&Account, usize)> {
         match self {
             // A large piece holds a whole buffer, however full.
-            Job::Output(target, bytes, _) | Job::CommandLines(target, bytes) => {
-                Some((&target.account, bytes.capacity() + OVERHEAD))
+            Job::Output(destination, bytes, _) | Job::CommandLines(destination, bytes) => {
+                Some((&destination.account, bytes.capacity() + OVERHEAD))
             }
             _ => None,
         }

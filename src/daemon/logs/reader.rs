@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
+use super::destination::Destination;
 use super::followers::{Followers, Piece};
 use super::forwarding::Forwarding;
 use super::pipe::{BUSY, GROWN, InPipe, OutputPipe};
 use super::queue::{Job, Queue};
-use super::target::Target;
 use crate::host::sync::lock;
 use crate::model::output::lines::count_lines;
 use crate::model::output::losses::{Gap, Stage};
@@ -37,7 +37,7 @@ pub struct Reader {
 }
 
 struct State {
-    target: Arc<Target>,
+    destination: Arc<Destination>,
     recent: Recent,
     followers: Option<Box<Followers>>,
     forwarding: Option<Box<Forwarding>>,
@@ -57,10 +57,10 @@ enum Outcome {
 }
 
 impl Reader {
-    pub fn new(pipe: Arc<OutputPipe>, queue: Arc<Queue>, target: Arc<Target>, forward: bool) -> Arc<Reader> {
+    pub fn new(pipe: Arc<OutputPipe>, queue: Arc<Queue>, destination: Arc<Destination>, forward: bool) -> Arc<Reader> {
         let recent = Recent::default();
         let forwarding = forward.then(Box::default);
-        let state = State { target, recent, followers: None, forwarding, dropping: None };
+        let state = State { destination, recent, followers: None, forwarding, dropping: None };
         Arc::new(Reader { pipe, queue, state: Mutex::new(state) })
     }
 
@@ -119,15 +119,15 @@ impl Reader {
             }
         }
         let dropping = self.state().dropping.is_some();
-        if dropping && self.queue.room(&self.target().account).await {
+        if dropping && self.queue.room(&self.destination().account).await {
             self.end_gap(&mut self.state());
         }
     }
 
     /// Output goes there from now on.
-    pub fn set(&self, target: Arc<Target>, forward: bool) {
+    pub fn set(&self, destination: Arc<Destination>, forward: bool) {
         let mut state = self.state();
-        state.target = target;
+        state.destination = destination;
         match forward {
             true => drop(state.forwarding.get_or_insert_default()),
             false => state.forwarding = None,
@@ -147,8 +147,8 @@ impl Reader {
         &self.pipe
     }
 
-    pub fn target(&self) -> Arc<Target> {
-        self.state().target.clone()
+    pub fn destination(&self) -> Arc<Destination> {
+        self.state().destination.clone()
     }
 
     /// Bytes read from the pipe.
@@ -178,7 +178,7 @@ impl Reader {
             followers.send_rest();
         }
         if let Some(forwarding) = &mut state.forwarding {
-            forwarding.end_line(&state.target.app);
+            forwarding.end_line(&state.destination.app);
         }
     }
 
@@ -188,12 +188,14 @@ impl Reader {
         if let Some(followers) = &mut state.followers {
             followers.interrupt(&lines);
         }
-        let account = &state.target.account;
+        let account = &state.destination.account;
         if self.queue.allowance(account, false) == 0 {
             return account.drop_lines(count_lines(&lines));
         }
-        if let Err(Job::CommandLines(target, lost)) = self.queue.push(Job::CommandLines(state.target.clone(), lines)) {
-            target.account.drop_lines(count_lines(&lost));
+        if let Err(Job::CommandLines(destination, lost)) =
+            self.queue.push(Job::CommandLines(state.destination.clone(), lines))
+        {
+            destination.account.drop_lines(count_lines(&lost));
         }
     }
 
@@ -204,15 +206,15 @@ impl Reader {
         if let Some(followers) = &mut state.followers {
             followers.interrupt(format!("[kasm-void: {text}]\n").as_bytes());
         }
-        if self.queue.allowance(&state.target.account, false) > 0 {
+        if self.queue.allowance(&state.destination.account, false) > 0 {
             // As with output, without a writer there is no file.
-            let _ = self.queue.push(Job::Note(state.target.clone(), text.to_owned()));
+            let _ = self.queue.push(Job::Note(state.destination.clone(), text.to_owned()));
         }
     }
 
     async fn wait_for_room(&self) {
-        let target = self.target();
-        if !self.queue.room(&target.account).await {
+        let destination = self.destination();
+        if !self.queue.room(&destination.account).await {
             begin_gap(&mut self.state());
         }
     }
@@ -221,7 +223,7 @@ impl Reader {
     fn read(&self, urgent: bool) -> Outcome {
         let state = &mut *self.state();
         // While output is dropped, more in the queue would not be written either.
-        let room = self.queue.allowance(&state.target.account, urgent && state.dropping.is_none());
+        let room = self.queue.allowance(&state.destination.account, urgent && state.dropping.is_none());
         let route = route(room, state.dropping.is_some(), urgent);
         if route == Route::Wait {
             return Outcome::Full;
@@ -261,7 +263,7 @@ impl Reader {
         if let Some(gap) = &mut state.dropping {
             let (whole, lost_lines) = gap.resume(&buffer);
             let lost = buffer.len() - whole.len();
-            state.target.account.drop_lines(lost_lines);
+            state.destination.account.drop_lines(lost_lines);
             buffer.drain(..lost);
             if buffer.is_empty() {
                 return self.queue.spare(buffer);
@@ -272,8 +274,10 @@ impl Reader {
             let small = buffer.as_slice().to_vec();
             self.queue.spare(std::mem::replace(&mut buffer, small));
         }
-        if let Err(Job::Output(target, lost, _)) = self.queue.push(Job::Output(state.target.clone(), buffer, in_pipe)) {
-            target.account.drop_lines(count_lines(&lost));
+        if let Err(Job::Output(destination, lost, _)) =
+            self.queue.push(Job::Output(state.destination.clone(), buffer, in_pipe))
+        {
+            destination.account.drop_lines(count_lines(&lost));
             self.pipe.let_go();
         }
     }
@@ -281,10 +285,10 @@ impl Reader {
     /// The writer works again: says what is missing.
     fn end_gap(&self, state: &mut State) {
         let Some(gap) = state.dropping.take() else { return };
-        state.target.end_trouble(Stage::Queue);
+        state.destination.end_trouble(Stage::Queue);
         if gap.lines() > 0 {
             // Without a writer there is no file to say it in.
-            let _ = self.queue.push(Job::Lost(state.target.clone(), gap.lines(), STUCK));
+            let _ = self.queue.push(Job::Lost(state.destination.clone(), gap.lines(), STUCK));
         }
     }
 
@@ -301,7 +305,7 @@ impl Reader {
             followers.tick(Instant::now());
         }
         if let Some(forwarding) = &mut state.forwarding {
-            forwarding.tick(&state.target.app);
+            forwarding.tick(&state.destination.app);
         }
     }
 
@@ -314,7 +318,7 @@ impl Reader {
 fn begin_gap(state: &mut State) {
     if state.dropping.is_none() {
         state.dropping = Some(Gap::default());
-        state.target.begin_trouble(Stage::Queue, STUCK);
+        state.destination.begin_trouble(Stage::Queue, STUCK);
     }
 }
 
@@ -327,14 +331,14 @@ impl State {
             followers.feed(bytes);
         }
         if let Some(forwarding) = &mut self.forwarding {
-            forwarding.feed(&self.target.app, bytes);
+            forwarding.feed(&self.destination.app, bytes);
         }
     }
 
     fn lose(&mut self, bytes: &[u8]) {
         begin_gap(self);
         if let Some(gap) = &mut self.dropping {
-            self.target.account.drop_lines(gap.drop(bytes));
+            self.destination.account.drop_lines(gap.drop(bytes));
         }
     }
 }

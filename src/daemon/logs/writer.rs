@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
+use super::destination::Destination;
 use super::file::{self, Opener};
 use super::outlet::Outlet;
 use super::pipe::InPipe;
 use super::queue::{Job, Shared, Start};
-use super::target::Target;
 use crate::host::sync::lock;
 
 /// After this long without output, spare buffers are freed and lines that wait are written.
@@ -60,13 +60,13 @@ impl Writer {
     /// Does what the job asks, and gives back what is left of it.
     fn work(&mut self, mut job: Job) -> Job {
         match &mut job {
-            Job::Output(target, bytes, in_pipe) => self.output(target, bytes, in_pipe.as_ref()),
-            Job::CommandLines(target, lines) => self.outlet(target).command_lines(lines),
-            Job::Lost(target, lines, cause) => self.outlet(target).lost(*lines, cause),
-            Job::Note(target, text) => self.outlet(target).note(text),
-            Job::Lines(target, count, reply) => {
+            Job::Output(destination, bytes, in_pipe) => self.output(destination, bytes, in_pipe.as_ref()),
+            Job::CommandLines(destination, lines) => self.outlet(destination).command_lines(lines),
+            Job::Lost(destination, lines, cause) => self.outlet(destination).lost(*lines, cause),
+            Job::Note(destination, text) => self.outlet(destination).note(text),
+            Job::Lines(destination, count, reply) => {
                 let (count, (dead, _)) = (*count, tokio::sync::oneshot::channel());
-                let lines = self.outlet(target).lines(count);
+                let lines = self.outlet(destination).lines(count);
                 let _ = std::mem::replace(reply, dead).send(lines); // the client may have disconnected
             }
             Job::Sync(reply) => {
@@ -83,29 +83,31 @@ impl Writer {
         job
     }
 
-    fn output(&mut self, target: &Arc<Target>, bytes: &[u8], in_pipe: Option<&InPipe>) {
-        let Some(at) = self.outlet(target).interruption(bytes) else { return self.write(target, bytes, in_pipe) };
+    fn output(&mut self, destination: &Arc<Destination>, bytes: &[u8], in_pipe: Option<&InPipe>) {
+        let Some(at) = self.outlet(destination).interruption(bytes) else {
+            return self.write(destination, bytes, in_pipe);
+        };
         let (first, rest) = bytes.split_at(at);
-        self.write(target, first, in_pipe);
-        self.outlet(target).write_aside();
-        self.write(target, rest, in_pipe);
+        self.write(destination, first, in_pipe);
+        self.outlet(destination).write_aside();
+        self.write(destination, rest, in_pipe);
     }
 
     /// Writes first, and takes out of the pipe then: whenever we die, one of the two has it.
-    fn write(&mut self, target: &Arc<Target>, bytes: &[u8], in_pipe: Option<&InPipe>) {
-        let Some(in_pipe) = in_pipe else { return self.outlet(target).output(bytes) };
-        if let Some(chunk) = self.outlet(target).place(bytes.len()) {
-            lock(&self.checkpoint).begin(&target.app, in_pipe.pipe(), chunk);
+    fn write(&mut self, destination: &Arc<Destination>, bytes: &[u8], in_pipe: Option<&InPipe>) {
+        let Some(in_pipe) = in_pipe else { return self.outlet(destination).output(bytes) };
+        if let Some(chunk) = self.outlet(destination).place(bytes.len()) {
+            lock(&self.checkpoint).begin(&destination.app, in_pipe.pipe(), chunk);
         }
-        self.outlet(target).output(bytes);
+        self.outlet(destination).output(bytes);
         in_pipe.take_out(bytes.len());
-        lock(&self.checkpoint).end(&target.app);
+        lock(&self.checkpoint).end(&destination.app);
     }
 
-    fn outlet(&mut self, target: &Arc<Target>) -> &mut Outlet {
-        let new = || Outlet::new(target.clone(), self.opener.clone());
-        let outlet = self.outlets.entry(target.app.clone()).or_insert_with(new);
-        outlet.set(target);
+    fn outlet(&mut self, destination: &Arc<Destination>) -> &mut Outlet {
+        let new = || Outlet::new(destination.clone(), self.opener.clone());
+        let outlet = self.outlets.entry(destination.app.clone()).or_insert_with(new);
+        outlet.set(destination);
         outlet
     }
 }

@@ -287,6 +287,14 @@ fn replace(path: &Path, text: &str) -> io::Result<File> {
     Ok(file)
 }
 
+/// The last crashes of an app, oldest first, as the supervisor of this folder wrote them down last. For a client while
+/// no supervisor runs.
+pub fn crashes(folder: &Path, app: &str) -> Result<Vec<Crash>, String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let found = read(&folder.join("ledger.jsonl"), boot.trim())?.unwrap_or_default();
+    Ok(found.crashes.into_iter().filter(|(name, _)| name == app).map(|(_, crash)| crash).collect())
+}
+
 /// `None`: there is nothing that concerns us. The error says what is wrong with what is there.
 fn read(path: &Path, boot: &str) -> Result<Option<Inherited>, String> {
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);

@@ -10,14 +10,15 @@ use crate::model::plain;
 pub const LINES: u64 = 100;
 pub const WINDOW: Duration = Duration::from_secs(1);
 
-/// A JSON line longer than this is passed on as text, cut: a line of the supervisor's log stays under 16 KiB.
+/// A JSON line longer than this many bytes is passed on as text, cut: a line of the supervisor's log stays under
+/// 16 KiB.
 const LONGEST_JSON: usize = 15 << 10;
 
 /// A line as it is passed on.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Passed {
-    /// A log line of the app's own: one JSON object with `level` and `msg`, and `app` added.
-    Entry { level: Level, object: Map<String, Value> },
+    /// A log line of the app's own: one JSON object with `level` and `msg`, to which `app` was added.
+    Entry { level: Level, message: String, json: String },
     /// Anything else, fit to be shown.
     Text(String),
 }
@@ -31,25 +32,25 @@ pub enum Level {
     Info,
 }
 
-/// Decides what becomes of one line of `app`. Nobody can speak in another app's name: `app` is always set here.
-pub fn pass(app: &str, line: &[u8]) -> Passed {
-    match entry(line) {
-        Some((level, mut object)) => {
-            object.insert("app".into(), app.into());
-            Passed::Entry { level, object }
-        }
-        None => Passed::Text(plain::line(line)),
-    }
+/// Decides what becomes of one line of `app`. `now`: the time for a line that does not say its own. Nobody can speak in
+/// another app's name: `app` is always set here.
+pub fn pass(app: &str, line: &[u8], now: &str) -> Passed {
+    entry(app, line, now).unwrap_or_else(|| Passed::Text(plain::line(line)))
 }
 
-fn entry(line: &[u8]) -> Option<(Level, Map<String, Value>)> {
+fn entry(app: &str, line: &[u8], now: &str) -> Option<Passed> {
     let line = line.trim_ascii();
     if line.len() > LONGEST_JSON || !line.starts_with(b"{") {
         return None;
     }
-    let object: Map<String, Value> = serde_json::from_slice(line).ok()?;
-    object.get("msg")?.as_str()?;
-    Some((level(object.get("level")?.as_str()?), object))
+    let mut object: Map<String, Value> = serde_json::from_slice(line).ok()?;
+    let message = object.get("msg")?.as_str()?.to_owned();
+    let level = level(object.get("level")?.as_str()?);
+    object.insert("app".into(), app.into());
+    object.entry("ts").or_insert_with(|| now.into());
+    // Escaped it may be longer than it was.
+    let json = plain::json(&Value::Object(object).to_string());
+    (json.len() <= LONGEST_JSON).then_some(Passed::Entry { level, message, json })
 }
 
 /// From the names that loggers use.
@@ -63,15 +64,15 @@ fn level(name: &str) -> Level {
 
 /// How many lines one app has passed on in this window.
 #[derive(Debug, Default)]
-pub struct Rate {
+pub struct ForwardRate {
     /// When the window ends; the time is since a fixed moment of the caller's.
     ends: Duration,
     passed: u64,
     dropped: u64,
 }
 
-impl Rate {
-    /// Whether one more line may be passed on; one that may not is counted. Call [`Rate::turn`] first.
+impl ForwardRate {
+    /// Whether one more line may be passed on; one that may not is counted. Call [`ForwardRate::turn`] first.
     pub fn admit(&mut self) -> bool {
         let admitted = self.passed < LINES;
         match admitted {
@@ -86,7 +87,7 @@ impl Rate {
         if now < self.ends {
             return None;
         }
-        let before = std::mem::replace(self, Rate { ends: now + WINDOW, ..Rate::default() });
+        let before = std::mem::replace(self, ForwardRate { ends: now + WINDOW, ..ForwardRate::default() });
         (before.dropped > 0).then_some(before.dropped)
     }
 
@@ -102,19 +103,21 @@ mod tests {
 
     use super::*;
 
+    const NOW: &str = "2026-01-02T03:04:05.678Z";
+
     fn written(line: &str) -> Option<(Level, String)> {
-        match pass("shim", line.as_bytes()) {
-            Passed::Entry { level, object } => Some((level, Value::Object(object).to_string())),
+        match pass("shim", line.as_bytes(), NOW) {
+            Passed::Entry { level, json, .. } => Some((level, json)),
             Passed::Text(_) => None,
         }
     }
 
     #[test]
     fn a_log_line_of_the_apps_own_keeps_its_level_and_its_fields() {
-        let (level, text) =
-            written(r#"{"level":"warn","msg":"refused","event":"launcher.request","status":400}"#).unwrap();
+        let line = r#"{"ts":"then","level":"warn","msg":"refused","event":"launcher.request","status":400}"#;
+        let (level, text) = written(line).unwrap();
         assert_eq!(level, Level::Warn);
-        assert_eq!(text, r#"{"level":"warn","msg":"refused","event":"launcher.request","status":400,"app":"shim"}"#);
+        assert_eq!(text, line.replace('}', r#","app":"shim"}"#));
         assert_eq!(written("  {\"msg\":\"x\",\"level\":\"FATAL\"}\r\n").unwrap().0, Level::Error);
         assert_eq!(written(r#"{"msg":"x","level":"notice"}"#).unwrap().0, Level::Info);
     }
@@ -122,7 +125,7 @@ mod tests {
     #[test]
     fn nobody_speaks_in_another_apps_name() {
         let (_, text) = written(r#"{"app":"browser","level":"info","msg":"x"}"#).unwrap();
-        assert_eq!(text, r#"{"app":"shim","level":"info","msg":"x"}"#);
+        assert_eq!(text, format!(r#"{{"app":"shim","level":"info","msg":"x","ts":"{NOW}"}}"#));
     }
 
     #[test]
@@ -136,16 +139,22 @@ mod tests {
             r#"{"level":3,"msg":"x"}"#,
             r#"{"level":"info","msg":"x""#,
         ] {
-            assert_eq!(pass("a", line.as_bytes()), Passed::Text(line.into()), "{line}");
+            assert_eq!(pass("a", line.as_bytes(), NOW), Passed::Text(line.into()), "{line}");
         }
         let long = format!(r#"{{"level":"info","msg":"{}"}}"#, "x".repeat(20 << 10));
-        assert!(matches!(pass("a", long.as_bytes()), Passed::Text(text) if text.len() < 9 << 10));
-        assert_eq!(pass("a", b"\x1b[2Jx\n"), Passed::Text("\\u{1b}[2Jx".into()));
+        assert!(matches!(pass("a", long.as_bytes(), NOW), Passed::Text(text) if text.len() < 9 << 10));
+        assert_eq!(pass("a", b"\x1b[2Jx\n", NOW), Passed::Text("\\u{1b}[2Jx".into()));
+    }
+
+    #[test]
+    fn a_line_that_grows_when_it_is_escaped_stays_short() {
+        let line = format!(r#"{{"level":"info","msg":"{}"}}"#, "\u{9b}".repeat(7_000));
+        assert!(line.len() < LONGEST_JSON && written(&line).is_none());
     }
 
     #[test]
     fn what_is_too_much_is_counted_and_told_once() {
-        let mut rate = Rate::default();
+        let mut rate = ForwardRate::default();
         let at = Duration::from_secs;
         assert_eq!(rate.turn(at(10)), None);
         let admitted = (0..250).filter(|_| rate.admit()).count();
@@ -159,8 +168,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_line_is_one_line_of_bounded_length(line in prop::collection::vec(any::<u8>(), 0..300)) {
-            let text = match pass("a", &line) {
-                Passed::Entry { object, .. } => Value::Object(object).to_string(),
+            let text = match pass("a", &line, NOW) {
+                Passed::Entry { json, .. } => json,
                 Passed::Text(text) => text,
             };
             prop_assert!(!text.contains('\n') && text.len() < 16 << 10);

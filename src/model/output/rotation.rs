@@ -4,7 +4,7 @@ use super::lines::{LONGEST, last_line_end, line_end};
 
 /// How much of some output goes into the file now, and whether the file is rotated behind it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct WriteStep {
     /// Bytes.
     pub write: usize,
     pub rotate: bool,
@@ -13,22 +13,22 @@ pub struct Step {
 /// The next step for `bytes` and a file of `length` bytes that should not grow beyond `max_size` (0: no limit).
 /// Files end between two lines; a line that is under way may end a little beyond the size. `mid_line`: the last
 /// line in the file has no end yet.
-pub fn next_step(bytes: &[u8], length: u64, max_size: u64, mid_line: bool) -> Step {
+pub fn next_step(bytes: &[u8], length: u64, max_size: u64, mid_line: bool) -> WriteStep {
     let within = |limit: u64| usize::try_from(limit.saturating_sub(length)).unwrap_or(usize::MAX).min(bytes.len());
     let room = within(max_size);
     if max_size == 0 || room == bytes.len() {
-        return Step { write: bytes.len(), rotate: false };
+        return WriteStep { write: bytes.len(), rotate: false };
     }
     if let Some(write) = last_line_end(&bytes[..room]) {
-        return Step { write, rotate: true };
+        return WriteStep { write, rotate: true };
     }
     if length > 0 && !mid_line {
-        return Step { write: 0, rotate: true };
+        return WriteStep { write: 0, rotate: true };
     }
     let room = within(max_size.saturating_add(LONGEST as u64));
     match line_end(&bytes[..room]) {
-        Some(write) => Step { write, rotate: true },
-        None => Step { write: room, rotate: room < bytes.len() },
+        Some(write) => WriteStep { write, rotate: true },
+        None => WriteStep { write: room, rotate: room < bytes.len() },
     }
 }
 
@@ -39,7 +39,7 @@ pub fn limit_without_rotation(max_size: u64, keep: u32) -> u64 {
 
 /// What is known about a file that output is to be written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Target {
+pub struct FileFacts {
     pub kind: Kind,
     /// Its owner.
     pub uid: u32,
@@ -57,14 +57,14 @@ pub enum Kind {
 
 /// Why output must not go into this file. In a folder open to everybody, such as `/tmp`, anybody may have put a file
 /// there first, or a second name of a file of ours that is not a log. `us`: our user.
-pub fn refusal(target: &Target, us: u32) -> Option<String> {
+pub fn refusal(facts: &FileFacts, us: u32) -> Option<String> {
     const WAY_OUT: &str = "remove it or give another `log.file`";
-    match target {
-        Target { kind: Kind::Null, .. } => None,
-        Target { kind: Kind::Other, .. } => Some(format!("it is not a regular file: {WAY_OUT}")),
-        Target { uid, .. } if *uid != us && *uid != 0 => Some(format!("it belongs to uid {uid}: {WAY_OUT}")),
-        Target { links, .. } if *links > 1 => Some(format!("the file has {links} names (hard links): {WAY_OUT}")),
-        Target { .. } => None,
+    match facts {
+        FileFacts { kind: Kind::Null, .. } => None,
+        FileFacts { kind: Kind::Other, .. } => Some(format!("it is not a regular file: {WAY_OUT}")),
+        FileFacts { uid, .. } if *uid != us && *uid != 0 => Some(format!("it belongs to uid {uid}: {WAY_OUT}")),
+        FileFacts { links, .. } if *links > 1 => Some(format!("the file has {links} names (hard links): {WAY_OUT}")),
+        FileFacts { .. } => None,
     }
 }
 
@@ -76,23 +76,23 @@ mod tests {
 
     #[test]
     fn a_file_ends_between_two_lines() {
-        assert_eq!(next_step(b"a\nb\n", 0, 0, false), Step { write: 4, rotate: false });
-        assert_eq!(next_step(b"a\nb\n", 6, 10, false), Step { write: 4, rotate: false });
-        assert_eq!(next_step(b"a\nb\n", 7, 10, false), Step { write: 2, rotate: true });
-        assert_eq!(next_step(b"long\n", 7, 10, false), Step { write: 0, rotate: true });
-        assert_eq!(next_step(b"long\nx", 7, 10, true), Step { write: 5, rotate: true });
+        assert_eq!(next_step(b"a\nb\n", 0, 0, false), WriteStep { write: 4, rotate: false });
+        assert_eq!(next_step(b"a\nb\n", 6, 10, false), WriteStep { write: 4, rotate: false });
+        assert_eq!(next_step(b"a\nb\n", 7, 10, false), WriteStep { write: 2, rotate: true });
+        assert_eq!(next_step(b"long\n", 7, 10, false), WriteStep { write: 0, rotate: true });
+        assert_eq!(next_step(b"long\nx", 7, 10, true), WriteStep { write: 5, rotate: true });
     }
 
     #[test]
     fn a_file_that_is_not_ours_alone_is_refused() {
-        let target = Target { kind: Kind::Regular, uid: 1000, links: 1 };
-        assert_eq!(refusal(&target, 1000), None);
-        assert_eq!(refusal(&Target { uid: 0, ..target }, 1000), None);
-        assert!(refusal(&Target { uid: 1001, ..target }, 1000).unwrap().contains("uid 1001"));
-        assert!(refusal(&Target { uid: 1001, ..target }, 0).unwrap().contains("uid 1001"));
-        assert!(refusal(&Target { links: 2, ..target }, 1000).unwrap().contains("hard links"));
-        assert!(refusal(&Target { kind: Kind::Other, ..target }, 1000).unwrap().contains("not a regular file"));
-        assert_eq!(refusal(&Target { kind: Kind::Null, uid: 0, links: 1 }, 1000), None);
+        let facts = FileFacts { kind: Kind::Regular, uid: 1000, links: 1 };
+        assert_eq!(refusal(&facts, 1000), None);
+        assert_eq!(refusal(&FileFacts { uid: 0, ..facts }, 1000), None);
+        assert!(refusal(&FileFacts { uid: 1001, ..facts }, 1000).unwrap().contains("uid 1001"));
+        assert!(refusal(&FileFacts { uid: 1001, ..facts }, 0).unwrap().contains("uid 1001"));
+        assert!(refusal(&FileFacts { links: 2, ..facts }, 1000).unwrap().contains("hard links"));
+        assert!(refusal(&FileFacts { kind: Kind::Other, ..facts }, 1000).unwrap().contains("not a regular file"));
+        assert_eq!(refusal(&FileFacts { kind: Kind::Null, uid: 0, links: 1 }, 1000), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::host::sync::lock;
 use crate::model::output::losses::{Losses, Recovered, Stage};
 
 /// An app's log file and its settings; made anew when they change.
-pub struct Target {
+pub struct Destination {
     pub app: Arc<str>,
     pub path: PathBuf,
     /// Bytes; 0: no limit.
@@ -50,7 +50,7 @@ impl Account {
     }
 }
 
-impl Target {
+impl Destination {
     /// Why output is being dropped now.
     pub fn trouble(&self) -> Option<String> {
         let losses = lock(&self.account.losses);
