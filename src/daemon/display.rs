@@ -2,16 +2,16 @@
 //! own on a blocking thread, with a deadline on every wait, so that a stopped server holds up nobody and a
 //! cancelled hook leaves no client behind.
 
-mod session;
+mod client;
 mod windows;
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::model::hooks::maximize::Outcome;
+use crate::model::hooks::maximize::Maximized;
 use crate::model::manifest::pattern::Pattern;
-use session::{Failed, Limits, Session};
+use client::{DisplayClient, DisplayError, Limits};
 
 /// Which display, and the file that holds the key to it.
 #[derive(Debug, Clone, Default)]
@@ -47,8 +47,8 @@ pub async fn wait_up(screen: &Screen, within: Duration) -> Result<(), String> {
 /// A visible window of this class is there now.
 pub async fn window_exists(screen: &Screen, class: &Pattern, within: Duration) -> Result<(), String> {
     let class = class.clone();
-    ask(screen, within, move |session| match session.windows_of(&class)?.is_empty() {
-        true => Err(Failed::Said(format!("no window of class `{class}`"))),
+    ask(screen, within, move |client| match client.windows_of(&class)?.is_empty() {
+        true => Err(DisplayError::Said(format!("no window of class `{class}`"))),
         false => Ok(()),
     })
     .await
@@ -57,9 +57,9 @@ pub async fn window_exists(screen: &Screen, class: &Pattern, within: Duration) -
 /// As [`window_exists`], waiting for it without polling.
 pub async fn wait_window(screen: &Screen, class: &Pattern, within: Duration) -> Result<(), String> {
     let class = class.clone();
-    ask(screen, within, move |session| {
-        let there = || Ok((!session.windows_of(&class)?.is_empty()).then_some(()));
-        session.until(there)?.ok_or_else(|| Failed::Said(no_window(&class, within)))
+    ask(screen, within, move |client| {
+        let there = || Ok((!client.windows_of(&class)?.is_empty()).then_some(()));
+        client.until(there)?.ok_or_else(|| DisplayError::Said(no_window(&class, within)))
     })
     .await
 }
@@ -72,10 +72,10 @@ pub async fn maximize(
     progress: impl Fn(&str) + Send + 'static,
 ) -> Result<(), String> {
     let class = class.clone();
-    ask(screen, within, move |session| match session.maximize(&class, progress)? {
-        Outcome::Maximised(_) => Ok(()),
-        Outcome::NoWindow => Err(Failed::Said(no_window(&class, within))),
-        Outcome::Ignored => Err(Failed::Said("the window manager did not maximise the window".into())),
+    ask(screen, within, move |client| match client.maximize(&class, progress)? {
+        Maximized::Windows(_) => Ok(()),
+        Maximized::NoWindow => Err(DisplayError::Said(no_window(&class, within))),
+        Maximized::Ignored => Err(DisplayError::Said("the window manager did not maximise the window".into())),
     })
     .await
 }
@@ -88,7 +88,7 @@ fn no_window(class: &Pattern, within: Duration) -> String {
 async fn ask<T: Send + 'static>(
     screen: &Screen,
     within: Duration,
-    question: impl FnOnce(&Session) -> Result<T, Failed> + Send + 'static,
+    question: impl FnOnce(&DisplayClient) -> Result<T, DisplayError> + Send + 'static,
 ) -> Result<T, String> {
     let screen = screen.clone();
     // A dropped question drops its end of the pair, and that wakes the thread.
@@ -97,8 +97,8 @@ async fn ask<T: Send + 'static>(
     let answer = tokio::task::spawn_blocking(move || {
         let display =
             screen.display.as_deref().ok_or("DISPLAY is not set: set it in `env` of workspace.ron or of the app")?;
-        let session = Session::open(display, screen.authority.as_deref(), within, limits)?;
-        question(&session).map_err(|failed| failed.words(display, within))
+        let client = DisplayClient::open(display, screen.authority.as_deref(), within, limits)?;
+        question(&client).map_err(|failed| failed.words(display, within))
     });
     answer.await.unwrap_or_else(|panic| Err(format!("internal error: {panic}")))
 }

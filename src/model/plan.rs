@@ -118,9 +118,10 @@ pub fn program(app: &App) -> u64 {
     cwd.iter().for_each(|folder| hash.line("cwd", &folder.to_string_lossy()));
     nice.iter().for_each(|nice| hash.line("nice", &nice.to_string()));
     oom_score_adj.iter().for_each(|score| hash.line("oom_score_adj", &score.to_string()));
-    if let Some(Matcher { cmdline, exclude }) = &app.matcher {
+    if let Some(Matcher { cmdline, exclude, same_folder }) = &app.matcher {
         hash.line("matches", cmdline.as_str());
         exclude.iter().for_each(|exclude| hash.line("exclude", exclude.as_str()));
+        same_folder.iter().for_each(|same| hash.line("same_folder", &same.flag)); // its value is in `argv`
     }
     hash.0
 }
@@ -202,7 +203,8 @@ mod tests {
         app.program.cwd = Some("/tmp".into());
         app.program.nice = Some(5);
         app.program.oom_score_adj = Some(300);
-        app.matcher = Some(Matcher { cmdline: pattern("^/usr/bin/web"), exclude: Some(pattern("--type=")) });
+        app.matcher =
+            Some(Matcher { cmdline: pattern("^/usr/bin/web"), exclude: Some(pattern("--type=")), same_folder: None });
         app
     }
 

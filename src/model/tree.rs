@@ -20,7 +20,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use crate::model::app::AppId;
-use crate::model::manifest::matches::Matcher;
+use crate::model::manifest::matches::{FolderFlag, Matcher};
 
 pub use lineage::Lineage;
 pub use marks::{Marks, Place};
@@ -75,6 +75,8 @@ pub trait Look {
     fn marks(&self, pid: Pid) -> Rc<Marks>;
     /// Its arguments, joined by single spaces.
     fn command_line(&self, pid: Pid) -> Rc<str>;
+    /// Its arguments name this folder, in whatever spelling.
+    fn names_folder(&self, pid: Pid, folder: &FolderFlag) -> bool;
     /// The app into whose pipe its output goes.
     fn output(&self, pid: Pid) -> Option<AppId>;
     /// It runs a kasm-void program: a guard, a supervisor, or a client with an app's name in its arguments.
@@ -308,8 +310,12 @@ impl Trees {
     /// What the app's pattern matches.
     fn matching(&self, wanted: Wanted<'_>, lineage: &Lineage, look: &dyn Look) -> Option<&Process> {
         let matcher = wanted.matcher?;
+        let same_folder = |pid| matcher.same_folder.as_ref().is_none_or(|folder| look.names_folder(pid, folder));
         let may_be = |process: &&Process| {
-            self.free(process, lineage) && process.signallable && matcher.is(&look.command_line(process.pid))
+            self.free(process, lineage)
+                && process.signallable
+                && matcher.is(&look.command_line(process.pid))
+                && same_folder(process.pid)
         };
         // Looking into a process costs more than its command line does, so only matches are looked into.
         self.table.processes.iter().filter(may_be).find(|process| {

@@ -310,3 +310,34 @@ fn an_app_whose_manifest_went_meanwhile_is_stopped_as_it_wants_to_be() {
     until("it is forgotten", || session.find("web").is_none().then_some(()));
     assert_eq!(session.wait_lines("web.log", 1), ["last words"]);
 }
+
+#[test]
+fn a_folder_is_the_same_in_every_spelling() {
+    let manifest = r#"App(command: "${BIN}/web", args: ["--dir=${DATA}/profile"],
+        matches: Match(cmdline: "^/bin/sh ${BIN}/web ", same_folder: "--dir"))"#;
+    for (spelled, is_it) in [
+        ("--dir=DATA/profile/", true),
+        ("--dir=DATA/./profile", true),
+        ("--dir DATA/link", true),
+        ("--dir=profile", true),
+        ("--dir=DATA/other", false),
+        ("--dir=DATA/profile --dir=DATA/other", false),
+        ("--dirs=DATA/profile", false),
+    ] {
+        let session = Session::new().stayer("web").app("web", manifest);
+        for folder in ["profile", "other"] {
+            std::fs::create_dir(session.data().join(folder)).expect("a folder");
+        }
+        std::os::unix::fs::symlink("profile", session.data().join("link")).expect("a link");
+        let words = spelled.replace("DATA", session.data().to_str().expect("UTF-8"));
+        let mut by_hand = session.command("setsid");
+        by_hand.arg("--fork").arg(session.bin().join("web")).args(words.split(' ')).current_dir(session.data());
+        assert!(by_hand.status().expect("setsid of util-linux").success());
+        let owner = session.wait_lines("web.pids", 1)[0].clone();
+        let session = session.start();
+        assert_eq!(session.pid("web").to_string() == owner, is_it, "{spelled}");
+        if !is_it {
+            crate::harness::kill(owner.parse().expect("a pid"));
+        }
+    }
+}

@@ -8,8 +8,8 @@ use x11rb::protocol::xproto::{
     Atom, AtomEnum, ChangeWindowAttributesAux, ClientMessageEvent, ConnectionExt as _, EventMask, MapState, Window,
 };
 
-use super::session::{Failed, Session};
-use crate::model::hooks::maximize::{self, Maximizer, Outcome, WindowKind};
+use super::client::{DisplayClient, DisplayError};
+use crate::model::hooks::maximize::{AppWindow, Maximized, Maximizer, WindowKind};
 use crate::model::manifest::pattern::Pattern;
 
 /// What maximising takes, named once.
@@ -36,9 +36,9 @@ const OTHER_KINDS: [&str; 10] = [
     "DOCK",
 ];
 
-impl Session {
+impl DisplayClient {
     /// The visible windows whose class or instance matches, oldest first.
-    pub fn windows_of(&self, class: &Pattern) -> Result<Vec<Window>, Failed> {
+    pub fn windows_of(&self, class: &Pattern) -> Result<Vec<Window>, DisplayError> {
         let mut found = Vec::new();
         for window in self.windows()? {
             let names = self.property(window, AtomEnum::WM_CLASS.into(), AtomEnum::STRING)?;
@@ -52,7 +52,10 @@ impl Session {
 
     /// Looks again whenever something on the display has changed, until there is an answer. `None`: the time is
     /// over.
-    pub fn until<T>(&self, mut look: impl FnMut() -> Result<Option<T>, Failed>) -> Result<Option<T>, Failed> {
+    pub fn until<T>(
+        &self,
+        mut look: impl FnMut() -> Result<Option<T>, DisplayError>,
+    ) -> Result<Option<T>, DisplayError> {
         self.listen(self.root, EventMask::PROPERTY_CHANGE | EventMask::SUBSTRUCTURE_NOTIFY)?;
         loop {
             if let Some(found) = look()? {
@@ -60,14 +63,14 @@ impl Session {
             }
             match self.wait_for_change() {
                 Ok(()) => {}
-                Err(Failed::TimedOut) => return Ok(None),
+                Err(DisplayError::TimedOut) => return Ok(None),
                 Err(failed) => return Err(failed),
             }
         }
     }
 
     /// Maximises and raises each window of this class once, until the time is over.
-    pub fn maximize(&self, class: &Pattern, progress: impl Fn(&str)) -> Result<Outcome, Failed> {
+    pub fn maximize(&self, class: &Pattern, progress: impl Fn(&str)) -> Result<Maximized, DisplayError> {
         let (atoms, mut maximizer) = (self.atoms()?, Maximizer::default());
         let mut managed = false;
         let mut look = || {
@@ -89,22 +92,22 @@ impl Session {
         };
         self.until(&mut look)?;
         match maximizer.outcome() {
-            Outcome::NoWindow if !managed => {
-                Err(Failed::Said("no window manager is running, so nothing can be maximised".into()))
+            Maximized::NoWindow if !managed => {
+                Err(DisplayError::Said("no window manager is running, so nothing can be maximised".into()))
             }
             outcome => Ok(outcome),
         }
     }
 
     /// `None`: it has just been closed.
-    fn look_at(&self, window: Window, atoms: &Atoms) -> Result<Option<maximize::Window>, Failed> {
+    fn look_at(&self, window: Window, atoms: &Atoms) -> Result<Option<AppWindow>, DisplayError> {
         let Some(state) = self.numbers(window, atoms.state, AtomEnum::ATOM)? else { return Ok(None) };
         let Some(kinds) = self.numbers(window, atoms.kind, AtomEnum::ATOM)? else { return Ok(None) };
         let transient = self.numbers(window, AtomEnum::WM_TRANSIENT_FOR.into(), AtomEnum::WINDOW)?;
         let transient = transient.is_some_and(|owner| !owner.is_empty());
         // An app lists the kinds it knows, the best first: a kind that we do not know says nothing.
         let other = transient || kinds.iter().any(|kind| atoms.others.contains(kind));
-        Ok(Some(maximize::Window {
+        Ok(Some(AppWindow {
             id: window,
             kind: if other { WindowKind::Other } else { WindowKind::Main },
             resizable: self.resizable(window)?,
@@ -113,7 +116,7 @@ impl Session {
     }
 
     /// A window whose least size is also its greatest has said that it wants no other.
-    fn resizable(&self, window: Window) -> Result<bool, Failed> {
+    fn resizable(&self, window: Window) -> Result<bool, DisplayError> {
         const MIN_AND_MAX: u32 = 1 << 4 | 1 << 5;
         let hints = self.numbers(window, AtomEnum::WM_NORMAL_HINTS.into(), AtomEnum::WM_SIZE_HINTS)?;
         let hints = hints.unwrap_or_default();
@@ -123,7 +126,7 @@ impl Session {
     }
 
     /// Maximises and raises, as a pager would.
-    fn ask_manager(&self, window: Window, atoms: &Atoms) -> Result<(), Failed> {
+    fn ask_manager(&self, window: Window, atoms: &Atoms) -> Result<(), DisplayError> {
         const ADD: u32 = 1;
         const FROM_A_PAGER: u32 = 2;
         let maximise = [ADD, atoms.horizontal, atoms.vertical, FROM_A_PAGER, 0];
@@ -135,7 +138,7 @@ impl Session {
         Ok(self.connection.flush()?)
     }
 
-    fn atoms(&self) -> Result<Atoms, Failed> {
+    fn atoms(&self) -> Result<Atoms, DisplayError> {
         let kinds = OTHER_KINDS.iter().map(|kind| self.atom(&format!("_NET_WM_WINDOW_TYPE_{kind}")));
         Ok(Atoms {
             state: self.atom("_NET_WM_STATE")?,
@@ -149,7 +152,7 @@ impl Session {
 
     /// The windows a person sees, oldest first: those the window manager lists, then those on the root that
     /// it does not manage (all of them without one, and any that opened while it was starting).
-    fn windows(&self) -> Result<Vec<Window>, Failed> {
+    fn windows(&self) -> Result<Vec<Window>, DisplayError> {
         let list = self.atom("_NET_CLIENT_LIST")?;
         let mut windows = self.numbers(self.root, list, AtomEnum::WINDOW)?.unwrap_or_default();
         for child in self.connection.query_tree(self.root)?.reply()?.children {
@@ -163,7 +166,7 @@ impl Session {
     }
 
     /// The running window manager's own window.
-    pub fn manager(&self) -> Result<Option<Window>, Failed> {
+    pub fn manager(&self) -> Result<Option<Window>, DisplayError> {
         let check = self.atom("_NET_SUPPORTING_WM_CHECK")?;
         let Some(named) = self.numbers(self.root, check, AtomEnum::WINDOW)?.and_then(|ids| ids.first().copied()) else {
             return Ok(None);
@@ -173,29 +176,29 @@ impl Session {
         Ok(there.then_some(named))
     }
 
-    fn atom(&self, name: &str) -> Result<Atom, Failed> {
+    fn atom(&self, name: &str) -> Result<Atom, DisplayError> {
         Ok(self.connection.intern_atom(false, name.as_bytes())?.reply()?.atom)
     }
 
     /// `None`: there is no such window any more.
-    fn property(&self, window: Window, name: Atom, kind: AtomEnum) -> Result<Option<Vec<u8>>, Failed> {
+    fn property(&self, window: Window, name: Atom, kind: AtomEnum) -> Result<Option<Vec<u8>>, DisplayError> {
         let reply = self.connection.get_property(false, window, name, kind, 0, 4096)?.reply();
         Ok(gone_is_none(reply)?.map(|reply| reply.value))
     }
 
-    fn numbers(&self, window: Window, name: Atom, kind: AtomEnum) -> Result<Option<Vec<u32>>, Failed> {
+    fn numbers(&self, window: Window, name: Atom, kind: AtomEnum) -> Result<Option<Vec<u32>>, DisplayError> {
         let reply = self.connection.get_property(false, window, name, kind, 0, 4096)?.reply();
         Ok(gone_is_none(reply)?.map(|reply| reply.value32().map(Iterator::collect).unwrap_or_default()))
     }
 
-    fn listen(&self, window: Window, mask: EventMask) -> Result<(), Failed> {
+    fn listen(&self, window: Window, mask: EventMask) -> Result<(), DisplayError> {
         let attributes = ChangeWindowAttributesAux::new().event_mask(mask);
         self.connection.change_window_attributes(window, &attributes)?;
         Ok(())
     }
 
     /// Waits until windows came, went, or say something else about themselves.
-    fn wait_for_change(&self) -> Result<(), Failed> {
+    fn wait_for_change(&self) -> Result<(), DisplayError> {
         let mut changed = false;
         while !changed {
             changed = matters(&self.connection.wait_for_event()?);
@@ -213,7 +216,7 @@ fn matters(event: &Event) -> bool {
 }
 
 /// A reply about a window that has just been closed is none.
-fn gone_is_none<T>(reply: Result<T, ReplyError>) -> Result<Option<T>, Failed> {
+fn gone_is_none<T>(reply: Result<T, ReplyError>) -> Result<Option<T>, DisplayError> {
     match reply {
         Ok(reply) => Ok(Some(reply)),
         Err(ReplyError::X11Error(_)) => Ok(None),

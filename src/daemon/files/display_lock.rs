@@ -12,7 +12,7 @@ use super::tree::Folder;
 use super::{Around, Done, cannot};
 use crate::host::display::{self, Address};
 use crate::host::{proc, socket};
-use crate::model::hooks::display_lock::{Facts, Verdict, judge, serves};
+use crate::model::hooks::display_lock::{DisplayFacts, DisplayVerdict, judge, serves};
 
 pub(super) fn clear_display(around: &Around) -> Done {
     let display = around.display.ok_or("DISPLAY is not set: set it in `env` of workspace.ron or of the app")?;
@@ -21,7 +21,7 @@ pub(super) fn clear_display(around: &Around) -> Done {
     let socket = place(&address.socket())?;
     let leftovers: Vec<&Found> = lock.iter().chain(&socket).collect();
     let pid = lock.as_ref().and_then(|lock| std::fs::read_to_string(&lock.path).ok()?.trim().parse().ok());
-    let facts = Facts {
+    let facts = DisplayFacts {
         answers: socket::answers(&display::connect(address)),
         leftovers: !leftovers.is_empty(),
         pid,
@@ -31,9 +31,9 @@ pub(super) fn clear_display(around: &Around) -> Done {
         }),
     };
     match judge(facts) {
-        Verdict::Nothing => Ok(String::new()),
-        Verdict::Keep(holder) => Ok(format!("kept the lock of display {display}: {holder}")),
-        Verdict::Remove => {
+        DisplayVerdict::Nothing => Ok(String::new()),
+        DisplayVerdict::Keep(holder) => Ok(format!("kept the lock of display {display}: {holder}")),
+        DisplayVerdict::Remove => {
             for Found { folder, name, judged, .. } in leftovers {
                 if !remove_judged(folder, name, judged)? {
                     return Ok(format!("kept the lock of display {display}: an X server has just taken it"));

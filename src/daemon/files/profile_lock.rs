@@ -14,7 +14,7 @@ use super::tree::Folder;
 use super::{Around, Done, cannot};
 use crate::host::proc::{self, Pid};
 use crate::host::socket;
-use crate::model::hooks::profile_lock::{Facts, Owner, Process, Verdict, judge};
+use crate::model::hooks::profile_lock::{HolderProcess, LockOwner, ProfileFacts, ProfileVerdict, judge};
 
 const LOCK: &str = "SingletonLock";
 const SOCKET: &str = "SingletonSocket";
@@ -44,15 +44,15 @@ pub(super) fn clear_profile(dir: &Path, around: &Around) -> Done {
         return Ok(String::new());
     }
     let owner = lock.as_ref().and_then(Judged::link).map(|owner| owner.to_string_lossy());
-    let facts = Facts {
+    let facts = ProfileFacts {
         lock: owner.as_deref(),
         host: around.hostname,
         answers: answers(&profile),
-        process: owner.as_deref().map_or(Process::Gone, |owner| holder(owner, &profile, around)),
+        process: owner.as_deref().map_or(HolderProcess::Gone, |owner| holder(owner, &profile, around)),
     };
     let stale = match judge(&facts) {
-        Verdict::Keep(holder) => return Ok(format!("kept the locks of `{}`: {holder}", dir.display())),
-        Verdict::Remove(stale) => stale,
+        ProfileVerdict::Keep(holder) => return Ok(format!("kept the locks of `{}`: {holder}", dir.display())),
+        ProfileVerdict::Remove(stale) => stale,
     };
     for (name, judged) in LINKS.into_iter().zip([&socket, &cookie, &lock]) {
         if let Some(judged) = judged
@@ -73,24 +73,24 @@ fn answers(profile: &Folder) -> bool {
     socket::answers(&socket::connect(&profile.by_handle().join(SOCKET)))
 }
 
-fn holder(lock: &str, profile: &Folder, around: &Around) -> Process {
-    let Some(Owner { pid, .. }) = Owner::parse(lock).filter(|owner| owner.host == around.hostname) else {
-        return Process::Gone;
+fn holder(lock: &str, profile: &Folder, around: &Around) -> HolderProcess {
+    let Some(LockOwner { pid, .. }) = LockOwner::parse(lock).filter(|owner| owner.host == around.hostname) else {
+        return HolderProcess::Gone;
     };
     if pid == std::process::id() as Pid {
         // We have just opened the profile ourselves.
-        return Process::Alive { same_program: false, of_app: false, uses_profile: false };
+        return HolderProcess::Alive { same_program: false, of_app: false, uses_profile: false };
     }
     if proc::process(pid).is_none_or(|process| process.zombie) {
-        return Process::Gone;
+        return HolderProcess::Gone;
     }
     let arguments = proc::arguments(pid);
     let (Ok(_), Ok(uses_profile), false) = (proc::program(pid), uses(pid, profile), arguments.is_empty()) else {
         // It may have ended while we looked, or be about to execute the next program.
-        return if proc::process(pid).is_none() { Process::Gone } else { Process::Hidden };
+        return if proc::process(pid).is_none() { HolderProcess::Gone } else { HolderProcess::Hidden };
     };
     let same_program = runs(pid, &arguments, around.program);
-    Process::Alive { same_program, of_app: (around.of_app)(pid), uses_profile }
+    HolderProcess::Alive { same_program, of_app: (around.of_app)(pid), uses_profile }
 }
 
 /// Whether a process has something open in the profile, or works in it.

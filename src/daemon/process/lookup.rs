@@ -1,12 +1,14 @@
 //! Looks for an app that is alive already: the process an earlier supervisor left, or one that its pattern matches.
 
 use super::reap::SpawnClues;
+use super::sight::names_folder;
 use super::{Processes, Role};
 use crate::host::marks;
 use crate::host::proc::{self, Leader, Pid, Process};
 use crate::host::sys::Ended;
 use crate::model::app::{App, AppId};
 use crate::model::exit::Exit;
+use crate::model::manifest::matches::Matcher;
 use crate::model::tree::{Owner, Wanted};
 
 /// What a look-up found.
@@ -89,5 +91,7 @@ impl Processes {
 /// Whether this live process is one of the app's, by its marks or the app's pattern. A lock that it holds is not stale.
 pub fn belongs(app: &App, pid: Pid) -> bool {
     let by_marks = marks::of(pid).app.as_deref() == Some(&app.name);
-    by_marks || app.matcher.as_ref().is_some_and(|matcher| matcher.is(&proc::command_line(pid)))
+    let same_folder = |matcher: &Matcher| matcher.same_folder.as_ref().is_none_or(|folder| names_folder(pid, folder));
+    let matches = |matcher: &Matcher| matcher.is(&proc::command_line(pid)) && same_folder(matcher);
+    by_marks || app.matcher.as_ref().is_some_and(matches)
 }

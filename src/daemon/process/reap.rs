@@ -12,7 +12,7 @@ use crate::model::app::App;
 use crate::model::exit::{self, Candidate, Clues, Exit, Kills};
 use crate::model::guard::ChildExit;
 use crate::model::machine::Event;
-use crate::model::manifest::hook::{Browser, Hook, Locks, Step};
+use crate::model::manifest::hook::{BrowserKind, Hook, Locks, Step};
 
 /// What was known about a program when it was started that helps to tell how it ended.
 #[derive(Clone, Copy, Default)]
@@ -24,7 +24,7 @@ pub(super) struct SpawnClues {
 
 impl SpawnClues {
     pub fn of(app: &App) -> Self {
-        let chromium = |locks: &Locks| matches!(locks, Locks::Profile { browser: Browser::Chromium, .. });
+        let chromium = |locks: &Locks| matches!(locks, Locks::Profile { browser: BrowserKind::Chromium, .. });
         let clears = |hook: &Hook| matches!(&hook.step, Step::ClearLocks { locks } if chromium(locks));
         let locks = app.hooks.prelaunch.iter().any(clears);
         SpawnClues { locks, oom_score_adj: app.program.oom_score_adj }

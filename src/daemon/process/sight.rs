@@ -5,11 +5,13 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::rc::Rc;
 
 use crate::host::marks;
 use crate::host::proc::{self, Pid, Process};
 use crate::model::app::AppId;
+use crate::model::manifest::matches::{self, FolderFlag};
 use crate::model::tree::{self, Lineage, Look, Marks, Owner, Trees};
 
 /// The name of our own program, whichever copy of it is running.
@@ -158,6 +160,19 @@ pub(super) fn is_kasm_void(pid: Pid) -> bool {
     }
 }
 
+/// Whether a process names this folder: by its path, through a link, or relative to where it works.
+pub(super) fn names_folder(pid: Pid, FolderFlag { flag, folder }: &FolderFlag) -> bool {
+    let arguments = proc::arguments(pid);
+    let Some(spelled) = matches::value_of(&arguments, flag).filter(|spelled| !spelled.is_empty()) else { return false };
+    let spelled = Path::new(&format!("/proc/{pid}/cwd")).join(spelled);
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    match (identity(&spelled), identity(folder)) {
+        (Some(its), Some(ours)) => its == ours,
+        // Without a folder there is only the spelling.
+        _ => spelled.components().eq(folder.components()),
+    }
+}
+
 impl Look for Details {
     fn marks(&self, pid: Pid) -> Rc<Marks> {
         self.marks.borrow_mut().entry(pid).or_insert_with(|| Rc::new(marks::of(pid))).clone()
@@ -165,6 +180,10 @@ impl Look for Details {
 
     fn command_line(&self, pid: Pid) -> Rc<str> {
         self.command_lines.borrow_mut().entry(pid).or_insert_with(|| proc::command_line(pid).into()).clone()
+    }
+
+    fn names_folder(&self, pid: Pid, folder: &FolderFlag) -> bool {
+        names_folder(pid, folder)
     }
 
     fn output(&self, pid: Pid) -> Option<AppId> {

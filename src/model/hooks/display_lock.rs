@@ -9,7 +9,7 @@ use std::fmt;
 
 /// What is known about a display that is to be started.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts {
+pub struct DisplayFacts {
     /// It accepts a client, by its socket file or its abstract socket.
     pub answers: bool,
     /// There is something to remove.
@@ -21,34 +21,34 @@ pub struct Facts {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum DisplayVerdict {
     Nothing,
-    Keep(Holder),
+    Keep(DisplayHolder),
     Remove,
 }
 
 /// Why a display's lock stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holder {
+pub enum DisplayHolder {
     Answers,
     Starting(i32),
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for DisplayHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Holder::Answers => f.write_str("an X server answers there"),
-            Holder::Starting(pid) => write!(f, "pid {pid} is an X server that starts there"),
+            DisplayHolder::Answers => f.write_str("an X server answers there"),
+            DisplayHolder::Starting(pid) => write!(f, "pid {pid} is an X server that starts there"),
         }
     }
 }
 
-pub fn judge(facts: Facts) -> Verdict {
+pub fn judge(facts: DisplayFacts) -> DisplayVerdict {
     match facts {
-        Facts { answers: true, .. } => Verdict::Keep(Holder::Answers),
-        Facts { starting: true, pid: Some(pid), .. } => Verdict::Keep(Holder::Starting(pid)),
-        Facts { leftovers: true, .. } => Verdict::Remove,
-        _ => Verdict::Nothing,
+        DisplayFacts { answers: true, .. } => DisplayVerdict::Keep(DisplayHolder::Answers),
+        DisplayFacts { starting: true, pid: Some(pid), .. } => DisplayVerdict::Keep(DisplayHolder::Starting(pid)),
+        DisplayFacts { leftovers: true, .. } => DisplayVerdict::Remove,
+        _ => DisplayVerdict::Nothing,
     }
 }
 
@@ -66,11 +66,11 @@ mod tests {
     fn only_a_display_that_does_not_answer_is_cleared() {
         for bits in 0..16 {
             let is = |bit: u8| bits & (1 << bit) != 0;
-            let facts = Facts { answers: is(0), leftovers: is(1), pid: is(2).then_some(7), starting: is(3) };
+            let facts = DisplayFacts { answers: is(0), leftovers: is(1), pid: is(2).then_some(7), starting: is(3) };
             let up = facts.answers || facts.starting && facts.pid.is_some();
             let verdict = judge(facts);
-            assert_eq!(matches!(verdict, Verdict::Keep(_)), up, "{facts:?}");
-            assert_eq!(verdict == Verdict::Remove, facts.leftovers && !up, "{facts:?}");
+            assert_eq!(matches!(verdict, DisplayVerdict::Keep(_)), up, "{facts:?}");
+            assert_eq!(verdict == DisplayVerdict::Remove, facts.leftovers && !up, "{facts:?}");
         }
     }
 

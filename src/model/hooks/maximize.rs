@@ -11,7 +11,7 @@ pub type WindowId = u32;
 
 /// A visible window of the app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
+pub struct AppWindow {
     pub id: WindowId,
     pub kind: WindowKind,
     /// Its size may be changed.
@@ -42,9 +42,9 @@ enum Progress {
 
 /// What to say at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Maximized {
     /// So many windows.
-    Maximised(usize),
+    Windows(usize),
     /// The window manager was asked, and did nothing.
     Ignored,
     /// No window could be maximised: there were none, or only splashes and the like.
@@ -53,7 +53,7 @@ pub enum Outcome {
 
 impl Maximizer {
     /// Takes in what is on the screen now, and returns the windows to ask for.
-    pub fn look(&mut self, windows: &[Window]) -> Vec<WindowId> {
+    pub fn look(&mut self, windows: &[AppWindow]) -> Vec<WindowId> {
         self.windows.retain(|id, _| windows.iter().any(|window| window.id == *id));
         let mut ask = Vec::new();
         for window in windows {
@@ -79,11 +79,11 @@ impl Maximizer {
         self.maximised
     }
 
-    pub fn outcome(&self) -> Outcome {
+    pub fn outcome(&self) -> Maximized {
         match (self.maximised, self.windows.is_empty()) {
-            (0, true) => Outcome::NoWindow,
-            (0, false) => Outcome::Ignored,
-            (count, _) => Outcome::Maximised(count),
+            (0, true) => Maximized::NoWindow,
+            (0, false) => Maximized::Ignored,
+            (count, _) => Maximized::Windows(count),
         }
     }
 }
@@ -96,27 +96,27 @@ mod tests {
 
     use super::*;
 
-    fn main(id: WindowId) -> Window {
-        Window { id, kind: WindowKind::Main, resizable: true, maximised: false }
+    fn main(id: WindowId) -> AppWindow {
+        AppWindow { id, kind: WindowKind::Main, resizable: true, maximised: false }
     }
 
-    fn splash(id: WindowId) -> Window {
-        Window { kind: WindowKind::Other, ..main(id) }
+    fn splash(id: WindowId) -> AppWindow {
+        AppWindow { kind: WindowKind::Other, ..main(id) }
     }
 
-    fn maximised(id: WindowId) -> Window {
-        Window { maximised: true, ..main(id) }
+    fn maximised(id: WindowId) -> AppWindow {
+        AppWindow { maximised: true, ..main(id) }
     }
 
     #[test]
     fn the_window_behind_the_splash_is_asked_for_when_it_comes() {
         let mut maximizer = Maximizer::default();
-        assert!(maximizer.look(&[splash(1), Window { resizable: false, ..main(2) }]).is_empty());
-        assert_eq!(maximizer.outcome(), Outcome::NoWindow);
+        assert!(maximizer.look(&[splash(1), AppWindow { resizable: false, ..main(2) }]).is_empty());
+        assert_eq!(maximizer.outcome(), Maximized::NoWindow);
         assert_eq!(maximizer.look(&[main(3)]), [3]);
-        assert_eq!(maximizer.outcome(), Outcome::Ignored);
+        assert_eq!(maximizer.outcome(), Maximized::Ignored);
         assert!(maximizer.look(&[maximised(3)]).is_empty());
-        assert_eq!(maximizer.outcome(), Outcome::Maximised(1));
+        assert_eq!(maximizer.outcome(), Maximized::Windows(1));
     }
 
     #[test]
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(maximizer.look(&[main(1)]), [1]);
         assert_eq!(maximizer.look(&[main(2)]), [2]);
         maximizer.look(&[maximised(2)]);
-        assert_eq!(maximizer.outcome(), Outcome::Maximised(1));
+        assert_eq!(maximizer.outcome(), Maximized::Windows(1));
     }
 
     #[test]
@@ -141,16 +141,13 @@ mod tests {
     #[test]
     fn a_fixed_window_is_asked_for_once_it_can_be_resized() {
         let mut maximizer = Maximizer::default();
-        assert!(maximizer.look(&[Window { resizable: false, ..main(1) }]).is_empty());
+        assert!(maximizer.look(&[AppWindow { resizable: false, ..main(1) }]).is_empty());
         assert_eq!(maximizer.look(&[main(1)]), [1]);
     }
 
-    fn window() -> impl Strategy<Value = Window> {
-        (0..4_u32, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(id, other, resizable, maximised)| Window {
-            id,
-            kind: if other { WindowKind::Other } else { WindowKind::Main },
-            resizable,
-            maximised,
+    fn window() -> impl Strategy<Value = AppWindow> {
+        (0..4_u32, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(id, other, resizable, maximised)| {
+            AppWindow { id, kind: if other { WindowKind::Other } else { WindowKind::Main }, resizable, maximised }
         })
     }
 
@@ -162,7 +159,7 @@ mod tests {
             let mut maximizer = Maximizer::default();
             let mut asked = BTreeSet::new();
             for screen in screens {
-                let windows: Vec<Window> = screen.into_iter().map(|(id, window)| Window { id, ..window }).collect();
+                let windows: Vec<AppWindow> = screen.into_iter().map(|(id, window)| AppWindow { id, ..window }).collect();
                 asked.retain(|id| windows.iter().any(|window| window.id == *id));
                 for id in maximizer.look(&windows) {
                     let window = windows.iter().find(|window| window.id == id).unwrap();

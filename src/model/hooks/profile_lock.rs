@@ -10,23 +10,23 @@ use std::fmt;
 
 /// Who a lock says holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner<'a> {
+pub struct LockOwner<'a> {
     pub host: &'a str,
     pub pid: i32,
 }
 
-impl<'a> Owner<'a> {
+impl<'a> LockOwner<'a> {
     /// Reads `HOST-PID`. A host name may contain a `-` itself.
     pub fn parse(target: &'a str) -> Option<Self> {
         let (host, pid) = target.rsplit_once('-')?;
         let pid = pid.parse().ok().filter(|pid| *pid > 0)?;
-        (!host.is_empty()).then_some(Owner { host, pid })
+        (!host.is_empty()).then_some(LockOwner { host, pid })
     }
 }
 
 /// What is known about a profile and its lock.
 #[derive(Debug, Clone)]
-pub struct Facts<'a> {
+pub struct ProfileFacts<'a> {
     /// What the lock points to; `None` when there is no lock.
     pub lock: Option<&'a str>,
     /// The name of this host.
@@ -34,12 +34,12 @@ pub struct Facts<'a> {
     /// A process accepts connections on the profile's socket. Only a process of this machine can.
     pub answers: bool,
     /// The process whose pid the lock names, if it names this host.
-    pub process: Process,
+    pub process: HolderProcess,
 }
 
 /// A process of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Process {
+pub enum HolderProcess {
     /// There is none with this pid, or it has ended and was not collected yet.
     Gone,
     /// It is alive, but we may not look into it.
@@ -55,24 +55,24 @@ pub enum Process {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    Keep(Holder),
+pub enum ProfileVerdict {
+    Keep(ProfileHolder),
     Remove(Stale),
 }
 
 /// Who holds a lock that stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Holder {
+pub enum ProfileHolder {
     Pid(i32),
     /// Something that answers on the profile's socket.
     Unnamed,
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for ProfileHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Holder::Pid(pid) => write!(f, "pid {pid} holds them"),
-            Holder::Unnamed => f.write_str("a running browser answers on the profile's socket"),
+            ProfileHolder::Pid(pid) => write!(f, "pid {pid} holds them"),
+            ProfileHolder::Unnamed => f.write_str("a running browser answers on the profile's socket"),
         }
     }
 }
@@ -102,18 +102,22 @@ impl fmt::Display for Stale {
     }
 }
 
-pub fn judge(facts: &Facts<'_>) -> Verdict {
-    let owner = facts.lock.and_then(Owner::parse);
+pub fn judge(facts: &ProfileFacts<'_>) -> ProfileVerdict {
+    let owner = facts.lock.and_then(LockOwner::parse);
     if facts.answers {
-        let holder = owner.filter(|owner| owner.host == facts.host).map(|owner| Holder::Pid(owner.pid));
-        return Verdict::Keep(holder.unwrap_or(Holder::Unnamed));
+        let holder = owner.filter(|owner| owner.host == facts.host).map(|owner| ProfileHolder::Pid(owner.pid));
+        return ProfileVerdict::Keep(holder.unwrap_or(ProfileHolder::Unnamed));
     }
-    Verdict::Remove(match (owner, facts.lock) {
+    ProfileVerdict::Remove(match (owner, facts.lock) {
         (Some(owner), _) if owner.host != facts.host => Stale::OtherHost(owner.host.into()),
-        (Some(Owner { pid, .. }), _) => match facts.process {
-            Process::Gone => Stale::Gone(pid),
-            Process::Alive { same_program: false, of_app: false, uses_profile: false } => Stale::OtherProgram(pid),
-            Process::Hidden | Process::Alive { .. } => return Verdict::Keep(Holder::Pid(pid)),
+        (Some(LockOwner { pid, .. }), _) => match facts.process {
+            HolderProcess::Gone => Stale::Gone(pid),
+            HolderProcess::Alive { same_program: false, of_app: false, uses_profile: false } => {
+                Stale::OtherProgram(pid)
+            }
+            HolderProcess::Hidden | HolderProcess::Alive { .. } => {
+                return ProfileVerdict::Keep(ProfileHolder::Pid(pid));
+            }
         },
         (None, Some(lock)) => Stale::Unreadable(lock.into()),
         (None, None) => Stale::NoLock,
@@ -126,12 +130,12 @@ mod tests {
 
     use super::*;
 
-    fn process() -> impl Strategy<Value = Process> {
+    fn process() -> impl Strategy<Value = HolderProcess> {
         let alive = (any::<bool>(), any::<bool>(), any::<bool>());
         prop_oneof![
-            Just(Process::Gone),
-            Just(Process::Hidden),
-            alive.prop_map(|(same_program, of_app, uses_profile)| Process::Alive {
+            Just(HolderProcess::Gone),
+            Just(HolderProcess::Hidden),
+            alive.prop_map(|(same_program, of_app, uses_profile)| HolderProcess::Alive {
                 same_program,
                 of_app,
                 uses_profile
@@ -149,10 +153,10 @@ mod tests {
             ours in host(), pid in 1..i32::MAX, process in process(), answers in any::<bool>(),
         ) {
             let lock = format!("{ours}-{pid}");
-            let verdict = judge(&Facts { lock: Some(&lock), host: ours, answers, process });
-            let certainly_no_browser = process == Process::Gone
-                || process == Process::Alive { same_program: false, of_app: false, uses_profile: false };
-            prop_assert_eq!(verdict == Verdict::Keep(Holder::Pid(pid)), answers || !certainly_no_browser);
+            let verdict = judge(&ProfileFacts { lock: Some(&lock), host: ours, answers, process });
+            let certainly_no_browser = process == HolderProcess::Gone
+                || process == HolderProcess::Alive { same_program: false, of_app: false, uses_profile: false };
+            prop_assert_eq!(verdict == ProfileVerdict::Keep(ProfileHolder::Pid(pid)), answers || !certainly_no_browser);
         }
 
         #[test]
@@ -161,20 +165,20 @@ mod tests {
         ) {
             prop_assume!(ours != theirs);
             let lock = format!("{theirs}-{pid}");
-            let verdict = judge(&Facts { lock: Some(&lock), host: ours, answers: false, process });
-            prop_assert_eq!(verdict, Verdict::Remove(Stale::OtherHost(theirs.into())));
+            let verdict = judge(&ProfileFacts { lock: Some(&lock), host: ours, answers: false, process });
+            prop_assert_eq!(verdict, ProfileVerdict::Remove(Stale::OtherHost(theirs.into())));
         }
 
         #[test]
         fn nothing_is_removed_while_the_socket_answers(lock in proptest::option::of(".{0,12}"), process in process()) {
-            let verdict = judge(&Facts { lock: lock.as_deref(), host: "pod-b", answers: true, process });
-            prop_assert!(matches!(verdict, Verdict::Keep(_)));
+            let verdict = judge(&ProfileFacts { lock: lock.as_deref(), host: "pod-b", answers: true, process });
+            prop_assert!(matches!(verdict, ProfileVerdict::Keep(_)));
         }
 
         #[test]
         fn a_lock_that_names_nobody_stops_nobody(lock in "[a-z/.]{0,8}(-|-0|--|-x|-99999999999)?", process in process()) {
-            let verdict = judge(&Facts { lock: Some(&lock), host: "pod-b", answers: false, process });
-            prop_assert_eq!(verdict, Verdict::Remove(Stale::Unreadable(lock.clone())));
+            let verdict = judge(&ProfileFacts { lock: Some(&lock), host: "pod-b", answers: false, process });
+            prop_assert_eq!(verdict, ProfileVerdict::Remove(Stale::Unreadable(lock.clone())));
         }
     }
 }

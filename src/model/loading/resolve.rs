@@ -85,6 +85,7 @@ fn checked(
     warn_of_unhidden(&env_secret, &workspace.env_hidden, fields);
     let mut variables = workspace.env.clone();
     variables.extend(environment::check(env, fields));
+    let matcher = matches.map(|form| fields.within("matches", |fields| form.check(&argv, fields)));
     let program = Program {
         argv,
         last,
@@ -112,7 +113,7 @@ fn checked(
         about: fields.text("about", about),
         enabled,
         program,
-        matcher: matches.map(|form| fields.within("matches", |fields| form.check(fields))),
+        matcher,
         after,
         ready: ready.map(|form| fields.within("ready", |fields| form.check(fields))),
         health: health.map(|form| fields.within("health", |fields| form.check(fields))),

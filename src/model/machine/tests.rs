@@ -20,7 +20,11 @@ fn full() -> App {
     let secs = Duration::from_secs;
     let mut app = bare();
     let probe = Target::Path { path: "/ready".into() };
-    app.matcher = Some(Matcher { cmdline: Pattern::new("^/usr/bin/web", Case::Sensitive).unwrap(), exclude: None });
+    app.matcher = Some(Matcher {
+        cmdline: Pattern::new("^/usr/bin/web", Case::Sensitive).unwrap(),
+        exclude: None,
+        same_folder: None,
+    });
     let step = Step::MakeDir { path: "/tmp/web".into() };
     app.hooks.prelaunch = vec![Hook { step, timeout: secs(30), on_failure: OnFailure::Fail }];
     app.hooks.postlaunch = app.hooks.prelaunch.clone();

@@ -131,7 +131,7 @@ pub enum LockKind {
 pub enum Locks {
     Profile {
         dir: PathBuf,
-        browser: Browser,
+        browser: BrowserKind,
     },
     /// Those of the display that DISPLAY names.
     Display,
@@ -139,7 +139,7 @@ pub enum Locks {
 
 /// How a browser says that its profile is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Browser {
+pub enum BrowserKind {
     /// Exits 21.
     Chromium,
     /// Exits 0.
@@ -226,8 +226,8 @@ impl HookForm {
 
 fn locks(dir: Option<String>, kind: LockKind, fields: &mut Fields<'_>) -> Locks {
     let browser = match kind {
-        LockKind::Chromium => Browser::Chromium,
-        LockKind::Electron => Browser::Electron,
+        LockKind::Chromium => BrowserKind::Chromium,
+        LockKind::Electron => BrowserKind::Electron,
         LockKind::X11 => {
             if dir.is_some() {
                 fields.error("dir", "an X display has no profile folder", "leave `dir` out: DISPLAY names the display");

@@ -1,5 +1,7 @@
 //! `matches`: which live process is an app, however it was started. Form, check and the comparison.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::manifest::fields::Fields;
@@ -15,11 +17,16 @@ pub struct MatchForm {
     /// Regex; command lines that match it are helpers, never the app.
     #[serde(default)]
     pub exclude: Option<String>,
+    /// A flag that names a folder, as in `--user-data-dir`. A process matches only if its own flag names the same
+    /// folder as the app's arguments do, however either is spelled.
+    #[serde(default)]
+    pub same_folder: Option<String>,
 }
 
 impl MatchForm {
-    pub fn check(self, fields: &mut Fields<'_>) -> Matcher {
-        let MatchForm { cmdline, exclude } = self;
+    /// `argv`: what the app is started with.
+    pub fn check(self, argv: &[String], fields: &mut Fields<'_>) -> Matcher {
+        let MatchForm { cmdline, exclude, same_folder } = self;
         if cmdline.is_empty() {
             let help = "begin it with the program's path, as in \"^/usr/bin/xterm\"";
             fields.error("cmdline", "an empty pattern matches every process", help);
@@ -27,8 +34,27 @@ impl MatchForm {
         Matcher {
             cmdline: fields.pattern("cmdline", cmdline, Case::Sensitive),
             exclude: exclude.map(|text| fields.pattern("exclude", text, Case::Sensitive)),
+            same_folder: same_folder.and_then(|flag| folder_of(flag, argv, fields)),
         }
     }
+}
+
+fn folder_of(flag: String, argv: &[String], fields: &mut Fields<'_>) -> Option<FolderFlag> {
+    let flag = fields.text("same_folder", flag);
+    let folder = value_of(argv, &flag).filter(|folder| folder.starts_with('/')).map(PathBuf::from);
+    if folder.is_none() {
+        let message = format!("the app's arguments have no `{flag}` with an absolute path");
+        fields.error("same_folder", message, "add the flag to `args`, or leave `same_folder` out");
+    }
+    folder.map(|folder| FolderFlag { flag, folder })
+}
+
+/// The value that a flag has in a command line: behind `=`, or the next word. Of several the last one counts.
+pub fn value_of<'a>(words: &'a [String], flag: &str) -> Option<&'a str> {
+    words.iter().enumerate().rev().find_map(|(at, word)| match word.strip_prefix(flag)? {
+        "" => words.get(at + 1).map(String::as_str),
+        rest => rest.strip_prefix('='),
+    })
 }
 
 /// The compiled `matches`.
@@ -36,11 +62,40 @@ impl MatchForm {
 pub struct Matcher {
     pub cmdline: Pattern,
     pub exclude: Option<Pattern>,
+    pub same_folder: Option<FolderFlag>,
+}
+
+/// A flag and the folder that it names for the app.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FolderFlag {
+    pub flag: String,
+    pub folder: PathBuf,
 }
 
 impl Matcher {
-    /// `cmdline`: the process's arguments joined by single spaces.
+    /// `cmdline`: the process's arguments joined by single spaces. Whether it names the same folder is another
+    /// question, which takes a look at the file system.
     pub fn is(&self, cmdline: &str) -> bool {
         self.cmdline.is_match(cmdline) && !self.exclude.as_ref().is_some_and(|exclude| exclude.is_match(cmdline))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_is_read_in_both_spellings_and_the_last_one_counts() {
+        let value = |text: &str| {
+            let words: Vec<String> = text.split(' ').map(str::to_owned).collect();
+            value_of(&words, "--dir").map(str::to_owned)
+        };
+        assert_eq!(value("web --dir=/a").as_deref(), Some("/a"));
+        assert_eq!(value("web --dir /a").as_deref(), Some("/a"));
+        assert_eq!(value("web --dir=/a --dir=b/").as_deref(), Some("b/"));
+        assert_eq!(value("web --dir="), Some(String::new()));
+        for none in ["web", "web --dir", "web --dirs=/a", "web dir=/a"] {
+            assert_eq!(value(none), None, "{none}");
+        }
     }
 }

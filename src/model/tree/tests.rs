@@ -61,6 +61,10 @@ impl Look for World {
         self.sim(pid).map(|sim| sim.command_line.as_str()).unwrap_or_default().into()
     }
 
+    fn names_folder(&self, _: Pid, _: &FolderFlag) -> bool {
+        true
+    }
+
     fn output(&self, pid: Pid) -> Option<AppId> {
         self.sim(pid)?.output
     }
@@ -234,8 +238,11 @@ impl World {
             return;
         }
         let mut trees = self.look();
-        let matcher =
-            Matcher { cmdline: Pattern::new(&format!("/{}", name(app)), Case::Sensitive).unwrap(), exclude: None };
+        let matcher = Matcher {
+            cmdline: Pattern::new(&format!("/{}", name(app)), Case::Sensitive).unwrap(),
+            exclude: None,
+            same_folder: None,
+        };
         let wanted = Wanted { app, name: &name(app), matcher: Some(&matcher), by_marks: false };
         if let Some(found) = trees.leader(wanted, &self.lineage, self).copied() {
             let sim = self.sim(found.pid).unwrap();

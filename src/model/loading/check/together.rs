@@ -8,6 +8,7 @@ use crate::model::app::App;
 use crate::model::loading::place::Place;
 use crate::model::loading::problem::Problem;
 use crate::model::loading::source::Source;
+use crate::model::manifest::matches::FolderFlag;
 use crate::model::spelling::closest;
 
 /// What is wrong, by the app whose file it is told of; that app is not applied.
@@ -86,7 +87,7 @@ impl<'a> Session<'a> {
 
     fn clashes(&mut self, view: &View<'a>) {
         for circle in circles(view) {
-            let newcomer = circle.iter().find(|name| self.is_new(view, name, |app| &app.after));
+            let newcomer = circle.iter().find(|name| self.is_new(view, name, |app| app.after.as_slice()));
             let Some(newcomer) = newcomer else { continue };
             let message = format!("these wait for each other: {} -> {}", circle.join(" -> "), circle[0]);
             self.tell(newcomer, |place| place.problem("after", message).help("take one of them out of the circle"));
@@ -104,21 +105,22 @@ impl<'a> Session<'a> {
     }
 
     /// Whether this is not what the app's last good version says already.
-    fn is_new<T: PartialEq + ?Sized>(&self, view: &View<'a>, name: &str, part: fn(&App) -> &T) -> bool {
+    fn is_new<'b, T: PartialEq>(&'b self, view: &'b View<'a>, name: &str, part: fn(&'b App) -> T) -> bool {
         self.known[name].good.as_deref().is_none_or(|good| part(good) != part(view[name]))
     }
 }
 
-fn pattern(app: &App) -> &str {
-    app.matcher.as_ref().map_or("", |matcher| matcher.cmdline.as_str())
+/// What tells one app's processes from another's.
+fn pattern(app: &App) -> (&str, Option<&FolderFlag>) {
+    app.matcher.as_ref().map_or(("", None), |matcher| (matcher.cmdline.as_str(), matcher.same_folder.as_ref()))
 }
 
 /// Each app whose pattern an earlier one has, behind that one.
 fn same_patterns<'a>(view: &View<'a>) -> Vec<[&'a str; 2]> {
-    let mut first: BTreeMap<&str, &'a str> = BTreeMap::new();
+    let mut first = BTreeMap::new();
     let mut pairs = Vec::new();
     for (name, app) in view.iter().filter(|(_, app)| app.matcher.is_some()) {
-        match first.get(pattern(app)) {
+        match first.get(&pattern(app)) {
             Some(earlier) => pairs.push([*earlier, *name]),
             None => {
                 first.insert(pattern(app), name);

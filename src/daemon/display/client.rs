@@ -17,7 +17,7 @@ use x11rb::utils::RawFdContainer;
 use crate::host::display::{Address, connect, key};
 
 /// Why a question was not answered.
-pub enum Failed {
+pub enum DisplayError {
     /// In words already.
     Said(String),
     TimedOut,
@@ -25,34 +25,34 @@ pub enum Failed {
     Reply(ReplyError),
 }
 
-impl From<ConnectionError> for Failed {
+impl From<ConnectionError> for DisplayError {
     fn from(error: ConnectionError) -> Self {
         match error {
-            ConnectionError::IoError(error) if error.kind() == io::ErrorKind::TimedOut => Failed::TimedOut,
-            other => Failed::Connection(other),
+            ConnectionError::IoError(error) if error.kind() == io::ErrorKind::TimedOut => DisplayError::TimedOut,
+            other => DisplayError::Connection(other),
         }
     }
 }
 
-impl From<ReplyError> for Failed {
+impl From<ReplyError> for DisplayError {
     fn from(error: ReplyError) -> Self {
         match error {
             ReplyError::ConnectionError(error) => error.into(),
-            other => Failed::Reply(other),
+            other => DisplayError::Reply(other),
         }
     }
 }
 
-impl Failed {
+impl DisplayError {
     pub fn words(self, display: &str, within: Duration) -> String {
         match self {
-            Failed::Said(words) => words,
-            Failed::TimedOut => no_answer(display, within),
-            Failed::Connection(error) => format!("the X server at {display} went away: {error}"),
-            Failed::Reply(ReplyError::X11Error(error)) => {
+            DisplayError::Said(words) => words,
+            DisplayError::TimedOut => no_answer(display, within),
+            DisplayError::Connection(error) => format!("the X server at {display} went away: {error}"),
+            DisplayError::Reply(ReplyError::X11Error(error)) => {
                 format!("the X server at {display} refused a request: {:?}", error.error_kind)
             }
-            Failed::Reply(error) => format!("the X server at {display} refused a request: {error}"),
+            DisplayError::Reply(error) => format!("the X server at {display} refused a request: {error}"),
         }
     }
 }
@@ -104,12 +104,12 @@ impl Stream for Bounded {
 }
 
 /// A client of the display.
-pub struct Session {
+pub struct DisplayClient {
     pub connection: RustConnection<Bounded>,
     pub root: Window,
 }
 
-impl Session {
+impl DisplayClient {
     pub fn open(display: &str, authority: Option<&Path>, within: Duration, limits: Limits) -> Result<Self, String> {
         let address = Address::parse(display)?;
         let stream = connect(address).map_err(|error| match error.kind() {
@@ -124,7 +124,7 @@ impl Session {
             .map_err(|error| refusal(error, display, authority, within))?;
         let root = connection.setup().roots.get(address.screen);
         let root = root.ok_or_else(|| format!("{display} has no screen {}", address.screen))?.root;
-        Ok(Session { connection, root })
+        Ok(DisplayClient { connection, root })
     }
 }
 
