@@ -249,7 +249,7 @@ impl Daemon {
     fn take_reading(&mut self, loaded: Loaded, purpose: Purpose) {
         match purpose {
             Purpose::Apply(reply) => {
-                let checked = self.manifests.take(&loaded, reply.is_some());
+                let checked = self.manifests.take(&loaded);
                 let plan = self.supervisor.plan(&checked);
                 self.reports.take_plan(&plan, &checked.problems);
                 self.inputs.push_back(Input::Loaded(Box::new(checked)));

@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::set_child_subreaper;
 
-use crate::host::layout::StateFolder;
+use crate::host::layout::{LEDGER, StateFolder};
 use crate::host::link::{GUARD, Heard, Line};
 use crate::host::proc::{self, Process};
 use crate::host::{signals, sys};
@@ -32,6 +32,7 @@ pub fn run(state: &Path) -> anyhow::Result<ExitCode> {
     let signals = sys::signal_fd(&sys::catchable_signals()).context("cannot receive signals")?;
     let mut shell = Shell {
         guard: Guard::default(),
+        folder: folder.path.clone(),
         lock: folder.into_lock(),
         signals,
         supervisor: None,
@@ -57,6 +58,8 @@ pub fn run(state: &Path) -> anyhow::Result<ExitCode> {
 
 struct Shell {
     guard: Guard,
+    /// The state folder.
+    folder: PathBuf,
     lock: OwnedFd,
     signals: OwnedFd,
     supervisor: Option<Supervisor>,
@@ -105,6 +108,10 @@ impl Shell {
                 }
             }
             Effect::Warn(text) => warn(&text),
+            Effect::Forget => {
+                // At worst the next session takes what it finds there for its own.
+                let _ = std::fs::remove_file(self.folder.join(LEDGER));
+            }
             Effect::Exit(code) => self.exit = Some(code),
         }
     }

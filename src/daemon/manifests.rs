@@ -9,10 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::state::Copies;
-use crate::host::home;
 use crate::host::load::{self, Loaded};
 use crate::model::app::App;
-use crate::model::loading::absence::Absences;
 use crate::model::loading::check::{Checked, Checker, WORKSPACE};
 use crate::model::loading::source::Source;
 use crate::model::loading::surroundings::Surroundings;
@@ -26,9 +24,7 @@ const REREAD: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Environment {
     pub variables: Arc<BTreeMap<String, String>>,
-    /// `/` when the user has none.
     pub home: Arc<str>,
-    has_home: bool,
 }
 
 impl Environment {
@@ -38,13 +34,12 @@ impl Environment {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
         let variables: BTreeMap<String, String> = std::env::vars_os().filter_map(utf8).collect();
-        let own = home::folder(variables.get("HOME").map(String::as_str));
-        let home = own.as_deref().unwrap_or("/").into();
-        Environment { variables: Arc::new(variables), home, has_home: own.is_some() }
+        let home = variables.get("HOME").filter(|home| !home.is_empty()).map_or("/", String::as_str).into();
+        Environment { variables: Arc::new(variables), home }
     }
 
     fn around(&self) -> Surroundings<'_> {
-        Surroundings { env: &self.variables, home: self.has_home.then_some(&*self.home), look: &load::look }
+        Surroundings { env: &self.variables, home: &self.home, look: &load::look }
     }
 }
 
@@ -61,10 +56,7 @@ pub struct Manifests {
     checker: Checker,
     copies: Copies,
     environment: Environment,
-    /// Manifests that may only be away for a moment; its times count from `origin`.
-    absences: Absences,
-    origin: Instant,
-    /// When the folders are read again: because they could not be read, or because something is away.
+    /// When the folders are read again because they could not be.
     reread: Option<Instant>,
     readings: mpsc::UnboundedSender<Reading>,
 }
@@ -81,8 +73,6 @@ impl Manifests {
             checker: Checker::default(),
             copies: Copies::open(state),
             environment,
-            absences: Absences::default(),
-            origin: Instant::now(),
             reread: None,
             readings,
         }
@@ -100,24 +90,14 @@ impl Manifests {
     }
 
     pub fn check(&mut self, loaded: &Loaded) -> Checked {
-        check(&mut self.checker, loaded, loaded.complete, &self.environment)
+        check(&mut self.checker, loaded, &self.environment)
     }
 
-    /// As [`Manifests::check`], for manifests that are about to be applied: good versions are kept, what could not be
-    /// read is read again, and what is away for a moment is not called deleted, unless somebody `asked` for it.
-    pub fn take(&mut self, loaded: &Loaded, asked: bool) -> Checked {
-        let names = loaded.effective().map(|source| source.name.as_str());
-        let back = match (loaded.complete, asked) {
-            (false, _) => None,
-            (true, true) => {
-                self.absences.settle(names);
-                None
-            }
-            (true, false) => self.absences.look(self.origin.elapsed(), names).map(|at| self.origin + at),
-        };
-        let unread = loaded.look_again.then(|| Instant::now() + REREAD);
-        self.reread = back.into_iter().chain(unread).min();
-        let checked = check(&mut self.checker, loaded, loaded.complete && back.is_none(), &self.environment);
+    /// As [`Manifests::check`], for manifests that are about to be applied: good versions are kept, and what could
+    /// not be read is read again.
+    pub fn take(&mut self, loaded: &Loaded) -> Checked {
+        self.reread = loaded.look_again.then(|| Instant::now() + REREAD);
+        let checked = self.check(loaded);
         self.keep_copies(loaded, &checked);
         checked
     }
@@ -141,28 +121,21 @@ impl Manifests {
         inherited: impl Iterator<Item = &'a str>,
     ) -> BTreeMap<String, Arc<App>> {
         let named: BTreeSet<&str> = loaded.sources.iter().map(|source| source.name.as_str()).collect();
-        let gone = inherited.filter(|name| !named.contains(name)).filter_map(|name| self.copy_of(name));
-        let mut session: Vec<Source> =
-            loaded.sources.iter().filter(|source| source.name == WORKSPACE).cloned().collect();
-        if session.is_empty() {
-            session.extend(self.copy_of(WORKSPACE));
-        }
-        let gone: Vec<Source> = gone.chain(session.iter().cloned()).collect();
+        let gone = inherited.filter(|name| !named.contains(name)).filter_map(|name| {
+            let file = self.copies.file(name).display().to_string();
+            Some(Source { name: name.into(), file, text: Ok(self.copies.of(name)?) })
+        });
+        let session = loaded.sources.iter().filter(|source| source.name == WORKSPACE).cloned();
+        let gone: Vec<Source> = gone.chain(session).collect();
         let checked = self.check(loaded);
         let has_good = |source: &&Source| source.name != WORKSPACE && checked.apps.contains_key(&source.name);
         let copy = |source: &Source| {
             let text = Ok(self.copies.of(&source.name)?);
             Some(Source { text, ..source.clone() })
         };
-        let mut copies: Vec<Source> = loaded.effective().filter(|source| !has_good(source)).filter_map(copy).collect();
-        copies.extend(session.into_iter().filter(|_| !named.contains(WORKSPACE)));
+        let copies: Vec<Source> = loaded.sources.iter().filter(|source| !has_good(source)).filter_map(copy).collect();
         self.checker.remember(&copies, &self.environment.around());
         Checker::default().check(&gone, true, &self.environment.around()).apps
-    }
-
-    fn copy_of(&self, name: &str) -> Option<Source> {
-        let file = self.copies.file(name).display().to_string();
-        Some(Source { name: name.into(), file, text: Ok(self.copies.of(name)?) })
     }
 
     fn keep_copies(&mut self, loaded: &Loaded, checked: &Checked) {
@@ -170,9 +143,8 @@ impl Manifests {
             let told = checked.problems.iter().any(|problem| problem.is_error() && problem.file == source.file);
             told || checked.stale.contains_key(&source.name)
         };
-        // The session's own manifest stays in use when it is gone, so its copy stays too.
-        let (mut good, mut others) = (Vec::new(), BTreeSet::from([WORKSPACE]));
-        for source in loaded.effective() {
+        let (mut good, mut others) = (Vec::new(), BTreeSet::new());
+        for source in &loaded.sources {
             match &source.text {
                 Ok(text) if !broken(source) => good.push((source.name.as_str(), text.as_str())),
                 _ => drop(others.insert(source.name.as_str())),
@@ -187,9 +159,9 @@ impl Manifests {
     }
 }
 
-/// Checks what was read, and adds what could not be read. `complete`: what was not read has no manifest.
-pub fn check(checker: &mut Checker, loaded: &Loaded, complete: bool, environment: &Environment) -> Checked {
-    let mut checked = checker.check(&loaded.sources, complete, &environment.around());
+/// Checks what was read, and adds what could not be read.
+pub fn check(checker: &mut Checker, loaded: &Loaded, environment: &Environment) -> Checked {
+    let mut checked = checker.check(&loaded.sources, loaded.complete, &environment.around());
     checked.problems.splice(0..0, loaded.problems.iter().cloned());
     checked
 }

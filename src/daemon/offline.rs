@@ -10,11 +10,9 @@ use crate::model::loading::problem::Problem;
 use crate::model::protocol::PlanReport;
 use crate::model::supervisor::Supervisor;
 
-/// How many files these folders hold, and all that is wrong with them.
-pub fn check(folders: &[PathBuf]) -> (usize, Vec<Problem>) {
-    let loaded = load::load(folders);
-    let checked = manifests::check(&mut Checker::default(), &loaded, loaded.complete, &Environment::inherited());
-    (loaded.sources.len(), checked.problems)
+/// All problems of all manifests in these folders.
+pub fn check(folders: &[PathBuf]) -> Vec<Problem> {
+    checked(folders).problems
 }
 
 /// What a supervisor would do with these folders.
@@ -23,6 +21,5 @@ pub fn plan(folders: &[PathBuf]) -> PlanReport {
 }
 
 fn checked(folders: &[PathBuf]) -> Checked {
-    let loaded = load::load(folders);
-    manifests::check(&mut Checker::default(), &loaded, loaded.complete, &Environment::inherited())
+    manifests::check(&mut Checker::default(), &load::load(folders), &Environment::inherited())
 }

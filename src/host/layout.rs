@@ -12,6 +12,9 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::host::proc;
 
+/// What supervisors write down for one another, in the state folder.
+pub const LEDGER: &str = "ledger.jsonl";
+
 /// Held as long as the supervisor lives; the kernel lets go of it when the process ends, however it ends.
 pub struct StateFolder {
     pub path: PathBuf,

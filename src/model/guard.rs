@@ -103,6 +103,9 @@ pub enum Effect {
     KeepLock,
     /// Tell this to whoever reads stderr.
     Warn(String),
+    /// The session is over: remove what its supervisors wrote down for one another, so that the next session inherits
+    /// nothing. A supervisor that ends well has done so; one that was killed has not.
+    Forget,
     /// Exit with this code. The last effect of all.
     Exit(u8),
 }
@@ -520,6 +523,8 @@ impl Guard {
 
     fn exit(&mut self, code: u8, effects: &mut Vec<Effect>) {
         self.exited = true;
+        // What a session left that this one could not follow is for one that can.
+        effects.extend(self.begun.then_some(Effect::Forget));
         effects.push(Effect::Exit(code));
     }
 

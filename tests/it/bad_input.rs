@@ -106,12 +106,11 @@ fn a_state_folder_that_others_may_enter_is_refused() {
 #[test]
 fn a_state_folder_of_somebody_else_is_refused() {
     let session = Session::new();
-    if chown(session.state(), Some(12_345), Some(12_345)).is_err() {
+    match chown(session.state(), Some(12_345), Some(12_345)) {
+        Ok(()) => refused(&session),
         // Not root: root's folders are somebody else's.
-        refused(&session.env("KASM_VOID_STATE", "/usr"));
-        return;
+        Err(_) => refused(&session.env("KASM_VOID_STATE", "/usr")),
     }
-    refused(&session);
 }
 
 #[test]

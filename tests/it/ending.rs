@@ -83,6 +83,20 @@ fn a_frozen_supervisor_does_not_hold_up_the_end() {
 }
 
 #[test]
+fn a_session_that_was_killed_by_its_guard_leaves_nothing_to_the_next() {
+    let mut session = web().start();
+    let held = session.pid("web");
+    session.ok(&["stop", "web"]);
+    assert!(!alive(held));
+    send(session.supervisor_pid(), Signal::STOP);
+    send(session.guard_pid(), Signal::TERM);
+    send(session.guard_pid(), Signal::TERM);
+    session.wait_end();
+    session.start_supervisor();
+    session.pid("web");
+}
+
+#[test]
 fn a_second_request_is_enough_whatever_the_budget() {
     let mut session = web().workspace(r#"Workspace(stop_budget: "1h")"#).start();
     session.pid("web");

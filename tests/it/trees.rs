@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
 
-use crate::harness::{FOREVER, NOBODY, NOTHING, Session, alive, kill, until};
+use crate::harness::{FOREVER, NOBODY, NOTHING, Session, alive, kill, not_run, until};
 
 /// Notes in `${DATA}/doubled` each earlier helper that still lives, then starts one more that leaves the
 /// session, and stays.
@@ -301,42 +301,43 @@ while ! [ -s "$DATA/helper.pids" ]; do sleep 0.01; done"#;
     assert!(!alive(helper), "it outlived its app");
 }
 
-/// Whether this user may start programs as another one.
-fn root() -> bool {
-    rustix::process::geteuid().is_root()
+/// Runs `story` where it may start programs as another user.
+fn as_root(what: &str, story: impl FnOnce()) {
+    match rustix::process::geteuid().is_root() {
+        true => story(),
+        false => not_run(what, "it needs root"),
+    }
 }
 
 #[test]
 fn as_root_an_app_that_became_another_user_is_one_app_and_ends() {
-    if !root() {
-        return;
-    }
-    let body = "echo $$ >>\"$DATA/web.pids\"\nexec setpriv --reuid 65534 --clear-groups sh -c \"trap '' TERM; while :; do sleep .1; done\"\n";
-    let session = Session::new()
-        .program("web", body)
-        .app("web", r#"App(command: "${BIN}/web", stop: Stop(grace: "200ms"))"#)
-        .start();
-    let first = session.pid("web");
-    session.ok(&["restart", "web"]);
-    let second = session.next_pid("web", first);
-    assert!(!alive(first), "two copies: {first} and {second}");
-    session.ok(&["stop", "web"]);
-    assert!(!alive(second), "{second} is not stopped");
+    as_root("trees::as_root_an_app_that_became_another_user_is_one_app_and_ends", || {
+        let body = "echo $$ >>\"$DATA/web.pids\"\nexec setpriv --reuid 65534 --clear-groups sh -c \"trap '' TERM; while :; do sleep .1; done\"\n";
+        let session = Session::new()
+            .program("web", body)
+            .app("web", r#"App(command: "${BIN}/web", stop: Stop(grace: "200ms"))"#)
+            .start();
+        let first = session.pid("web");
+        session.ok(&["restart", "web"]);
+        let second = session.next_pid("web", first);
+        assert!(!alive(first), "two copies: {first} and {second}");
+        session.ok(&["stop", "web"]);
+        assert!(!alive(second), "{second} is not stopped");
+    });
 }
 
 #[test]
 fn as_root_a_helper_that_became_another_user_goes_with_its_app() {
-    if !root() {
-        return;
-    }
-    let hides =
-        r#"setsid setpriv --reuid 65534 --clear-groups sh -c 'echo $$; exec sleep 1000' >>"$DATA/helper.pids" &"#;
-    let session = with_hidden_helper(hides);
-    let web = session.pid("web");
-    let helper = helpers(&session, 1)[0];
-    kill(web);
-    session.next_pid("web", web);
-    assert!(!alive(helper), "it outlived its app");
+    as_root("trees::as_root_a_helper_that_became_another_user_goes_with_its_app", || {
+        let hides =
+            r#"setsid setpriv --reuid 65534 --clear-groups sh -c 'echo $$; exec sleep 1000' >>"$DATA/helper.pids" &"#;
+        let session = with_hidden_helper(hides);
+        let web = session.pid("web");
+        let helper = helpers(&session, 1)[0];
+        kill(web);
+        session.next_pid("web", web);
+        assert!(!alive(helper), "it outlived its app");
+    });
 }
 
 #[test]
@@ -378,28 +379,27 @@ fn a_person_who_starts_an_app_by_its_name_is_not_the_app() {
 
 #[test]
 fn a_process_that_may_not_be_signalled_is_named_and_nothing_is_called_stopped() {
-    if !root() {
-        return;
-    }
-    let mut session = Session::new()
-        .program("web", "exec setpriv --reuid 65534 --clear-groups sleep 1000\n")
-        .app("web", r#"App(command: "${BIN}/web", stop: Stop(grace: "100ms"))"#);
-    // Root that has lost the right to signal other users' processes, as in a container without capabilities.
-    session.start_supervisor_under(&["setpriv", "--bounding-set", "-kill", "--inh-caps", "-kill"]);
-    let pid = session.pid("web");
-    until("it has become another user", || {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        status.contains("Uid:\t65534").then_some(())
+    as_root("trees::a_process_that_may_not_be_signalled_is_named_and_nothing_is_called_stopped", || {
+        let mut session = Session::new()
+            .program("web", "exec setpriv --reuid 65534 --clear-groups sleep 1000\n")
+            .app("web", r#"App(command: "${BIN}/web", stop: Stop(grace: "100ms"))"#);
+        // Root that has lost the right to signal other users' processes, as in a container without capabilities.
+        session.start_supervisor_under(&["setpriv", "--bounding-set", "-kill", "--inh-caps", "-kill"]);
+        let pid = session.pid("web");
+        until("it has become another user", || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.contains("Uid:\t65534").then_some(())
+        });
+        let late = session.cli(&["stop", "web", "--timeout", "1s"]);
+        assert_eq!(late.code, Some(4), "{late:?}");
+        let reason = format!("pid {pid} (sleep), which runs as uid 65534 and may not be signalled by us");
+        assert!(session.ok(&["status"]).contains(&reason), "{}", session.ok(&["status"]));
+        let doctor = session.cli(&["doctor"]);
+        assert!(doctor.code == Some(1) && doctor.stdout.contains(&reason), "{doctor:?}");
+        assert_eq!(session.find("web").map(|app| app.state), Some(StateName::Stopping));
+        kill(pid);
+        session.wait_state("web", StateName::Stopped);
     });
-    let late = session.cli(&["stop", "web", "--timeout", "1s"]);
-    assert_eq!(late.code, Some(4), "{late:?}");
-    let reason = format!("pid {pid} (sleep), which runs as uid 65534 and may not be signalled by us");
-    assert!(session.ok(&["status"]).contains(&reason), "{}", session.ok(&["status"]));
-    let doctor = session.cli(&["doctor"]);
-    assert!(doctor.code == Some(1) && doctor.stdout.contains(&reason), "{doctor:?}");
-    assert_eq!(session.find("web").map(|app| app.state), Some(StateName::Stopping));
-    kill(pid);
-    session.wait_state("web", StateName::Stopped);
 }
 
 #[test]
@@ -428,47 +428,48 @@ while ! [ -s "$DATA/helper.pids" ]; do sleep 0.01; done
 
 #[test]
 fn two_containers_that_share_a_pid_namespace_leave_each_others_apps_alone() {
-    if !root() {
-        return;
-    }
-    let session = Session::new()
-        .stayer("web")
-        .app("web", &format!(r#"App(command: "${{BIN}}/web", matches: Match(cmdline: "/web$"), {RESTARTS_AT_ONCE})"#))
-        .start();
-    let first = session.pid("web");
-    // The same paths, another mount namespace, and another folder behind the path of the state folder.
-    let script = r#"mount -t tmpfs -o mode=700 tmpfs "$KASM_VOID_STATE" && exec "$0" run "$1""#;
-    let mut second = session.command("unshare");
-    second.args(["--mount", "sh", "-c", script]).arg(crate::harness::binary()).arg(session.manifests());
-    second.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-    let mut second = second.spawn().expect("unshare of util-linux");
-    let pids = session.wait_lines("web.pids", 2);
-    let others: i32 = pids[1].parse().expect("a pid");
-    assert_eq!(pids[0], first.to_string());
+    as_root("trees::two_containers_that_share_a_pid_namespace_leave_each_others_apps_alone", || {
+        let session = Session::new()
+            .stayer("web")
+            .app(
+                "web",
+                &format!(r#"App(command: "${{BIN}}/web", matches: Match(cmdline: "/web$"), {RESTARTS_AT_ONCE})"#),
+            )
+            .start();
+        let first = session.pid("web");
+        // The same paths, another mount namespace, and another folder behind the path of the state folder.
+        let script = r#"mount -t tmpfs -o mode=700 tmpfs "$KASM_VOID_STATE" && exec "$0" run "$1""#;
+        let mut second = session.command("unshare");
+        second.args(["--mount", "sh", "-c", script]).arg(crate::harness::binary()).arg(session.manifests());
+        second.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut second = second.spawn().expect("unshare of util-linux");
+        let pids = session.wait_lines("web.pids", 2);
+        let others: i32 = pids[1].parse().expect("a pid");
+        assert_eq!(pids[0], first.to_string());
 
-    kill(first);
-    let third = session.next_pid("web", first);
-    assert_eq!(session.wait_lines("web.pids", 3)[2], third.to_string(), "it took the other container's app");
-    session.ok(&["restart", "web"]);
-    session.wait_lines("web.pids", 4);
-    assert!(alive(others), "it ended the other container's app");
+        kill(first);
+        let third = session.next_pid("web", first);
+        assert_eq!(session.wait_lines("web.pids", 3)[2], third.to_string(), "it took the other container's app");
+        session.ok(&["restart", "web"]);
+        session.wait_lines("web.pids", 4);
+        assert!(alive(others), "it ended the other container's app");
 
-    crate::harness::send(second.id() as i32, rustix::process::Signal::TERM);
-    second.wait().expect("the second container ends");
-    assert!(!alive(others) && session.find("web").is_some_and(|app| app.state == StateName::Running));
+        crate::harness::send(second.id() as i32, rustix::process::Signal::TERM);
+        second.wait().expect("the second container ends");
+        assert!(!alive(others) && session.find("web").is_some_and(|app| app.state == StateName::Running));
+    });
 }
 
 #[test]
 fn as_root_a_program_that_gave_up_its_uid_can_open_dev_stderr() {
-    if !root() {
-        return;
-    }
-    let session = Session::new()
-        .program("web", "setpriv --reuid 65534 --clear-groups sh -c 'echo said >/dev/stderr'\nexit 0\n")
-        .app("web", r#"App(command: "${BIN}/web", restart: Never)"#)
-        .start();
-    session.wait_state("web", StateName::Stopped);
-    until("its line is in the log", || session.ok(&["logs", "web"]).contains("said").then_some(()));
+    as_root("trees::as_root_a_program_that_gave_up_its_uid_can_open_dev_stderr", || {
+        let session = Session::new()
+            .program("web", "setpriv --reuid 65534 --clear-groups sh -c 'echo said >/dev/stderr'\nexit 0\n")
+            .app("web", r#"App(command: "${BIN}/web", restart: Never)"#)
+            .start();
+        session.wait_state("web", StateName::Stopped);
+        until("its line is in the log", || session.ok(&["logs", "web"]).contains("said").then_some(()));
+    });
 }
 
 #[test]

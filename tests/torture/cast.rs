@@ -24,9 +24,15 @@ pub enum Kind {
     Mounted,
     /// Fails at once and waits long before it is tried again.
     Waits,
+    /// Has a helper that clears its environment and writes a title over the rest, as many servers do.
+    Hides,
+    /// Forks into the background, and nothing in its manifest says how to find it there.
+    Daemonises,
+    /// Becomes another user; only root can start it.
+    Drops,
 }
 
-pub const ALL: [Kind; 10] = [
+const ALL: [Kind; 13] = [
     Kind::Stays,
     Kind::Dies,
     Kind::Helps,
@@ -37,7 +43,16 @@ pub const ALL: [Kind; 10] = [
     Kind::Slow,
     Kind::Mounted,
     Kind::Waits,
+    Kind::Hides,
+    Kind::Daemonises,
+    Kind::Drops,
 ];
+
+/// The kinds that can be tried here.
+pub fn all() -> impl Iterator<Item = Kind> {
+    let root = rustix::process::geteuid().is_root();
+    ALL.into_iter().filter(move |kind| root || *kind != Kind::Drops)
+}
 
 /// What a manifest says of the things that are changed in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,20 +77,30 @@ impl Kind {
             Kind::Slow => "slow",
             Kind::Mounted => "mounted",
             Kind::Waits => "waits",
+            Kind::Hides => "hides",
+            Kind::Daemonises => "daemonises",
+            Kind::Drops => "drops",
         }
     }
 
     /// Its tree is never larger.
     pub fn most_processes(self) -> usize {
         match self {
-            Kind::Stays | Kind::Launched | Kind::Deaf | Kind::Mounted => 1,
-            Kind::Dies | Kind::Helps | Kind::Counts | Kind::Chats | Kind::Slow | Kind::Waits => 2,
+            Kind::Stays | Kind::Launched | Kind::Deaf | Kind::Mounted | Kind::Drops => 1,
+            Kind::Hides
+            | Kind::Daemonises
+            | Kind::Dies
+            | Kind::Helps
+            | Kind::Counts
+            | Kind::Chats
+            | Kind::Slow
+            | Kind::Waits => 2,
         }
     }
 
     /// It ends by itself, so that it is up at one moment and down at the next.
     pub fn comes_and_goes(self) -> bool {
-        matches!(self, Kind::Dies | Kind::Waits)
+        matches!(self, Kind::Dies | Kind::Waits | Kind::Daemonises)
     }
 
     pub fn manifest(self, edition: Edition) -> String {
@@ -87,10 +112,11 @@ impl Kind {
             Kind::Slow => "ready: Ready(probe: Path(path: \"${DATA}/slow.ready\"), within: \"20s\"), ",
             Kind::Stays => "actions: {\"tidy\": [Run(argv: [\"/bin/true\"])]}, ",
             Kind::Dies | Kind::Helps | Kind::Mounted | Kind::Waits => "",
+            Kind::Hides | Kind::Daemonises | Kind::Drops => "",
         };
         let backoff = match self {
             Kind::Waits => "first: \"10m\", max: \"10m\", stable_after: \"1h\"",
-            _ => "first: \"20ms\", max: \"150ms\", stable_after: \"0s\"",
+            _ => "first: \"20ms\", max: \"150ms\", stable_after: \"10ms\"",
         };
         let Edition { version, remark, enabled } = edition;
         format!(
@@ -105,6 +131,9 @@ impl Kind {
         let body = match self {
             Kind::Stays | Kind::Mounted => FOREVER.to_owned(),
             Kind::Waits => "exit 3\n".to_owned(),
+            Kind::Hides => format!("\"$BIN/hider\" &\n{FOREVER}"),
+            Kind::Daemonises => "setsid \"$BIN/background\" &\nsleep 0.1\nexit 0\n".to_owned(),
+            Kind::Drops => DROPS.to_owned(),
             Kind::Dies => "sleep \"0.$(($$ * 7919 % 90 + 10))\"\nexit 3\n".to_owned(),
             Kind::Helps => format!("(setsid \"$BIN/helper\" &)\n{FOREVER}"),
             Kind::Launched => "setsid \"$BIN/daemon\" \"$@\" &\nexit 0\n".to_owned(),
@@ -129,6 +158,19 @@ while :; do
 done
 "#;
 
+/// It says who it is before it cannot be told any more; `sight` reads that.
+const HIDER: &str = r#"
+started=$(cut -d ' ' -f 22 "/proc/$$/stat")
+echo hides >"$DATA/hidden/$$.$started"
+exec env -i perl -e '$0 = "x" x 3000; sleep 1000000 while 1'
+"#;
+
+/// The other user may not enter the session's folder, so the pipe that never says anything is opened before.
+const DROPS: &str = r#"
+exec 8<>"$DATA/never"
+exec setpriv --reuid 65534 --clear-groups sh -c 'read _ <&8' drops "$@"
+"#;
+
 /// Descriptor 9 is inherited by all that the app starts: a later run finds it free or is the second tree. Only the
 /// code that says so counts: `flock` is a process too, and is killed like all others.
 fn lock(name: &str) -> String {
@@ -140,7 +182,10 @@ fn lock(name: &str) -> String {
 
 /// Writes all programs.
 pub fn programs(session: Session) -> Session {
-    std::fs::create_dir(session.data().join("said")).expect("a folder for what is said");
+    for folder in ["said", "hidden"] {
+        std::fs::create_dir(session.data().join(folder)).expect("a folder for what programs tell");
+    }
     let session = session.program("helper", FOREVER).program("daemon", FOREVER);
-    ALL.iter().fold(session, |session, kind| session.program(kind.name(), &kind.program()))
+    let session = session.program("background", FOREVER).program("hider", HIDER);
+    all().fold(session, |session, kind| session.program(kind.name(), &kind.program()))
 }

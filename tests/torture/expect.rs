@@ -90,6 +90,13 @@ impl Part {
         (self.shaky, self.removed_lately) = (false, false);
     }
 
+    /// The session before was ended, and the next one knows only what is on the disk.
+    pub fn session_began(&mut self) {
+        self.touches += 1;
+        self.wanted = if self.disk == Disk::Broken { Wanted::Unknown } else { Wanted::Up };
+        (self.shaky, self.version_unsure, self.removed_lately) = (false, false, false);
+    }
+
     /// After a good manifest was written and a start was answered well.
     pub fn certain(&mut self) {
         self.touches += 1;

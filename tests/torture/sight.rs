@@ -16,13 +16,36 @@ pub struct Process {
     pub app: Option<String>,
     /// It is the one the supervisor spawned, not something that has inherited from it.
     pub leader: bool,
+    /// A guard has started it, or the process it was forked from.
+    pub guarded: bool,
     pub argv: Vec<String>,
 }
 
-/// Everything alive that carries the session's folder in its environment.
+/// Everything alive that carries the session's folder in its environment, or has said that it will hide.
 pub fn processes(root: &Path) -> Vec<Process> {
     let ours = format!("={}", root.display());
-    pids().filter_map(|pid| process(pid, &ours)).collect()
+    let mut seen: Vec<Process> = pids().filter_map(|pid| process(pid, &ours)).collect();
+    let hidden: Vec<Process> = hidden(root).filter(|one| seen.iter().all(|other| other.pid != one.pid)).collect();
+    seen.extend(hidden);
+    seen
+}
+
+/// Helpers that have left their pid, their start time and their app's name in a file before they hid.
+fn hidden(root: &Path) -> impl Iterator<Item = Process> {
+    let notes = fs::read_dir(root.join("data/hidden")).into_iter().flatten().flatten();
+    notes.filter_map(|note| {
+        let name = note.file_name().into_string().ok()?;
+        let (pid, started) = name.split_once('.')?;
+        let (pid, started) = (pid.parse().ok()?, started.parse().ok()?);
+        let stat = stat(pid).filter(|stat| stat.started == started && !stat.zombie);
+        let Some(stat) = stat else {
+            let _ = fs::remove_file(note.path()); // another look may have done so
+            return None;
+        };
+        let app = fs::read_to_string(note.path()).ok().filter(|app| !app.is_empty())?;
+        let app = Some(app.trim().to_owned());
+        Some(Process { pid, parent: stat.parent, started, app, leader: false, guarded: false, argv: Vec::new() })
+    })
 }
 
 fn process(pid: i32, ours: &str) -> Option<Process> {
@@ -34,7 +57,8 @@ fn process(pid: i32, ours: &str) -> Option<Process> {
     let leader = value("KASM_VOID_LEADER").and_then(|leader| leader.parse().ok()) == Some(pid);
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let argv = line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-    Some(Process { pid, parent, started, app, leader, argv })
+    let guarded = value("KASM_VOID_GUARD").is_some();
+    Some(Process { pid, parent, started, app, leader, guarded, argv })
 }
 
 impl Process {

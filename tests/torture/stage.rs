@@ -41,7 +41,7 @@ impl Stage {
         }
         fs::create_dir(stage.mounted()).expect("the folder that is mounted");
         symlink("..data/mounted.ron", stage.mounted().join("mounted.ron")).expect("a link to the manifest");
-        for kind in cast::ALL {
+        for kind in cast::all() {
             let part = Part::new(kind);
             stage.write(kind, &kind.manifest(part.edition), How::Plainly);
         }
@@ -109,21 +109,25 @@ impl Stage {
         found
     }
 
+    /// The supervisor, and not a child of it that has not become an app yet.
     pub fn supervisor(&self) -> Option<i32> {
         let all = self.supervising();
-        let parent_of_another = |process: &&Process| all.iter().any(|other| other.parent == process.pid);
-        all.iter().find(|process| !parent_of_another(process)).map(|process| process.pid)
+        let forked = |process: &&Process| all.iter().any(|other| other.guarded && other.pid == process.parent);
+        all.iter().filter(|process| process.guarded).find(|process| !forked(process)).map(|process| process.pid)
     }
 
     pub fn guard(&self) -> Option<i32> {
-        let supervisor = self.supervisor()?;
-        self.supervising().into_iter().map(|process| process.pid).find(|pid| *pid != supervisor)
+        self.supervising().into_iter().find(|process| !process.guarded).map(|process| process.pid)
+    }
+
+    pub fn drain(&self) {
+        let drained = self.session.cli(&["drain"]);
+        assert_eq!(drained.code, Some(0), "drain: {drained:?}");
     }
 
     /// Drains, and waits until nothing supervises any more; what is left of the session.
     pub fn end(&mut self) -> Vec<Process> {
-        let drained = self.session.cli(&["drain"]);
-        assert_eq!(drained.code, Some(0), "drain: {drained:?}");
+        self.drain();
         until("the supervisor has ended", || self.supervising().is_empty().then_some(()));
         self.forget_ended();
         sight::processes(self.root())

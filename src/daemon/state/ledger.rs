@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::FallocateFlags;
 use serde::{Deserialize, Serialize};
 
+use crate::host::layout::LEDGER;
 use crate::host::proc::{Leader, Pid};
 use crate::host::sys::Ended;
 use crate::model::machine::Kept;
@@ -85,7 +86,7 @@ impl Ledger {
     /// Reads what an earlier supervisor has left in `folder`, and goes on in its ledger. The text says why
     /// something that was there could not be used.
     pub fn open(folder: &Path) -> (Ledger, Inherited, Option<String>) {
-        let path = folder.join("ledger.jsonl");
+        let path = folder.join(LEDGER);
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot = boot.trim();
         let (inherited, refused) = match read(&path, boot) {

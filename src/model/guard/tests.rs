@@ -104,6 +104,9 @@ struct World {
     pipes: BTreeMap<String, ()>,
     told_to_end: Option<Duration>,
     finished: Option<u8>,
+    /// Some supervisor took over.
+    begun: bool,
+    forgotten: bool,
     exit: Option<u8>,
     next_pid: i32,
 }
@@ -122,6 +125,8 @@ impl World {
             pipes: BTreeMap::new(),
             told_to_end: None,
             finished: None,
+            begun: false,
+            forgotten: false,
             exit: None,
             next_pid: 100,
         };
@@ -171,7 +176,12 @@ impl World {
             Effect::Collect(_) | Effect::KeepLock | Effect::Warn(_) => {}
             Effect::Hold(app) => drop(self.pipes.insert(app, ())),
             Effect::Release(app) => drop(self.pipes.remove(&app)),
+            Effect::Forget => self.forgotten = true,
             Effect::Exit(code) => {
+                assert_eq!(
+                    self.forgotten, self.begun,
+                    "the next session would inherit from this one, or lose another's"
+                );
                 assert!(self.supervisor.is_none(), "exited beside a supervisor");
                 assert!(self.rest.is_empty(), "exited beside {} processes", self.rest.len());
                 self.exit = Some(code);
@@ -264,6 +274,7 @@ impl World {
     fn supervisor_takes_over(&mut self) {
         let running = self.supervisor.as_mut().expect("just looked");
         running.ready = true;
+        self.begun = true;
         let heard = std::mem::take(&mut running.heard);
         assert!(matches!(&heard[0], ToSupervisor::Hello(_)), "{heard:?}");
         let pipes: Vec<String> = heard
