@@ -44,9 +44,11 @@ use stream::WriteTimeout;
 pub struct Limits {
     /// Clients served at a time.
     pub connections: u32,
-    /// How many of them may be at one address. `None`: any number, and one client too many waits. Otherwise the
-    /// client that has been idle longest is disconnected for the next one.
+    /// How many of them may be at one address. `None`: any number, and one client too many waits. Otherwise an
+    /// idle client is disconnected for the next one.
     pub per_address: Option<u32>,
+    /// How many of them are kept for clients that the [`Gate`] knows.
+    pub reserved: u32,
     /// For the head of a request, and for a kept-alive connection to send its next one.
     pub head: Duration,
     /// For the body of a request.
@@ -61,6 +63,7 @@ impl Limits {
     pub const LOCAL: Limits = Limits {
         connections: 256,
         per_address: None,
+        reserved: 0,
         head: Duration::from_secs(10),
         body: Duration::from_secs(5),
         body_bytes: 64 << 10,
@@ -70,6 +73,7 @@ impl Limits {
     pub const NETWORK: Limits = Limits {
         connections: 64,
         per_address: Some(16),
+        reserved: 8,
         head: Duration::from_secs(5),
         body: Duration::from_secs(5),
         body_bytes: 64 << 10,
@@ -82,6 +86,8 @@ const HEAD_BYTES: usize = 8 << 10;
 const BUFFER_BYTES: usize = 16 << 10;
 /// Clients that wait to be accepted.
 const BACKLOG: u32 = 4096;
+/// What the kernel keeps of an answer that a client does not read. By default it would keep megabytes.
+const SEND_BUFFER: u32 = 16 << 10;
 /// Between two attempts to accept when the machine has no descriptor left.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -132,6 +138,11 @@ impl Listen for TcpListener {
 
 /// Looks at requests before the routes do.
 pub trait Gate: Send + Sync + 'static {
+    /// Whether this client has been welcome before. Strangers never push it out.
+    fn knows(&self, _: &Peer) -> bool {
+        false
+    }
+
     /// Answers a request of which only the head has been read, or lets it pass with none.
     fn admit(&self, _: &mut Parts) -> Option<Response> {
         None
@@ -152,6 +163,7 @@ impl Gate for Open {}
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?; // accepted connections inherit it
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -179,7 +191,7 @@ pub fn serve(listener: impl Listen, router: Router, limits: Limits) -> Server {
 
 /// As [`serve`], for the requests that `gate` lets pass. A refused request costs no body.
 pub fn serve_gated(listener: impl Listen, gate: Arc<dyn Gate>, router: Router, limits: Limits) -> Server {
-    let permits = Permits::new(limits.connections, limits.per_address);
+    let permits = Permits::new(limits.connections, limits.reserved, limits.per_address);
     let (open, closing) = watch::channel(());
     let shared = Shared { gate, router, limits, closing: Closing(closing) };
     tokio::spawn(listen(listener, shared, permits.clone()));
@@ -199,7 +211,7 @@ async fn listen(listener: impl Listen, shared: Shared, permits: Permits) {
     let mut closing = shared.closing.clone();
     let admitted = async |listener: &_| {
         let (stream, peer) = Listen::accept(listener).await?;
-        Ok((stream, peer, permits.take(peer).await))
+        Ok((stream, peer, permits.take(peer, shared.gate.knows(&peer)).await))
     };
     loop {
         let accepted: io::Result<_> = tokio::select! {

@@ -16,11 +16,15 @@ pub struct PolicyOptions {
     /// Hosts to allow, refusing all others; `*.example.com` is what is below example.com
     #[arg(long, value_name = "HOSTS", env = "URL_POLICY_ALLOW", hide_env_values = true, value_parser = allow)]
     allow: Vec<Words>,
+    /// Endings of names that count as public, beside the public suffix list
+    #[arg(long, value_name = "NAMES", env = "URL_POLICY_PUBLIC", hide_env_values = true, value_parser = public)]
+    public: Vec<Words>,
 }
 
 impl PolicyOptions {
     pub fn policy(&self) -> Result<Policy, String> {
-        Policy::new(&together(&self.ports), &together(&self.refuse), &together(&self.allow))
+        Policy::new(&together(&self.ports), &together(&self.refuse), &together(&self.allow))?
+            .with_public(&together(&self.public))
     }
 }
 
@@ -51,4 +55,9 @@ fn refuse(text: &str) -> Result<Words, String> {
 fn allow(text: &str) -> Result<Words, String> {
     let words = split(text);
     Policy::new(&[], &[], &words).map(|_| Words(words))
+}
+
+fn public(text: &str) -> Result<Words, String> {
+    let words = split(text);
+    Policy::default().with_public(&words).map(|_| Words(words))
 }

@@ -1,7 +1,10 @@
 //! Which clients may be connected to a listener: how many in all, how many from one address, and which one is
 //! disconnected when the next arrives. Reads and writes no byte.
+//!
+//! A crowd must not push out the few. So the client that is disconnected is one from the address that holds most
+//! connections; a part of the permits is kept for known clients, and they are never disconnected for strangers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -15,6 +18,8 @@ use crate::host::sync::lock;
 pub struct Permits {
     free: Arc<Semaphore>,
     all: u32,
+    /// Of them, those that only known clients get.
+    reserved: u32,
     per_address: Option<u32>,
     clients: Clients,
 }
@@ -45,19 +50,21 @@ struct Connected {
 
 struct Client {
     address: Option<IpAddr>,
+    known: bool,
     /// The tick since when its next request is awaited; `None` while it is served.
     idle: Option<u64>,
     revoked: Arc<Notify>,
 }
 
 impl Permits {
-    pub fn new(all: u32, per_address: Option<u32>) -> Self {
-        Permits { free: Arc::new(Semaphore::new(all as usize)), all, per_address, clients: Clients::default() }
+    pub fn new(all: u32, reserved: u32, per_address: Option<u32>) -> Self {
+        let free = Arc::new(Semaphore::new(all as usize));
+        Permits { free, all, reserved, per_address, clients: Clients::default() }
     }
 
-    /// A permit for a new client, if need be that of an idle one. `None` when its address has its share and all of
-    /// those are being served. Waits while everybody is being served.
-    pub async fn take(&self, peer: Peer) -> Option<Permit> {
+    /// A permit for a new client, if need be that of an idle one. `None` when nobody can be disconnected for it. Waits
+    /// while everybody is being served.
+    pub async fn take(&self, peer: Peer, known: bool) -> Option<Permit> {
         let address = match peer {
             Peer::Unix { .. } => None,
             Peer::Tcp(address) => Some(network(address.ip())),
@@ -65,17 +72,21 @@ impl Permits {
         if let Some(most) = self.per_address {
             let mut connected = self.clients.lock();
             let here = |client: &Client| client.address == address;
-            let full = connected.by_number.values().filter(|client| here(client)).count() >= most as usize;
-            if full && !connected.revoke_idlest(here) {
+            let strangers = |client: &Client| !client.known;
+            if connected.count(here) >= most as usize && !connected.revoke_idle(address, here) {
                 return None;
             }
-            if connected.by_number.len() >= self.all as usize {
-                connected.revoke_idlest(|_| true);
+            let for_strangers = (self.all - self.reserved) as usize;
+            if !known && connected.count(strangers) >= for_strangers && !connected.revoke_idle(address, strangers) {
+                return None;
+            }
+            if connected.by_number.len() >= self.all as usize && !connected.revoke_idle(address, strangers) && known {
+                connected.revoke_idle(address, |_| true);
             }
         }
         let permit = self.free.clone().acquire_owned().await.ok()?;
         let revoked = Arc::new(Notify::new());
-        let number = self.clients.lock().arrived(address, revoked.clone());
+        let number = self.clients.lock().arrived(address, known, revoked.clone());
         Some(Permit { number, revoked, clients: self.clients.clone(), _permit: permit })
     }
 
@@ -128,18 +139,26 @@ impl Connected {
         self.ticks
     }
 
-    fn arrived(&mut self, address: Option<IpAddr>, revoked: Arc<Notify>) -> u64 {
+    fn count(&self, which: impl Fn(&Client) -> bool) -> usize {
+        self.by_number.values().filter(|client| which(client)).count()
+    }
+
+    fn arrived(&mut self, address: Option<IpAddr>, known: bool, revoked: Arc<Notify>) -> u64 {
         let number = self.tick();
-        self.by_number.insert(number, Client { address, idle: Some(number), revoked });
+        self.by_number.insert(number, Client { address, known, idle: Some(number), revoked });
         number
     }
 
-    /// Revokes the permit of the client that has been idle longest `among` these. False when all of them are being
+    /// Revokes the permit of one `among` these clients for one that is arriving: from the address that holds most
+    /// connections, the arriving one included, the client that has been idle longest. False when all of them are being
     /// served.
-    fn revoke_idlest(&mut self, among: impl Fn(&Client) -> bool) -> bool {
+    fn revoke_idle(&mut self, arriving: Option<IpAddr>, among: impl Fn(&Client) -> bool) -> bool {
+        let mut held: HashMap<Option<IpAddr>, usize> = HashMap::from([(arriving, 1)]);
+        self.by_number.values().for_each(|client| *held.entry(client.address).or_default() += 1);
         let idle = self.by_number.iter().filter(|(_, client)| among(client));
-        let longest = idle.filter_map(|(number, client)| Some((client.idle?, *number))).min();
-        let client = longest.and_then(|(_, number)| self.by_number.remove(&number));
+        let ranked =
+            idle.filter_map(|(number, client)| Some((held[&client.address], u64::MAX - client.idle?, *number)));
+        let client = ranked.max().and_then(|(_, _, number)| self.by_number.remove(&number));
         client.inspect(|client| client.revoked.notify_one()).is_some()
     }
 }
@@ -156,6 +175,9 @@ pub fn network(address: IpAddr) -> IpAddr {
 mod tests {
     use std::net::SocketAddr;
 
+    use futures_util::FutureExt;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn from(address: &str) -> Peer {
@@ -164,42 +186,85 @@ mod tests {
 
     fn is_revoked(permit: &Permit) -> bool {
         let revoked = std::pin::pin!(permit.revoked());
-        futures_util::FutureExt::now_or_never(revoked).is_some()
+        revoked.now_or_never().is_some()
     }
 
     #[tokio::test]
     async fn the_idlest_client_of_an_address_leaves_for_the_next_of_it() {
-        let permits = Permits::new(9, Some(2));
-        let first = permits.take(from("192.0.2.1")).await.unwrap();
-        let second = permits.take(from("192.0.2.1")).await.unwrap();
-        let other = permits.take(from("192.0.2.2")).await.unwrap();
+        let permits = Permits::new(9, 0, Some(2));
+        let first = permits.take(from("192.0.2.1"), false).await.unwrap();
+        let second = permits.take(from("192.0.2.1"), false).await.unwrap();
+        let other = permits.take(from("192.0.2.2"), false).await.unwrap();
         drop(first.busy()); // it has just been answered
-        let third = permits.take(from("192.0.2.1")).await.unwrap();
+        let third = permits.take(from("192.0.2.1"), false).await.unwrap();
         assert_eq!([&first, &second, &other, &third].map(is_revoked), [false, true, false, false]);
     }
 
     #[tokio::test]
     async fn a_client_that_is_served_stays_and_the_next_of_its_address_is_refused() {
-        let permits = Permits::new(9, Some(1));
-        let first = permits.take(from("192.0.2.1")).await.unwrap();
+        let permits = Permits::new(9, 0, Some(1));
+        let first = permits.take(from("192.0.2.1"), false).await.unwrap();
         let busy = first.busy();
-        assert!(permits.take(from("192.0.2.1")).await.is_none());
+        assert!(permits.take(from("192.0.2.1"), false).await.is_none());
         drop(busy);
-        assert!(permits.take(from("192.0.2.1")).await.is_some() && is_revoked(&first));
+        assert!(permits.take(from("192.0.2.1"), false).await.is_some() && is_revoked(&first));
     }
 
     #[tokio::test]
     async fn a_full_listener_makes_room_for_a_new_address() {
-        let permits = Permits::new(2, Some(2));
-        let first = permits.take(from("192.0.2.1")).await.unwrap();
-        let second = permits.take(from("192.0.2.2")).await.unwrap();
+        let permits = Permits::new(2, 0, Some(2));
+        let first = permits.take(from("192.0.2.1"), false).await.unwrap();
+        let second = permits.take(from("192.0.2.2"), false).await.unwrap();
         let next = tokio::spawn({
             let permits = permits.clone();
-            async move { permits.take(from("192.0.2.3")).await.is_some() }
+            async move { permits.take(from("192.0.2.3"), false).await.is_some() }
         });
         first.revoked().await;
         drop(first);
         assert!(next.await.unwrap() && !is_revoked(&second));
+    }
+
+    #[tokio::test]
+    async fn a_known_client_finds_a_place_among_strangers_and_keeps_it() {
+        let permits = Permits::new(4, 1, Some(4));
+        let mut strangers = Vec::new();
+        for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+            strangers.push(permits.take(from(address), false).await.unwrap());
+        }
+        let known = permits.take(from("192.0.2.9"), true).await.unwrap();
+        assert!(!strangers.iter().any(is_revoked), "the reserved place was free");
+        let next = permits.take(from("192.0.2.4"), false);
+        let (next, ()) = tokio::join!(next, async {
+            strangers[0].revoked().await;
+            drop(strangers);
+        });
+        assert!(next.is_some() && !is_revoked(&known));
+    }
+
+    proptest! {
+        /// However many connections a few addresses open, a client who is alone at its address is not disconnected.
+        #[test]
+        fn a_crowd_at_few_addresses_pushes_out_nobody_else(
+            crowd in proptest::collection::vec(0..8u8, 1..400),
+            at in any::<proptest::sample::Index>(),
+        ) {
+            let permits = Permits::new(64, 8, Some(16));
+            let (mut open, mut caller) = (Vec::new(), None);
+            for (number, address) in crowd.iter().enumerate() {
+                let mut take = |peer| {
+                    let mut taken = std::pin::pin!(permits.take(peer, false));
+                    let first = taken.as_mut().now_or_never();
+                    open.retain(|permit| !is_revoked(permit)); // those who were disconnected make room
+                    first.or_else(|| taken.now_or_never()).expect("nobody waits while others are idle")
+                };
+                if number == at.index(crowd.len()) {
+                    caller = take(from("198.51.100.1"));
+                }
+                let taken = take(from(&format!("192.0.2.{address}")));
+                open.extend(taken);
+            }
+            prop_assert!(caller.is_some_and(|caller| !is_revoked(&caller)), "the caller was pushed out");
+        }
     }
 
     #[test]

@@ -11,8 +11,15 @@ use super::*;
 const DEADLINE: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(100);
 
-const LIMITS: Limits =
-    Limits { connections: 4, per_address: None, head: SHORT, body: SHORT, body_bytes: 1000, stalled: SHORT };
+const LIMITS: Limits = Limits {
+    connections: 4,
+    per_address: None,
+    reserved: 0,
+    head: SHORT,
+    body: SHORT,
+    body_bytes: 1000,
+    stalled: SHORT,
+};
 
 struct Place {
     folder: tempfile::TempDir,

@@ -1,8 +1,20 @@
 //! What is written down of a request: who, which host, what became of it. Never a token, a path or a query.
+//!
+//! Callers with the token have a line for each request. Requests without it could be sent by the million, and would
+//! push the callers' lines out of the log: of those there is one line for each address, verdict and ten seconds, with how
+//! many there were.
 
-use crate::http::Peer;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use super::verdict::Also;
+use crate::http::{Peer, network};
+
+/// How long the requests of one stranger are counted before the next line.
+const COUNTED: Duration = Duration::from_secs(10);
+/// Strangers who are counted apart. Those beyond share a line.
+const STRANGERS: usize = 64;
 
 /// What is known of a request.
 #[derive(Clone, Copy, Default)]
@@ -11,6 +23,8 @@ pub struct Line<'a> {
     pub request: &'a str,
     pub host: Option<&'a str>,
     pub also: &'a [Also],
+    /// Further requests like this one that have no line of their own.
+    pub more: u64,
 }
 
 impl Line<'_> {
@@ -23,6 +37,7 @@ impl Line<'_> {
             host = self.host,
             verdict,
             also = (!also.is_empty()).then(|| also.join(",")),
+            more = (self.more > 0).then_some(self.more),
             status,
             ms,
             "{verdict}: {}",
@@ -30,7 +45,7 @@ impl Line<'_> {
         );
     }
 
-    /// Somebody asks every few seconds, so only who wants to know is told.
+    /// Probes ask every few seconds, so this line is for whoever turns debugging on.
     pub fn write_healthz(self, ms: u64) {
         let (request, peer) = (self.request, self.from());
         tracing::debug!(event = "launcher.request", request, peer, verdict = "healthy", status = 200, ms, "healthy");
@@ -41,5 +56,77 @@ impl Line<'_> {
             Peer::Tcp(address) => Some(address.ip().to_canonical().to_string()),
             Peer::Unix { uid } => Some(format!("uid {uid}")),
         }
+    }
+}
+
+/// Counts the requests of strangers. Pure: it is told the time.
+#[derive(Debug, Default)]
+pub struct Strangers(HashMap<Key, Count>);
+
+/// Whose requests are counted together; no address stands for all who are beyond the table.
+type Key = (Option<IpAddr>, &'static str);
+
+#[derive(Debug)]
+struct Count {
+    since: Duration,
+    more: u64,
+}
+
+impl Strangers {
+    /// Whether this request gets a line, and how many since the last one did not.
+    pub fn count(&mut self, now: Duration, peer: Option<&Peer>, verdict: &'static str) -> Option<u64> {
+        let address = match peer {
+            Some(Peer::Tcp(address)) => Some(network(address.ip())),
+            _ => None,
+        };
+        self.0.retain(|_, count| count.more > 0 || now < count.since + COUNTED);
+        let full = self.0.len() >= STRANGERS && !self.0.contains_key(&(address, verdict));
+        let key = (address.filter(|_| !full), verdict);
+        match self.0.get_mut(&key) {
+            Some(count) if now < count.since + COUNTED => {
+                count.more += 1;
+                None
+            }
+            Some(count) => {
+                count.since = now;
+                Some(std::mem::take(&mut count.more))
+            }
+            None => {
+                self.0.insert(key, Count { since: now, more: 0 });
+                Some(0)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use super::*;
+
+    fn peer(number: u32) -> Peer {
+        Peer::Tcp(SocketAddr::from((Ipv4Addr::from_bits(number), 1)))
+    }
+
+    #[test]
+    fn a_stranger_has_a_line_for_ten_seconds_and_the_next_one_has_the_count() {
+        let mut strangers = Strangers::default();
+        let mut ask =
+            |seconds, number, verdict| strangers.count(Duration::from_secs(seconds), Some(&peer(number)), verdict);
+        assert_eq!([0, 1, 9].map(|now| ask(now, 1, "not_found")), [Some(0), None, None]);
+        assert_eq!((ask(9, 1, "unauthorized"), ask(9, 2, "not_found")), (Some(0), Some(0)));
+        assert_eq!((ask(10, 1, "not_found"), ask(11, 1, "not_found")), (Some(2), None));
+    }
+
+    #[test]
+    fn a_crowd_of_strangers_writes_few_lines() {
+        let mut strangers = Strangers::default();
+        let lines = (0..300_000).filter(|number| {
+            let now = Duration::from_micros(u64::from(*number) * 16);
+            strangers.count(now, Some(&peer(*number)), "not_found").is_some()
+        });
+        assert!(lines.count() <= STRANGERS + 1);
+        assert!(strangers.0.len() <= STRANGERS + 1);
     }
 }

@@ -1,9 +1,9 @@
-//! Two routes and no third: `POST /open` and `GET /healthz`. Owns the order of the checks and every word of the
+//! The launcher's two routes: `POST /open` and `GET /healthz`. Owns the order of the checks and every word of the
 //! replies; opens nothing itself.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use super::audit::Line;
+use super::audit::{Line, Strangers};
 use super::navigate::Navigator;
 use super::rate::{self, Gauge};
 use super::token::Token;
@@ -25,7 +25,7 @@ use super::verdict::{Outcome, Verdict};
 use crate::http::{self, Gate, Limits, Peer, Server, network};
 use crate::model::url;
 
-/// Callers give up after 10 s: all they are told, they are told before.
+/// When a caller has an answer at the latest. Callers give up after 10 s.
 pub const ANSWERED: Duration = Duration::from_millis(7500);
 /// Longest body; the longest URL that may be opened fits twice.
 const BODY_BYTES: usize = 4096;
@@ -35,11 +35,13 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LIMITS: Limits =
     Limits { head: Duration::from_secs(3), body: Duration::from_secs(2), body_bytes: BODY_BYTES, ..Limits::NETWORK };
 
-struct Door {
+/// What all requests share.
+struct Launcher {
     navigator: Arc<Navigator>,
     token: Token,
     gauge: Mutex<Gauge>,
-    opened: Instant,
+    strangers: Mutex<Strangers>,
+    began: Instant,
 }
 
 /// A request that has come in.
@@ -63,46 +65,75 @@ impl Arrival {
 pub fn serve(listener: TcpListener, navigator: Arc<Navigator>, token: Token) -> Server {
     token.warn_when_missing();
     let gauge = Mutex::new(Gauge::new(rate::ADDRESS, rate::ALL));
-    let door = Arc::new(Door { navigator, token, gauge, opened: Instant::now() });
-    let router = Router::new().route("/open", post(open)).route("/healthz", get(healthz)).with_state(door.clone());
-    http::serve_gated(listener, door, router, LIMITS)
+    let strangers = Mutex::default();
+    let launcher = Arc::new(Launcher { navigator, token, gauge, strangers, began: Instant::now() });
+    let router = Router::new().route("/open", post(open)).route("/healthz", get(healthz)).with_state(launcher.clone());
+    http::serve_gated(listener, launcher, router, LIMITS)
 }
 
-impl Gate for Door {
+impl Gate for Launcher {
+    fn knows(&self, peer: &Peer) -> bool {
+        self.gauge().knows(network(address(Some(peer))))
+    }
+
     /// All that can be said of a request without its body.
     fn admit(&self, parts: &mut Parts) -> Option<Response> {
         let arrival = Arrival::now();
         let refusal = match route(parts) {
             Some(Route::Healthz) => None,
-            Some(Route::Open) => self.refuse(&parts.headers, peer(parts)),
+            Some(Route::Open) => self.refuse(&parts.headers, address(parts.extensions.get())),
             None => Some(Refusal::NOT_FOUND),
         };
         if let Some(refusal) = refusal {
-            return Some(refusal.tell(parts.extensions.get(), &arrival));
+            return Some(self.tell(refusal, parts.extensions.get(), &arrival));
         }
         parts.extensions.insert(arrival);
         None
     }
 
     fn reject(&self, parts: &Parts, http::Error(status, error): http::Error) -> Response {
-        let arrival = parts.extensions.get().cloned().unwrap_or_else(Arrival::now);
-        let refusal = Refusal { status, error: error.into(), ..Refusal::UNREADABLE };
-        refusal.tell(parts.extensions.get(), &arrival)
+        let admitted: Option<&Arrival> = parts.extensions.get();
+        let of_a_stranger = admitted.is_none() || !matches!(route(parts), Some(Route::Open)); // the others need no token
+        let arrival = admitted.cloned().unwrap_or_else(Arrival::now);
+        let refusal = Refusal { status, error: error.into(), of_a_stranger, ..Refusal::UNREADABLE };
+        self.tell(refusal, parts.extensions.get(), &arrival)
     }
 }
 
-impl Door {
+impl Launcher {
+    /// The token is looked at before anything is charged to all strangers, or they could keep callers out.
     fn refuse(&self, headers: &HeaderMap, peer: IpAddr) -> Option<Refusal> {
-        let (mut gauge, peer) = (self.gauge.lock().unwrap_or_else(PoisonError::into_inner), network(peer));
-        if let Err(seconds) = gauge.admit(self.opened.elapsed(), peer) {
+        // Browsers send these of themselves, and no page has business here.
+        if headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site") {
+            return Some(Refusal::WEB_PAGE);
+        }
+        let has_token = headers.get(header::AUTHORIZATION).is_some_and(|sent| self.token.is_in(sent.as_bytes()));
+        if let Err(seconds) = self.gauge().admit(self.began.elapsed(), network(peer), has_token) {
             return Some(Refusal { retry_after: Some(seconds), ..Refusal::TOO_MANY });
         }
-        let sent = headers.get(header::AUTHORIZATION);
-        if !sent.is_some_and(|sent| self.token.is_in(sent.as_bytes())) {
-            return Some(Refusal::UNAUTHORIZED);
+        match has_token {
+            false => Some(Refusal::UNAUTHORIZED),
+            true => (!has_proper_length(headers)).then_some(Refusal::LENGTH),
         }
-        gauge.know(peer);
-        (!has_proper_length(headers)).then_some(Refusal::LENGTH)
+    }
+
+    /// Tells the client, and the log: of strangers not each time.
+    fn tell(&self, refusal: Refusal, peer: Option<&Peer>, arrival: &Arrival) -> Response {
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = match refusal.of_a_stranger {
+            true => strangers.count(self.began.elapsed(), peer, refusal.verdict),
+            false => Some(0),
+        };
+        drop(strangers);
+        if let Some(more) = more {
+            let line = Line { peer, request: &arrival.id, more, ..Line::default() };
+            line.write(refusal.verdict, refusal.status.as_u16(), arrival.ms());
+        }
+        refusal.reply(arrival)
+    }
+
+    fn gauge(&self) -> MutexGuard<'_, Gauge> {
+        self.gauge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,8 +152,8 @@ fn route(parts: &Parts) -> Option<Route> {
     }
 }
 
-fn peer(parts: &Parts) -> IpAddr {
-    match parts.extensions.get() {
+fn address(peer: Option<&Peer>) -> IpAddr {
+    match peer {
         Some(Peer::Tcp(address)) => address.ip(),
         _ => Ipv6Addr::UNSPECIFIED.into(),
     }
@@ -139,26 +170,26 @@ async fn healthz(Extension(peer): Extension<Peer>, Extension(arrival): Extension
 }
 
 async fn open(
-    State(door): State<Arc<Door>>,
+    State(launcher): State<Arc<Launcher>>,
     Extension(peer): Extension<Peer>,
     Extension(arrival): Extension<Arrival>,
     body: Bytes,
 ) -> Response {
-    // On its own: what is opened for a caller who has left in between is written down as well.
-    let answered = tokio::spawn(async move { door.answer(&body, &peer, &arrival).await });
+    // In a task of its own, so that a request whose client disconnects is written down as well.
+    let answered = tokio::spawn(async move { launcher.answer(&body, &peer, &arrival).await });
     answered.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
-impl Door {
+impl Launcher {
     async fn answer(&self, body: &[u8], peer: &Peer, arrival: &Arrival) -> Response {
         let Ok(wanted) = serde_json::from_slice::<Value>(body) else {
-            return Refusal::JSON.tell(Some(peer), arrival);
+            return self.tell(Refusal::JSON, Some(peer), arrival);
         };
         let raw = wanted["url"].as_str().unwrap_or_default();
         let host = url::host(raw);
         let verdict = self.open(raw, arrival).await;
         let (status, ms) = (verdict.outcome.status(), arrival.ms());
-        let line = Line { peer: Some(peer), request: &arrival.id, host: host.as_deref(), also: &verdict.also };
+        let line = Line { peer: Some(peer), request: &arrival.id, host: host.as_deref(), also: &verdict.also, more: 0 };
         line.write(verdict.outcome.word(), status.as_u16(), ms);
         let mut response = reply(status, arrival, verdict.body(ms));
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -175,37 +206,45 @@ impl Door {
     }
 }
 
-/// What is said of a request that is not even looked at as one to open a page.
+/// The answer to a request that is not looked at as one to open a page.
 struct Refusal {
     status: StatusCode,
     error: Cow<'static, str>,
     verdict: &'static str,
+    /// It had no token, as far as anybody looked. Its connection is closed.
+    of_a_stranger: bool,
     retry_after: Option<u64>,
 }
 
 impl Refusal {
-    const NOT_FOUND: Refusal = Refusal::new(StatusCode::NOT_FOUND, "not found", "not_found");
-    const UNAUTHORIZED: Refusal = Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", "unauthorized");
-    const TOO_MANY: Refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", "too_many");
-    const LENGTH: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "invalid body length", "invalid_length");
-    const JSON: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "invalid json", "invalid_json");
+    const NOT_FOUND: Refusal = Refusal::stranger(StatusCode::NOT_FOUND, "not found", "not_found");
+    const WEB_PAGE: Refusal = Refusal::stranger(StatusCode::FORBIDDEN, "web pages may not ask", "web_page");
+    const UNAUTHORIZED: Refusal = Refusal::stranger(StatusCode::UNAUTHORIZED, "unauthorized", "unauthorized");
+    const TOO_MANY: Refusal = Refusal::stranger(StatusCode::TOO_MANY_REQUESTS, "too many requests", "too_many");
     /// In words of the server.
-    const UNREADABLE: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "", "unreadable");
+    const UNREADABLE: Refusal = Refusal::stranger(StatusCode::BAD_REQUEST, "", "unreadable");
+    const LENGTH: Refusal = Refusal::caller(StatusCode::BAD_REQUEST, "invalid body length", "invalid_length");
+    const JSON: Refusal = Refusal::caller(StatusCode::BAD_REQUEST, "invalid json", "invalid_json");
 
-    const fn new(status: StatusCode, error: &'static str, verdict: &'static str) -> Self {
-        Refusal { status, error: Cow::Borrowed(error), verdict, retry_after: None }
+    const fn stranger(status: StatusCode, error: &'static str, verdict: &'static str) -> Self {
+        Refusal { status, error: Cow::Borrowed(error), verdict, of_a_stranger: true, retry_after: None }
     }
 
-    /// The caller, and those who read what is written down.
-    fn tell(&self, peer: Option<&Peer>, arrival: &Arrival) -> Response {
-        let line = Line { peer, request: &arrival.id, ..Line::default() };
-        line.write(self.verdict, self.status.as_u16(), arrival.ms());
+    const fn caller(status: StatusCode, error: &'static str, verdict: &'static str) -> Self {
+        Refusal { status, error: Cow::Borrowed(error), verdict, of_a_stranger: false, retry_after: None }
+    }
+
+    fn reply(&self, arrival: &Arrival) -> Response {
         let mut response = reply(self.status, arrival, json!({ "error": self.error }).to_string());
+        let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.of_a_stranger {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

@@ -1,5 +1,5 @@
-//! How often somebody may ask: buckets, one for each address, one for all strangers, and one for all who have been
-//! known to have the token, so that strangers take nothing from them. Pure: it is told the time.
+//! How often somebody may ask: a bucket for each address, one for all requests without the token, and one for all with
+//! it, so that strangers take nothing from callers. Pure: it is told the time.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,10 +14,10 @@ pub struct Rate {
 
 /// For one address: a person who clicks, or a dashboard behind one proxy.
 pub const ADDRESS: Rate = Rate { burst: 20.0, per_second: 5.0 };
-/// For all strangers together, and for all others: what a browser can take, and far too few to guess a token with.
+/// For all requests without the token together, and for all with it: what a browser can take.
 pub const ALL: Rate = Rate { burst: 100.0, per_second: 25.0 };
 
-/// Addresses that are remembered; strangers are forgotten first, and of them the one that asked least lately.
+/// Addresses that are remembered. Strangers are forgotten first, and of them the one that has been quiet longest.
 const ADDRESSES: usize = 1024;
 
 #[derive(Debug)]
@@ -47,8 +47,9 @@ impl Gauge {
         Gauge { address, all, strangers, known, addresses: HashMap::new() }
     }
 
-    /// Lets this address ask once more, or says how many seconds it has to wait.
-    pub fn admit(&mut self, now: Duration, address: IpAddr) -> Result<(), u64> {
+    /// Lets this address ask once more, or says how many seconds it has to wait. Only a request without the token is
+    /// charged to all strangers.
+    pub fn admit(&mut self, now: Duration, address: IpAddr, has_token: bool) -> Result<(), u64> {
         if self.addresses.len() >= ADDRESSES && !self.addresses.contains_key(&address) {
             let first = self.addresses.iter().min_by_key(|(_, one)| (one.known, one.bucket.at));
             first.map(|(address, _)| *address).and_then(|address| self.addresses.remove(&address));
@@ -56,15 +57,14 @@ impl Gauge {
         let stranger = Address { bucket: Bucket::full(self.address), known: false };
         let one = self.addresses.entry(address).or_insert(stranger);
         one.bucket.take(self.address, now)?;
-        let all = if one.known { &mut self.known } else { &mut self.strangers };
+        one.known |= has_token;
+        let all = if has_token { &mut self.known } else { &mut self.strangers };
         all.take(self.all, now)
     }
 
-    /// This address, which was admitted, has the token.
-    pub fn know(&mut self, address: IpAddr) {
-        if let Some(one) = self.addresses.get_mut(&address) {
-            one.known = true;
-        }
+    /// Whether this address has had the token.
+    pub fn knows(&self, address: IpAddr) -> bool {
+        self.addresses.get(&address).is_some_and(|one| one.known)
     }
 }
 
@@ -103,32 +103,38 @@ mod tests {
     #[test]
     fn a_burst_is_free_and_the_next_waits() {
         let mut gauge = Gauge::new(TWO, MANY);
-        assert_eq!([0, 0, 0].map(|now| gauge.admit(at(now), address(1))), [Ok(()), Ok(()), Err(2)]);
-        assert_eq!(gauge.admit(at(0), address(2)), Ok(()));
-        assert_eq!([2, 2].map(|now| gauge.admit(at(now), address(1))), [Ok(()), Err(2)]);
+        assert_eq!([0, 0, 0].map(|now| gauge.admit(at(now), address(1), false)), [Ok(()), Ok(()), Err(2)]);
+        assert_eq!(gauge.admit(at(0), address(2), false), Ok(()));
+        assert_eq!([2, 2].map(|now| gauge.admit(at(now), address(1), true)), [Ok(()), Err(2)]);
     }
 
     #[test]
     fn all_together_have_a_limit_too() {
-        let mut gauge = Gauge::new(MANY, TWO);
-        assert_eq!([1, 2, 3].map(|peer| gauge.admit(at(0), address(peer))), [Ok(()), Ok(()), Err(2)]);
+        for has_token in [false, true] {
+            let mut gauge = Gauge::new(MANY, TWO);
+            let admitted = [1, 2, 3].map(|peer| gauge.admit(at(0), address(peer), has_token));
+            assert_eq!(admitted, [Ok(()), Ok(()), Err(2)]);
+        }
     }
 
     #[test]
-    fn strangers_take_nothing_from_who_is_known() {
+    fn strangers_take_nothing_from_a_caller_not_even_from_one_who_comes_for_the_first_time() {
         let mut gauge = Gauge::new(MANY, TWO);
-        assert_eq!(gauge.admit(at(0), address(0)), Ok(()));
-        gauge.know(address(0));
-        let strangers: Vec<_> = (1..=ADDRESSES as u32).map(|peer| gauge.admit(at(1), address(peer))).collect();
-        assert_eq!(strangers.iter().filter(|admitted| admitted.is_ok()).count(), 1);
-        assert_eq!([1, 1, 1].map(|now| gauge.admit(at(now), address(0))), [Ok(()), Ok(()), Err(2)]);
+        let strangers: Vec<_> = (1..=ADDRESSES as u32).map(|peer| gauge.admit(at(1), address(peer), false)).collect();
+        assert_eq!(strangers.iter().filter(|admitted| admitted.is_ok()).count(), 2);
+        assert_eq!([1, 1, 1].map(|now| gauge.admit(at(now), address(0), true)), [Ok(()), Ok(()), Err(2)]);
+        assert!(gauge.knows(address(0)) && !gauge.knows(address(1)));
+        for peer in 1..=2000 {
+            let _ = gauge.admit(at(2), address(peer), false);
+        }
+        assert!(gauge.knows(address(0)), "strangers made it forget a caller");
     }
 
     #[test]
     fn strangers_cost_no_memory() {
         let mut gauge = Gauge::new(TWO, MANY);
         for peer in 0..10_000 {
-            let _ = gauge.admit(Duration::from_millis(peer.into()), address(peer));
+            let _ = gauge.admit(Duration::from_millis(peer.into()), address(peer), false);
         }
         assert_eq!(gauge.addresses.len(), ADDRESSES);
     }

@@ -17,6 +17,8 @@ pub const VARIABLES: [&str; 2] = ["URL_LAUNCHER_TOKEN", "VNC_PW"];
 
 /// Far more than any token has.
 const LONGEST: u64 = 4096;
+/// A shorter token can be guessed: whoever has many addresses may try often.
+const SHORT: usize = 16;
 
 /// Knows where the token is.
 pub struct Token {
@@ -43,7 +45,7 @@ impl Token {
     pub fn get(&self) -> Result<Option<String>, String> {
         match &self.file {
             None => Ok(self.variable.clone()),
-            Some(file) => Ok(read(file)?.or_else(|| self.variable.clone())),
+            Some(file) => read(file).map(Some),
         }
     }
 
@@ -59,12 +61,18 @@ impl Token {
     pub fn warn_when_missing(&self) {
         let token = self.get();
         self.warn_once(token.as_ref().err());
-        if token == Ok(None) {
-            tracing::warn!(
+        match token {
+            Ok(None) => tracing::warn!(
                 event = "launcher.no_token",
                 help = format!("set {FILE}, {} or {}", VARIABLES[0], VARIABLES[1]),
                 "no token is set: every request to open a page will be refused"
-            );
+            ),
+            Ok(Some(token)) if token.len() < SHORT => tracing::warn!(
+                event = "launcher.short_token",
+                help = "use 32 random characters, as from `openssl rand -hex 16`",
+                "the token has fewer than {SHORT} characters, so it can be guessed"
+            ),
+            _ => {}
         }
     }
 
@@ -77,8 +85,7 @@ impl Token {
     }
 }
 
-/// None when the file is empty.
-fn read(path: &Path) -> Result<Option<String>, String> {
+fn read(path: &Path) -> Result<String, String> {
     let named = path.display();
     let failed = |error| format!("cannot read the token from {named} ({FILE}): {error}");
     // A named pipe must not hold up the launcher.
@@ -95,7 +102,10 @@ fn read(path: &Path) -> Result<Option<String>, String> {
     if text.len() as u64 > LONGEST {
         return Err(format!("{named} ({FILE}) is longer than {LONGEST} bytes: it holds no token"));
     }
-    Ok(Some(text.trim().to_owned()).filter(|token| !token.is_empty()))
+    match text.trim() {
+        "" => Err(format!("{named} ({FILE}) is empty: write the token into it, or unset {FILE}")),
+        token => Ok(token.to_owned()),
+    }
 }
 
 /// What follows the scheme, which may be written in any case.
@@ -141,7 +151,6 @@ mod tests {
             assert_eq!(of(variables).get().unwrap().as_deref(), expected, "{variables:?}");
         }
         assert_eq!(Secret::new("f\n").with(&[("VNC_PW", "b")]).get(), Ok(Some("f".into())));
-        assert_eq!(Secret::new("\n").with(&[("VNC_PW", "b")]).get(), Ok(Some("b".into())));
     }
 
     #[test]
@@ -181,6 +190,15 @@ mod tests {
         fs::set_permissions(&secret.0, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(!token.is_in(b"Bearer s3cret") && !token.is_in(b"Bearer password"));
         assert!(token.get().unwrap_err().contains("everybody can read"));
+    }
+
+    #[test]
+    fn an_empty_file_opens_nothing_and_neither_does_a_password_beside_it() {
+        for text in ["", "\n", " \t\r\n"] {
+            let secret = Secret::new(text);
+            let token = secret.with(&[("VNC_PW", "password")]);
+            assert!(token.get().unwrap_err().contains("is empty") && !token.is_in(b"Bearer password"));
+        }
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Policy {
     refused: Vec<String>,
     /// When there are any, all else is refused.
     allowed: Vec<Pattern>,
+    /// Names that count as public suffixes, beside those of the list.
+    public: Vec<String>,
     /// Ports on this machine that a test serves pages from.
     loopback: Vec<u16>,
 }
@@ -60,6 +62,8 @@ pub enum Reason {
     /// No public name server answers for it.
     ReservedName,
     SingleLabel,
+    /// Its last labels are on no list of public suffixes.
+    UnknownSuffix,
     /// Of the configuration, as is the next.
     Suffix,
     NotAllowed,
@@ -70,7 +74,13 @@ pub enum Reason {
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy { ports: PORTS.into(), refused: Vec::new(), allowed: Vec::new(), loopback: Vec::new() }
+        Policy {
+            ports: PORTS.into(),
+            refused: Vec::new(),
+            allowed: Vec::new(),
+            public: Vec::new(),
+            loopback: Vec::new(),
+        }
     }
 }
 
@@ -85,6 +95,12 @@ impl Policy {
         policy.refused = refuse.iter().map(|word| name::suffix(word)).collect::<Result<_, _>>()?;
         policy.allowed = allow.iter().map(|word| allowed(word)).collect::<Result<_, _>>()?;
         Ok(policy)
+    }
+
+    /// Takes these names for public suffixes too. The list of them is compiled in, and new ones appear.
+    pub fn with_public(mut self, names: &[String]) -> Result<Policy, String> {
+        self.public = names.iter().map(|word| name::suffix(word)).collect::<Result<_, _>>()?;
+        Ok(self)
     }
 
     /// Lets pages of this machine be opened at this port. Only for tests that serve pages themselves: no
@@ -163,6 +179,10 @@ impl Policy {
 
     fn judge_name(&self, name: &str) -> Result<(), Refused> {
         name::judge(name).map_err(|(reason, why)| refused(reason, format!("`{}` {why}", shortened(name))))?;
+        if !name::has_public_suffix(name) && !self.public.iter().any(|suffix| name::is_below(name, suffix)) {
+            let why = "ends in no public suffix, so only a name server of the local network could know it";
+            return Err(refused(Reason::UnknownSuffix, format!("`{}` {why}", shortened(name))));
+        }
         match self.refused.iter().find(|suffix| name::is_below(name, suffix)) {
             Some(suffix) => Err(refused(
                 Reason::Suffix,
@@ -299,7 +319,10 @@ fn allowed(word: &str) -> Result<Pattern, String> {
     let pattern = Pattern::read(word)?;
     let against = match &pattern {
         Pattern::Below(suffix) => name::judge(&format!("x.{suffix}")).err().map(|(_, why)| format!("it {why}")),
-        Pattern::Host(host) => Policy::default().judge(&format!("http://{host}/")).err().map(|refused| refused.text),
+        Pattern::Host(host) => match Policy::default().judge(&format!("http://{host}/")) {
+            Err(refused) if refused.reason != Reason::UnknownSuffix => Some(refused.text), // that can be configured
+            _ => None,
+        },
     };
     match against {
         Some(why) => Err(format!("`{word}` would never be opened: {why}")),

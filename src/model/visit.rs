@@ -119,7 +119,7 @@ pub struct Visit {
 struct Calls {
     last: u64,
     /// The one whose reply leads on.
-    awaited: u64,
+    expected: u64,
     /// The question what a tab shows that has come back after a crash.
     recovered: Option<u64>,
 }
@@ -214,7 +214,7 @@ impl Visit {
         {
             self.shows(now, frame.clone(), loader.clone(), url);
         }
-        if call != self.calls.awaited {
+        if call != self.calls.expected {
             return;
         }
         match (self.stage, reply) {
@@ -360,7 +360,7 @@ impl Visit {
     /// Sends a command whose reply leads on.
     fn ask(&mut self, now: Time, stage: Stage, within: Duration, session: Option<SessionId>, command: Command) {
         self.send(session, command);
-        self.calls.awaited = self.calls.last;
+        self.calls.expected = self.calls.last;
         self.enter(now, stage, within);
         if self.is_preparing() {
             self.until = self.until.min(self.wanted.reply_by);

@@ -159,6 +159,8 @@ fn every_reply_is_as_promised() {
         ("POST", "/healthz", "Content-Length: 2".into(), "{}", "404", Some("not found")),
         ("GET", "/healthz/../open", "X: y".into(), "", "404", Some("not found")),
         ("POST", "/open", "Content-Length: 9999".into(), "", "401", Some("unauthorized")),
+        ("POST", "/open", format!("Origin: null\r\n{}", sized(2)), "{}", "403", Some("web pages may not ask")),
+        ("POST", "/open", format!("Sec-Fetch-Site: none\r\n{}", sized(2)), "{}", "403", Some("web pages may not ask")),
         (
             "POST",
             "/open",
@@ -303,7 +305,7 @@ fn pipelined_requests_are_answered_in_their_order() {
     let missing = "GET /x HTTP/1.1\r\nHost: x\r\n\r\n";
     let answer = launcher.says(format!("{health}{missing}{health}{}", request("GET", "/y", "X: y", "")));
     let seen: Vec<&str> = answer.match_indices("HTTP/1.1 ").map(|(at, _)| &answer[at + 9..at + 12]).collect();
-    assert_eq!(seen, ["200", "404", "200", "404"], "{answer}");
+    assert_eq!(seen, ["200", "404"], "who asks for what is not there is not listened to any longer: {answer}");
 }
 
 #[test]
@@ -320,6 +322,71 @@ fn whoever_asks_too_often_waits_and_the_probe_does_not() {
     let mut other = launcher.connect_from(Ipv4Addr::new(127, 0, 0, 2));
     other.write_all(guess.as_bytes()).expect("the launcher reads");
     assert_eq!(status(&to_the_end(&mut other)), "401", "one address pays for another");
+}
+
+#[test]
+fn strangers_at_a_few_addresses_cut_off_no_caller_however_far_away() {
+    let launcher = Launcher::start();
+    for calls in 0..3 {
+        // The caller has connected, and its request is still on the way.
+        let mut caller = launcher.connect_from(Ipv4Addr::new(127, 0, 1, calls));
+        let crowd: Vec<_> =
+            (0..500u32).map(|each| launcher.connect_from(Ipv4Addr::from_bits(0x7f00_0002 + each % 8))).collect();
+        caller.write_all(request("GET", "/healthz", "X: y", "").as_bytes()).expect("the launcher reads");
+        assert_eq!(status(&to_the_end(&mut caller)), "200", "with {} silent others", crowd.len());
+    }
+}
+
+#[test]
+fn strangers_at_many_addresses_cut_off_nobody_who_has_had_the_token() {
+    let launcher = Launcher::start();
+    let from = Ipv4Addr::new(127, 0, 1, 1);
+    let ask = |caller: &mut TcpStream| {
+        let open = r#"{"url": "http://10.0.0.1/"}"#;
+        let headers = format!("Authorization: Bearer {TOKEN}\r\nContent-Length: {}", open.len());
+        let _ = caller.write_all(request("POST", "/open", &headers, open).as_bytes());
+        status(&to_the_end(caller)).to_owned()
+    };
+    assert_eq!(ask(&mut launcher.connect_from(from)), "400");
+    let mut caller = launcher.connect_from(from);
+    let _crowd: Vec<_> = (0..1000u16)
+        .map(|each| launcher.connect_from(Ipv4Addr::from_bits(0x7f00_0200 + u32::from(each % 250))))
+        .collect();
+    assert_eq!(ask(&mut caller), "400");
+}
+
+#[test]
+fn strangers_take_neither_the_rate_nor_the_audit_lines_of_callers() {
+    let launcher = Launcher::start();
+    let guess = request("POST", "/open", "Authorization: Bearer guess\r\nContent-Length: 2", "{}");
+    let mut refused = Vec::new();
+    for stranger in 0..80 {
+        for _ in 0..3 {
+            let mut stream = launcher.connect_from(Ipv4Addr::new(127, 0, 3, stranger));
+            let _ = stream.write_all(guess.as_bytes());
+            refused.push(status(&to_the_end(&mut stream)).to_owned());
+        }
+    }
+    assert!(refused.contains(&"429".into()), "nobody was refused: {refused:?}");
+    let page = request("POST", "/open", "Origin: http://x\r\nContent-Length: 2", "{}");
+    assert!((0..200).all(|_| status(&launcher.says(&page)) == "403"), "a web page is charged");
+
+    // A caller who comes for the first time.
+    assert_eq!(status(&launcher.open(r#"{"url": "http://10.0.0.1/"}"#)), "400");
+
+    let missing = "GET /x HTTP/1.1\r\nHost: x\r\n\r\n";
+    for _ in 0..20 {
+        let answer = launcher.says(missing.repeat(1000));
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "the next request was answered as well");
+    }
+    assert_eq!(status(&launcher.open(r#"{"url": "http://10.0.0.2/"}"#)), "400");
+    let lines = until("the last caller's line", || {
+        let lines = launcher.audit(3);
+        lines.iter().any(|line| line["host"] == "10.0.0.2").then_some(lines)
+    });
+    let of_strangers = lines.iter().filter(|line| line["host"].is_null()).count();
+    assert!(of_strangers <= 70, "{of_strangers} lines of strangers");
+    assert!(lines.iter().any(|line| line["host"] == "10.0.0.1"));
 }
 
 /// As many as this process may open, less what else it needs.

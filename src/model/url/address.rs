@@ -50,13 +50,24 @@ pub struct NotGlobal {
 pub fn judge(address: IpAddr) -> Result<(), NotGlobal> {
     let block = block(address);
     match block.reach {
-        Reach::Global => Ok(()),
+        Reach::Global => match isatap(address) {
+            Some(inner) => judge(inner.into()).map_err(|found| NotGlobal { address, ..found }),
+            None => Ok(()),
+        },
         Reach::Local | Reach::Nearest => Err(NotGlobal { address, judged: address, block }),
         Reach::Embeds => {
             let inner = Ipv4Addr::from_bits(number(address).1 as u32); // the last 32 bits: `as` cuts the rest off
             judge(inner.into()).map_err(|found| NotGlobal { address, ..found })
         }
     }
+}
+
+/// The IPv4 address that an ISATAP router takes from the last half of an address (RFC 5214), whatever the first half.
+fn isatap(address: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(address) = address else { return None };
+    let [.., kind, mark, high, low] = address.segments();
+    let is_isatap = mark == 0x5efe && kind & !0x0200 == 0;
+    is_isatap.then(|| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
 }
 
 /// Every row, IPv4 first, in the order of the addresses.
@@ -149,6 +160,8 @@ const V4: &[Block] = &[
     v4([10, 0, 0, 0], 8, "Private-Use", "RFC 1918", Local),
     v4([100, 64, 0, 0], 10, "Shared Address Space", "RFC 6598", Local),
     v4([127, 0, 0, 0], 8, "Loopback", "RFC 1122", Local),
+    v4([161, 26, 0, 0], 16, "IBM Cloud's services, behind every machine there", "not in a registry", Local),
+    v4([166, 8, 0, 0], 14, "IBM Cloud's services, behind every machine there", "not in a registry", Local),
     v4([168, 63, 129, 16], 32, "Azure's host, behind every machine there", "not in a registry", Local),
     v4([169, 254, 0, 0], 16, "Link Local", "RFC 3927", Local),
     v4([172, 16, 0, 0], 12, "Private-Use", "RFC 1918", Local),
@@ -168,6 +181,8 @@ const V4: &[Block] = &[
     v4([192, 175, 48, 0], 24, "Direct Delegation AS112 Service", "RFC 7534", Nearest),
     v4([198, 18, 0, 0], 15, "Benchmarking", "RFC 2544", Local),
     v4([198, 51, 100, 0], 24, "Documentation (TEST-NET-2)", "RFC 5737", Local),
+    v4([199, 36, 153, 4], 30, "Google Cloud's services, as its machines reach them", "not in a registry", Local),
+    v4([199, 36, 153, 8], 30, "Google Cloud's services, as its machines reach them", "not in a registry", Local),
     v4([203, 0, 113, 0], 24, "Documentation (TEST-NET-3)", "RFC 5737", Local),
     v4([224, 0, 0, 0], 4, "Multicast", "RFC 5771", Local),
     v4([240, 0, 0, 0], 4, "Reserved", "RFC 1112", Local),

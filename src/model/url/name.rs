@@ -68,6 +68,11 @@ pub fn judge(name: &str) -> Result<(), (Reason, String)> {
     Ok(())
 }
 
+/// Whether the name ends as names of the public internet do.
+pub fn has_public_suffix(name: &str) -> bool {
+    psl::suffix(name.as_bytes()).is_some_and(|suffix| suffix.is_known())
+}
+
 fn well_formed(name: &str) -> Result<(), String> {
     let spelled = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
     if name.len() > NAME {

@@ -14,12 +14,13 @@ fn words(text: &str) -> Vec<String> {
     text.split(',').filter(|word| !word.is_empty()).map(String::from).collect()
 }
 
-/// `policy ports=… refuse=… allow=…`
+/// `policy ports=… refuse=… allow=… public=…`
 fn policy(line: &str) -> Policy {
     let of = |key: &str| {
         words(line.split(' ').filter_map(|part| part.strip_prefix(key)?.strip_prefix('=')).next().unwrap_or_default())
     };
-    Policy::new(&of("ports"), &of("refuse"), &of("allow")).unwrap_or_else(|why| panic!("{line}: {why}"))
+    let policy = Policy::new(&of("ports"), &of("refuse"), &of("allow"));
+    policy.and_then(|policy| policy.with_public(&of("public"))).unwrap_or_else(|why| panic!("{line}: {why}"))
 }
 
 fn unescaped(text: &str) -> String {

@@ -104,7 +104,7 @@ impl Browser {
     }
 
     fn answer_awaited(&mut self) {
-        let call = self.visit.calls.awaited;
+        let call = self.visit.calls.expected;
         let command = self.open.get(&call).map(|(_, command)| command.clone());
         let reply = command.as_ref().map_or_else(Reply::default, reply_to);
         self.handle(Input::Replied { call, reply: Ok(reply) });
@@ -243,14 +243,14 @@ fn detached() -> Input {
 fn a_main_frame_that_changed_is_still_the_main_frame() {
     let mut browser = Browser::new(false);
     while browser.visit.is_preparing() {
-        let call = browser.visit.calls.awaited;
+        let call = browser.visit.calls.expected;
         let mut reply = reply_to(&browser.open[&call].1);
         reply.frame = reply.frame.map(|_| "PRERENDERED".into());
         browser.handle(Input::Replied { call, reply: Ok(reply) });
     }
     browser.pauses(PAGE, "1", "PRERENDERED", "http://10.0.0.1/");
     let reply = Reply { error: Some("net::ERR_ABORTED".into()), loader: Some("L".into()), ..Reply::default() };
-    let call = browser.visit.calls.awaited;
+    let call = browser.visit.calls.expected;
     browser.handle(Input::Replied { call, reply: Ok(reply) });
     assert!(matches!(browser.outcome(), Outcome::Refused(_)), "{:?}", browser.outcome());
 }
@@ -369,7 +369,7 @@ fn an_allow_list_is_about_what_is_opened_and_not_about_what_a_page_embeds() {
 #[test]
 fn a_sign_in_box_is_told_as_one_and_raised() {
     let mut browser = Browser::loading();
-    let (call, error) = (browser.visit.calls.awaited, Some("net::ERR_INVALID_AUTH_CREDENTIALS".into()));
+    let (call, error) = (browser.visit.calls.expected, Some("net::ERR_INVALID_AUTH_CREDENTIALS".into()));
     browser.handle(Input::Replied { call, reply: Ok(Reply { error, loader: Some("L".into()), ..Reply::default() }) });
     assert!(matches!(browser.outcome(), Outcome::SignIn { .. }));
     assert!(browser.sent.contains(&Command::BringToFront));

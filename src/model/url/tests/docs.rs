@@ -20,6 +20,11 @@ pub const RULES: &[(Reason, &str, &str)] = &[
     ),
     (Reason::ReservedName, "no name that public name servers do not answer for (below)", "http://printer.local/"),
     (Reason::SingleLabel, "a name with a dot: others are found in the network's search domains", "https://kubernetes/"),
+    (
+        Reason::UnknownSuffix,
+        "a name that ends in a [public suffix](https://publicsuffix.org), or in one of `--public`",
+        "https://kubernetes.default/",
+    ),
     (Reason::Suffix, "no name of `--refuse`, and none below one", "https://admin.kbve.com/"),
     (Reason::NotAllowed, "when there is an allow list: a host on it", "https://example.org/"),
     (Reason::Unresolved, "a name that has an address, told within a second", "https://no-such-name.com/"),
@@ -93,13 +98,14 @@ fn each_reason_has_a_rule_in_order() {
         Reason::BadName => 6,
         Reason::ReservedName => 7,
         Reason::SingleLabel => 8,
-        Reason::Suffix => 9,
-        Reason::NotAllowed => 10,
-        Reason::Unresolved => 11,
-        Reason::ResolvesPrivate => 12,
+        Reason::UnknownSuffix => 9,
+        Reason::Suffix => 10,
+        Reason::NotAllowed => 11,
+        Reason::Unresolved => 12,
+        Reason::ResolvesPrivate => 13,
     };
     for (at, (reason, ..)) in RULES.iter().enumerate() {
         assert_eq!(place(reason), at, "{reason}");
     }
-    assert_eq!(RULES.len(), 13);
+    assert_eq!(RULES.len(), 14);
 }
