@@ -296,7 +296,7 @@ pub fn state(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match state::parse(text, "boot") {
         Ok(Some(inherited)) => {
-            let known = |app: &String| inherited.legacy.apps.contains_key(app);
+            let known = |app: &String| inherited.session.apps.contains_key(app);
             assert!(inherited.leaders.keys().all(known), "a leader of no app: {inherited:?}");
             for (app, _) in &inherited.crashes {
                 let kept = inherited.crashes.iter().filter(|(other, _)| other == app).count();

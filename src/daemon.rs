@@ -154,9 +154,9 @@ impl Daemon {
                 Some(ask) = inbox.asks.recv() => self.take_ask(ask),
                 () = watch.changed() => self.manifests.read(Purpose::Apply(None)),
                 _ = signals.reload.recv() => self.manifests.read(Purpose::Apply(None)),
-                _ = signals.terminate.recv() => self.drain_or_hurry("SIGTERM"),
-                _ = signals.interrupt.recv() => self.drain_or_hurry("SIGINT"),
-                _ = signals.quit.recv() => self.drain_or_hurry("SIGQUIT"),
+                _ = signals.terminate.recv() => self.inputs.push_back(Input::EndSignalled("SIGTERM")),
+                _ = signals.interrupt.recv() => self.inputs.push_back(Input::EndSignalled("SIGINT")),
+                _ = signals.quit.recv() => self.inputs.push_back(Input::EndSignalled("SIGQUIT")),
             }
             self.turn();
         }
@@ -203,8 +203,7 @@ impl Daemon {
             self.inputs.push_back(Input::Happened(app, Event::Fired { run, timer }));
         }
         if self.ending.budget.take_if(|budget| *budget <= now).is_some() {
-            tracing::warn!(event = "drain.hurried", "the stop budget is used up: killing what is left");
-            self.inputs.push_back(Input::Hurried);
+            self.inputs.push_back(Input::BudgetSpent);
         }
         self.manifests.reread_if_due(now);
         self.decide();
@@ -231,9 +230,9 @@ impl Daemon {
 
     /// Writes down where everything is now, for the next supervisor. Last, because the turn's work may be a respawn.
     fn write_down(&mut self) {
-        for (_, name, kept) in self.supervisor.moved_apps() {
-            let leader = kept.posture.pid().and_then(|pid| self.processes.leader(pid));
-            self.ledger.app(name, leader, kept);
+        for (name, saved) in self.supervisor.moved_apps() {
+            let leader = saved.state.pid().and_then(|pid| self.processes.leader(pid));
+            self.ledger.app(name, leader, saved);
         }
         let session = self.supervisor.session();
         self.processes.tell_guard_of_session(self.supervisor.workspace().stop_budget, session.draining);
@@ -248,36 +247,15 @@ impl Daemon {
 
     fn take_reading(&mut self, loaded: Loaded, purpose: Purpose) {
         match purpose {
-            Purpose::Apply(reply) => {
-                let checked = self.manifests.take(&loaded);
-                let plan = self.supervisor.plan(&checked);
-                self.reports.take_plan(&plan, &checked.problems);
-                self.inputs.push_back(Input::Loaded(Box::new(checked)));
-                if let Some(reply) = reply {
-                    self.turn();
-                    let _ = reply.send(plan); // the client may have disconnected
-                }
+            Purpose::Apply(ask) => {
+                let checked = Box::new(self.manifests.take(&loaded));
+                self.inputs.push_back(Input::Loaded { checked, ask });
             }
             Purpose::Plan(reply) => {
                 let checked = self.manifests.check(&loaded);
-                let _ = reply.send(self.supervisor.plan(&checked)); // as above
+                let _ = reply.send(self.supervisor.plan(&checked)); // the client may have disconnected
             }
         }
-    }
-
-    fn drain_or_hurry(&mut self, signal: &str) {
-        let draining = self.supervisor.session().draining.is_some();
-        let input = match draining {
-            false => {
-                tracing::info!(event = "drain.begun", "{signal}: stopping everything");
-                Input::DrainAsked { code: 0 }
-            }
-            true => {
-                tracing::warn!(event = "drain.hurried", "{signal} again: killing what is left");
-                Input::Hurried
-            }
-        };
-        self.inputs.push_back(input);
     }
 }
 

@@ -111,7 +111,7 @@ const TEACHING: &str = r#"    // Which live process is this app, however it was 
     // Always | OnFailure | Never; and what it means that somebody closes it: Restart | Hold
     // restart: Always,
     // on_close: Restart,
-    // backoff: Backoff(first: "1s", factor: 2.0, max: "30s", give_up: After(times: 10, within: "10m")),
+    // backoff: Backoff(first: "1s", factor: 2.0, max: "30s", give_up: Never),
 
     // How it is asked to end, and when it is made to:
     // stop: Stop(signal: "TERM", grace: "5s"),

@@ -9,6 +9,7 @@ use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::model::loading::problem::{Problem, Severity};
+use crate::model::machine::CRASH_LOOP;
 pub use crate::model::plain::text as plain;
 use crate::model::plain::{json, source, styled};
 use crate::model::protocol::StateName;
@@ -69,8 +70,10 @@ pub fn plain_output(line: &[u8]) -> String {
     colourless.split('\t').map(plain).collect::<Vec<_>>().join("\t")
 }
 
-pub fn state_style(state: StateName) -> Style {
+/// The colour of an app's state; an app in a crash loop is as bad as one that gave up.
+pub fn state_style(state: StateName, failures: u32) -> Style {
     match state {
+        StateName::Starting | StateName::Backoff if failures >= CRASH_LOOP => BAD,
         StateName::Running => GOOD,
         StateName::Starting | StateName::Stopping | StateName::Backoff => BUSY,
         StateName::Crashed | StateName::GaveUp => BAD,

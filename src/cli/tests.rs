@@ -44,6 +44,7 @@ pub fn app(name: &str, state: StateName) -> AppStatus {
         run: 0,
         uptime_ms: None,
         restarts: 0,
+        failures: 0,
         last_exit: None,
         next_retry_ms: None,
         memory_bytes: None,
@@ -166,6 +167,7 @@ fn crash() -> Crash {
         uptime_ms: Some(61_000),
         peak_memory_bytes: Some(5 << 20),
         tail: vec!["last words".into()],
+        hint: None,
     }
 }
 

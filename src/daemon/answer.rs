@@ -9,13 +9,14 @@ use super::control::{self, Ask};
 use super::manifests::Purpose;
 use super::{Daemon, clock, process, state};
 use crate::model::guard::ToGuard;
-use crate::model::protocol::{Identity, Outcome, Refusal, Snapshot, StateName};
-use crate::model::supervisor::{AskId, Input};
+use crate::model::protocol::{Identity, Outcome, PlanReport, Refusal, Snapshot, StateName};
+use crate::model::supervisor::{AskId, DrainCause, Input, Observed, Request};
 
 /// Requests that have not been answered yet.
 #[derive(Default)]
 pub struct Answers {
     pending: HashMap<AskId, oneshot::Sender<Outcome>>,
+    reloads: HashMap<AskId, oneshot::Sender<PlanReport>>,
     last: AskId,
     draining: Vec<oneshot::Sender<()>>,
 }
@@ -28,6 +29,13 @@ impl Answers {
         }
     }
 
+    /// The manifests were applied, maybe on a request; its client may have disconnected.
+    pub fn applied(&mut self, ask: Option<AskId>, plan: PlanReport) {
+        if let Some(reply) = ask.and_then(|id| self.reloads.remove(&id)) {
+            let _ = reply.send(plan);
+        }
+    }
+
     /// Everything is down.
     pub fn drained(&mut self) {
         for reply in self.draining.drain(..) {
@@ -35,9 +43,8 @@ impl Answers {
         }
     }
 
-    fn expect(&mut self, reply: oneshot::Sender<Outcome>) -> AskId {
+    fn next_id(&mut self) -> AskId {
         self.last += 1;
-        self.pending.insert(self.last, reply);
         self.last
     }
 
@@ -56,8 +63,9 @@ impl Daemon {
                 let disconnected = self.answers.take_disconnected();
                 self.inputs.extend(disconnected.into_iter().map(Input::Forgotten));
                 tracing::info!(event = "app.asked", app, verb = %verb, "asked to {verb} {app}");
-                let id = self.answers.expect(reply);
-                self.inputs.push_back(Input::Asked { id, app, verb, wait });
+                let id = self.answers.next_id();
+                self.answers.pending.insert(id, reply);
+                self.inputs.push_back(Input::Asked(Request { id, app, verb, wait }));
             }
             Ask::Command { app, reply } => {
                 let known = self.supervisor.id(&app).and_then(|id| self.supervisor.app(id));
@@ -69,32 +77,33 @@ impl Daemon {
             }
             Ask::Logs { app, lines, reply } => self.send_logs(app, lines, reply),
             Ask::Plan(reply) => self.manifests.read(Purpose::Plan(reply)),
-            Ask::Reload(reply) => self.manifests.read(Purpose::Apply(Some(reply))),
+            Ask::Reload(reply) => {
+                let id = self.answers.next_id();
+                self.answers.reloads.insert(id, reply);
+                self.manifests.read(Purpose::Apply(Some(id)));
+            }
             Ask::Supervisor(reply) => drop(reply.send(self.identity())),
             Ask::Upgrade { binary, reply } => drop(reply.send(self.upgrade(binary))),
             Ask::Drain(reply) => {
                 self.answers.draining.push(reply);
-                self.inputs.push_back(Input::DrainAsked { code: 0 });
+                self.inputs.push_back(Input::DrainAsked { code: 0, cause: DrainCause::Request });
             }
         }
     }
 
     fn snapshot(&mut self) -> Snapshot {
-        let mut snapshot = self.supervisor.snapshot(clock());
-        if self.processes.guard().is_none() {
-            snapshot.problems.push(process::UNGUARDED.into());
-        }
+        let unguarded = self.processes.guard().is_none().then(|| process::UNGUARDED.to_string());
         self.processes.forget_table();
-        for app in &mut snapshot.apps {
-            let log = self.logs.stats(&app.name);
-            if let Some(id) = self.supervisor.id(&app.name) {
-                app.memory_bytes = app.pid.map(|_| self.processes.memory(id));
-                let leader = app.pid.filter(|_| app.state == StateName::Stopping);
-                add_holdouts(&mut app.detail, &self.processes.holding_up(id, leader));
+        let (processes, logs) = (&mut self.processes, &self.logs);
+        self.supervisor.snapshot(clock(), unguarded.into_iter().collect(), |id, state, name| {
+            let pid = state.pid();
+            let log = logs.stats(name);
+            Observed {
+                memory_bytes: pid.map(|_| processes.memory(id)),
+                log_trouble: log.trouble.map(|why| format!("{why} ({} lines dropped)", log.dropped_lines)),
+                alive: processes.holding_up(id, pid.filter(|_| state.name() == StateName::Stopping)),
             }
-            app.log_trouble = log.trouble.map(|why| format!("{why} ({} lines dropped)", log.dropped_lines));
-        }
-        snapshot
+        })
     }
 
     fn identity(&mut self) -> Identity {
@@ -137,20 +146,5 @@ impl Daemon {
             let follow = logs.follow(&app); // goes on exactly where the head ends
             let _ = reply.send(Some(control::LogStream { head: head.await, follow }));
         });
-    }
-}
-
-/// What keeps a stop from its end.
-fn add_holdouts(detail: &mut String, processes: &[String]) {
-    /// Named one by one; more than that are counted.
-    const NAMED: usize = 3;
-    let Some(first) = processes.get(..processes.len().min(NAMED)).filter(|first| !first.is_empty()) else { return };
-    if !detail.is_empty() {
-        detail.push_str("; ");
-    }
-    detail.push_str("alive: ");
-    detail.push_str(&first.join(", "));
-    if processes.len() > NAMED {
-        detail.push_str(&format!(" and {} more", processes.len() - NAMED));
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -13,6 +14,7 @@ use super::hooks::{HookRunner, Request};
 use super::manifests::Environment;
 use crate::model::app::App;
 use crate::model::machine::{Event, ProbeKind};
+use crate::model::manifest::probe::Target;
 use crate::model::manifest::workspace::Workspace;
 use crate::model::supervisor::{AppId, Input};
 
@@ -85,6 +87,17 @@ impl Jobs {
                 Err(why) => Event::ProbeFailed { run, why },
             };
             let _ = inputs.send(Input::Happened(id, event)); // the loop may have ended
+        });
+        abort(self.running.entry(id).or_default().probe.replace(task.abort_handle()));
+    }
+
+    /// Asks the app's display whether it accepts clients. An app without a display is as well off as with one.
+    pub fn ask_display(&mut self, id: AppId, run: u64, app: Arc<App>) {
+        const WITHIN: Duration = Duration::from_secs(1);
+        let (hands, inputs) = (self.hands(id, run, app), self.inputs.clone());
+        let task = tokio::task::spawn_local(async move {
+            let there = hands.screen.display.is_none() || hands.probe(&Target::Display, WITHIN).await.is_ok();
+            let _ = inputs.send(Input::Happened(id, Event::DisplayAnswered { run, there })); // as above
         });
         abort(self.running.entry(id).or_default().probe.replace(task.abort_handle()));
     }

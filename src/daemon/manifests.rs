@@ -15,6 +15,7 @@ use crate::model::loading::check::{Checked, Checker, WORKSPACE};
 use crate::model::loading::source::Source;
 use crate::model::loading::surroundings::Surroundings;
 use crate::model::protocol::PlanReport;
+use crate::model::supervisor::AskId;
 
 /// How long after manifests that could not be read are tried again, where nothing will tell of a change.
 const REREAD: Duration = Duration::from_secs(2);
@@ -45,7 +46,8 @@ impl Environment {
 
 /// What the folders were read for.
 pub enum Purpose {
-    Apply(Option<oneshot::Sender<PlanReport>>),
+    /// On this request, or because something changed.
+    Apply(Option<AskId>),
     Plan(oneshot::Sender<PlanReport>),
 }
 

@@ -12,7 +12,7 @@ use super::timers::from_now;
 use crate::model::app::App;
 use crate::model::exit::Exit;
 use crate::model::guard::ToGuard;
-use crate::model::machine::{Effect as AppEffect, Event, Report};
+use crate::model::machine::{AppEffect, Event, Report};
 use crate::model::manifest::{log::Log, workspace::Workspace};
 use crate::model::supervisor::{AppId, Effect, Input};
 
@@ -35,6 +35,12 @@ impl Daemon {
             }
             Effect::Stage(workspace) => self.stage(workspace),
             Effect::Answer(id, outcome) => self.answers.give(id, outcome),
+            Effect::Applied { ask, plan, problems } => {
+                self.reports.applied(&plan, &problems);
+                self.answers.applied(ask, *plan);
+            }
+            Effect::DrainBegun(cause) => self.reports.drain_begun(&cause),
+            Effect::DrainHurried(why) => self.reports.drain_hurried(&why),
             Effect::ArmBudget(after) => self.ending.budget = Some(from_now(after)),
             Effect::Exit(code) => {
                 self.ending.exit = Some(code);
@@ -64,6 +70,7 @@ impl Daemon {
             AppEffect::RunPostlaunch { run, app } => self.jobs.run_postlaunch(id, run, app),
             AppEffect::CancelHooks => self.jobs.cancel_hooks(id),
             AppEffect::Probe { run, app, kind } => self.jobs.probe(id, run, app, kind),
+            AppEffect::AskDisplay { run, app } => self.jobs.ask_display(id, run, app),
             AppEffect::CancelProbe => self.jobs.cancel_probe(id),
             AppEffect::Measure { run } => {
                 self.processes.forget_table();
@@ -94,12 +101,12 @@ impl Daemon {
     fn report(&mut self, id: AppId, report: Report) {
         let Some(app) = self.supervisor.app(id) else { return };
         let mut tail = Tail { forward: app.log.forward, ..Tail::default() };
-        if let Report::Crashed { run, exit, .. } = &report {
-            let speaker = if matches!(exit, Exit::HookFailed(_)) { Speaker::Commands } else { Speaker::App };
+        if let Report::Crashed { run, end, .. } = &report {
+            let speaker = if matches!(end.exit, Exit::HookFailed(_)) { Speaker::Commands } else { Speaker::App };
             tail.lines = self.logs.tail(&app.name, app.log.tail, speaker);
             // Somebody who reads only the app's log wants to know; an app without output has no log to say it in.
-            if exit.unexpected() && !tail.lines.is_empty() {
-                self.logs.note(&app.name, &format!("run {run} ended: {exit}"));
+            if end.exit.unexpected() && !tail.lines.is_empty() {
+                self.logs.note(&app.name, &format!("run {run} ended: {}", end.exit));
             }
         }
         self.reports.take(&app.name, report, tail);

@@ -1,17 +1,17 @@
-//! Tells people: log lines, the event stream, and the last crashes that `why` shows. What a turn of the
-//! loop has to tell waits until its work is done, so that no line stands between a crash and its respawn.
+//! Tells people: log lines, the event stream, and the last crashes that `why` shows. What a turn of the loop has to
+//! tell waits until its work is done, so that no line is written between a crash and its respawn.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde_json::json;
 use tokio::sync::broadcast;
 
 use crate::model::loading::problem::Problem;
-use crate::model::machine::Report;
-use crate::model::manifest::restart::Verdict;
-use crate::model::protocol::{Crash, PlanReport, StateName};
+use crate::model::machine::{Report, RunEnd};
+use crate::model::manifest::restart::{Decision, Stay};
+use crate::model::protocol::{Crash, EventLine, PlanReport, SessionEvent, StateName};
+use crate::model::supervisor::DrainCause;
 
 /// Crashes kept for `why`, of each app.
 const CRASHES_KEPT: usize = 10;
@@ -20,11 +20,14 @@ const EVENTS_KEPT: usize = 512;
 /// Bytes of the tail in a log line.
 const TAIL_IN_LOG: usize = 4 << 10;
 
+const DAEMONISED: &str = "it exited with 0 at once and left a process behind, which was ended: give it the flag that \
+    keeps it in the foreground, or let `matches` name the process that stays";
+
 pub struct Reports {
     events: broadcast::Sender<Arc<str>>,
     crashes: BTreeMap<String, VecDeque<Crash>>,
     pending: Vec<Pending>,
-    /// Problems of the manifests that have been told.
+    /// Problems of the manifests that have been reported.
     problems: BTreeSet<String>,
 }
 
@@ -52,7 +55,7 @@ impl Reports {
         reports
     }
 
-    /// Each event is one JSON object.
+    /// Each is an [`EventLine`] as JSON.
     pub fn events(&self) -> broadcast::Sender<Arc<str>> {
         self.events.clone()
     }
@@ -71,11 +74,13 @@ impl Reports {
         self.pending.push(Pending { at: SystemTime::now(), app: app.into(), report, tail });
     }
 
-    /// The turn's work is done: tell. Returns the crashes that are new.
+    /// The turn's work is done: tells what it brought. Returns the new crashes.
     pub fn tell(&mut self) -> Vec<(String, Crash)> {
         let mut crashes = Vec::new();
         for Pending { at, app, report, tail } in std::mem::take(&mut self.pending) {
-            self.send(at, &app, &report);
+            if self.events.receiver_count() > 0 {
+                self.send(at, event(&app, &report));
+            }
             match report {
                 Report::Launched { run, pid } => {
                     tracing::info!(event = "app.launching", app, run, pid, "launching {app}");
@@ -83,107 +88,63 @@ impl Reports {
                 Report::Adopted { run, pid } => {
                     tracing::info!(event = "app.adopted", app, run, pid, "{app} is already running: adopted pid {pid}");
                 }
-                Report::Entered { run, to, pid, .. } => tell_state(&app, run, to, pid),
-                Report::Crashed { .. } => {
-                    let crash = self.tell_crash(at, &app, &report, tail);
-                    crashes.extend(crash.map(|crash| (app, crash)));
+                Report::Entered { run, to, pid, .. } => log_state(&app, run, to, pid),
+                Report::CrashLooping { run, attempt } => tracing::error!(
+                    event = "app.crash_looping",
+                    app,
+                    run,
+                    failures = attempt,
+                    "{app} has failed {attempt} times in a row: `kasm-void why {app}` shows its last output"
+                ),
+                Report::Crashed { run, end, next } => {
+                    let crash = crash(at, run, end, tail.lines);
+                    log_crash(&app, &crash, next, tail.forward);
+                    self.keep(&app, crash.clone());
+                    crashes.push((app, crash));
                 }
             }
         }
         crashes
     }
 
-    /// Manifests were applied: what that changes, and what is wrong with them. The same problem is told
-    /// once, not at every reload.
-    pub fn take_plan(&mut self, plan: &PlanReport, problems: &[Problem]) {
-        // What is broken is told with its place below.
+    /// Manifests were applied: what that changes, and what is wrong with them. The same problem is reported once,
+    /// not at every reload.
+    pub fn applied(&mut self, plan: &PlanReport, problems: &[Problem]) {
+        // A broken manifest is reported with its place below.
         for step in plan.steps.iter().filter(|step| step.sign != '!') {
             tracing::info!(event = "manifest.applied", app = step.app, "{} {} {}", step.sign, step.app, step.text);
         }
         let told = std::mem::take(&mut self.problems);
         for problem in problems {
             let text = problem.to_string();
-            if !told.contains(&text) {
-                match problem.is_error() {
-                    true => {
-                        tracing::error!(event = "manifest.broken", file = problem.file, line = problem.line, "{text}")
-                    }
-                    false => {
-                        tracing::warn!(event = "manifest.doubtful", file = problem.file, line = problem.line, "{text}")
-                    }
-                }
+            let (file, line) = (&problem.file, problem.line);
+            match problem.is_error() {
+                _ if told.contains(&text) => {}
+                true => tracing::error!(event = "manifest.broken", file, line, "{text}"),
+                false => tracing::warn!(event = "manifest.doubtful", file, line, "{text}"),
             }
             self.problems.insert(text);
         }
+        if !plan.steps.is_empty() {
+            let (steps, unchanged) = (plan.steps.len(), plan.unchanged);
+            self.send(SystemTime::now(), SessionEvent::Applied { steps, unchanged, problems: problems.len() });
+        }
     }
 
-    fn send(&self, at: SystemTime, app: &str, report: &Report) {
-        if self.events.receiver_count() == 0 {
-            return;
-        }
-        let ts = time(at);
-        let event = match report {
-            Report::Launched { run, pid } => {
-                json!({"ts": ts, "event": "app.launching", "app": app, "run": run, "pid": pid})
-            }
-            Report::Adopted { run, pid } => {
-                json!({"ts": ts, "event": "app.adopted", "app": app, "run": run, "pid": pid})
-            }
-            Report::Entered { run, from, to, pid } => {
-                json!({"ts": ts, "event": "app.state", "app": app, "run": run, "pid": pid, "from": from, "to": to})
-            }
-            Report::Crashed { run, pid, exit, lived, verdict, .. } => json!({
-                "ts": ts, "event": "app.crashed", "app": app, "run": run, "pid": pid, "exit": exit, "reason": exit.to_string(),
-                "uptime_ms": lived.map(milliseconds), "next": next(verdict),
-            }),
-        };
-        let _ = self.events.send(event.to_string().into()); // the last receiver may have left meanwhile
+    pub fn drain_begun(&self, cause: &DrainCause) {
+        tracing::info!(event = "drain.begun", reason = %cause, "{cause}: stopping everything");
+        self.send(SystemTime::now(), SessionEvent::DrainBegun { reason: cause.to_string() });
     }
 
-    fn tell_crash(&mut self, at: SystemTime, app: &str, report: &Report, tail: Tail) -> Option<Crash> {
-        let Report::Crashed { run, pid, exit, lived, peak, verdict } = report else { return None };
-        let reason = exit.to_string();
-        let after = lived.map_or_else(|| "before it was ready".into(), |lived| format!("after {}", short(lived)));
-        let next = next(verdict);
-        let (run, class, uptime_ms, peak_bytes) = (*run, exit.class(), lived.map(milliseconds), *peak);
-        let text = Some(end_of(tail.lines.join("\n"))).filter(|text| !text.is_empty());
-        // An app's output may hold what must not leave the machine with the log; `why` shows all of it.
-        let (tail_in_log, terminal_tail) = if tail.forward { (text, None) } else { (None, text) };
-        // A level has to be written down for the compiler; everything else is the same.
-        macro_rules! tell {
-            ($level:ident, $event:literal) => {
-                tracing::$level!(
-                    event = $event,
-                    app,
-                    run,
-                    pid,
-                    class,
-                    reason,
-                    uptime_ms,
-                    peak_bytes,
-                    tail = tail_in_log.as_deref(),
-                    terminal_tail = terminal_tail.as_deref(),
-                    "{app} ended {after}: {reason}; {next}"
-                )
-            };
-        }
-        match (exit.unexpected(), verdict) {
-            (_, Verdict::GiveUp) => tell!(error, "app.crashed"),
-            (true, _) => tell!(warn, "app.crashed"),
-            (false, _) => tell!(info, "app.ended"),
-        }
-        let crash = Crash {
-            at: time(at),
-            run,
-            pid: *pid,
-            exit: exit.clone(),
-            reason,
-            uptime_ms,
-            peak_memory_bytes: peak_bytes,
-            tail: tail.lines,
-        };
-        self.keep(app, crash.clone());
-        Some(crash)
+    pub fn drain_hurried(&self, why: &str) {
+        tracing::warn!(event = "drain.hurried", reason = why, "{why}: killing what is left");
+        self.send(SystemTime::now(), SessionEvent::DrainHurried { reason: why.into() });
+    }
+
+    fn send(&self, at: SystemTime, event: SessionEvent) {
+        let line = EventLine { ts: time(at), event };
+        let text = serde_json::to_string(&line).unwrap_or_default(); // strings and numbers alone cannot fail
+        let _ = self.events.send(text.into()); // nobody may be listening
     }
 
     fn keep(&mut self, app: &str, crash: Crash) {
@@ -192,6 +153,77 @@ impl Reports {
             kept.pop_front();
         }
         kept.push_back(crash);
+    }
+}
+
+fn event(app: &str, report: &Report) -> SessionEvent {
+    let app = app.to_string();
+    match report {
+        Report::Launched { run, pid } => SessionEvent::Launching { app, run: *run, pid: *pid },
+        Report::Adopted { run, pid } => SessionEvent::Adopted { app, run: *run, pid: *pid },
+        Report::Entered { run, from, to, pid } => {
+            SessionEvent::State { app, run: *run, pid: *pid, from: *from, to: *to }
+        }
+        Report::CrashLooping { run, attempt } => SessionEvent::CrashLooping { app, run: *run, failures: *attempt },
+        Report::Crashed { run, end, next } => SessionEvent::Crashed {
+            next: next_text(&app, *next),
+            app,
+            run: *run,
+            pid: end.pid,
+            exit: end.exit.clone(),
+            reason: end.exit.to_string(),
+            uptime_ms: end.lived.map(milliseconds),
+        },
+    }
+}
+
+fn crash(at: SystemTime, run: u64, end: RunEnd, tail: Vec<String>) -> Crash {
+    Crash {
+        at: time(at),
+        run,
+        pid: end.pid,
+        reason: end.exit.to_string(),
+        exit: end.exit,
+        uptime_ms: end.lived.map(milliseconds),
+        peak_memory_bytes: end.peak,
+        tail,
+        hint: end.daemonised.then(|| DAEMONISED.into()),
+    }
+}
+
+fn log_crash(app: &str, crash: &Crash, next: Option<Decision>, forward: bool) {
+    let Crash { run, pid, reason, uptime_ms, peak_memory_bytes: peak_bytes, hint, .. } = crash;
+    let lived = uptime_ms.map(Duration::from_millis);
+    let after = lived.map_or_else(|| "before it was ready".into(), |lived| format!("after {}", short(lived)));
+    let hint = hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
+    let class = crash.exit.class();
+    let tail = Some(end_of(crash.tail.join("\n"))).filter(|text| !text.is_empty());
+    // An app's output may hold what must not leave the machine with the log; `why` shows all of it.
+    let (tail, terminal_tail) = if forward { (tail, None) } else { (None, tail) };
+    let (tail, terminal_tail) = (tail.as_deref(), terminal_tail.as_deref());
+    let text = format!("{app} ended {after}: {reason}; {}{hint}", next_text(app, next));
+    // A level has to be written down for the compiler; everything else is the same.
+    macro_rules! log {
+        ($level:ident, $event:literal) => {
+            tracing::$level!(
+                event = $event,
+                app,
+                run,
+                pid,
+                class,
+                reason,
+                uptime_ms,
+                peak_bytes,
+                tail,
+                terminal_tail,
+                "{text}"
+            )
+        };
+    }
+    match (crash.exit.unexpected(), next) {
+        (_, Some(Decision::GiveUp)) => log!(error, "app.crashed"),
+        (true, _) => log!(warn, "app.crashed"),
+        (false, _) => log!(info, "app.ended"),
     }
 }
 
@@ -204,7 +236,7 @@ fn end_of(mut text: String) -> String {
     text.split_off(from)
 }
 
-fn tell_state(app: &str, run: u64, to: StateName, pid: Option<i32>) {
+fn log_state(app: &str, run: u64, to: StateName, pid: Option<i32>) {
     match to {
         StateName::Running => tracing::debug!(event = "app.running", app, run, pid, "{app} is running"),
         StateName::Stopping => tracing::info!(event = "app.stopping", app, run, pid, "stopping {app}"),
@@ -213,12 +245,17 @@ fn tell_state(app: &str, run: u64, to: StateName, pid: Option<i32>) {
     }
 }
 
-fn next(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::AtOnce => "starting again".into(),
-        Verdict::After { attempt, wait } => format!("retry {attempt} in {}", short(*wait)),
-        Verdict::GiveUp => "giving up: start it by hand or mend its manifest".into(),
-        Verdict::Stay => "staying down, as its manifest says".into(),
+/// What follows a crash; `None`: a request decides.
+fn next_text(app: &str, next: Option<Decision>) -> String {
+    match next {
+        Some(Decision::AtOnce) => "starting again".into(),
+        Some(Decision::Retry { attempt, wait }) => format!("retry {attempt} in {}", short(wait)),
+        Some(Decision::GiveUp) => {
+            format!("giving up; `kasm-void start {app}` tries again, and so does an edit of its manifest")
+        }
+        Some(Decision::Stay(Stay::Closed)) => "its window was closed, and `on_close: Hold` keeps it down".into(),
+        Some(Decision::Stay(Stay::Done)) => "staying down, as `restart` says".into(),
+        None => "a request came first".into(),
     }
 }
 

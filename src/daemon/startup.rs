@@ -21,7 +21,7 @@ use super::{Daemon, Ending, Inbox};
 use crate::host::link::{Heard, Line};
 use crate::host::sys;
 use crate::model::guard::{Hello, ToGuard, ToSupervisor};
-use crate::model::supervisor::{Input, Supervisor};
+use crate::model::supervisor::{DrainCause, Input, Supervisor};
 
 /// What the guard tells a new supervisor first.
 pub struct Welcome {
@@ -71,9 +71,9 @@ impl Daemon {
             .context("cannot supervise processes")?;
         let mut supervisor = Supervisor::default();
         // The guard knows about the drain of this session. The ledger may be of one that was told to end long ago.
-        let mut legacy = inherited.legacy;
-        legacy.session.draining = hello.draining;
-        supervisor.inherit(legacy);
+        let mut saved = inherited.session;
+        saved.session.draining = hello.draining;
+        supervisor.inherit(saved);
         let logs = Logs::new(state);
         logs.take_over(pipes);
         let (inputs_sender, inputs) = mpsc::unbounded_channel();
@@ -111,14 +111,13 @@ impl Daemon {
                 "previous supervisor: {cause}; continuing"
             );
         }
-        let draining = self.supervisor.inherited_drain();
         let loaded = self.manifests.load();
         let gone = self.manifests.recall(&loaded, self.supervisor.inherited_names());
         self.supervisor.last_known(gone);
         self.take_reading(loaded, Purpose::Apply(None));
         self.turn();
-        if let Some(code) = draining {
-            self.inputs.push_back(Input::DrainAsked { code });
+        if let Some(code) = self.supervisor.inherited_drain() {
+            self.inputs.push_back(Input::DrainAsked { code, cause: DrainCause::Resumed });
             self.turn();
         }
         self.processes.taken_over();

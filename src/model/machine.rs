@@ -1,51 +1,80 @@
-//! The one machine every app runs on. It is told what happened ([`Event`]) and when, and says what to do
-//! next ([`Effect`]); it reads no clock, draws no random number and touches nothing.
+//! The one machine every app runs on. It is told what happened ([`Event`]) and when, and says what to do next
+//! ([`AppEffect`]); it reads no clock, draws no random number and touches nothing.
 //!
-//! Timers, exits and answers carry the run they belong to, so one that comes late falls through.
+//! Every phase of a start, an end and a stop is a state of its own. People see seven names ([`State::name`]), and
+//! `docs/machine.md` is written by walking all states.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use statig::blocking::{InitializedStateMachine, IntoStateMachineExt as _};
 use statig::prelude::*;
 
 use crate::model::app::App;
 use crate::model::exit::Exit;
-use crate::model::manifest::restart::{self, History, OnGiveUp, Verdict};
+use crate::model::manifest::restart::{self, Decision, History, OnClose, OnGiveUp, Restart, Stay};
 use crate::model::plan::Change;
-use crate::model::protocol::StateName;
 
-mod kept;
-mod words;
-pub use kept::{Kept, Posture};
-pub use words::{Effect, Event, Phase, Pid, ProbeKind, Report, Then, Timer, Why};
+mod effect;
+mod event;
+mod parts;
+mod resume;
+mod saved;
+mod view;
+pub use effect::{AppEffect, Context, Report};
+pub use event::Event;
+pub use parts::{Pid, ProbeKind, RunEnd, StopReason, Then, Timer};
+pub use saved::{SavedApp, SavedState};
 
 /// A ready probe that failed is repeated after this.
 pub const READY_POLL: Duration = Duration::from_millis(100);
-/// A launcher that ended well may have left a program that is not yet the one it will be: looked for this
-/// often, at this interval.
-pub const LOOKS: u32 = 20;
+/// A leader that exited with 0 may have forked its successor, which may not have called exec yet. It is looked for at
+/// this interval, and at the longer one after the first second.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
+pub const LOOK_AGAIN_LATER: Duration = Duration::from_millis(500);
 /// How often the memory of an app with `limits.max_rss` is measured.
 pub const MEMORY_POLL: Duration = Duration::from_secs(10);
+/// Processes that outlive their leader are killed after this, or after `stop.grace` if that is shorter.
+pub const HELPERS_GRACE: Duration = Duration::from_secs(1);
+/// A clean exit so soon after, or before, the end of an app named in `after` has that cause: nobody closed a window.
+pub const SAME_CAUSE: Duration = Duration::from_secs(1);
+/// So many failures in a row are reported as a crash loop.
+pub const CRASH_LOOP: u32 = 5;
 
-/// Where effects go, and what the machine may know of the world at this moment.
-pub struct Cx<'a> {
-    /// Since the supervisor began.
-    pub now: Duration,
-    /// A random number in 0..1, for jitter.
-    pub chance: f64,
-    /// An app named in `after` is still on its way up.
-    pub blocked: bool,
-    pub effects: &'a mut Vec<Effect>,
-}
+const TERM: i32 = 15;
 
-impl Cx<'_> {
-    fn push(&mut self, effect: Effect) {
-        self.effects.push(effect);
+/// One app's machine, which is told only what concerns its present run.
+#[derive(Clone)]
+pub struct AppMachine(InitializedStateMachine<Machine>);
+
+impl AppMachine {
+    pub fn new(app: Arc<App>) -> Self {
+        let mut cx = Context { now: Duration::ZERO, chance: 0.0, blocked: false, effects: &mut Vec::new() };
+        AppMachine(Machine::new(app).uninitialized_state_machine().init_with_context(&mut cx))
     }
 
-    fn arm(&mut self, run: u64, timer: Timer, after: Duration) {
-        self.push(Effect::Arm { run, timer, after });
+    /// Takes one event. Events of an earlier run are ignored: this is the one place that compares runs.
+    pub fn handle(&mut self, event: &Event, cx: &mut Context<'_>) {
+        if event.run().is_none_or(|run| run == self.run) {
+            self.0.handle_with_context(event, cx);
+        }
+    }
+
+    pub fn state(&self) -> &State {
+        self.0.state()
+    }
+
+    /// What the next supervisor has to know of it.
+    pub fn saved(&self) -> SavedApp {
+        self.0.inner().saved(self.0.state())
+    }
+}
+
+impl std::ops::Deref for AppMachine {
+    type Target = Machine;
+
+    fn deref(&self) -> &Machine {
+        self.0.inner()
     }
 }
 
@@ -59,100 +88,29 @@ pub struct Machine {
     pub restarts: u64,
     pub last_exit: Option<Exit>,
     history: History,
-    /// Whether it was looked for once: an earlier supervisor may have left it.
+    /// Whether it has been looked for: an earlier supervisor may have left it.
     looked: bool,
+    /// When something happened that explains a clean exit better than a person: an app named in `after` ended, or an
+    /// operator sent a signal.
+    disturbed: Option<Duration>,
 }
 
 impl Machine {
-    pub fn new(app: Arc<App>) -> Self {
-        Machine { app, run: 0, restarts: 0, last_exit: None, history: History::default(), looked: false }
-    }
-
-    fn current(&self, run: u64) -> bool {
-        run == self.run
-    }
-
-    /// `stop` was asked for a tree with or without a leader.
-    fn ask_to_end(&self, pid: Option<Pid>, cx: &mut Cx<'_>) {
-        match pid {
-            Some(pid) => {
-                cx.push(Effect::Signal { pid, signal: self.app.stop.signal });
-                cx.arm(self.run, Timer::Grace, self.app.stop.grace);
-            }
-            None => cx.push(Effect::Sweep { run: self.run }),
+    fn new(app: Arc<App>) -> Self {
+        Machine {
+            app,
+            run: 0,
+            restarts: 0,
+            last_exit: None,
+            history: History::default(),
+            looked: false,
+            disturbed: None,
         }
     }
 
-    fn look_up(&self, by_cookie: bool, cx: &mut Cx<'_>) {
-        cx.push(Effect::LookUp { run: self.run, app: self.app.clone(), by_cookie });
-    }
-
-    fn spawn(&self, phase: &mut Phase, cx: &mut Cx<'_>) {
-        *phase = Phase::Spawning;
-        cx.push(Effect::Spawn { run: self.run, app: self.app.clone() });
-    }
-
-    /// First the look-up, where it can find anything; the rest of the start follows its answer.
-    fn begin(&mut self, phase: &mut Phase, action: &Option<String>, cx: &mut Cx<'_>) {
-        let first = !std::mem::replace(&mut self.looked, true);
-        if self.app.matcher.is_some() || first {
-            *phase = Phase::Looking;
-            self.look_up(first, cx);
-        } else {
-            self.run_hooks(phase, action, cx);
-        }
-    }
-
-    fn run_hooks(&self, phase: &mut Phase, action: &Option<String>, cx: &mut Cx<'_>) {
-        if self.app.hooks.prelaunch.is_empty() && action.is_none() {
-            return self.spawn(phase, cx);
-        }
-        *phase = Phase::Hooks;
-        cx.push(Effect::RunHooks { run: self.run, app: self.app.clone(), action: action.clone() });
-    }
-
-    /// Alive: ready at once, or once the probe says so.
-    fn alive(&self, pid: Pid, adopted: bool, cx: &mut Cx<'_>) -> State {
-        let report = match adopted {
-            true => Report::Adopted { run: self.run, pid },
-            false => Report::Launched { run: self.run, pid },
-        };
-        cx.push(Effect::Report(report));
-        let Some(ready) = &self.app.ready else {
-            return State::running(Some(pid), adopted, cx.now, 0);
-        };
-        cx.arm(self.run, Timer::ReadyWithin, ready.within);
-        self.probe(ProbeKind::Ready, cx);
-        State::starting(Some(pid), Phase::Probing { adopted, said: String::new() }, None)
-    }
-
-    fn probe(&self, kind: ProbeKind, cx: &mut Cx<'_>) {
-        cx.push(Effect::Probe { run: self.run, app: self.app.clone(), kind });
-    }
-
-    fn arm_health(&self, cx: &mut Cx<'_>) {
-        if let Some(health) = &self.app.health {
-            cx.arm(self.run, Timer::Health, health.every);
-        }
-    }
-
-    fn arm_memory(&self, cx: &mut Cx<'_>) {
-        if self.app.max_rss.is_some() {
-            cx.arm(self.run, Timer::Memory, MEMORY_POLL);
-        }
-    }
-
-    fn disarm_watch(&self, cx: &mut Cx<'_>) {
-        if self.app.health.is_some() {
-            cx.push(Effect::CancelProbe);
-        }
-        cx.push(Effect::Disarm(Timer::Health));
-        cx.push(Effect::Disarm(Timer::Memory));
-    }
-
-    /// Told for every transition, whatever its cause.
-    fn report_transition(&mut self, from: &State, to: &State, cx: &mut Cx<'_>) {
-        cx.push(Effect::Report(Report::Entered { run: self.run, from: from.name(), to: to.name(), pid: to.pid() }));
+    /// Failed starts in a row.
+    pub fn failures(&self) -> u32 {
+        self.history.attempt
     }
 
     /// The change itself; what it means for a live tree is for the states.
@@ -160,99 +118,195 @@ impl Machine {
         self.app = app.clone();
     }
 
-    /// After the sweep: record the end, ask the policy, go where it says.
-    fn conclude(
-        &mut self,
-        (pid, exit, lived, peak): (Option<Pid>, &Exit, Option<Duration>, Option<u64>),
-        cx: &mut Cx<'_>,
-    ) -> Outcome<State> {
-        let verdict = restart::decide(&self.app.policy, &mut self.history, exit, (cx.now, lived), cx.chance);
-        self.last_exit = Some(exit.clone());
-        cx.push(Effect::Report(Report::Crashed { run: self.run, pid, exit: exit.clone(), lived, peak, verdict }));
-        match verdict {
-            Verdict::AtOnce => {
-                self.restarts += 1;
-                Transition(State::starting(None, Phase::New, None))
-            }
-            Verdict::After { attempt, wait } => Transition(State::backoff(attempt, cx.now + wait)),
-            Verdict::GiveUp => Transition(State::gave_up(exit.clone())),
-            Verdict::Stay if *exit == Exit::Clean && self.app.policy.restart == restart::Restart::Always => {
-                Transition(State::stopped(Why::Closed))
-            }
-            Verdict::Stay => Transition(State::stopped(Why::Done)),
-        }
-    }
-}
+    // The way up.
 
-impl State {
-    pub fn name(&self) -> StateName {
-        match self {
-            State::Stopped { .. } => StateName::Stopped,
-            State::Starting { .. } => StateName::Starting,
-            State::Running { .. } => StateName::Running,
-            State::Crashed { .. } => StateName::Crashed,
-            State::Backoff { .. } => StateName::Backoff,
-            State::Stopping { .. } => StateName::Stopping,
-            State::GaveUp { .. } => StateName::GaveUp,
+    /// The first state of the next run.
+    fn start(&mut self, action: Option<String>, cx: &Context<'_>) -> State {
+        self.run += 1;
+        match cx.blocked {
+            true => State::waiting(action),
+            false => self.look(action),
         }
     }
 
-    /// The tree's leader, while it is alive.
-    pub fn pid(&self) -> Option<Pid> {
-        match self {
-            State::Starting { pid, .. } | State::Running { pid, .. } | State::Stopping { pid, .. } => *pid,
-            _ => None,
+    /// As `start`, with the earlier ends forgotten.
+    fn start_afresh(&mut self, action: Option<String>, cx: &Context<'_>) -> State {
+        self.history.forget();
+        self.start(action, cx)
+    }
+
+    /// First the look-up, where it can find anything; the rest of the start follows its answer.
+    fn look(&mut self, action: Option<String>) -> State {
+        match self.app.matcher.is_some() || !self.looked {
+            true => State::looking(action),
+            false => self.prepare(action),
         }
     }
 
-    /// It is coming up: who is started `after` it waits.
-    pub fn on_its_way(&self) -> bool {
-        match self {
-            State::Starting { .. } | State::Crashed { .. } | State::Backoff { .. } => true,
-            State::Stopping { then, .. } => !matches!(then, Then::Stopped(_)),
-            _ => false,
+    fn prepare(&self, action: Option<String>) -> State {
+        match self.app.hooks.prelaunch.is_empty() && action.is_none() {
+            true => State::spawning(),
+            false => State::hooks(action),
         }
     }
 
-    /// Nothing of it is alive, and nothing will be without being asked.
-    pub fn at_rest(&self) -> bool {
-        matches!(self, State::Stopped { .. } | State::GaveUp { .. })
+    /// Alive: running at once, or once the ready probe passes.
+    fn alive(&self, pid: Pid, adopted: bool, cx: &mut Context<'_>) -> State {
+        cx.report(match adopted {
+            true => Report::Adopted { run: self.run, pid },
+            false => Report::Launched { run: self.run, pid },
+        });
+        match self.app.ready {
+            Some(_) => State::probing(pid, adopted, String::new()),
+            None => State::running(pid, adopted, cx.now, 0),
+        }
     }
 
-    /// What the name of the state leaves open, in words.
-    pub fn detail(&self) -> String {
-        match self {
-            State::Stopped { why } => why.words().into(),
-            State::Starting { phase, .. } => match phase {
-                Phase::Waiting => "waiting for others".into(),
-                Phase::Hooks => "hooks".into(),
-                Phase::Probing { said, .. } if said.is_empty() => "not ready yet".into(),
-                Phase::Probing { said, .. } => format!("not ready yet: {said}"),
-                Phase::Clearing => "clearing up".into(),
-                Phase::New | Phase::Resuming(_) | Phase::Looking | Phase::LookingAgain | Phase::Spawning => {
-                    String::new()
+    fn look_up(&self, by_cookie: bool, cx: &mut Context<'_>) {
+        cx.push(AppEffect::LookUp { run: self.run, app: self.app.clone(), by_cookie });
+    }
+
+    fn probe(&self, kind: ProbeKind, cx: &mut Context<'_>) {
+        cx.push(AppEffect::Probe { run: self.run, app: self.app.clone(), kind });
+    }
+
+    fn arm_health(&self, cx: &mut Context<'_>) {
+        if let Some(health) = &self.app.health {
+            cx.arm(self.run, Timer::Health, health.every);
+        }
+    }
+
+    fn arm_memory(&self, cx: &mut Context<'_>) {
+        if self.app.max_rss.is_some() {
+            cx.arm(self.run, Timer::Memory, MEMORY_POLL);
+        }
+    }
+
+    fn disarm_watch(&self, cx: &mut Context<'_>) {
+        if self.app.health.is_some() {
+            cx.push(AppEffect::CancelProbe);
+        }
+        cx.disarm(Timer::Health);
+        cx.disarm(Timer::Memory);
+    }
+
+    // The way down.
+
+    /// What every request does to an app that is up; `pid`: its leader, where there is one.
+    fn asked_while_up(&mut self, pid: Option<Pid>, event: &Event) -> Outcome<State> {
+        let action = match event {
+            Event::StartAsked => return Handled,
+            Event::StopAsked(why) => return Transition(State::stopping(pid, Then::Stopped(*why))),
+            Event::RestartAsked => None,
+            Event::ActionAsked(action) => Some(action.clone()),
+            Event::Changed(app, change) => {
+                self.take(app);
+                match change {
+                    Change::Restart(_) => None,
+                    _ => return Handled,
                 }
-            },
-            State::Backoff { attempt, .. } => format!("retry {attempt}"),
-            State::Stopping { then: Then::Start { .. }, .. } => "to start again".into(),
-            State::Crashed { exit, .. } | State::GaveUp { exit } => exit.to_string(),
-            State::Stopping { then: Then::Crashed { exit, .. }, .. } => exit.to_string(),
-            State::Running { .. } | State::Stopping { .. } => String::new(),
+            }
+            _ => return Super,
+        };
+        self.history.forget();
+        Transition(State::stopping(pid, Then::Start { action }))
+    }
+
+    fn fail(&self, pid: Pid, exit: Exit, lived: Option<Duration>, cx: &Context<'_>) -> Outcome<State> {
+        let end = RunEnd { lived, ..RunEnd::unready(Some(pid), exit, cx.now) };
+        Transition(State::stopping(Some(pid), Then::Crashed(end)))
+    }
+
+    /// The leader is gone. Where a pattern can find a successor, it is looked for first.
+    fn leader_gone(&self, end: RunEnd) -> Outcome<State> {
+        Transition(match self.app.matcher.is_some() || self.ended_at_once(&end) {
+            true => State::succeeding(end, false),
+            false => State::sweeping(end),
+        })
+    }
+
+    /// It exited with 0 before anybody could use it.
+    fn ended_at_once(&self, end: &RunEnd) -> bool {
+        end.exit == Exit::Clean && end.lived.is_none_or(|lived| lived < self.app.policy.backoff.stable_after)
+    }
+
+    /// Asks what is left of the tree to end; it is killed when its time is over.
+    fn end_helpers(&self, cx: &mut Context<'_>) {
+        cx.push(AppEffect::StopRest { run: self.run });
+        cx.arm(self.run, Timer::Helpers, HELPERS_GRACE.min(self.app.stop.grace));
+    }
+
+    /// Whether a clean exit may be that of a person who closed the window.
+    fn may_be_closed(&self, end: &RunEnd) -> bool {
+        let disturbed = self.disturbed.is_some_and(|then| end.at.abs_diff(then) <= SAME_CAUSE);
+        end.exit == Exit::Clean && end.lived.is_some() && !disturbed
+    }
+
+    /// The tree is gone. Only where it decides whether the app stays down is the display asked first.
+    fn after_the_end(&mut self, end: &RunEnd, cx: &mut Context<'_>) -> Outcome<State> {
+        let policy = &self.app.policy;
+        let holds = policy.restart == Restart::Always && policy.on_close == OnClose::Hold;
+        let closed = self.may_be_closed(end);
+        match holds && closed {
+            true => Transition(State::judging(end.clone())),
+            false => self.conclude(end, closed, cx),
+        }
+    }
+
+    /// Records the end, asks the policy and goes where it says.
+    fn conclude(&mut self, end: &RunEnd, closed: bool, cx: &mut Context<'_>) -> Outcome<State> {
+        let ended = restart::Ended { exit: &end.exit, lived: end.lived, closed };
+        let next = restart::decide(&self.app.policy, &mut self.history, &ended, cx.now, cx.chance);
+        self.record(end, Some(next), cx);
+        Transition(match next {
+            Decision::AtOnce => {
+                self.restarts += 1;
+                self.start(None, cx)
+            }
+            Decision::Retry { attempt, wait } => {
+                if attempt == CRASH_LOOP && !closed {
+                    cx.report(Report::CrashLooping { run: self.run, attempt });
+                }
+                State::backoff(attempt, cx.now, cx.now + wait)
+            }
+            Decision::GiveUp => State::gave_up(end.exit.clone()),
+            Decision::Stay(Stay::Closed) => State::stopped(StopReason::Closed, cx.now),
+            Decision::Stay(Stay::Done) => State::stopped(StopReason::Done, cx.now),
+        })
+    }
+
+    fn record(&mut self, end: &RunEnd, next: Option<Decision>, cx: &mut Context<'_>) {
+        self.last_exit = Some(end.exit.clone());
+        cx.report(Report::Crashed { run: self.run, end: end.clone(), next });
+    }
+
+    /// Told for every transition, whatever its cause.
+    fn report_transition(&mut self, from: &State, to: &State, cx: &mut Context<'_>) {
+        if from.name() != to.name() {
+            cx.report(Report::Entered { run: self.run, from: from.name(), to: to.name(), pid: to.pid() });
         }
     }
 }
 
 #[state_machine(
-    initial = "State::stopped(Why::NotStarted)",
+    initial = "State::stopped(StopReason::NotStarted, Duration::ZERO)",
     after_transition = "Self::report_transition",
     state(derive(Debug, Clone, PartialEq)),
     superstate(derive(Debug))
 )]
 impl Machine {
+    // Down.
+
     #[state(superstate = "down")]
-    fn stopped(&mut self, why: &mut Why, event: &Event) -> Outcome<State> {
+    fn stopped(
+        &mut self,
+        why: &mut StopReason,
+        since: &mut Duration,
+        event: &Event,
+        context: &mut Context<'_>,
+    ) -> Outcome<State> {
         match event {
-            Event::Resumed(kept) => self.resume(kept, why).map_or(Handled, Transition),
+            Event::Resumed(saved) => Transition(self.resume(saved, context)),
             Event::StopAsked(reason) => {
                 *why = *reason;
                 Handled
@@ -260,185 +314,311 @@ impl Machine {
             Event::Changed(app, change) => {
                 self.take(app);
                 match (*why, change) {
-                    (Why::Done, Change::Restart(_)) => Transition(State::starting(None, Phase::New, None)),
+                    (StopReason::Done, Change::Restart(_)) => Transition(self.start(None, context)),
                     _ => Handled,
+                }
+            }
+            // It went because the other did, and not because somebody closed it.
+            Event::DependencyEnded if *why == StopReason::Closed && context.now.abs_diff(*since) <= SAME_CAUSE => {
+                self.disturbed = Some(context.now);
+                self.restarts += 1;
+                Transition(self.start(None, context))
+            }
+            _ => Super,
+        }
+    }
+
+    #[state(superstate = "down", entry_action = "enter_backoff", exit_action = "leave_backoff")]
+    fn backoff(
+        &mut self,
+        attempt: &mut u32,
+        since: &mut Duration,
+        until: &mut Duration,
+        event: &Event,
+        context: &mut Context<'_>,
+    ) -> Outcome<State> {
+        match event {
+            Event::Fired { timer: Timer::Retry, .. } => {
+                self.restarts += 1;
+                Transition(self.start(None, context))
+            }
+            Event::Changed(app, change) => {
+                let waits_differently = self.app.policy.backoff != app.policy.backoff;
+                self.take(app);
+                if matches!(change, Change::Restart(_) | Change::NextStart(_)) {
+                    return Transition(self.start_afresh(None, context));
+                }
+                if waits_differently {
+                    let wait = self.app.policy.backoff.wait(*attempt, context.chance);
+                    *until = context.now.max(*since + wait);
+                    context.arm(self.run, Timer::Retry, *until - context.now);
+                }
+                Handled
+            }
+            _ => Super,
+        }
+    }
+
+    #[action]
+    fn enter_backoff(&mut self, until: &mut Duration, context: &mut Context<'_>) {
+        let after = until.saturating_sub(context.now);
+        context.arm(self.run, Timer::Retry, after);
+    }
+
+    #[action]
+    fn leave_backoff(context: &mut Context<'_>) {
+        context.disarm(Timer::Retry);
+    }
+
+    #[state(superstate = "down", entry_action = "enter_gave_up")]
+    #[expect(unused_variables, reason = "the argument is the state's data: statig reads it off the signature")]
+    fn gave_up(&mut self, exit: &mut Exit, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+        match event {
+            Event::Changed(app, change) => {
+                self.take(app);
+                match change.is_worth_another_try() {
+                    true => Transition(self.start_afresh(None, context)),
+                    false => Handled,
                 }
             }
             _ => Super,
         }
     }
 
-    #[state(superstate = "up", entry_action = "enter_starting", exit_action = "leave_starting")]
-    fn starting(
-        &mut self,
-        pid: &mut Option<Pid>,
-        phase: &mut Phase,
-        action: &mut Option<String>,
-        event: &Event,
-        context: &mut Cx<'_>,
-    ) -> Outcome<State> {
-        if let Phase::Resuming(posture) = phase
-            && self.asked_meanwhile(posture, event)
-        {
+    #[action]
+    fn enter_gave_up(&mut self, context: &mut Context<'_>) {
+        if let OnGiveUp::EndSession { code } = self.app.policy.on_give_up {
+            context.push(AppEffect::EndSession { code });
+        }
+    }
+
+    // Starting.
+
+    /// Looking for what an earlier supervisor has left, to go on as it would have.
+    #[state(superstate = "starting", entry_action = "enter_resuming")]
+    fn resuming(&mut self, saved: &mut SavedState, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+        if self.asked_meanwhile(saved, event) {
             return Handled;
         }
-        match (event, &mut *phase) {
-            (Event::Found { run, pid }, Phase::Resuming(posture)) if self.current(*run) => {
-                let posture = posture.clone();
-                Transition(self.resumed(*pid, &posture, context))
-            }
-            (Event::NotFound { run } | Event::Remains { run }, Phase::Resuming(posture)) if self.current(*run) => {
-                Transition(Self::not_resumed(posture, Exit::Unknown, None, context.now))
-            }
-            (Event::Exited { run, exit, peak }, Phase::Resuming(posture)) if self.current(*run) => {
-                Transition(Self::not_resumed(posture, exit.clone(), *peak, context.now))
-            }
-            (Event::Unblocked, Phase::Waiting) => {
-                self.begin(phase, action, context);
+        match event {
+            Event::Found { pid, .. } => Transition(self.resumed(*pid, saved, context)),
+            Event::NotFound { .. } | Event::Remains { .. } => self.not_resumed(saved, Exit::Unknown, None, context),
+            Event::Exited { exit, peak, .. } => self.not_resumed(saved, exit.clone(), *peak, context),
+            _ => Super,
+        }
+    }
+
+    #[action]
+    fn enter_resuming(&mut self, context: &mut Context<'_>) {
+        self.looked = true;
+        self.look_up(true, context);
+    }
+
+    /// For the apps in `after`.
+    #[state(superstate = "starting")]
+    fn waiting(&mut self, action: &mut Option<String>, event: &Event) -> Outcome<State> {
+        match event {
+            Event::Unblocked => Transition(self.look(action.take())),
+            _ => Super,
+        }
+    }
+
+    /// Looking for a live copy, before any hook.
+    #[state(superstate = "starting", entry_action = "enter_looking")]
+    fn looking(&mut self, action: &mut Option<String>, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+        match event {
+            Event::Found { pid, .. } => Transition(self.alive(*pid, true, context)),
+            Event::NotFound { .. } | Event::Exited { .. } => Transition(self.prepare(action.take())),
+            Event::Remains { .. } => Transition(State::clearing(action.take())),
+            _ => Super,
+        }
+    }
+
+    #[action]
+    fn enter_looking(&mut self, context: &mut Context<'_>) {
+        let first = !std::mem::replace(&mut self.looked, true);
+        self.look_up(first, context);
+    }
+
+    /// Ending what an earlier run has left.
+    #[state(superstate = "starting", entry_action = "enter_clearing", exit_action = "leave_clearing")]
+    fn clearing(&mut self, action: &mut Option<String>, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+        match event {
+            Event::TreeEmpty { .. } => Transition(self.prepare(action.take())),
+            Event::Fired { timer: Timer::Helpers, .. } => {
+                context.push(AppEffect::Sweep { run: self.run });
                 Handled
             }
-            (Event::NotFound { run }, Phase::Looking) if self.current(*run) => {
-                self.run_hooks(phase, action, context);
-                Handled
+            _ => Super,
+        }
+    }
+
+    #[action]
+    fn enter_clearing(&mut self, context: &mut Context<'_>) {
+        self.end_helpers(context);
+    }
+
+    #[action]
+    fn leave_clearing(context: &mut Context<'_>) {
+        context.disarm(Timer::Helpers);
+    }
+
+    /// The action's steps, if one was asked for, then `prelaunch`.
+    #[state(superstate = "starting", entry_action = "enter_hooks", exit_action = "leave_hooks")]
+    #[expect(unused_variables, reason = "the argument is the state's data: statig reads it off the signature")]
+    fn hooks(&mut self, action: &mut Option<String>, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+        match event {
+            // An app that it is started after has died meanwhile. That one may be what the steps waited for.
+            Event::HooksDone { .. } if context.blocked => Transition(State::waiting(None)),
+            Event::HooksDone { .. } => Transition(match self.app.matcher.is_some() {
+                true => State::looking_again(),
+                false => State::spawning(),
+            }),
+            Event::HookFailed { why, .. } => {
+                let end = RunEnd::unready(None, Exit::HookFailed(why.clone()), context.now);
+                Transition(State::sweeping(end))
             }
-            (Event::Remains { run }, Phase::Looking | Phase::LookingAgain) if self.current(*run) => {
-                *phase = Phase::Clearing;
-                context.push(Effect::Sweep { run: self.run });
-                Handled
+            _ => Super,
+        }
+    }
+
+    #[action]
+    fn enter_hooks(&mut self, action: &mut Option<String>, context: &mut Context<'_>) {
+        let action = action.clone();
+        context.push(AppEffect::RunHooks { run: self.run, app: self.app.clone(), action });
+    }
+
+    #[action]
+    fn leave_hooks(context: &mut Context<'_>) {
+        context.push(AppEffect::CancelHooks);
+    }
+
+    /// Somebody may have started it by hand while the hooks ran.
+    #[state(superstate = "starting", entry_action = "enter_looking_again")]
+    fn looking_again(&mut self, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+        match event {
+            Event::Found { pid, .. } => Transition(self.alive(*pid, true, context)),
+            Event::NotFound { .. } => Transition(State::spawning()),
+            Event::Remains { .. } => Transition(State::clearing(None)),
+            _ => Super,
+        }
+    }
+
+    #[action]
+    fn enter_looking_again(&mut self, context: &mut Context<'_>) {
+        self.look_up(false, context);
+    }
+
+    #[state(superstate = "starting", entry_action = "enter_spawning")]
+    fn spawning(&mut self, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+        match event {
+            Event::Spawned { pid, .. } => Transition(self.alive(*pid, false, context)),
+            Event::SpawnFailed { why, .. } => {
+                let end = RunEnd::unready(None, Exit::SpawnFailed(why.clone()), context.now);
+                Transition(State::sweeping(end))
             }
-            (Event::TreeEmpty { run }, Phase::Clearing) if self.current(*run) => {
-                self.run_hooks(phase, action, context);
-                Handled
-            }
-            // Whom it is started after has died meanwhile, and those that are waited for in hooks may be up sooner.
-            (Event::HooksDone { run }, Phase::Hooks) if self.current(*run) && context.blocked => {
-                *phase = Phase::Waiting;
-                Handled
-            }
-            (Event::HooksDone { run }, Phase::Hooks) if self.current(*run) => {
-                if self.app.matcher.is_some() {
-                    *phase = Phase::LookingAgain;
-                    self.look_up(false, context);
-                } else {
-                    self.spawn(phase, context);
-                }
-                Handled
-            }
-            (Event::HookFailed { run, why }, Phase::Hooks) if self.current(*run) => {
-                Transition(State::crashed(None, Exit::HookFailed(why.clone()), None, None, 0))
-            }
-            (Event::NotFound { run }, Phase::LookingAgain) if self.current(*run) => {
-                self.spawn(phase, context);
-                Handled
-            }
-            (Event::Found { run, pid }, Phase::Looking | Phase::LookingAgain) if self.current(*run) => {
-                Transition(self.alive(*pid, true, context))
-            }
-            (Event::Spawned { run, pid }, Phase::Spawning) if self.current(*run) => {
-                Transition(self.alive(*pid, false, context))
-            }
-            (Event::SpawnFailed { run, why }, Phase::Spawning) if self.current(*run) => {
-                Transition(State::crashed(None, Exit::SpawnFailed(why.clone()), None, None, 0))
-            }
-            (Event::ProbePassed { run }, Phase::Probing { adopted, .. }) if self.current(*run) => {
-                Transition(State::running(*pid, *adopted, context.now, 0))
-            }
-            (Event::ProbeFailed { run, why }, Phase::Probing { said, .. }) if self.current(*run) => {
+            _ => Super,
+        }
+    }
+
+    #[action]
+    fn enter_spawning(&mut self, context: &mut Context<'_>) {
+        context.push(AppEffect::Spawn { run: self.run, app: self.app.clone() });
+    }
+
+    // Alive.
+
+    /// Alive; the ready probe is asked until it passes. `said` is its last complaint.
+    #[state(superstate = "led", entry_action = "enter_probing", exit_action = "leave_probing")]
+    fn probing(
+        &mut self,
+        pid: &mut Pid,
+        adopted: &mut bool,
+        said: &mut String,
+        event: &Event,
+        context: &mut Context<'_>,
+    ) -> Outcome<State> {
+        match event {
+            Event::ProbePassed { .. } => Transition(State::running(*pid, *adopted, context.now, 0)),
+            Event::ProbeFailed { why, .. } => {
                 said.clone_from(why);
                 context.arm(self.run, Timer::ReadyPoll, READY_POLL);
                 Handled
             }
-            (Event::Fired { run, timer: Timer::ReadyPoll }, Phase::Probing { .. }) if self.current(*run) => {
+            Event::Fired { timer: Timer::ReadyPoll, .. } => {
                 self.probe(ProbeKind::Ready, context);
                 Handled
             }
-            (Event::Fired { run, timer: Timer::ReadyWithin }, Phase::Probing { said, .. }) if self.current(*run) => {
-                let exit = Exit::NotReady(std::mem::take(said));
-                Transition(State::stopping(*pid, Then::Crashed { exit, lived: None }))
+            Event::Fired { timer: Timer::ReadyWithin, .. } => {
+                self.fail(*pid, Exit::NotReady(std::mem::take(said)), None, context)
             }
-            (Event::Exited { run, exit, peak }, Phase::Probing { .. }) if self.current(*run) => {
-                Transition(State::crashed(*pid, exit.clone(), None, *peak, 0))
+            Event::Exited { exit, peak, .. } => {
+                let end = RunEnd::unready(Some(*pid), exit.clone(), context.now);
+                self.leader_gone(RunEnd { peak: *peak, ..end })
             }
             _ => Super,
         }
     }
 
     #[action]
-    fn enter_starting(&mut self, phase: &mut Phase, action: &mut Option<String>, context: &mut Cx<'_>) {
-        match phase {
-            Phase::New => {}
-            Phase::Resuming(_) => {
-                self.looked = true;
-                return self.look_up(true, context);
-            }
-            _ => return, // the same run goes on
-        }
-        self.run += 1;
-        if context.blocked {
-            *phase = Phase::Waiting;
-        } else {
-            self.begin(phase, action, context);
+    fn enter_probing(&mut self, context: &mut Context<'_>) {
+        if let Some(ready) = &self.app.ready {
+            context.arm(self.run, Timer::ReadyWithin, ready.within);
+            self.probe(ProbeKind::Ready, context);
         }
     }
 
     #[action]
-    fn leave_starting(&mut self, phase: &mut Phase, context: &mut Cx<'_>) {
-        match phase {
-            Phase::Hooks => context.push(Effect::CancelHooks),
-            Phase::Probing { .. } => {
-                context.push(Effect::CancelProbe);
-                context.push(Effect::Disarm(Timer::ReadyWithin));
-                context.push(Effect::Disarm(Timer::ReadyPoll));
-            }
-            _ => {}
-        }
+    fn leave_probing(context: &mut Context<'_>) {
+        context.push(AppEffect::CancelProbe);
+        context.disarm(Timer::ReadyWithin);
+        context.disarm(Timer::ReadyPoll);
     }
 
-    #[state(superstate = "up", entry_action = "enter_running", exit_action = "leave_running")]
+    #[state(superstate = "led", entry_action = "enter_running", exit_action = "leave_running")]
     #[expect(unused_variables, reason = "the arguments are the state's data: statig reads them off the signature")]
     fn running(
         &mut self,
-        pid: &mut Option<Pid>,
+        pid: &mut Pid,
         adopted: &mut bool,
         since: &mut Duration,
         failures: &mut u32,
         event: &Event,
-        context: &mut Cx<'_>,
+        context: &mut Context<'_>,
     ) -> Outcome<State> {
         let lived = Some(context.now.saturating_sub(*since));
         match event {
-            Event::Exited { run, exit, peak } if self.current(*run) => {
-                Transition(State::crashed(*pid, exit.clone(), lived, *peak, 0))
+            Event::Exited { exit, peak, .. } => {
+                let end = RunEnd::unready(Some(*pid), exit.clone(), context.now);
+                self.leader_gone(RunEnd { lived, peak: *peak, ..end })
             }
-            Event::Fired { run, timer: Timer::Health } if self.current(*run) => {
+            Event::Fired { timer: Timer::Health, .. } => {
                 self.probe(ProbeKind::Health, context);
                 Handled
             }
-            Event::ProbePassed { run } if self.current(*run) => {
+            Event::ProbePassed { .. } => {
                 *failures = 0;
                 self.arm_health(context);
                 Handled
             }
-            Event::ProbeFailed { run, why } if self.current(*run) => {
+            Event::ProbeFailed { why, .. } => {
                 let Some(health) = &self.app.health else { return Handled };
                 if lived >= Some(health.grace) {
                     *failures += 1;
                 }
                 if *failures >= health.failures {
-                    let exit = Exit::Unhealthy(why.clone());
-                    return Transition(State::stopping(*pid, Then::Crashed { exit, lived }));
+                    return self.fail(*pid, Exit::Unhealthy(why.clone()), lived, context);
                 }
                 self.arm_health(context);
                 Handled
             }
-            Event::Fired { run, timer: Timer::Memory } if self.current(*run) => {
-                context.push(Effect::Measure { run: self.run });
+            Event::Fired { timer: Timer::Memory, .. } => {
+                context.push(AppEffect::Measure { run: self.run });
                 Handled
             }
-            Event::Measured { run, bytes } if self.current(*run) => {
+            Event::Measured { bytes, .. } => {
                 if self.app.max_rss.is_some_and(|most| *bytes > most) {
-                    let exit = Exit::TooMuchMemory(*bytes);
-                    return Transition(State::stopping(*pid, Then::Crashed { exit, lived }));
+                    return self.fail(*pid, Exit::TooMuchMemory(*bytes), lived, context);
                 }
                 self.arm_memory(context);
                 Handled
@@ -456,248 +636,249 @@ impl Machine {
     }
 
     #[action]
-    fn enter_running(&mut self, since: &mut Duration, context: &mut Cx<'_>) {
+    fn enter_running(&mut self, since: &mut Duration, context: &mut Context<'_>) {
         self.arm_health(context);
         self.arm_memory(context);
         let resumed = *since < context.now;
         if !resumed && !self.app.hooks.postlaunch.is_empty() {
-            context.push(Effect::RunPostlaunch { run: self.run, app: self.app.clone() });
+            context.push(AppEffect::RunPostlaunch { run: self.run, app: self.app.clone() });
         }
     }
 
     #[action]
-    fn leave_running(&mut self, context: &mut Cx<'_>) {
+    fn leave_running(&mut self, context: &mut Context<'_>) {
         self.disarm_watch(context);
         if !self.app.hooks.postlaunch.is_empty() {
-            context.push(Effect::CancelHooks);
+            context.push(AppEffect::CancelHooks);
         }
     }
 
-    /// The leader is gone. First the look-up, where a pattern can find a successor (a launcher that
-    /// forked away); then the sweep of what outlived it.
-    #[state(superstate = "down", entry_action = "enter_crashed", exit_action = "leave_crashed")]
-    fn crashed(
+    // Crashed.
+
+    /// The leader may have a successor: a launcher forked away, or an updater will start the new version. As long as
+    /// something of the tree is alive after a clean exit, it gets the time of `matches.successor`.
+    #[state(superstate = "crashed", entry_action = "enter_succeeding", exit_action = "leave_succeeding")]
+    fn succeeding(
         &mut self,
-        pid: &mut Option<Pid>,
-        exit: &mut Exit,
-        lived: &mut Option<Duration>,
-        peak: &mut Option<u64>,
-        looks: &mut u32,
+        end: &mut RunEnd,
+        waited: &mut bool,
         event: &Event,
-        context: &mut Cx<'_>,
+        context: &mut Context<'_>,
     ) -> Outcome<State> {
         match event {
-            Event::Remains { run } if self.current(*run) && *exit == Exit::Clean && *looks < LOOKS => {
-                *looks += 1;
-                context.arm(self.run, Timer::LookAgain, LOOK_AGAIN);
-                Handled
+            Event::Found { pid, .. } => Transition(self.alive(*pid, true, context)),
+            Event::NotFound { .. } => Transition(State::sweeping(end.clone())),
+            Event::Remains { .. } => {
+                let so_far = context.now.saturating_sub(end.at);
+                let clean = end.exit == Exit::Clean;
+                let within = self.app.matcher.as_ref().map_or(Duration::ZERO, |matcher| matcher.successor);
+                if clean && so_far < within {
+                    *waited = true;
+                    let pause = if so_far < Duration::from_secs(1) { LOOK_AGAIN } else { LOOK_AGAIN_LATER };
+                    context.arm(self.run, Timer::LookAgain, pause.min(within - so_far));
+                    return Handled;
+                }
+                Transition(State::sweeping(RunEnd { daemonised: self.ended_at_once(end), ..end.clone() }))
             }
-            Event::Fired { run, timer: Timer::LookAgain } if self.current(*run) => {
+            Event::Fired { timer: Timer::LookAgain, .. } => {
                 self.look_up(false, context);
                 Handled
             }
-            Event::Found { run, pid } if self.current(*run) => Transition(self.alive(*pid, true, context)),
-            Event::NotFound { run } | Event::Remains { run } if self.current(*run) => {
-                context.push(Effect::Sweep { run: self.run });
-                Handled
-            }
-            Event::TreeEmpty { run } if self.current(*run) => self.conclude((*pid, exit, *lived, *peak), context),
-            Event::StopAsked(why) => Transition(State::stopping(None, Then::Stopped(*why))),
-            Event::StartAsked | Event::RestartAsked => Transition(State::stopping(None, Then::Start { action: None })),
-            Event::ActionAsked(name) => Transition(State::stopping(None, Then::Start { action: Some(name.clone()) })),
-            Event::Changed(app, _) => {
-                self.take(app);
-                Handled
-            }
             _ => Super,
         }
     }
 
     #[action]
-    fn enter_crashed(&mut self, pid: &mut Option<Pid>, context: &mut Cx<'_>) {
-        if pid.is_some() && self.app.matcher.is_some() {
-            self.look_up(false, context);
-        } else {
-            context.push(Effect::Sweep { run: self.run });
-        }
+    fn enter_succeeding(&mut self, context: &mut Context<'_>) {
+        self.look_up(false, context);
     }
 
     #[action]
-    fn leave_crashed(looks: &mut u32, context: &mut Cx<'_>) {
-        if *looks > 0 {
-            context.push(Effect::Disarm(Timer::LookAgain));
+    fn leave_succeeding(waited: &mut bool, context: &mut Context<'_>) {
+        if *waited {
+            context.disarm(Timer::LookAgain);
         }
     }
 
-    #[state(superstate = "down", entry_action = "enter_backoff", exit_action = "leave_backoff")]
-    #[expect(unused_variables, reason = "the arguments are the state's data: statig reads them off the signature")]
-    fn backoff(&mut self, attempt: &mut u32, until: &mut Duration, event: &Event) -> Outcome<State> {
+    /// Ending what outlived the leader.
+    #[state(superstate = "crashed", entry_action = "enter_sweeping", exit_action = "leave_sweeping")]
+    fn sweeping(&mut self, end: &mut RunEnd, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            Event::Fired { run, timer: Timer::Retry } if self.current(*run) => {
-                self.restarts += 1;
-                Transition(State::starting(None, Phase::New, None))
+            Event::TreeEmpty { .. } => {
+                let end = end.clone();
+                self.after_the_end(&end, context)
             }
-            Event::Changed(app, change) => {
-                self.take(app);
-                match change {
-                    Change::Restart(_) | Change::NextStart(_) => {
-                        self.history.forget();
-                        Transition(State::starting(None, Phase::New, None))
-                    }
-                    _ => Handled,
-                }
+            Event::Fired { timer: Timer::Helpers, .. } => {
+                context.push(AppEffect::Sweep { run: self.run });
+                Handled
             }
             _ => Super,
         }
     }
 
     #[action]
-    fn enter_backoff(&mut self, until: &mut Duration, context: &mut Cx<'_>) {
-        let after = until.saturating_sub(context.now);
-        context.arm(self.run, Timer::Retry, after);
+    fn enter_sweeping(&mut self, context: &mut Context<'_>) {
+        self.end_helpers(context);
     }
 
     #[action]
-    fn leave_backoff(context: &mut Cx<'_>) {
-        context.push(Effect::Disarm(Timer::Retry));
+    fn leave_sweeping(context: &mut Context<'_>) {
+        context.disarm(Timer::Helpers);
     }
 
-    #[state(superstate = "up", entry_action = "enter_stopping", exit_action = "leave_stopping")]
+    /// Somebody closed the window, or its display died: only the display can tell.
+    #[state(superstate = "crashed", entry_action = "enter_judging", exit_action = "leave_judging")]
+    fn judging(&mut self, end: &mut RunEnd, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+        match event {
+            Event::DisplayAnswered { there, .. } => {
+                let end = end.clone();
+                let closed = *there && self.may_be_closed(&end);
+                self.conclude(&end, closed, context)
+            }
+            _ => Super,
+        }
+    }
+
+    #[action]
+    fn enter_judging(&mut self, context: &mut Context<'_>) {
+        context.push(AppEffect::AskDisplay { run: self.run, app: self.app.clone() });
+    }
+
+    #[action]
+    fn leave_judging(context: &mut Context<'_>) {
+        context.push(AppEffect::CancelProbe);
+    }
+
+    // Stopping.
+
+    /// Asked to end with its own signal, then with TERM, then killed, all within `stop.grace`.
+    #[state(superstate = "any", entry_action = "enter_stopping", exit_action = "leave_stopping")]
     fn stopping(
         &mut self,
         pid: &mut Option<Pid>,
         then: &mut Then,
         event: &Event,
-        context: &mut Cx<'_>,
+        context: &mut Context<'_>,
     ) -> Outcome<State> {
         match event {
-            Event::Exited { run, .. } if self.current(*run) => {
+            Event::Exited { peak, .. } => {
                 *pid = None;
-                context.push(Effect::StopRest { run: self.run });
-                Handled
-            }
-            Event::Fired { run, timer: Timer::Grace } if self.current(*run) => {
-                context.push(Effect::Sweep { run: self.run });
-                Handled
-            }
-            Event::TreeEmpty { run } if self.current(*run) => {
-                if !matches!(then, Then::Crashed { .. }) {
-                    self.last_exit = Some(Exit::StoppedByUs);
+                if let Then::Crashed(end) = then {
+                    end.peak = *peak;
                 }
-                Transition(match then.clone() {
-                    Then::Stopped(why) => State::stopped(why),
-                    Then::Start { action } => State::starting(None, Phase::New, action),
-                    Then::Crashed { exit, lived } => State::crashed(None, exit, lived, None, 0),
-                })
-            }
-            Event::StopAsked(why) => {
-                *then = Then::Stopped(*why);
+                context.push(AppEffect::StopRest { run: self.run });
                 Handled
             }
-            Event::StartAsked => {
-                if let Then::Stopped(_) = then {
-                    *then = Then::Start { action: None };
+            Event::Fired { timer: Timer::Insist, .. } => {
+                if let Some(pid) = *pid {
+                    context.push(AppEffect::Signal { pid, signal: TERM });
                 }
                 Handled
             }
-            // A stop beats a restart.
-            Event::RestartAsked | Event::ActionAsked(_) if matches!(then, Then::Stopped(_)) => Handled,
-            Event::RestartAsked => {
-                *then = Then::Start { action: None };
+            Event::Fired { timer: Timer::Grace, .. } => {
+                context.push(AppEffect::Sweep { run: self.run });
                 Handled
             }
-            Event::ActionAsked(name) => {
-                *then = Then::Start { action: Some(name.clone()) };
+            Event::TreeEmpty { .. } => {
+                let then = then.clone();
+                self.after_the_stop(then, context)
+            }
+            Event::SignalAsked(signal) => {
+                context.effects.extend(pid.map(|pid| AppEffect::Signal { pid, signal: *signal }));
                 Handled
             }
             Event::Changed(app, _) => {
                 self.take(app);
                 Handled
             }
-            _ => Super,
+            _ => match asked_while_stopping(then, event) {
+                Some(other) => {
+                    *then = other;
+                    Handled
+                }
+                None => Super,
+            },
         }
     }
 
     #[action]
-    fn enter_stopping(&mut self, pid: &mut Option<Pid>, context: &mut Cx<'_>) {
-        self.ask_to_end(*pid, context);
-    }
-
-    #[action]
-    fn leave_stopping(context: &mut Cx<'_>) {
-        context.push(Effect::Disarm(Timer::Grace));
-    }
-
-    #[state(superstate = "down", entry_action = "enter_gave_up")]
-    #[expect(unused_variables, reason = "the argument is the state's data: statig reads it off the signature")]
-    fn gave_up(&mut self, exit: &mut Exit, event: &Event) -> Outcome<State> {
-        match event {
-            Event::Changed(app, _) => {
-                self.take(app);
-                self.history.forget();
-                Transition(State::starting(None, Phase::New, None))
+    fn enter_stopping(&mut self, pid: &mut Option<Pid>, context: &mut Context<'_>) {
+        let stop = &self.app.stop;
+        match *pid {
+            Some(pid) => {
+                context.push(AppEffect::Signal { pid, signal: stop.signal });
+                if stop.signal != TERM {
+                    context.arm(self.run, Timer::Insist, stop.grace / 2);
+                }
             }
-            _ => Super,
+            None => context.push(AppEffect::StopRest { run: self.run }),
         }
+        context.arm(self.run, Timer::Grace, stop.grace);
     }
 
     #[action]
-    fn enter_gave_up(&mut self, context: &mut Cx<'_>) {
-        if let OnGiveUp::EndSession { code } = self.app.policy.on_give_up {
-            context.push(Effect::EndSession { code });
-        }
+    fn leave_stopping(context: &mut Context<'_>) {
+        context.disarm(Timer::Insist);
+        context.disarm(Timer::Grace);
     }
 
-    /// Something of the app is, or may be, alive.
+    // Superstates.
+
+    /// It is down, and starts only when somebody asks.
     #[superstate(superstate = "any")]
-    fn up(&mut self, pid: &mut Option<Pid>, event: &Event) -> Outcome<State> {
-        let start = |action| Then::Start { action };
+    fn down(&mut self, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            Event::StartAsked => Handled,
-            Event::StopAsked(why) => Transition(State::stopping(*pid, Then::Stopped(*why))),
-            Event::RestartAsked => {
-                self.history.forget();
-                Transition(State::stopping(*pid, start(None)))
-            }
-            Event::ActionAsked(name) => {
-                self.history.forget();
-                Transition(State::stopping(*pid, start(Some(name.clone()))))
-            }
-            Event::Changed(app, Change::Restart(_)) => {
-                self.take(app);
-                self.history.forget();
-                Transition(State::stopping(*pid, start(None)))
-            }
+            Event::StartAsked | Event::RestartAsked => Transition(self.start_afresh(None, context)),
+            Event::ActionAsked(action) => Transition(self.start_afresh(Some(action.clone()), context)),
+            Event::StopAsked(why) => Transition(State::stopped(*why, context.now)),
+            _ => Super,
+        }
+    }
+
+    /// On its way up, without a leader yet.
+    #[superstate(superstate = "any")]
+    fn starting(&mut self, event: &Event) -> Outcome<State> {
+        self.asked_while_up(None, event)
+    }
+
+    /// It has a live leader.
+    #[superstate(superstate = "any")]
+    fn led(&mut self, pid: &mut Pid, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+        if let Event::SignalAsked(signal) = event {
+            context.push(AppEffect::Signal { pid: *pid, signal: *signal });
+            return Super;
+        }
+        self.asked_while_up(Some(*pid), event)
+    }
+
+    /// Its leader is gone, and what follows is not decided. A request decides it.
+    #[superstate(superstate = "any")]
+    fn crashed(&mut self, end: &mut RunEnd, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+        let then = match event {
+            Event::StopAsked(why) => Then::Stopped(*why),
+            Event::StartAsked | Event::RestartAsked => Then::Start { action: None },
+            Event::ActionAsked(action) => Then::Start { action: Some(action.clone()) },
             Event::Changed(app, _) => {
                 self.take(app);
-                Handled
+                return Handled;
             }
-            _ => Super,
-        }
+            _ => return Super,
+        };
+        let end = end.clone();
+        self.record(&end, None, context);
+        self.history.forget();
+        Transition(State::stopping(None, then))
     }
 
-    /// Nothing of it is alive, or only remains that are being swept.
-    #[superstate(superstate = "any")]
-    fn down(&mut self, event: &Event) -> Outcome<State> {
-        match event {
-            Event::StartAsked | Event::RestartAsked => {
-                self.history.forget();
-                Transition(State::starting(None, Phase::New, None))
-            }
-            Event::ActionAsked(name) => {
-                self.history.forget();
-                Transition(State::starting(None, Phase::New, Some(name.clone())))
-            }
-            Event::StopAsked(why) => Transition(State::stopped(*why)),
-            _ => Super,
-        }
-    }
-
-    /// Every event is named here, so that a new one does not compile until it is placed. What arrives
-    /// here came too late, or means nothing in this state.
+    /// Every event is named here, so that a new one does not compile until it is placed. What arrives here came too
+    /// late, or means nothing in this state.
     #[superstate]
-    fn any(event: &Event) -> Outcome<State> {
+    fn any(&mut self, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
         match event {
+            Event::DependencyEnded | Event::SignalAsked(_) => {
+                self.disturbed = Some(context.now);
+                Handled
+            }
             Event::StartAsked
             | Event::StopAsked(_)
             | Event::RestartAsked
@@ -714,12 +895,50 @@ impl Machine {
             | Event::SpawnFailed { .. }
             | Event::ProbePassed { .. }
             | Event::ProbeFailed { .. }
+            | Event::DisplayAnswered { .. }
             | Event::Exited { .. }
             | Event::TreeEmpty { .. }
             | Event::Measured { .. }
             | Event::Fired { .. } => Handled,
         }
     }
+}
+
+impl Machine {
+    /// The tree that was stopped is gone.
+    fn after_the_stop(&mut self, then: Then, cx: &mut Context<'_>) -> Outcome<State> {
+        match then {
+            Then::Crashed(end) => self.conclude(&end, false, cx),
+            Then::Stopped(why) => {
+                self.last_exit = Some(Exit::StoppedByUs);
+                Transition(State::stopped(why, cx.now))
+            }
+            Then::Start { action } => {
+                self.last_exit = Some(Exit::StoppedByUs);
+                Transition(self.start(action, cx))
+            }
+        }
+    }
+
+    fn not_resumed(&mut self, saved: &SavedState, exit: Exit, peak: Option<u64>, cx: &Context<'_>) -> Outcome<State> {
+        match resume::end_of(saved, exit, peak, cx.now) {
+            Ok(end) => self.leader_gone(end),
+            Err(then) => Transition(State::stopping(None, then)),
+        }
+    }
+}
+
+/// What a request makes of a stop that is under way; `None`: it is no request. A stop beats a restart.
+fn asked_while_stopping(then: &Then, event: &Event) -> Option<Then> {
+    let stopped = matches!(then, Then::Stopped(_));
+    Some(match event {
+        Event::StopAsked(why) => Then::Stopped(*why),
+        Event::StartAsked if stopped => Then::Start { action: None },
+        Event::RestartAsked if !stopped => Then::Start { action: None },
+        Event::ActionAsked(action) if !stopped => Then::Start { action: Some(action.clone()) },
+        Event::StartAsked | Event::RestartAsked | Event::ActionAsked(_) => then.clone(),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

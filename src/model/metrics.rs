@@ -45,6 +45,8 @@ impl Collector for Moment {
         states(encoder, apps)?;
         let stale = ("app_stale", "1 while the manifest is broken and its last good version in use", None);
         gauge(encoder, apps, stale, |app| Some(i64::from(app.stale.is_some())))?;
+        let failures = ("app_failures", "Starts in a row that failed; 5 and more are a crash loop", None);
+        gauge(encoder, apps, failures, |app| Some(i64::from(app.failures)))?;
         let uptime = ("app_uptime", "Time since the app became ready", Some(Unit::Seconds));
         gauge(encoder, apps, uptime, |app| app.uptime_ms.map(|ms| ms as f64 / 1e3))?;
         let memory = ("app_memory", "Resident memory of the app", Some(Unit::Bytes));
@@ -119,6 +121,7 @@ mod tests {
             run: 1,
             uptime_ms: None,
             restarts: 2,
+            failures: 0,
             last_exit: None,
             next_retry_ms: None,
             memory_bytes: None,
@@ -131,7 +134,7 @@ mod tests {
     #[test]
     fn a_snapshot_reads_as_open_metrics() {
         let running = AppStatus { uptime_ms: Some(1500), memory_bytes: Some(4096), ..app("a", StateName::Running) };
-        let apps = vec![running, app("b", StateName::GaveUp)];
+        let apps = vec![running, AppStatus { failures: 7, ..app("b", StateName::GaveUp) }];
         let text = text(&Snapshot { apps, problems: vec!["x".into()], draining: false, staging: false });
         for line in [
             concat!("kasm_void_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
@@ -139,6 +142,7 @@ mod tests {
             "kasm_void_app_restarts_total{app=\"a\"} 2",
             "kasm_void_app_up{app=\"a\"} 1",
             "kasm_void_app_up{app=\"b\"} 0",
+            "kasm_void_app_failures{app=\"b\"} 7",
             "kasm_void_app_state{app=\"b\",state=\"GaveUp\"} 1",
             "kasm_void_app_state{app=\"b\",state=\"Running\"} 0",
             "# UNIT kasm_void_app_uptime_seconds seconds",

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::model::app::{App, Hooks, Program};
 use crate::model::loading::check::Checked;
-use crate::model::manifest::matches::Matcher;
+use crate::model::manifest::matches::{FolderFlag, Matcher};
+use crate::model::manifest::pattern::Pattern;
 use crate::model::manifest::restart::RestartPolicy;
 use crate::model::protocol::{PlanReport, PlanStep};
 
@@ -70,7 +72,8 @@ fn differences(old: &App, new: &App) -> Vec<(&'static str, Effect)> {
         ("env", Effect::Restart, (env, env_hidden) != (&program.env, &program.env_hidden)),
         ("cwd", Effect::Restart, *cwd != program.cwd),
         ("limits", Effect::Restart, (*nice, *oom_score_adj) != is_limited),
-        ("matches", Effect::Restart, *matcher != new.matcher),
+        ("matches", Effect::Restart, patterns(matcher.as_ref()) != patterns(new.matcher.as_ref())),
+        ("matches.successor", Effect::Live, successor(matcher.as_ref()) != successor(new.matcher.as_ref())),
         ("after", Effect::Live, *after != new.after),
         ("prelaunch", Effect::NextStart, *prelaunch != new.hooks.prelaunch),
         ("ready", Effect::NextStart, *ready != new.ready),
@@ -91,6 +94,17 @@ fn differences(old: &App, new: &App) -> Vec<(&'static str, Effect)> {
     .filter(|(.., differs)| *differs)
     .map(|(name, effect, _)| (name, effect))
     .collect()
+}
+
+/// What of a matcher decides which process is the app.
+fn patterns(matcher: Option<&Matcher>) -> Option<(&Pattern, Option<&Pattern>, Option<&FolderFlag>)> {
+    matcher.map(|Matcher { cmdline, exclude, same_folder, successor: _ }| {
+        (cmdline, exclude.as_ref(), same_folder.as_ref())
+    })
+}
+
+fn successor(matcher: Option<&Matcher>) -> Option<Duration> {
+    matcher.map(|matcher| matcher.successor)
 }
 
 /// What differs. A change of comments, order or formatting is none.
@@ -118,7 +132,7 @@ pub fn program(app: &App) -> u64 {
     cwd.iter().for_each(|folder| hash.line("cwd", &folder.to_string_lossy()));
     nice.iter().for_each(|nice| hash.line("nice", &nice.to_string()));
     oom_score_adj.iter().for_each(|score| hash.line("oom_score_adj", &score.to_string()));
-    if let Some(Matcher { cmdline, exclude, same_folder }) = &app.matcher {
+    if let Some(Matcher { cmdline, exclude, same_folder, successor: _ }) = &app.matcher {
         hash.line("matches", cmdline.as_str());
         exclude.iter().for_each(|exclude| hash.line("exclude", exclude.as_str()));
         same_folder.iter().for_each(|same| hash.line("same_folder", &same.flag)); // its value is in `argv`
@@ -157,9 +171,21 @@ pub fn plan(known: &BTreeMap<String, Arc<App>>, wanted: &Checked) -> Vec<Step> {
     gone.chain(others).collect()
 }
 
-/// The steps in words, and the problems that keep others from being taken.
-pub fn report(known: &BTreeMap<String, Arc<App>>, wanted: &Checked) -> PlanReport {
-    let steps = plan(known, wanted);
+impl Change {
+    /// Whether an app that has given up may do better now.
+    pub fn is_worth_another_try(&self) -> bool {
+        /// What is live and decides about starts.
+        const POLICY: [&str; 4] = ["restart", "backoff", "health", "limits.max_rss"];
+        match self {
+            Change::None => false,
+            Change::Live(fields) => fields.iter().any(|field| POLICY.contains(field)),
+            Change::NextStart(_) | Change::Restart(_) => true,
+        }
+    }
+}
+
+/// These steps of [`plan`] in words, and the problems that keep others from being taken.
+pub fn report(known: &BTreeMap<String, Arc<App>>, wanted: &Checked, steps: &[Step]) -> PlanReport {
     let mut lines: Vec<PlanStep> = steps.iter().map(|step| line(known, step)).collect();
     lines.extend(wanted.stale.iter().map(|(app, problem)| {
         let kept = if wanted.apps.contains_key(app) { "its last good version stays" } else { "not applied" };
@@ -203,8 +229,12 @@ mod tests {
         app.program.cwd = Some("/tmp".into());
         app.program.nice = Some(5);
         app.program.oom_score_adj = Some(300);
-        app.matcher =
-            Some(Matcher { cmdline: pattern("^/usr/bin/web"), exclude: Some(pattern("--type=")), same_folder: None });
+        app.matcher = Some(Matcher {
+            cmdline: pattern("^/usr/bin/web"),
+            exclude: Some(pattern("--type=")),
+            same_folder: None,
+            successor: Matcher::SUCCESSOR,
+        });
         app
     }
 

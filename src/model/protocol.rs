@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::exit::Exit;
 
+mod event;
+pub use event::{EventLine, SessionEvent};
+
 /// `GET /v1/apps`: everything, as it was at one moment.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -60,6 +63,9 @@ pub struct AppStatus {
     pub uptime_ms: Option<u64>,
     /// Starts that followed an exit nobody asked for.
     pub restarts: u64,
+    /// Starts in a row that failed; 0 once it lived for `backoff.stable_after`.
+    #[serde(default)]
+    pub failures: u32,
     pub last_exit: Option<Exit>,
     /// Milliseconds until the next start, in `Backoff`.
     pub next_retry_ms: Option<u64>,
@@ -194,6 +200,9 @@ pub struct Crash {
     pub peak_memory_bytes: Option<u64>,
     /// Last lines of the app's output.
     pub tail: Vec<String>,
+    /// What the cause may be, and the way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 /// `GET /v1/plan` and the answer of `POST /v1/reload`.

@@ -8,6 +8,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::http::{Closing, Pieces};
+use crate::model::protocol::SessionEvent;
 
 /// What a stream carries: how it is written, and how its gaps are.
 pub trait Streamed: Clone + Send + 'static {
@@ -24,7 +25,9 @@ impl Streamed for Arc<str> {
     }
 
     fn write_dropped(count: u64, piece: &mut Vec<u8>) {
-        piece.extend_from_slice(format!("{{\"event\":\"dropped\",\"n\":{count}}}\n").as_bytes());
+        let dropped = serde_json::to_string(&SessionEvent::Dropped { n: count });
+        piece.extend_from_slice(dropped.unwrap_or_default().as_bytes()); // a number alone cannot fail
+        piece.push(b'\n');
     }
 }
 

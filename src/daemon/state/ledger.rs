@@ -15,12 +15,12 @@ use serde::{Deserialize, Serialize};
 use crate::host::layout::LEDGER;
 use crate::host::proc::{Leader, Pid};
 use crate::host::sys::Ended;
-use crate::model::machine::Kept;
+use crate::model::machine::SavedApp;
 use crate::model::protocol::Crash;
-use crate::model::supervisor::{Legacy, Session};
+use crate::model::supervisor::{SavedSession, SessionState};
 
 /// Of the form; another one is not read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// A ledger is written anew when it is this large, and four times what it has to say. The room is taken in
 /// advance: what happens while the disk is full is written down all the same.
 const ENOUGH: u64 = 256 << 10;
@@ -37,11 +37,11 @@ enum Line {
         version: u32,
         boot: String,
     },
-    Session(Session),
+    Session(SessionState),
     App {
         name: String,
         leader: Option<(Pid, u64)>,
-        kept: Kept,
+        saved: SavedApp,
     },
     Gone(String),
     /// A leader has ended; what that means comes in a later line.
@@ -59,7 +59,7 @@ enum Line {
 /// What an earlier supervisor has left.
 #[derive(Debug, Default, PartialEq)]
 pub struct Inherited {
-    pub legacy: Legacy,
+    pub session: SavedSession,
     pub leaders: BTreeMap<String, Leader>,
     /// Oldest first.
     pub crashes: Vec<(String, Crash)>,
@@ -73,7 +73,7 @@ pub struct Ledger {
     /// When writing it anew failed; the one that is there goes on growing.
     overdue: Option<Instant>,
     head: String,
-    session: Option<Session>,
+    session: Option<SessionState>,
     /// The line that counts of each app.
     apps: BTreeMap<String, String>,
     crashes: BTreeMap<String, VecDeque<String>>,
@@ -111,10 +111,10 @@ impl Ledger {
 
     /// What is not known to be over yet stays written down.
     fn take(&mut self, inherited: &Inherited) {
-        self.session = Some(inherited.legacy.session);
-        for (name, kept) in &inherited.legacy.apps {
+        self.session = Some(inherited.session.session);
+        for (name, saved) in &inherited.session.apps {
             let leader = inherited.leaders.get(name).map(|leader| (leader.pid, leader.started));
-            let line = Line::App { name: name.clone(), leader, kept: kept.clone() };
+            let line = Line::App { name: name.clone(), leader, saved: saved.clone() };
             self.apps.insert(name.clone(), text(&line));
         }
         for (app, crash) in &inherited.crashes {
@@ -144,8 +144,8 @@ impl Ledger {
     }
 
     /// Where an app is now. `started`: of its leader.
-    pub fn app(&mut self, name: &str, leader: Option<(Pid, u64)>, kept: Kept) {
-        let line = text(&Line::App { name: name.into(), leader, kept });
+    pub fn app(&mut self, name: &str, leader: Option<(Pid, u64)>, saved: SavedApp) {
+        let line = text(&Line::App { name: name.into(), leader, saved });
         if self.apps.get(name) == Some(&line) {
             return;
         }
@@ -163,7 +163,7 @@ impl Ledger {
         }
     }
 
-    pub fn session(&mut self, session: Session) {
+    pub fn session(&mut self, session: SessionState) {
         if self.session.replace(session) != Some(session) {
             self.pending.push_str(&text(&Line::Session(session)));
         }
@@ -333,22 +333,22 @@ pub fn parse(text: &str, boot: &str) -> Result<Option<Inherited>, String> {
             Err(error) => return Err(format!("line {}: {error}", number + 1)),
         }
     }
-    inherited.legacy.apps = apps;
+    inherited.session.apps = apps;
     Ok(Some(inherited))
 }
 
-fn take(inherited: &mut Inherited, apps: &mut BTreeMap<String, Kept>, line: Line) {
+fn take(inherited: &mut Inherited, apps: &mut BTreeMap<String, SavedApp>, line: Line) {
     match line {
         Line::Head { .. } => {}
-        Line::Session(session) => inherited.legacy.session = session,
-        Line::App { name, leader, kept } => {
+        Line::Session(session) => inherited.session.session = session,
+        Line::App { name, leader, saved } => {
             match leader {
                 Some((pid, started)) => {
                     inherited.leaders.insert(name.clone(), Leader { pid, started, ended: None });
                 }
                 None => drop(inherited.leaders.remove(&name)),
             }
-            apps.insert(name, kept);
+            apps.insert(name, saved);
         }
         Line::Gone(name) => {
             apps.remove(&name);
@@ -385,12 +385,12 @@ mod tests {
     use super::*;
     use crate::model::exit::Exit;
 
-    fn kept(run: u64) -> Kept {
-        let text = r#"{"run":0,"restarts":2,"last_exit":null,"history":{"attempt":1,"unexpected":[]},"program":7,
-            "posture":{"Up":{"pid":70,"since":{"secs":1,"nanos":0}}}}"#;
-        let mut kept: Kept = serde_json::from_str(text).unwrap();
-        kept.run = run;
-        kept
+    fn saved(run: u64) -> SavedApp {
+        let text = r#"{"run":0,"restarts":2,"last_exit":null,"enabled":true,"history":{"attempt":1,"early":[]},"program":7,
+            "state":{"Up":{"pid":70,"since":{"secs":1,"nanos":0}}}}"#;
+        let mut saved: SavedApp = serde_json::from_str(text).unwrap();
+        saved.run = run;
+        saved
     }
 
     fn crash(run: u64) -> Crash {
@@ -403,6 +403,7 @@ mod tests {
             uptime_ms: Some(5),
             peak_memory_bytes: None,
             tail: vec!["last words".into()],
+            hint: None,
         }
     }
 
@@ -417,16 +418,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (mut ledger, nothing, refused) = Ledger::open(folder.path());
         assert_eq!((nothing, refused), (Inherited::default(), None));
-        ledger.session(Session { staged: true, draining: None });
-        ledger.app("web", Some((70, 1234)), kept(3));
-        ledger.app("other", None, kept(1));
+        ledger.session(SessionState { staged: true, draining: None });
+        ledger.app("web", Some((70, 1234)), saved(3));
+        ledger.app("other", None, saved(1));
         ledger.gone("other");
         ledger.crash("web", &crash(2));
         ledger.write();
         ledger.ended(Ended { pid: 70, status: 9, peak: 4096 });
         let inherited = reopened(folder.path());
-        assert_eq!(inherited.legacy.apps, BTreeMap::from([("web".into(), kept(3))]));
-        assert!(inherited.legacy.session.staged);
+        assert_eq!(inherited.session.apps, BTreeMap::from([("web".into(), saved(3))]));
+        assert!(inherited.session.session.staged);
         let ended = Some(Ended { pid: 70, status: 9, peak: 4096 });
         assert_eq!(inherited.leaders["web"], Leader { pid: 70, started: 1234, ended });
         assert_eq!(inherited.crashes, [("web".into(), crash(2))]);
@@ -437,14 +438,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (mut ledger, ..) = Ledger::open(folder.path());
         for run in 0..5_000 {
-            ledger.app("web", None, kept(run));
+            ledger.app("web", None, saved(run));
             ledger.crash("web", &crash(run));
             ledger.write();
         }
         let size = fs::metadata(folder.path().join("ledger.jsonl")).unwrap().len();
         assert!(size < 2 * ENOUGH, "{size} bytes");
         let inherited = reopened(folder.path());
-        assert_eq!(inherited.legacy.apps["web"].run, 4_999);
+        assert_eq!(inherited.session.apps["web"].run, 4_999);
         let runs: Vec<u64> = inherited.crashes.iter().map(|(_, crash)| crash.run).collect();
         assert_eq!(runs, (4_990..5_000).collect::<Vec<_>>());
     }
@@ -453,14 +454,14 @@ mod tests {
     fn a_line_that_was_being_written_is_as_if_it_had_not_been() {
         let folder = tempfile::tempdir().unwrap();
         let (mut ledger, ..) = Ledger::open(folder.path());
-        ledger.app("web", None, kept(3));
+        ledger.app("web", None, saved(3));
         ledger.write();
-        ledger.app("web", None, kept(4));
+        ledger.app("web", None, saved(4));
         ledger.write();
         let path = folder.path().join("ledger.jsonl");
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, &text[..text.len() - 9]).unwrap();
-        assert_eq!(reopened(folder.path()).legacy.apps["web"].run, 3);
+        assert_eq!(reopened(folder.path()).session.apps["web"].run, 3);
     }
 
     #[test]
@@ -490,21 +491,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (mut ledger, ..) = Ledger::open(folder.path());
         ledger.file = Some(OpenOptions::new().append(true).open("/dev/full").unwrap());
-        ledger.app("web", None, kept(3));
+        ledger.app("web", None, saved(3));
         ledger.write();
         assert!(ledger.trouble.is_some());
         assert_eq!(read(&ledger.path, ""), Ok(None), "what would be wrong is gone");
         ledger.trouble = Some(Instant::now() - AGAIN);
         ledger.write();
         assert!(ledger.trouble.is_none());
-        assert_eq!(reopened(folder.path()).legacy.apps["web"].run, 3);
+        assert_eq!(reopened(folder.path()).session.apps["web"].run, 3);
     }
 
     #[test]
     fn without_room_for_another_file_the_one_that_is_there_goes_on() {
         let folder = tempfile::tempdir().unwrap();
         let (mut ledger, ..) = Ledger::open(folder.path());
-        ledger.app("web", None, kept(3));
+        ledger.app("web", None, saved(3));
         ledger.write();
         let in_the_way = folder.path().join("ledger.new");
         fs::create_dir_all(in_the_way.join("no file")).unwrap();
@@ -512,9 +513,9 @@ mod tests {
         text.push_str("{\"half a line");
         fs::write(&ledger.path, text).unwrap();
         let (mut next, ..) = Ledger::open(folder.path());
-        next.app("web", None, kept(4));
+        next.app("web", None, saved(4));
         next.write();
         assert!(next.trouble.is_none());
-        assert_eq!(reopened(folder.path()).legacy.apps["web"].run, 4);
+        assert_eq!(reopened(folder.path()).session.apps["web"].run, 4);
     }
 }

@@ -13,8 +13,6 @@ use crate::model::manifest::pattern::{Case, Pattern};
 use crate::model::manifest::probe::{Health, Ready, Target};
 use crate::model::manifest::restart::{OnClose, Restart};
 
-type Driven = statig::blocking::InitializedStateMachine<Machine>;
-
 /// An app that uses everything: pattern, hooks, both probes, a memory limit.
 fn full() -> App {
     let secs = Duration::from_secs;
@@ -24,6 +22,7 @@ fn full() -> App {
         cmdline: Pattern::new("^/usr/bin/web", Case::Sensitive).unwrap(),
         exclude: None,
         same_folder: None,
+        successor: Duration::from_secs(1),
     });
     let step = Step::MakeDir { path: "/tmp/web".into() };
     app.hooks.prelaunch = vec![Hook { step, timeout: secs(30), on_failure: OnFailure::Fail }];
@@ -31,6 +30,7 @@ fn full() -> App {
     app.ready = Some(Ready { probe: probe.clone(), within: secs(30) });
     app.health = Some(Health { probe, every: secs(10), timeout: secs(5), failures: 1, grace: Duration::ZERO });
     app.max_rss = Some(100 << 20);
+    app.policy.on_close = OnClose::Hold;
     app.policy.backoff =
         Backoff { jitter: 0.0, give_up: GiveUp::After { times: 3, within: secs(60) }, ..Backoff::default() };
     app
@@ -41,15 +41,13 @@ fn bare() -> App {
     App::new("web", &["/usr/bin/web"])
 }
 
-fn driven(app: App) -> Driven {
-    let mut effects = Vec::new();
-    let mut cx = Cx { now: Duration::ZERO, chance: 0.0, blocked: false, effects: &mut effects };
-    Machine::new(Arc::new(app)).uninitialized_state_machine().init_with_context(&mut cx)
+fn driven(app: App) -> AppMachine {
+    AppMachine::new(Arc::new(app))
 }
 
-fn tell(machine: &mut Driven, now: Duration, event: &Event) -> Vec<Effect> {
+fn tell(machine: &mut AppMachine, now: Duration, event: &Event) -> Vec<AppEffect> {
     let mut effects = Vec::new();
-    machine.handle_with_context(event, &mut Cx { now, chance: 0.0, blocked: false, effects: &mut effects });
+    machine.handle(event, &mut Context { now, chance: 0.0, blocked: false, effects: &mut effects });
     effects
 }
 
@@ -64,12 +62,18 @@ fn events(run: u64, app: &Arc<App>) -> Vec<(&'static str, Event)> {
         ("Fired(Memory)", Timer::Memory),
         ("Fired(Grace)", Timer::Grace),
         ("Fired(LookAgain)", Timer::LookAgain),
+        ("Fired(Insist)", Timer::Insist),
+        ("Fired(Helpers)", Timer::Helpers),
     ];
     let mut all = vec![
         ("StartAsked", Event::StartAsked),
-        ("StopAsked", Event::StopAsked(Why::Held)),
+        ("StopAsked", Event::StopAsked(StopReason::Held)),
         ("RestartAsked", Event::RestartAsked),
         ("ActionAsked", Event::ActionAsked("reload".into())),
+        ("SignalAsked", Event::SignalAsked(1)),
+        ("DependencyEnded", Event::DependencyEnded),
+        ("DisplayAnswered(there)", Event::DisplayAnswered { run, there: true }),
+        ("DisplayAnswered(gone)", Event::DisplayAnswered { run, there: false }),
         ("Changed(live)", Event::Changed(app.clone(), Change::Live(vec!["backoff"]))),
         ("Changed(next start)", Event::Changed(app.clone(), Change::NextStart(vec!["prelaunch"]))),
         ("Changed(restart)", Event::Changed(app.clone(), Change::Restart(vec!["args"]))),
@@ -95,41 +99,39 @@ fn events(run: u64, app: &Arc<App>) -> Vec<(&'static str, Event)> {
 }
 
 /// What a supervisor kept in mind of this app, which was running.
-fn kept_up(app: &Arc<App>) -> Kept {
+fn kept_up(app: &Arc<App>) -> SavedApp {
     let mut machine = Machine::new(app.clone());
     machine.run = 7;
-    machine.kept(&State::running(Some(70), false, Duration::from_secs(1), 0))
+    machine.saved(&State::running(70, false, Duration::from_secs(1), 0))
 }
 
 /// A state as the table tells it apart: what it says of data that does not decide is left out.
 fn row(state: &State) -> String {
+    let text = format!("{state:?}");
+    let leaf = text.split([' ', '{']).next().unwrap_or_default();
     match state {
-        State::Starting { phase, .. } => {
-            let phase = match phase {
-                Phase::Probing { .. } => "Probing".to_string(),
-                Phase::Resuming(_) => "Resuming".to_string(),
-                other => format!("{other:?}"),
-            };
-            format!("Starting: {phase}")
-        }
         State::Stopping { then, .. } => {
             let then = match then {
                 Then::Stopped(_) => "Stopped",
                 Then::Start { .. } => "Starting",
-                Then::Crashed { .. } => "Crashed",
+                Then::Crashed(_) => "Crashed",
             };
             format!("Stopping: then {then}")
         }
-        other => other.name().to_string(),
+        State::Succeeding { end, .. } | State::Sweeping { end } if end.exit == Exit::Clean => {
+            format!("Crashed: {leaf} after exit code 0")
+        }
+        other if other.name().to_string() == leaf => leaf.into(),
+        other => format!("{}: {leaf}", other.name()),
     }
 }
 
-fn effect_name(effect: &Effect) -> Option<String> {
+fn effect_name(effect: &AppEffect) -> Option<String> {
     let name = match effect {
-        Effect::Report(Report::Crashed { .. }) => "Report(Crashed)".into(),
-        Effect::Report(_) => return None,
-        Effect::Arm { timer, .. } => format!("Arm({timer:?})"),
-        Effect::Disarm(_) => return None,
+        AppEffect::Report(Report::Crashed { .. }) => "Report(Crashed)".into(),
+        AppEffect::Report(_) => return None,
+        AppEffect::Arm { timer, .. } => format!("Arm({timer:?})"),
+        AppEffect::Disarm(_) => return None,
         other => {
             let text = format!("{other:?}");
             text.split([' ', '{', '(']).next().unwrap_or_default().to_string()
@@ -139,7 +141,7 @@ fn effect_name(effect: &Effect) -> Option<String> {
 }
 
 /// After its first failure, of which it may have this many.
-fn failed_of(times: u32) -> Driven {
+fn failed_of(times: u32) -> AppMachine {
     let mut app = full();
     app.policy.backoff.give_up = GiveUp::After { times, within: Duration::from_secs(60) };
     let mut machine = driven(app);
@@ -161,8 +163,8 @@ fn explore() -> BTreeMap<String, BTreeMap<&'static str, (String, Vec<String>)>> 
     let spec = Arc::new(full());
     let (mut table, mut queue) = (BTreeMap::new(), vec![driven(full())]);
     let mut waiting = driven(full());
-    let mut cx = Cx { now: Duration::ZERO, chance: 0.0, blocked: true, effects: &mut Vec::new() };
-    waiting.handle_with_context(&Event::StartAsked, &mut cx);
+    let mut cx = Context { now: Duration::ZERO, chance: 0.0, blocked: true, effects: &mut Vec::new() };
+    waiting.handle(&Event::StartAsked, &mut cx);
     queue.push(waiting);
     queue.extend([failed_of(1), failed_of(2)]);
     while let Some(machine) = queue.pop() {
@@ -171,7 +173,7 @@ fn explore() -> BTreeMap<String, BTreeMap<&'static str, (String, Vec<String>)>> 
             continue;
         }
         let mut cells = BTreeMap::new();
-        for (name, event) in events(machine.inner().run, &spec) {
+        for (name, event) in events(machine.run, &spec) {
             let mut next = machine.clone();
             let effects = tell(&mut next, Duration::from_secs(60), &event);
             cells.insert(name, (row(next.state()), effects.iter().filter_map(effect_name).collect()));
@@ -218,7 +220,9 @@ fn the_table_in_the_docs_is_the_machine() {
 #[test]
 fn every_state_can_be_reached_and_stopped() {
     let table = explore();
-    for name in ["Stopped", "Running", "Crashed", "Backoff", "GaveUp"] {
+    for name in
+        ["Stopped", "Running", "Crashed: Sweeping", "Crashed: Judging", "Backoff", "GaveUp", "Starting: Waiting"]
+    {
         assert!(table.contains_key(name), "{name} was never reached");
     }
     for (from, cells) in &table {
@@ -229,16 +233,21 @@ fn every_state_can_be_reached_and_stopped() {
     }
 }
 
-/// The world as the machine sees it: performs effects at once or later, as the story goes.
+/// The world as the machine sees it. Acts of the daemon are answered at once, before anything else happens; hooks,
+/// probes and processes answer when the story says so.
 struct World {
-    machine: Driven,
+    machine: AppMachine,
     now: Duration,
-    alive: Option<Pid>,
-    spawns: usize,
+    /// A live process that is the app, and whether the machine was told of it.
+    leader: Option<(Pid, bool)>,
+    /// Whether something else of its tree is alive, and obeys nothing but a kill.
+    helpers: Option<bool>,
+    next_pid: Pid,
     armed: BTreeSet<Timer>,
-    /// Answers the daemon owes: a look-up, hooks, a probe, a sweep.
+    /// Answers to what the daemon just did.
+    at_once: Vec<Event>,
+    /// Answers that take a while.
     owed: Vec<Event>,
-    hooks: bool,
 }
 
 impl World {
@@ -246,95 +255,129 @@ impl World {
         World {
             machine: driven(app),
             now: Duration::ZERO,
-            alive: None,
-            spawns: 0,
+            leader: None,
+            helpers: None,
+            next_pid: 100,
             armed: BTreeSet::new(),
+            at_once: Vec::new(),
             owed: Vec::new(),
-            hooks: false,
         }
     }
 
     fn tell(&mut self, event: Event) {
-        for effect in tell(&mut self.machine, self.now, &event) {
-            self.perform(effect);
+        self.at_once.push(event);
+        while !self.at_once.is_empty() {
+            let event = self.at_once.remove(0);
+            for effect in tell(&mut self.machine, self.now, &event) {
+                self.perform(effect);
+            }
         }
         self.check();
     }
 
-    fn perform(&mut self, effect: Effect) {
+    fn perform(&mut self, effect: AppEffect) {
         match effect {
-            Effect::LookUp { run, .. } => self.owed.push(Event::NotFound { run }),
-            Effect::RunHooks { run, .. } => {
-                self.hooks = true;
-                self.owed.push(Event::HooksDone { run });
-            }
-            Effect::CancelHooks => self.hooks = false,
-            Effect::Spawn { run, .. } => {
-                assert_eq!(self.alive, None, "a second tree was spawned");
-                self.spawns += 1;
-                let pid = 100 + self.spawns as Pid;
-                self.alive = Some(pid);
-                self.owed.push(Event::Spawned { run, pid });
-            }
-            Effect::Probe { run, .. } => self.owed.push(Event::ProbePassed { run }),
-            Effect::Measure { run, .. } => self.owed.push(Event::Measured { run, bytes: 1 }),
-            Effect::Sweep { run } => {
-                if self.alive.take().is_some() {
-                    self.owed.push(Event::Exited { run, exit: Exit::Signal(9), peak: None });
+            AppEffect::LookUp { run, .. } => self.at_once.push(match (&mut self.leader, self.helpers) {
+                (Some((pid, known)), _) => {
+                    *known = true;
+                    Event::Found { run, pid: *pid }
                 }
-                self.owed.push(Event::TreeEmpty { run });
+                (None, Some(_)) => Event::Remains { run },
+                (None, None) => Event::NotFound { run },
+            }),
+            AppEffect::Spawn { run, .. } => {
+                assert!(self.leader.is_none_or(|(_, known)| !known), "a second leader was spawned");
+                assert_eq!(self.helpers, None, "spawned beside what is left of an earlier run");
+                self.next_pid += 1;
+                self.leader = Some((self.next_pid, true));
+                self.at_once.push(Event::Spawned { run, pid: self.next_pid });
             }
-            Effect::StopRest { run } => self.owed.push(Event::TreeEmpty { run }),
-            Effect::Arm { timer, .. } => {
-                self.armed.insert(timer);
+            AppEffect::Sweep { run } => {
+                if self.leader.take_if(|(_, known)| *known).is_some() {
+                    self.at_once.push(Event::Exited { run, exit: Exit::Signal(9), peak: None });
+                }
+                self.helpers = None;
+                self.at_once.push(Event::TreeEmpty { run });
             }
-            Effect::Disarm(timer) => {
-                self.armed.remove(&timer);
+            AppEffect::StopRest { run } => {
+                self.helpers.take_if(|stubborn| !*stubborn);
+                if self.helpers.is_none() {
+                    self.at_once.push(Event::TreeEmpty { run });
+                }
             }
-            Effect::RunPostlaunch { .. }
-            | Effect::CancelProbe
-            | Effect::Signal { .. }
-            | Effect::EndSession { .. }
-            | Effect::Report(_) => {}
+            AppEffect::RunHooks { run, .. } => self.owed.push(Event::HooksDone { run }),
+            AppEffect::Probe { run, .. } => self.owed.push(Event::ProbePassed { run }),
+            AppEffect::AskDisplay { run, .. } => self.owed.push(Event::DisplayAnswered { run, there: true }),
+            AppEffect::Measure { run, .. } => self.owed.push(Event::Measured { run, bytes: 1 }),
+            AppEffect::Arm { timer, .. } => drop(self.armed.insert(timer)),
+            AppEffect::Disarm(timer) => drop(self.armed.remove(&timer)),
+            AppEffect::CancelHooks => self.owed.retain(|event| !matches!(event, Event::HooksDone { .. })),
+            AppEffect::CancelProbe => {
+                let probe = |event: &Event| matches!(event, Event::ProbePassed { .. } | Event::DisplayAnswered { .. });
+                self.owed.retain(|event| !probe(event));
+            }
+            AppEffect::RunPostlaunch { .. }
+            | AppEffect::Signal { .. }
+            | AppEffect::EndSession { .. }
+            | AppEffect::Report(_) => {}
         }
     }
 
     /// What must hold between any two events.
     fn check(&self) {
+        let armed = |timer| self.armed.contains(&timer);
         match self.machine.state() {
-            State::Backoff { .. } => assert!(self.armed.contains(&Timer::Retry), "a retry without a timer"),
-            State::Stopping { pid: Some(_), .. } => {
-                assert!(self.armed.contains(&Timer::Grace) || !self.owed.is_empty(), "a stop that may never end");
+            State::Backoff { .. } => assert!(armed(Timer::Retry), "a retry without a timer"),
+            State::Stopping { .. } => assert!(armed(Timer::Grace), "a stop that may never end"),
+            State::Probing { .. } => assert!(armed(Timer::ReadyWithin), "a start that may never end"),
+            State::Sweeping { .. } | State::Clearing { .. } => {
+                assert!(armed(Timer::Helpers), "helpers that may stay for ever");
             }
-            State::Starting { phase: Phase::Probing { .. }, .. } => assert!(self.armed.contains(&Timer::ReadyWithin)),
-            State::Stopped { .. } | State::GaveUp { .. } => assert_eq!(self.alive, None, "alive, and nobody minds"),
+            State::Succeeding { .. } => assert!(armed(Timer::LookAgain), "a successor that is never looked for"),
+            State::Stopped { .. } | State::GaveUp { .. } => {
+                assert!(self.leader.is_none_or(|(_, known)| !known), "alive, and nobody minds");
+                assert_eq!(self.helpers, None, "something of it is alive, and nobody minds");
+            }
             _ => {}
+        }
+        assert_eq!(armed(Timer::Retry), matches!(self.machine.state(), State::Backoff { .. }), "a stray retry");
+    }
+
+    fn exits(&mut self, exit: Exit) {
+        if self.leader.take_if(|(_, known)| *known).is_some() {
+            self.tell(Event::Exited { run: self.machine.run, exit, peak: None });
+        }
+    }
+
+    fn fire(&mut self, timer: Timer) {
+        if self.armed.remove(&timer) {
+            self.tell(Event::Fired { run: self.machine.run, timer });
         }
     }
 
     fn step(&mut self, choice: u8) {
-        let run = self.machine.inner().run;
         self.now += Duration::from_millis(u64::from(choice) * 40);
-        match choice % 12 {
+        match choice % 16 {
             0 => self.tell(Event::StartAsked),
-            1 => self.tell(Event::StopAsked(Why::Held)),
+            1 => self.tell(Event::StopAsked(StopReason::Held)),
             2 => self.tell(Event::RestartAsked),
             3 => self.tell(Event::ActionAsked("reload".into())),
             4 => {
-                let app = self.machine.inner().app.clone();
+                let app = self.machine.app.clone();
                 self.tell(Event::Changed(app, Change::Restart(vec!["args"])));
             }
-            5 if self.alive.take().is_some() => {
-                // A probe or spawn that is still owed is answered before the end is noticed.
-                self.settle_spawn();
-                self.tell(Event::Exited { run, exit: Exit::Signal(11), peak: None });
+            5 => self.exits(Exit::Signal(11)),
+            6 => self.exits(Exit::Clean),
+            7 if self.leader.is_some_and(|(_, known)| known) => self.helpers = Some(choice > 127),
+            8 => self.tell(Event::DependencyEnded),
+            // Somebody starts it from an icon.
+            9 if self.leader.is_none() && self.machine.app.matcher.is_some() => {
+                self.next_pid += 1;
+                self.leader = Some((self.next_pid, false));
             }
-            6 | 7 => {
-                if let Some(timer) = self.armed.pop_first() {
-                    if timer == Timer::Grace || timer == Timer::Retry || timer == Timer::ReadyWithin {
-                        self.owed.retain(|event| !matches!(event, Event::ProbePassed { .. }));
-                    }
-                    self.tell(Event::Fired { run, timer });
+            10 | 11 => {
+                if let Some(timer) = self.armed.first().copied() {
+                    self.fire(timer);
                 }
             }
             _ if !self.owed.is_empty() => {
@@ -345,12 +388,12 @@ impl World {
         }
     }
 
-    /// Spawning is one act of the daemon: its answer comes before anything else.
-    fn settle_spawn(&mut self) {
-        while let Some(at) = self.owed.iter().position(|event| matches!(event, Event::Spawned { .. })) {
-            let event = self.owed.remove(at);
-            self.tell(event);
-        }
+    /// Whatever came before, a stop ends in `Stopped` within its grace.
+    fn stop(&mut self) {
+        self.tell(Event::StopAsked(StopReason::Held));
+        self.fire(Timer::Grace);
+        let state = self.machine.state();
+        assert!(matches!(state, State::Stopped { why: StopReason::Held, .. }), "{state:?}");
     }
 }
 
@@ -360,40 +403,25 @@ proptest! {
     #[test]
     fn never_two_trees_and_never_stuck(story in proptest::collection::vec(any::<u8>(), 0..200), everything: bool) {
         let mut world = World::new(if everything { full() } else { bare() });
-        for choice in story {
-            world.settle_spawn();
-            world.step(choice);
-            world.settle_spawn();
-        }
-        stop_ends(&mut world);
+        story.into_iter().for_each(|choice| world.step(choice));
+        world.stop();
     }
 
     #[test]
-    fn anything_told_in_any_order_is_survived(story in proptest::collection::vec((0usize..30, 0u64..3), 0..100)) {
+    fn anything_told_in_any_order_is_survived(story in proptest::collection::vec((any::<prop::sample::Index>(), 0u64..3), 0..100)) {
         let spec = Arc::new(full());
         let mut machine = driven(full());
         for (which, late) in story {
-            let run = machine.inner().run.saturating_sub(late);
-            let (_, event) = events(run, &spec).swap_remove(which);
-            tell(&mut machine, Duration::from_secs(1), &event);
+            let run = machine.run.saturating_sub(late);
+            let mut all = events(run, &spec);
+            let (_, event) = all.swap_remove(which.index(all.len()));
+            let before = machine.state().clone();
+            let effects = tell(&mut machine, Duration::from_secs(1), &event);
+            if late > 0 && event.run().is_some_and(|told| told != machine.run) {
+                prop_assert!(effects.is_empty() && *machine.state() == before, "{:?} of an earlier run", event);
+            }
         }
     }
-}
-
-/// Whatever came before, a stop ends in `Stopped` when the daemon answers what it owes.
-fn stop_ends(world: &mut World) {
-    world.tell(Event::StopAsked(Why::Held));
-    for _ in 0..20 {
-        world.settle_spawn();
-        if world.owed.is_empty() && world.alive.is_some() {
-            let run = world.machine.inner().run;
-            world.tell(Event::Fired { run, timer: Timer::Grace });
-        }
-        if let Some(event) = (!world.owed.is_empty()).then(|| world.owed.remove(0)) {
-            world.tell(event);
-        }
-    }
-    assert!(matches!(world.machine.state(), State::Stopped { why: Why::Held }), "{:?}", world.machine.state());
 }
 
 /// The app is told these events, one after the other; its state after each.
@@ -420,8 +448,8 @@ fn a_stable_app_that_dies_is_started_again_in_the_same_breath() {
     tell(&mut machine, Duration::ZERO, &Event::Spawned { run: 1, pid: 7 });
     tell(&mut machine, Duration::from_secs(60), &exited(1, Exit::Signal(9)));
     let effects = tell(&mut machine, Duration::from_secs(60), &Event::TreeEmpty { run: 1 });
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Spawn { run: 2, .. })), "{effects:?}");
-    assert_eq!(machine.inner().restarts, 1);
+    assert!(effects.iter().any(|effect| matches!(effect, AppEffect::Spawn { run: 2, .. })), "{effects:?}");
+    assert_eq!(machine.restarts, 1);
 }
 
 #[test]
@@ -439,15 +467,15 @@ fn a_launcher_that_forked_away_is_followed_not_restarted() {
             (1, Event::Found { run: 1, pid: 8 }),
         ],
     );
-    assert_eq!(states[1..], ["Starting: Spawning", "Running", "Crashed", "Running"]);
+    assert_eq!(states[1..], ["Starting: Spawning", "Running", "Crashed: Succeeding after exit code 0", "Running"]);
 }
 
 /// A supervisor that keeps this in mind of the app dies; the next one is told these events.
-fn succession(posture: Posture, events: &[Event]) -> (Driven, Vec<Effect>) {
+fn succession(state: SavedState, events: &[Event]) -> (AppMachine, Vec<AppEffect>) {
     let app = Arc::new(bare());
     let mut machine = driven(bare());
     let mut kept = kept_up(&app);
-    (kept.posture, kept.restarts) = (posture, 4);
+    (kept.state, kept.restarts) = (state, 4);
     let resumed = Event::Resumed(Box::new(kept));
     let now = Duration::from_secs(60);
     let effects = std::iter::once(&resumed).chain(events).flat_map(|event| tell(&mut machine, now, event)).collect();
@@ -457,10 +485,13 @@ fn succession(posture: Posture, events: &[Event]) -> (Driven, Vec<Effect>) {
 #[test]
 fn an_app_that_outlived_its_supervisor_goes_on_as_if_nothing_had_been() {
     let since = Some(Duration::from_secs(1));
-    let (machine, effects) = succession(Posture::Up { pid: Some(70), since }, &[Event::Found { run: 7, pid: 70 }]);
-    assert_eq!(*machine.state(), State::running(Some(70), true, Duration::from_secs(1), 0));
-    assert_eq!((machine.inner().run, machine.inner().restarts), (7, 4));
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Spawn { .. } | Effect::Sweep { .. })), "{effects:?}");
+    let (machine, effects) = succession(SavedState::Up { pid: 70, since }, &[Event::Found { run: 7, pid: 70 }]);
+    assert_eq!(*machine.state(), State::running(70, true, Duration::from_secs(1), 0));
+    assert_eq!((machine.run, machine.restarts), (7, 4));
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, AppEffect::Spawn { .. } | AppEffect::Sweep { .. })),
+        "{effects:?}"
+    );
 }
 
 #[test]
@@ -468,30 +499,31 @@ fn an_app_that_died_unwatched_is_restarted_by_its_policy() {
     let since = Some(Duration::from_secs(1));
     let exit = Exit::Code(3);
     let ended = [Event::Exited { run: 7, exit: exit.clone(), peak: None }, Event::TreeEmpty { run: 7 }];
-    let (machine, _) = succession(Posture::Up { pid: Some(70), since }, &ended);
-    assert_eq!((row(machine.state()).as_str(), machine.inner().restarts), ("Starting: Spawning", 5));
-    assert_eq!(machine.inner().last_exit, Some(exit));
+    let (machine, _) = succession(SavedState::Up { pid: 70, since }, &ended);
+    assert_eq!((row(machine.state()).as_str(), machine.restarts), ("Starting: Spawning", 5));
+    assert_eq!(machine.last_exit, Some(exit));
 }
 
 #[test]
 fn holds_waits_and_stops_go_on_under_the_next_supervisor() {
     let until = Duration::from_secs(63);
-    let (machine, effects) = succession(Posture::Backoff { attempt: 2, until }, &[]);
-    assert_eq!(*machine.state(), State::backoff(2, until));
-    let retry = Effect::Arm { run: 7, timer: Timer::Retry, after: Duration::from_secs(3) };
+    let (machine, effects) = succession(SavedState::Backoff { attempt: 2, since: Duration::ZERO, until }, &[]);
+    assert_eq!(*machine.state(), State::backoff(2, Duration::ZERO, until));
+    let retry = AppEffect::Arm { run: 7, timer: Timer::Retry, after: Duration::from_secs(3) };
     assert!(effects.contains(&retry), "{effects:?}");
 
-    let (machine, _) = succession(Posture::Stopped(Why::Held), &[]);
-    assert_eq!(*machine.state(), State::stopped(Why::Held));
+    let (machine, _) = succession(SavedState::Stopped(StopReason::Held), &[]);
+    assert_eq!(machine.state().stop_reason(), Some(StopReason::Held));
 
-    let stopping = Posture::Stopping { pid: Some(70), then: Then::Stopped(Why::Held) };
+    let stopping = SavedState::Stopping { pid: Some(70), then: Then::Stopped(StopReason::Held) };
     let found = [Event::Found { run: 7, pid: 70 }, exited(7, Exit::Signal(15)), Event::TreeEmpty { run: 7 }];
     let (machine, _) = succession(stopping, &found);
-    assert_eq!(*machine.state(), State::stopped(Why::Held));
+    assert_eq!(machine.state().stop_reason(), Some(StopReason::Held));
 
-    let (machine, _) = succession(Posture::Starting { action: Some("reload".into()) }, &[Event::NotFound { run: 7 }]);
-    assert!(matches!(machine.state(), State::Starting { action: Some(_), .. }), "{:?}", machine.state());
-    assert_eq!(machine.inner().run, 7);
+    let (machine, _) =
+        succession(SavedState::Starting { action: Some("reload".into()) }, &[Event::NotFound { run: 7 }]);
+    assert!(matches!(machine.state(), State::Hooks { action: Some(_) }), "{:?}", machine.state());
+    assert_eq!(machine.run, 7);
 }
 
 #[test]
@@ -506,17 +538,24 @@ fn an_app_whose_program_was_changed_unwatched_is_started_anew() {
 #[test]
 fn what_is_kept_reads_the_same_after_it_was_written() {
     let app = Arc::new(full());
+    let end = RunEnd {
+        lived: Some(Duration::from_nanos(1)),
+        peak: Some(4096),
+        ..RunEnd::unready(Some(3), Exit::Code(1), Duration::ZERO)
+    };
     let states = [
         State::gave_up(Exit::NotReady("no".into())),
-        State::backoff(3, Duration::from_millis(70)),
+        State::backoff(3, Duration::from_millis(7), Duration::from_millis(70)),
         State::stopping(Some(3), Then::Start { action: Some("reload".into()) }),
-        State::crashed(Some(3), Exit::Code(1), Some(Duration::from_nanos(1)), Some(4096), 2),
-        State::starting(Some(3), Phase::Probing { adopted: true, said: "no".into() }, None),
+        State::sweeping(end.clone()),
+        State::stopping(None, Then::Crashed(end)),
+        State::probing(3, true, "no".into()),
+        State::hooks(Some("reload".into())),
     ];
     for state in states {
-        let kept = Machine::new(app.clone()).kept(&state);
-        let text = serde_json::to_string(&kept).unwrap();
-        assert_eq!(serde_json::from_str::<Kept>(&text).unwrap(), kept, "{text}");
+        let saved = Machine::new(app.clone()).saved(&state);
+        let text = serde_json::to_string(&saved).unwrap();
+        assert_eq!(serde_json::from_str::<SavedApp>(&text).unwrap(), saved, "{text}");
     }
 }
 
@@ -551,8 +590,212 @@ fn a_closed_window_comes_back_or_stays_as_the_manifest_says() {
                 (0, Event::Spawned { run: 1, pid: 7 }),
                 (60, exited(1, Exit::Clean)),
                 (60, Event::TreeEmpty { run: 1 }),
+                (60, Event::DisplayAnswered { run: 1, there: true }),
             ],
         );
         assert_eq!(states.last().unwrap(), last);
     }
+}
+
+/// `app` ran from second 0 to second 60, and then exited with 0.
+fn exited_cleanly(mut app: App) -> (AppMachine, Vec<AppEffect>) {
+    app.hooks.prelaunch.clear();
+    app.ready = None;
+    let mut machine = driven(app);
+    for event in [Event::StartAsked, Event::NotFound { run: 1 }, Event::Spawned { run: 1, pid: 7 }] {
+        tell(&mut machine, Duration::ZERO, &event);
+    }
+    let effects = tell(&mut machine, Duration::from_secs(60), &exited(1, Exit::Clean));
+    (machine, effects)
+}
+
+fn held() -> App {
+    let mut app = bare();
+    app.policy.on_close = OnClose::Hold;
+    app
+}
+
+#[test]
+fn a_closed_window_stays_closed_only_while_its_display_lives() {
+    for (there, state) in [(true, "Stopped"), (false, "Starting: Spawning")] {
+        let (mut machine, _) = exited_cleanly(held());
+        let asked = tell(&mut machine, Duration::from_secs(60), &Event::TreeEmpty { run: 1 });
+        assert!(asked.iter().any(|effect| matches!(effect, AppEffect::AskDisplay { .. })), "{asked:?}");
+        tell(&mut machine, Duration::from_secs(60), &Event::DisplayAnswered { run: 1, there });
+        assert_eq!(row(machine.state()), state, "the display is there: {there}");
+    }
+}
+
+#[test]
+fn an_end_close_to_that_of_an_app_it_needs_is_no_closing() {
+    let millis = Duration::from_millis;
+    for (other_ended, state) in [
+        (60_000 - 900, "Starting: Spawning"),
+        (60_000 - 1_100, "Stopped"),
+        (60_000 + 900, "Starting: Spawning"),
+        (60_000 + 1_100, "Stopped"),
+    ] {
+        let mut app = held();
+        app.hooks.prelaunch.clear();
+        let mut machine = driven(app);
+        for event in [Event::StartAsked, Event::NotFound { run: 1 }, Event::Spawned { run: 1, pid: 7 }] {
+            tell(&mut machine, Duration::ZERO, &event);
+        }
+        let mut story = vec![
+            (60_000, exited(1, Exit::Clean)),
+            (60_000, Event::TreeEmpty { run: 1 }),
+            (60_000, Event::DisplayAnswered { run: 1, there: true }),
+            (other_ended, Event::DependencyEnded),
+        ];
+        story.sort_by_key(|(at, _)| *at);
+        for (at, event) in story {
+            tell(&mut machine, millis(at), &event);
+        }
+        assert_eq!(row(machine.state()), state, "the other ended at {other_ended} ms");
+    }
+}
+
+#[test]
+fn an_app_that_obeys_a_signal_was_not_closed_by_a_person() {
+    let mut machine = driven(held());
+    for event in [Event::StartAsked, Event::NotFound { run: 1 }, Event::Spawned { run: 1, pid: 7 }] {
+        tell(&mut machine, Duration::ZERO, &event);
+    }
+    let sent = tell(&mut machine, Duration::from_secs(60), &Event::SignalAsked(15));
+    assert_eq!(sent, [AppEffect::Signal { pid: 7, signal: 15 }]);
+    tell(&mut machine, Duration::from_secs(60), &exited(1, Exit::Clean));
+    tell(&mut machine, Duration::from_secs(60), &Event::TreeEmpty { run: 1 });
+    assert_eq!(row(machine.state()), "Starting: Spawning");
+}
+
+#[test]
+fn a_stop_asks_then_insists_then_kills() {
+    let mut app = bare();
+    app.stop.signal = 2;
+    let mut machine = driven(app);
+    for event in [Event::StartAsked, Event::NotFound { run: 1 }, Event::Spawned { run: 1, pid: 7 }] {
+        tell(&mut machine, Duration::ZERO, &event);
+    }
+    let asked = tell(&mut machine, Duration::ZERO, &Event::StopAsked(StopReason::Held));
+    let arm = |timer, millis| AppEffect::Arm { run: 1, timer, after: Duration::from_millis(millis) };
+    for effect in [AppEffect::Signal { pid: 7, signal: 2 }, arm(Timer::Insist, 2_500), arm(Timer::Grace, 5_000)] {
+        assert!(asked.contains(&effect), "{asked:?}");
+    }
+    let insisted = tell(&mut machine, Duration::ZERO, &Event::Fired { run: 1, timer: Timer::Insist });
+    assert_eq!(insisted, [AppEffect::Signal { pid: 7, signal: 15 }]);
+    let killed = tell(&mut machine, Duration::ZERO, &Event::Fired { run: 1, timer: Timer::Grace });
+    assert_eq!(killed, [AppEffect::Sweep { run: 1 }]);
+}
+
+#[test]
+fn what_outlives_a_crashed_leader_is_asked_before_it_is_killed() {
+    let mut app = bare();
+    app.stop.grace = Duration::from_millis(300);
+    let (mut machine, effects) = exited_cleanly(app);
+    let arm = AppEffect::Arm { run: 1, timer: Timer::Helpers, after: Duration::from_millis(300) };
+    assert!(effects.contains(&AppEffect::StopRest { run: 1 }) && effects.contains(&arm), "{effects:?}");
+    let killed = tell(&mut machine, Duration::from_secs(61), &Event::Fired { run: 1, timer: Timer::Helpers });
+    assert_eq!(killed, [AppEffect::Sweep { run: 1 }]);
+}
+
+#[test]
+fn an_updater_gets_the_time_its_manifest_gives_it() {
+    let mut app = full();
+    if let Some(matcher) = &mut app.matcher {
+        matcher.successor = Duration::from_secs(20);
+    }
+    let (mut machine, _) = exited_cleanly(app);
+    for second in [60, 62, 70, 79] {
+        let effects = tell(&mut machine, Duration::from_secs(second), &Event::Remains { run: 1 });
+        assert!(matches!(effects[..], [AppEffect::Arm { timer: Timer::LookAgain, .. }]), "{second}: {effects:?}");
+    }
+    let mut too_late = machine.clone();
+    tell(&mut too_late, Duration::from_secs(80), &Event::Remains { run: 1 });
+    assert_eq!(row(too_late.state()), "Crashed: Sweeping after exit code 0");
+    tell(&mut machine, Duration::from_secs(79), &Event::Found { run: 1, pid: 9 });
+    assert_eq!(machine.state().pid(), Some(9));
+    assert_eq!(machine.restarts, 0, "an update is no restart");
+}
+
+#[test]
+fn a_program_that_daemonised_is_recognised() {
+    let mut machine = driven(bare());
+    for event in [Event::StartAsked, Event::NotFound { run: 1 }, Event::Spawned { run: 1, pid: 7 }] {
+        tell(&mut machine, Duration::ZERO, &event);
+    }
+    tell(&mut machine, Duration::from_millis(5), &exited(1, Exit::Clean));
+    tell(&mut machine, Duration::from_millis(5), &Event::Remains { run: 1 });
+    let told = tell(&mut machine, Duration::from_millis(5), &Event::TreeEmpty { run: 1 });
+    let crash = |effect: &AppEffect| match effect {
+        AppEffect::Report(Report::Crashed { end, .. }) => Some(end.daemonised),
+        _ => None,
+    };
+    assert_eq!(told.iter().find_map(crash), Some(true), "{told:?}");
+}
+
+#[test]
+fn a_changed_backoff_applies_to_the_wait_that_is_under_way() {
+    let mut app = bare();
+    app.policy.backoff = Backoff { first: Duration::from_secs(60), max: Duration::from_secs(60), ..Backoff::default() };
+    let mut machine = driven(app.clone());
+    let failed = Event::SpawnFailed { run: 1, why: "no".into() };
+    for event in [Event::StartAsked, Event::NotFound { run: 1 }, failed, Event::TreeEmpty { run: 1 }] {
+        tell(&mut machine, Duration::ZERO, &event);
+    }
+    assert_eq!(*machine.state(), State::backoff(1, Duration::ZERO, Duration::from_secs(60)));
+    let told = |machine: &mut AppMachine, at, app: &App, fields| {
+        tell(machine, Duration::from_secs(at), &Event::Changed(Arc::new(app.clone()), Change::Live(fields)))
+    };
+    app.about = "another".into();
+    assert_eq!(told(&mut machine, 10, &app, vec!["about"]), []);
+    app.policy.backoff.first = Duration::from_secs(15);
+    let retry = |after| AppEffect::Arm { run: 1, timer: Timer::Retry, after: Duration::from_secs(after) };
+    assert_eq!(told(&mut machine, 10, &app, vec!["backoff"]), [retry(5)]);
+    app.policy.backoff.first = Duration::from_secs(2);
+    assert_eq!(told(&mut machine, 10, &app, vec!["backoff"]), [retry(0)]);
+    assert_eq!(*machine.state(), State::backoff(1, Duration::ZERO, Duration::from_secs(10)));
+}
+
+#[test]
+fn an_app_that_gave_up_tries_again_only_when_something_that_matters_changed() {
+    for (change, state) in [
+        (Change::Live(vec!["about"]), "GaveUp"),
+        (Change::Live(vec!["icon", "log"]), "GaveUp"),
+        (Change::Live(vec!["about", "backoff"]), "Starting: Looking"),
+        (Change::NextStart(vec!["prelaunch"]), "Starting: Looking"),
+        (Change::Restart(vec!["args"]), "Starting: Looking"),
+    ] {
+        let mut machine = failed_of(1);
+        assert_eq!(row(machine.state()), "GaveUp");
+        let app = machine.app.clone();
+        tell(&mut machine, Duration::from_secs(1), &Event::Changed(app, change.clone()));
+        assert_eq!(row(machine.state()), state, "{change:?}");
+    }
+}
+
+#[test]
+fn a_crash_is_reported_even_when_a_request_comes_first() {
+    let (mut machine, _) = exited_cleanly(bare());
+    let told = tell(&mut machine, Duration::from_secs(60), &Event::StopAsked(StopReason::Held));
+    let crashes = told.iter().filter(|effect| matches!(effect, AppEffect::Report(Report::Crashed { next: None, .. })));
+    assert_eq!(crashes.count(), 1, "{told:?}");
+}
+
+#[test]
+fn an_app_that_keeps_failing_is_reported_once() {
+    let mut machine = driven(bare());
+    let mut reports = 0;
+    let mut at = Duration::ZERO;
+    tell(&mut machine, at, &Event::StartAsked);
+    tell(&mut machine, at, &Event::NotFound { run: 1 });
+    for _ in 0..20 {
+        let run = machine.run;
+        let mut told = tell(&mut machine, at, &Event::SpawnFailed { run, why: "no".into() });
+        told.extend(tell(&mut machine, at, &Event::TreeEmpty { run }));
+        reports += told.iter().filter(|e| matches!(e, AppEffect::Report(Report::CrashLooping { .. }))).count();
+        at += Duration::from_secs(60);
+        tell(&mut machine, at, &Event::Fired { run, timer: Timer::Retry });
+    }
+    assert_eq!((reports, machine.failures()), (1, 20));
+    assert_ne!(row(machine.state()), "GaveUp", "no app is abandoned by default");
 }

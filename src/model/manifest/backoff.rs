@@ -79,7 +79,7 @@ impl Default for Backoff {
             max: Duration::from_secs(30),
             jitter: 0.1,
             stable_after: Duration::from_secs(2),
-            give_up: GiveUp::After { times: 10, within: Duration::from_secs(600) },
+            give_up: GiveUp::Never,
         }
     }
 }

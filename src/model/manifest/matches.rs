@@ -1,11 +1,16 @@
 //! `matches`: which live process is an app, however it was started. Form, check and the comparison.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::manifest::fields::Fields;
 use crate::model::manifest::pattern::{Case, Pattern};
+
+/// An app whose updater takes longer is down for so long that somebody should look.
+const SUCCESSOR: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60 * 60);
 
 /// `Match(…)` as it is written. A live process of our user is this app when its command line (arguments joined by
 /// a space) matches `cmdline` and not `exclude`.
@@ -21,12 +26,16 @@ pub struct MatchForm {
     /// folder as the app's arguments do, however either is spelled.
     #[serde(default)]
     pub same_folder: Option<String>,
+    /// How long the app may be gone after its leader exited with 0, as long as something of its tree is alive: a
+    /// launcher that forks, or an updater that starts the new version. 1 s by default.
+    #[serde(default)]
+    pub successor: Option<String>,
 }
 
 impl MatchForm {
     /// `argv`: what the app is started with.
     pub fn check(self, argv: &[String], fields: &mut Fields<'_>) -> Matcher {
-        let MatchForm { cmdline, exclude, same_folder } = self;
+        let MatchForm { cmdline, exclude, same_folder, successor } = self;
         if cmdline.is_empty() {
             let help = "begin it with the program's path, as in \"^/usr/bin/xterm\"";
             fields.error("cmdline", "an empty pattern matches every process", help);
@@ -35,6 +44,7 @@ impl MatchForm {
             cmdline: fields.pattern("cmdline", cmdline, Case::Sensitive),
             exclude: exclude.map(|text| fields.pattern("exclude", text, Case::Sensitive)),
             same_folder: same_folder.and_then(|flag| folder_of(flag, argv, fields)),
+            successor: fields.duration("successor", successor, Matcher::SUCCESSOR, SUCCESSOR),
         }
     }
 }
@@ -63,6 +73,8 @@ pub struct Matcher {
     pub cmdline: Pattern,
     pub exclude: Option<Pattern>,
     pub same_folder: Option<FolderFlag>,
+    /// How long a successor of the leader may take to appear.
+    pub successor: Duration,
 }
 
 /// A flag and the folder that it names for the app.
@@ -73,6 +85,9 @@ pub struct FolderFlag {
 }
 
 impl Matcher {
+    /// The default of `successor`.
+    pub const SUCCESSOR: Duration = Duration::from_secs(1);
+
     /// `cmdline`: the process's arguments joined by single spaces. Whether it names the same folder is another
     /// question, which takes a look at the file system.
     pub fn is(&self, cmdline: &str) -> bool {

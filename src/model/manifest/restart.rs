@@ -51,25 +51,45 @@ pub struct RestartPolicy {
 
 /// What comes after an exit.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Verdict {
+pub enum Decision {
+    /// Start again without a wait.
     AtOnce,
     /// Start number `attempt` since it was last stable, after this wait.
-    After {
+    Retry {
         attempt: u32,
         wait: Duration,
     },
     GiveUp,
-    /// Done (`restart`) or held (`on_close`): no further start.
-    Stay,
+    /// No further start.
+    Stay(Stay),
+}
+
+/// Why no further start follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stay {
+    /// `restart` says that this end was the last.
+    Done,
+    /// A person closed it, and `on_close` is `Hold`.
+    Closed,
+}
+
+/// How a run ended, as far as the policy cares.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended<'a> {
+    pub exit: &'a Exit,
+    /// For how long it had been ready; `None`: it never was.
+    pub lived: Option<Duration>,
+    /// Nothing but a person can have ended it: exit code 0 while it was ready, and no other cause.
+    pub closed: bool,
 }
 
 /// What the policy remembers of an app's earlier ends.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct History {
-    /// Retries since the app was last stable.
+    /// Failed starts since the app was last stable.
     pub attempt: u32,
-    /// When the recent unexpected exits were; no longer than `give_up.times`.
-    unexpected: VecDeque<Duration>,
+    /// When the recent unexpected exits before `stable_after` were; no longer than `give_up.times`.
+    early: VecDeque<Duration>,
 }
 
 impl History {
@@ -79,42 +99,48 @@ impl History {
     }
 }
 
-/// Decides what follows `exit` of a run that was up for `lived` (`None`: it never became ready).
+/// Nobody closes a window sooner than this after it appeared: what exits with 0 before ended by itself.
+const SOONEST_CLOSING: Duration = Duration::from_millis(500);
+
+/// Decides what follows the end of a run. `chance` is a random number in 0..1.
+///
+/// Only ends before `stable_after` count towards giving up and lengthen the waits. A person who closes the window
+/// does neither.
 pub fn decide(
     policy: &RestartPolicy,
     history: &mut History,
-    exit: &Exit,
-    (now, lived): (Duration, Option<Duration>),
+    ended: &Ended<'_>,
+    now: Duration,
     chance: f64,
-) -> Verdict {
+) -> Decision {
     let RestartPolicy { restart, on_close, backoff, on_give_up: _ } = policy;
-    let closed = *exit == Exit::Clean;
-    let stays = match restart {
-        Restart::Never => true,
-        Restart::OnFailure => closed,
-        Restart::Always => closed && lived.is_some() && *on_close == OnClose::Hold,
-    };
-    if stays {
-        return Verdict::Stay;
+    match restart {
+        Restart::Never => return Decision::Stay(Stay::Done),
+        Restart::OnFailure if *ended.exit == Exit::Clean => return Decision::Stay(Stay::Done),
+        Restart::Always if ended.closed && *on_close == OnClose::Hold => return Decision::Stay(Stay::Closed),
+        Restart::OnFailure | Restart::Always => {}
     }
-    if exit.unexpected() && gave_up(backoff.give_up, &mut history.unexpected, now) {
-        return Verdict::GiveUp;
-    }
-    if lived.is_some_and(|lived| lived >= backoff.stable_after) {
+    if ended.lived.is_some_and(|lived| lived >= backoff.stable_after) {
         history.attempt = 0;
-        return Verdict::AtOnce;
+        return Decision::AtOnce;
+    }
+    if ended.closed && ended.lived.is_some_and(|lived| lived >= SOONEST_CLOSING) {
+        return Decision::Retry { attempt: history.attempt, wait: backoff.wait(1, chance) };
+    }
+    if ended.exit.unexpected() && gave_up(backoff.give_up, &mut history.early, now) {
+        return Decision::GiveUp;
     }
     history.attempt = history.attempt.saturating_add(1);
-    Verdict::After { attempt: history.attempt, wait: backoff.wait(history.attempt, chance) }
+    Decision::Retry { attempt: history.attempt, wait: backoff.wait(history.attempt, chance) }
 }
 
-fn gave_up(policy: GiveUp, unexpected: &mut VecDeque<Duration>, now: Duration) -> bool {
+fn gave_up(policy: GiveUp, early: &mut VecDeque<Duration>, now: Duration) -> bool {
     let GiveUp::After { times, within } = policy else { return false };
-    unexpected.push_back(now);
-    while unexpected.len() > times as usize || unexpected.front().is_some_and(|then| now - *then > within) {
-        unexpected.pop_front();
+    early.push_back(now);
+    while early.len() > times as usize || early.front().is_some_and(|then| now.saturating_sub(*then) > within) {
+        early.pop_front();
     }
-    unexpected.len() >= times as usize
+    early.len() >= times as usize
 }
 
 #[cfg(test)]
@@ -123,66 +149,112 @@ mod tests {
     use proptest::prelude::*;
 
     const LONG: Option<Duration> = Some(Duration::from_secs(60));
+    const SHORT: Option<Duration> = Some(Duration::from_secs(1));
 
-    fn after(restart: Restart, on_close: OnClose, exit: Exit, lived: Option<Duration>) -> Verdict {
-        let backoff = Backoff { jitter: 0.0, ..Backoff::default() };
-        let policy = RestartPolicy { restart, on_close, backoff, ..RestartPolicy::default() };
-        decide(&policy, &mut History::default(), &exit, (Duration::ZERO, lived), 0.0)
+    fn policy(restart: Restart, on_close: OnClose, give_up: GiveUp) -> RestartPolicy {
+        let backoff = Backoff { jitter: 0.0, give_up, ..Backoff::default() };
+        RestartPolicy { restart, on_close, backoff, on_give_up: OnGiveUp::Hold }
     }
 
-    fn giving_up(times: u32, within: Duration) -> RestartPolicy {
-        let backoff = Backoff { give_up: GiveUp::After { times, within }, ..Backoff::default() };
-        RestartPolicy { backoff, ..RestartPolicy::default() }
+    fn after(restart: Restart, on_close: OnClose, exit: Exit, lived: Option<Duration>) -> Decision {
+        let closed = exit == Exit::Clean && lived.is_some();
+        let ended = Ended { exit: &exit, lived, closed };
+        decide(&policy(restart, on_close, GiveUp::Never), &mut History::default(), &ended, Duration::ZERO, 0.0)
     }
 
     #[test]
     fn a_stable_app_is_back_at_once() {
-        assert_eq!(after(Restart::Always, OnClose::Restart, Exit::Signal(9), LONG), Verdict::AtOnce);
-        assert_eq!(after(Restart::Always, OnClose::Restart, Exit::Clean, LONG), Verdict::AtOnce);
+        assert_eq!(after(Restart::Always, OnClose::Restart, Exit::Signal(9), LONG), Decision::AtOnce);
+        assert_eq!(after(Restart::Always, OnClose::Restart, Exit::Clean, LONG), Decision::AtOnce);
     }
 
     #[test]
     fn a_young_or_unready_app_waits() {
-        let wait = Verdict::After { attempt: 1, wait: Duration::from_secs(1) };
+        let wait = Decision::Retry { attempt: 1, wait: Duration::from_secs(1) };
         assert_eq!(after(Restart::Always, OnClose::Restart, Exit::Code(1), Some(Duration::from_millis(50))), wait);
         assert_eq!(after(Restart::Always, OnClose::Hold, Exit::Clean, None), wait);
     }
 
     #[test]
     fn policies_that_stay_down_stay_down() {
-        assert_eq!(after(Restart::Never, OnClose::Restart, Exit::Signal(11), LONG), Verdict::Stay);
-        assert_eq!(after(Restart::OnFailure, OnClose::Restart, Exit::Clean, LONG), Verdict::Stay);
-        assert_eq!(after(Restart::Always, OnClose::Hold, Exit::Clean, LONG), Verdict::Stay);
+        let done = Decision::Stay(Stay::Done);
+        assert_eq!(after(Restart::Never, OnClose::Restart, Exit::Signal(11), LONG), done);
+        assert_eq!(after(Restart::OnFailure, OnClose::Restart, Exit::Clean, LONG), done);
+        assert_eq!(after(Restart::Always, OnClose::Hold, Exit::Clean, LONG), Decision::Stay(Stay::Closed));
+    }
+
+    /// The ends of one app at these seconds, and what the policy makes of each.
+    fn story(give_up: GiveUp, ends: &[(u64, Exit, Option<Duration>)]) -> Vec<Decision> {
+        let policy = policy(Restart::Always, OnClose::Restart, give_up);
+        let mut history = History::default();
+        let decisions = ends.iter().map(|(at, exit, lived)| {
+            let ended = Ended { exit, lived: *lived, closed: *exit == Exit::Clean && lived.is_some() };
+            decide(&policy, &mut history, &ended, Duration::from_secs(*at), 0.0)
+        });
+        decisions.collect()
     }
 
     #[test]
-    fn only_unexpected_exits_within_the_window_give_up() {
-        let policy = giving_up(3, Duration::from_secs(10));
-        let mut history = History::default();
-        let mut end = |exit: Exit, at: u64| {
-            decide(&policy, &mut history, &exit, (Duration::from_secs(at), LONG), 0.0) == Verdict::GiveUp
+    fn only_early_unexpected_exits_within_the_window_give_up() {
+        let give_up = GiveUp::After { times: 3, within: Duration::from_secs(10) };
+        let gave_up = |ends: &[(u64, Exit, Option<Duration>)]| {
+            story(give_up, ends).iter().map(|decision| *decision == Decision::GiveUp).collect::<Vec<_>>()
         };
+        let code = || Exit::Code(1);
         let ends = [
-            end(Exit::Code(1), 0),
-            end(Exit::Clean, 1),
-            end(Exit::Clean, 2),
-            end(Exit::Code(1), 3),
-            end(Exit::Code(1), 11),
-            end(Exit::Code(1), 12),
+            (0, code(), SHORT),
+            (1, Exit::Clean, SHORT),
+            (2, Exit::Clean, SHORT),
+            (3, code(), None),
+            (11, code(), SHORT),
+            (12, code(), SHORT),
         ];
-        assert_eq!(ends, [false, false, false, false, false, true]);
+        assert_eq!(gave_up(&ends), [false, false, false, false, false, true]);
+        let stable = [(0, code(), LONG), (1, Exit::Signal(11), LONG), (2, code(), LONG), (3, code(), LONG)];
+        assert_eq!(gave_up(&stable), [false; 4], "each run was long and well");
+    }
+
+    #[test]
+    fn six_closings_in_a_row_wait_no_longer_than_one() {
+        let ends: Vec<_> = (0..6).map(|second| (second, Exit::Clean, SHORT)).collect();
+        for decision in story(GiveUp::Never, &ends) {
+            assert!(matches!(decision, Decision::Retry { wait, .. } if wait == Duration::from_secs(1)), "{decision:?}");
+        }
+        let by_itself: Vec<_> = (0..6).map(|second| (second, Exit::Clean, Some(Duration::from_millis(3)))).collect();
+        let last = story(GiveUp::Never, &by_itself).pop();
+        assert_eq!(last, Some(Decision::Retry { attempt: 6, wait: Duration::from_secs(30) }), "nobody is so fast");
     }
 
     proptest! {
         #[test]
-        fn giving_up_needs_exactly_so_many_unexpected_exits(times in 1u32..20) {
-            let policy = giving_up(times, Duration::from_secs(3600));
-            let mut history = History::default();
-            let verdicts: Vec<bool> = (0..times)
-                .map(|i| decide(&policy, &mut history, &Exit::Code(1), (Duration::from_secs(u64::from(i)), None), 0.0) == Verdict::GiveUp)
+        fn giving_up_needs_exactly_so_many_early_exits(times in 1u32..20, closings in 0u32..20) {
+            let give_up = GiveUp::After { times, within: Duration::from_secs(3600) };
+            let closed = (0..closings).map(|i| (u64::from(i), Exit::Clean, SHORT));
+            let failed = (0..times).map(|i| (u64::from(closings + i), Exit::Code(1), None));
+            let decisions = story(give_up, &closed.chain(failed).collect::<Vec<_>>());
+            let at = decisions.iter().position(|decision| *decision == Decision::GiveUp);
+            prop_assert_eq!(at, Some((closings + times) as usize - 1));
+        }
+
+        /// By default no app is abandoned, and no wait is longer than `max` and its jitter.
+        #[test]
+        fn by_default_there_is_always_a_next_start(
+            ends in proptest::collection::vec((0u64..10_000, any::<bool>(), proptest::option::of(0u64..5)), 1..200),
+        ) {
+            let mut ends: Vec<_> = ends
+                .into_iter()
+                .map(|(at, clean, lived)| {
+                    (at, if clean { Exit::Clean } else { Exit::Code(1) }, lived.map(Duration::from_secs))
+                })
                 .collect();
-            prop_assert_eq!(verdicts.iter().filter(|gave_up| **gave_up).count(), 1);
-            prop_assert!(verdicts[times as usize - 1]);
+            ends.sort_by_key(|(at, ..)| *at);
+            for decision in story(Backoff::default().give_up, &ends) {
+                match decision {
+                    Decision::AtOnce => {}
+                    Decision::Retry { wait, .. } => prop_assert!(wait <= Backoff::default().max),
+                    other => prop_assert!(false, "{:?}", other),
+                }
+            }
         }
     }
 }

@@ -6,11 +6,13 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::exit::Exit;
 use crate::model::machine::{Report, Timer};
 use crate::model::manifest::backoff::{Backoff, GiveUp};
 use crate::model::manifest::hook::{Hook, OnFailure, Step};
 use crate::model::manifest::probe::{Ready, Target};
-use crate::model::manifest::restart::OnGiveUp;
+use crate::model::manifest::restart::{OnClose, OnGiveUp};
+use crate::model::protocol::{AppStatus, Refusal, Verb};
 
 struct World {
     supervisor: Supervisor,
@@ -33,9 +35,11 @@ struct World {
     /// Not even a kill ends anything.
     unkillable: bool,
     /// What is written down of each app.
-    kept: BTreeMap<String, Kept>,
+    kept: BTreeMap<String, SavedApp>,
     /// Alive since an earlier supervisor, and not found by this one yet.
     unclaimed: BTreeMap<String, i32>,
+    /// The displays of these are gone.
+    dark: BTreeSet<String>,
 }
 
 impl World {
@@ -56,11 +60,26 @@ impl World {
             unkillable: false,
             kept: BTreeMap::new(),
             unclaimed: BTreeMap::new(),
+            dark: BTreeSet::new(),
         }
     }
 
     /// The supervisor dies in the middle of whatever it does, and the next one loads these.
     fn succeed(&mut self, apps: &[App]) {
+        let draining = self.die_and_inherit();
+        self.load(apps);
+        if let Some(code) = draining {
+            self.give(Input::DrainAsked { code, cause: DrainCause::Resumed });
+        }
+    }
+
+    /// The same, and the next one sees no manifest at all.
+    fn succeed_blindly(&mut self) {
+        self.die_and_inherit();
+        self.give(Input::Loaded { checked: Box::default(), ask: None });
+    }
+
+    fn die_and_inherit(&mut self) -> Option<u8> {
         let name = |id: &AppId| self.supervisor.name(*id).unwrap_or_default().to_string();
         self.unclaimed.extend(self.alive.iter().map(|(id, (pid, _))| (name(id), *pid)));
         self.alive.clear();
@@ -68,11 +87,8 @@ impl World {
         self.queue.clear();
         let session = self.supervisor.session();
         self.supervisor = Supervisor::default();
-        self.supervisor.inherit(Legacy { apps: self.kept.clone(), session });
-        self.load(apps);
-        if let Some(code) = session.draining {
-            self.give(Input::DrainAsked { code });
-        }
+        self.supervisor.inherit(SavedSession { apps: self.kept.clone(), session });
+        session.draining
     }
 
     fn with(apps: &[App]) -> Self {
@@ -88,7 +104,7 @@ impl World {
     fn load_with(&mut self, workspace: Workspace, apps: &[App]) {
         let apps = apps.iter().map(|app| (app.name.clone(), Arc::new(app.clone()))).collect();
         let checked = Checked { apps, workspace: Arc::new(workspace), complete: true, ..Checked::default() };
-        self.give(Input::Loaded(Box::new(checked)));
+        self.give(Input::Loaded { checked: Box::new(checked), ask: None });
     }
 
     fn give(&mut self, input: Input) {
@@ -98,7 +114,7 @@ impl World {
             self.supervisor.handle(self.now, 0.5, input, &mut effects);
             effects.into_iter().for_each(|effect| self.perform(effect));
         }
-        for (_, name, kept) in self.supervisor.moved_apps() {
+        for (name, kept) in self.supervisor.moved_apps() {
             self.kept.insert(name.into(), kept);
         }
     }
@@ -117,7 +133,12 @@ impl World {
             Effect::Vanished(_, name) => {
                 self.kept.remove(&name);
             }
-            Effect::Appeared(..) | Effect::Changed(..) | Effect::ArmBudget(_) => {}
+            Effect::Appeared(..)
+            | Effect::Changed(..)
+            | Effect::ArmBudget(_)
+            | Effect::Applied { .. }
+            | Effect::DrainBegun(_)
+            | Effect::DrainHurried(_) => {}
         }
     }
 
@@ -140,6 +161,9 @@ impl World {
                 self.log.push(format!("+{name}"));
             }
             AppEffect::Probe { run, .. } if !self.slow.contains(&name) => happened(Event::ProbePassed { run }),
+            AppEffect::AskDisplay { run, .. } => {
+                happened(Event::DisplayAnswered { run, there: !self.dark.contains(&name) });
+            }
             AppEffect::Signal { signal: 15, .. } => {
                 self.log.push(format!("-{name}"));
                 if !self.unkillable && !self.stubborn.contains(&name) {
@@ -187,7 +211,7 @@ impl World {
     }
 
     fn ask(&mut self, id: AskId, app: &str, verb: Verb) {
-        self.give(Input::Asked { id, app: app.into(), verb, wait: true });
+        self.give(Input::Asked(Request { id, app: app.into(), verb, wait: true }));
     }
 
     /// Time passes, and every timer that is due fires.
@@ -201,7 +225,12 @@ impl World {
     }
 
     fn status(&self, name: &str) -> AppStatus {
-        self.supervisor.snapshot(self.now).apps.into_iter().find(|app| app.name == name).unwrap()
+        self.supervisor
+            .snapshot(self.now, Vec::new(), |_, _, _| Observed::default())
+            .apps
+            .into_iter()
+            .find(|app| app.name == name)
+            .unwrap()
     }
 
     fn state(&self, name: &str) -> StateName {
@@ -287,7 +316,7 @@ fn a_drain_stops_in_the_opposite_order_and_exits() {
     let mut world =
         World::with(&[app("display"), after("manager", &["display"]), after("browser", &["manager"]), app("alone")]);
     world.told();
-    world.give(Input::DrainAsked { code: 0 });
+    world.give(Input::DrainAsked { code: 0, cause: DrainCause::Request });
     assert_eq!(world.told(), "-alone -browser -manager -display");
     assert_eq!(world.exit, Some(0));
 }
@@ -295,7 +324,7 @@ fn a_drain_stops_in_the_opposite_order_and_exits() {
 #[test]
 fn a_drain_of_nothing_exits_at_once() {
     let mut world = World::new();
-    world.give(Input::DrainAsked { code: 0 });
+    world.give(Input::DrainAsked { code: 0, cause: DrainCause::Request });
     assert_eq!(world.exit, Some(0));
 }
 
@@ -303,9 +332,9 @@ fn a_drain_of_nothing_exits_at_once() {
 fn the_impatient_are_obeyed() {
     let mut world = World::with(&[app("web"), after("leaf", &["web"])]);
     world.stubborn.extend(["web".to_string(), "leaf".into()]);
-    world.give(Input::DrainAsked { code: 0 });
+    world.give(Input::DrainAsked { code: 0, cause: DrainCause::Request });
     assert_eq!(world.exit, None);
-    world.give(Input::Hurried);
+    world.give(Input::BudgetSpent);
     assert_eq!(world.exit, Some(0));
 }
 
@@ -313,10 +342,10 @@ fn the_impatient_are_obeyed() {
 fn what_cannot_even_be_killed_does_not_keep_the_session() {
     let mut world = World::with(&[app("stuck")]);
     world.unkillable = true;
-    world.give(Input::DrainAsked { code: 3 });
-    world.give(Input::Hurried);
+    world.give(Input::DrainAsked { code: 3, cause: DrainCause::Request });
+    world.give(Input::BudgetSpent);
     assert_eq!(world.exit, None);
-    world.give(Input::Hurried);
+    world.give(Input::BudgetSpent);
     assert_eq!(world.exit, Some(3));
 }
 
@@ -419,7 +448,7 @@ fn an_app_that_is_down_goes_with_its_manifest() {
     let mut world = World::with(&[app("held"), App { enabled: false, ..app("disabled") }]);
     world.ask(1, "held", Verb::Stop);
     world.load(&[]);
-    assert_eq!(world.supervisor.snapshot(world.now).apps, []);
+    assert_eq!(world.supervisor.snapshot(world.now, Vec::new(), |_, _, _| Observed::default()).apps, []);
 }
 
 #[test]
@@ -505,7 +534,7 @@ fn the_next_supervisor_knows_what_this_one_knew() {
     let (web, waits) = (world.status("web"), world.status("waits"));
     world.succeed(&apps);
     assert_eq!(world.told(), "", "nothing is started or stopped");
-    assert_eq!(world.status("held").detail, "stopped by hand");
+    assert_eq!(world.status("held").detail, "by hand");
     assert_eq!((world.status("web").pid, world.status("web").restarts), (web.pid, 1));
     assert_eq!(world.status("waits"), waits, "the same wait goes on");
     world.pass(2 * SECOND);
@@ -525,7 +554,7 @@ fn an_app_whose_manifest_went_unwatched_is_stopped_in_peace() {
 fn a_drain_goes_on_under_the_next_supervisor() {
     let mut world = World::with(&[app("web")]);
     world.stubborn.insert("web".into());
-    world.give(Input::DrainAsked { code: 5 });
+    world.give(Input::DrainAsked { code: 5, cause: DrainCause::Request });
     world.succeed(&[app("web")]);
     world.pass(5 * SECOND);
     assert_eq!(world.exit, Some(5));
@@ -568,11 +597,81 @@ proptest! {
                 _ => world.pass(SECOND),
             }
         }
-        world.give(Input::DrainAsked { code: 0 });
+        world.give(Input::DrainAsked { code: 0, cause: DrainCause::Request });
         for _ in 0..10 {
             world.pass(10 * SECOND);
         }
         prop_assert_eq!(world.exit, Some(0));
         prop_assert_eq!(world.answers.len() + lost, asked as usize, "a request was never answered");
     }
+}
+
+fn closable(mut app: App) -> App {
+    app.policy.on_close = OnClose::Hold;
+    app
+}
+
+fn ends(world: &mut World, name: &str, exit: Exit) {
+    let id = world.id(name);
+    let (_, run) = world.alive.remove(&id).unwrap();
+    world.give(Input::Happened(id, Event::Exited { run, exit, peak: None }));
+}
+
+#[test]
+fn a_window_that_went_with_its_display_comes_back_with_it() {
+    for display_first in [true, false] {
+        let mut world = World::with(&[app("display"), closable(after("browser", &["display"]))]);
+        world.pass(60 * SECOND);
+        let mut ended = [("display", Exit::Signal(9)), ("browser", Exit::Clean)];
+        if !display_first {
+            ended.reverse();
+        }
+        for (name, exit) in ended {
+            ends(&mut world, name, exit);
+        }
+        assert_eq!(world.state("browser"), StateName::Running, "the display ended first: {display_first}");
+    }
+    let mut world = World::with(&[closable(app("browser"))]);
+    world.pass(60 * SECOND);
+    world.dark.insert("browser".into());
+    ends(&mut world, "browser", Exit::Clean);
+    assert_eq!(world.state("browser"), StateName::Running, "its display is nobody's app");
+    world.pass(60 * SECOND);
+    world.dark.clear();
+    ends(&mut world, "browser", Exit::Clean);
+    assert_eq!(
+        (world.state("browser"), world.status("browser").detail.as_str()),
+        (StateName::Stopped, "window closed")
+    );
+}
+
+#[test]
+fn what_an_earlier_supervisor_left_out_of_sight_does_not_outlive_a_drain() {
+    let apps = [app("web"), app("other")];
+    let mut world = World::with(&apps);
+    world.told();
+    world.succeed_blindly();
+    assert_eq!(world.told(), "", "their manifests may only be out of sight");
+    world.give(Input::EndSignalled("SIGTERM"));
+    assert_eq!((world.told().as_str(), world.exit), ("-other -web", Some(0)));
+}
+
+#[test]
+fn the_second_signal_hurries_the_first_ones_drain() {
+    let mut world = World::with(&[app("web")]);
+    world.stubborn.insert("web".into());
+    world.give(Input::EndSignalled("SIGTERM"));
+    assert_eq!(world.exit, None);
+    world.give(Input::EndSignalled("SIGTERM"));
+    assert_eq!(world.exit, Some(0));
+}
+
+#[test]
+fn an_app_that_gave_up_names_the_way_back() {
+    let mut web = app("web");
+    web.policy.backoff.give_up = GiveUp::After { times: 1, within: 60 * SECOND };
+    let mut world = World::with(&[web]);
+    world.kill("web");
+    assert_eq!(world.state("web"), StateName::GaveUp);
+    assert!(world.status("web").detail.contains("kasm-void start web"), "{}", world.status("web").detail);
 }

@@ -242,7 +242,7 @@ fn any_manifest() -> impl Strategy<Value = Manifest> {
     ];
     let matches = proptest::option::of((".*", proptest::option::of(".*")));
     (texts(), ".*", map, proptest::collection::vec(step, 0..3), matches).prop_map(|(args, about, env, prelaunch, m)| {
-        let matches = m.map(|(cmdline, exclude)| MatchForm { cmdline, exclude, same_folder: None });
+        let matches = m.map(|(cmdline, exclude)| MatchForm { cmdline, exclude, same_folder: None, successor: None });
         let smallest = parse::<Manifest>("a.ron", "App(command: \"/usr/bin/x\")").unwrap();
         Manifest { args, about, env, prelaunch, matches, ..smallest }
     })

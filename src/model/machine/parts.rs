@@ -1,0 +1,108 @@
+//! The small types that states, events, effects and what is saved are made of. No behaviour.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::exit::Exit;
+
+/// Process id of a tree's leader.
+pub type Pid = i32;
+
+/// One per app and kind; arming again replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Timer {
+    /// The wait of `Backoff` is over.
+    Retry,
+    /// Ask the ready probe again.
+    ReadyPoll,
+    /// `ready.within` is over.
+    ReadyWithin,
+    /// Ask the health probe.
+    Health,
+    /// Measure the tree's memory.
+    Memory,
+    /// The leader had its chance to obey `stop.signal`: ask again with TERM.
+    Insist,
+    /// `stop.grace` is over.
+    Grace,
+    /// The processes that outlived the leader had their time to end.
+    Helpers,
+    /// Look once more for the leader's successor.
+    LookAgain,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeKind {
+    Ready,
+    Health,
+}
+
+/// Why a stopped app is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum StopReason {
+    /// Nobody has asked for it yet: `autostart` is off, or the session is still being staged.
+    NotStarted,
+    /// Its manifest says so.
+    Disabled,
+    /// An operator stopped it.
+    Held,
+    /// The person at the desktop closed it, and `on_close` is `Hold`.
+    Closed,
+    /// It ended, and `restart` says that was all.
+    Done,
+    /// Its manifest is gone.
+    Removed,
+    /// The session ends.
+    Draining,
+}
+
+impl StopReason {
+    /// As `status` shows it.
+    pub fn text(self) -> &'static str {
+        match self {
+            StopReason::NotStarted => "not started",
+            StopReason::Disabled => "disabled",
+            StopReason::Held => "by hand",
+            StopReason::Closed => "window closed",
+            StopReason::Done => "done",
+            StopReason::Removed => "manifest removed",
+            StopReason::Draining => "session ends",
+        }
+    }
+}
+
+/// How a run ended, while what follows is not decided yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunEnd {
+    /// The leader, where there was one.
+    pub pid: Option<Pid>,
+    pub exit: Exit,
+    /// When the leader ended.
+    pub at: Duration,
+    /// For how long the app had been ready; `None`: it never was.
+    pub lived: Option<Duration>,
+    /// Peak resident memory of the leader in bytes.
+    pub peak: Option<u64>,
+    /// The leader exited with 0 and left processes behind, none of them recognised as the app.
+    pub daemonised: bool,
+}
+
+impl RunEnd {
+    /// A run that failed before the app was ready.
+    pub fn unready(pid: Option<Pid>, exit: Exit, at: Duration) -> Self {
+        RunEnd { pid, exit, at, lived: None, peak: None, daemonised: false }
+    }
+}
+
+/// What comes when the tree is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Then {
+    Stopped(StopReason),
+    /// Start again, with this action's steps before the hooks.
+    Start {
+        action: Option<String>,
+    },
+    /// It was stopped because it failed.
+    Crashed(RunEnd),
+}

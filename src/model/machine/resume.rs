@@ -1,0 +1,116 @@
+//! How an app goes on under the next supervisor: from what was saved to the state to be in.
+
+use std::time::Duration;
+
+use super::effect::{Context, Report};
+use super::event::Event;
+use super::parts::{Pid, RunEnd, Then};
+use super::saved::{SavedApp, SavedState};
+use super::{Machine, State};
+use crate::model::exit::Exit;
+use crate::model::plan::{self, Change};
+
+impl Machine {
+    /// What the next supervisor has to know of it.
+    pub(super) fn saved(&self, state: &State) -> SavedApp {
+        SavedApp {
+            run: self.run,
+            restarts: self.restarts,
+            last_exit: self.last_exit.clone(),
+            enabled: self.app.enabled,
+            history: self.history.clone(),
+            program: plan::program(&self.app),
+            state: saved_state(state),
+        }
+    }
+
+    /// Takes over what an earlier supervisor knew, and says in which state to go on.
+    pub(super) fn resume(&mut self, saved: &SavedApp, cx: &mut Context<'_>) -> State {
+        (self.run, self.restarts) = (saved.run, saved.restarts);
+        self.last_exit.clone_from(&saved.last_exit);
+        self.history = saved.history.clone();
+        let another_program = plan::program(&self.app) != saved.program;
+        match saved.state.clone() {
+            // Its manifest was changed while no supervisor was running: a reason to try again, as ever.
+            SavedState::GaveUp(_) | SavedState::Backoff { .. } if another_program => self.start_afresh(None, cx),
+            SavedState::Stopped(super::StopReason::Done) if another_program => self.start_afresh(None, cx),
+            SavedState::Stopped(why) => State::stopped(why, cx.now),
+            SavedState::GaveUp(exit) => State::gave_up(exit),
+            SavedState::Backoff { attempt, since, until } => State::backoff(attempt, since, until),
+            SavedState::Starting { action } => {
+                self.run = self.run.saturating_sub(1); // the same start once more
+                self.start(action, cx)
+            }
+            SavedState::Up { pid, .. } if another_program => {
+                State::resuming(SavedState::Stopping { pid: Some(pid), then: Then::Start { action: None } })
+            }
+            state => State::resuming(state),
+        }
+    }
+
+    /// The leader that was saved, or its successor, is alive.
+    pub(super) fn resumed(&mut self, pid: Pid, saved: &SavedState, cx: &mut Context<'_>) -> State {
+        match saved {
+            SavedState::Up { pid: known, since: Some(since) } if *known == pid => {
+                cx.report(Report::Adopted { run: self.run, pid });
+                State::running(pid, true, *since, 0)
+            }
+            SavedState::Stopping { then, .. } => State::stopping(Some(pid), then.clone()),
+            SavedState::Up { pid: known, .. } if *known == pid => self.alive(pid, true, cx),
+            // It was started again, and nobody lived to write that down.
+            _ => {
+                self.restarts += 1;
+                self.alive(pid, true, cx)
+            }
+        }
+    }
+
+    /// What is asked while the leader is being looked for is done once that is answered.
+    pub(super) fn asked_meanwhile(&mut self, saved: &mut SavedState, event: &Event) -> bool {
+        let then = match event {
+            Event::StopAsked(why) => Then::Stopped(*why),
+            Event::RestartAsked => Then::Start { action: None },
+            Event::ActionAsked(action) => Then::Start { action: Some(action.clone()) },
+            Event::Changed(app, Change::Restart(_)) => {
+                self.take(app);
+                Then::Start { action: None }
+            }
+            _ => return false,
+        };
+        *saved = SavedState::Stopping { pid: saved.pid(), then };
+        true
+    }
+}
+
+/// The leader that was saved is gone: how its run ended, or what was to come after its stop.
+pub(super) fn end_of(saved: &SavedState, exit: Exit, peak: Option<u64>, now: Duration) -> Result<RunEnd, Then> {
+    Ok(match saved.clone() {
+        SavedState::Stopping { then, .. } => return Err(then),
+        SavedState::Ended(end) => end,
+        SavedState::Up { pid, since } => {
+            let lived = since.map(|since| now.saturating_sub(since));
+            RunEnd { lived, peak, ..RunEnd::unready(Some(pid), exit, now) }
+        }
+        SavedState::Stopped(_) | SavedState::GaveUp(_) | SavedState::Backoff { .. } | SavedState::Starting { .. } => {
+            RunEnd { peak, ..RunEnd::unready(None, exit, now) }
+        }
+    })
+}
+
+fn saved_state(state: &State) -> SavedState {
+    match state.clone() {
+        State::Stopped { why, .. } => SavedState::Stopped(why),
+        State::GaveUp { exit } => SavedState::GaveUp(exit),
+        State::Backoff { attempt, since, until } => SavedState::Backoff { attempt, since, until },
+        State::Resuming { saved } => saved,
+        State::Waiting { action }
+        | State::Looking { action, .. }
+        | State::Clearing { action }
+        | State::Hooks { action } => SavedState::Starting { action },
+        State::LookingAgain {} | State::Spawning {} => SavedState::Starting { action: None },
+        State::Probing { pid, .. } => SavedState::Up { pid, since: None },
+        State::Running { pid, since, .. } => SavedState::Up { pid, since: Some(since) },
+        State::Succeeding { end, .. } | State::Sweeping { end } | State::Judging { end } => SavedState::Ended(end),
+        State::Stopping { pid, then } => SavedState::Stopping { pid, then },
+    }
+}

@@ -1,0 +1,112 @@
+//! Manifests that were read: what appears, changes and goes, all as one step.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{AppId, AskId, Effect, Staging, Supervisor, Turn};
+use crate::model::app::App;
+use crate::model::loading::check::Checked;
+use crate::model::machine::{Event, StopReason};
+use crate::model::plan::{self, Step};
+use crate::model::protocol::{PlanReport, StateName};
+
+impl Supervisor {
+    /// What applying these manifests would do. An app that an earlier supervisor ran goes on: that is no start.
+    pub fn plan(&self, checked: &Checked) -> PlanReport {
+        let known = self.apps.known();
+        self.report(&known, checked, &plan::plan(&known, checked))
+    }
+
+    fn report(&self, known: &BTreeMap<String, Arc<App>>, checked: &Checked, steps: &[Step]) -> PlanReport {
+        let mut report = plan::report(known, checked, steps);
+        report.steps.retain(|step| step.sign != '+' || !self.inheritance.apps.contains_key(&step.app));
+        report
+    }
+
+    /// New manifests: one step after the other, all at this moment.
+    pub(super) fn apply(&mut self, checked: Checked, ask: Option<AskId>, turn: &mut Turn<'_>) {
+        let known = self.apps.known();
+        let steps = plan::plan(&known, &checked);
+        let plan = Box::new(self.report(&known, &checked, &steps));
+        self.workspace = checked.workspace.clone();
+        self.problems = checked.problems.iter().map(ToString::to_string).collect();
+        self.begin_staging(turn);
+        // First all apps are known, then they start: one may name another that comes later in the alphabet.
+        let to_start: Vec<AppId> = steps.into_iter().filter_map(|step| self.take_step(step, turn)).collect();
+        self.stop_the_disowned(&checked, turn);
+        to_start.into_iter().for_each(|id| self.start_if_wanted(id, turn));
+        for slot in self.apps.iter_mut() {
+            slot.stale = checked.stale.get(&slot.app().name).map(ToString::to_string);
+        }
+        turn.push(Effect::Applied { ask, plan, problems: checked.problems });
+    }
+
+    fn begin_staging(&mut self, turn: &mut Turn<'_>) {
+        if self.staging != Staging::NotLoaded {
+            return;
+        }
+        if self.workspace.stage.is_empty() {
+            self.staging = Staging::Done;
+        } else {
+            self.staging = Staging::Running;
+            turn.push(Effect::Stage(self.workspace.clone()));
+        }
+    }
+
+    /// Returns the app that may have to be started now.
+    fn take_step(&mut self, step: Step, turn: &mut Turn<'_>) -> Option<AppId> {
+        match step {
+            Step::Appear(app) => Some(self.appear(app, turn)),
+            Step::Change(app, change) => {
+                let id = self.id(&app.name)?;
+                let toggled = self.app(id)?.enabled != app.enabled;
+                turn.push(Effect::Changed(id, app.clone()));
+                if toggled && !app.enabled {
+                    self.dispatch(id, Event::StopAsked(StopReason::Disabled), turn);
+                }
+                self.dispatch(id, Event::Changed(app, change), turn);
+                toggled.then_some(id)
+            }
+            Step::Vanish(name) => {
+                let id = self.id(&name)?;
+                self.remove(id, turn);
+                None
+            }
+        }
+    }
+
+    /// A manifest nobody knew, or one that comes back before its tree was gone.
+    pub(super) fn appear(&mut self, app: Arc<App>, turn: &mut Turn<'_>) -> AppId {
+        if let Some(id) = self.id(&app.name)
+            && let Some(slot) = self.apps.get_mut(id)
+        {
+            slot.removed = false;
+            let change = plan::change(slot.app(), &app);
+            turn.push(Effect::Changed(id, app.clone()));
+            self.dispatch(id, Event::Changed(app, change), turn);
+            return id;
+        }
+        let (name, enabled) = (app.name.clone(), app.enabled);
+        let id = self.apps.add(app.clone());
+        turn.push(Effect::Appeared(id, app));
+        if let Some(saved) = self.inheritance.apps.remove(&name) {
+            let disabled_meanwhile = saved.enabled && !enabled;
+            self.dispatch(id, Event::Resumed(Box::new(saved)), turn);
+            if disabled_meanwhile {
+                self.dispatch(id, Event::StopAsked(StopReason::Disabled), turn);
+            }
+        }
+        id
+    }
+
+    /// Its manifest is gone: it goes when its tree has.
+    pub(super) fn remove(&mut self, id: AppId, turn: &mut Turn<'_>) {
+        let Some(slot) = self.apps.get_mut(id) else { return };
+        slot.removed = true;
+        self.dispatch(id, Event::StopAsked(StopReason::Removed), turn);
+        // An app that was down already does not move.
+        if self.apps.get(id).is_some_and(|slot| slot.state().name() == StateName::Stopped) {
+            self.forget(id, turn);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The end of a session: every app is stopped, in the opposite order of their start, and killed when the time for
+//! that is over.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use super::{AppId, Effect, Supervisor, Turn};
+use crate::model::guard::OVER_BUDGET;
+use crate::model::machine::{AppEffect, Event, StopReason};
+
+/// After the kill, processes have this long to be gone. The guard waits a little longer before it kills everything
+/// itself.
+const AFTER_THE_KILL: Duration = Duration::from_millis(400);
+const _: () = assert!(AFTER_THE_KILL.as_millis() < OVER_BUDGET.as_millis());
+
+/// A drain that is under way.
+pub struct Drain {
+    /// The code to exit with.
+    pub code: u8,
+    hurried: bool,
+}
+
+/// Why everything is stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DrainCause {
+    /// The supervisor was sent this signal.
+    Signal(&'static str),
+    /// `kasm-void drain`.
+    Request,
+    /// This app gave up, and its `on_give_up` ends the session.
+    GaveUp(String),
+    /// An earlier supervisor was doing it.
+    Resumed,
+}
+
+impl fmt::Display for DrainCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DrainCause::Signal(signal) => write!(f, "{signal} received"),
+            DrainCause::Request => f.write_str("asked to drain"),
+            DrainCause::GaveUp(app) => write!(f, "{app} has given up, and `on_give_up` ends the session"),
+            DrainCause::Resumed => f.write_str("an earlier supervisor had begun to drain"),
+        }
+    }
+}
+
+impl Supervisor {
+    pub(super) fn begin_drain(&mut self, code: u8, cause: DrainCause, turn: &mut Turn<'_>) {
+        if self.drain.is_some() {
+            return;
+        }
+        self.drain = Some(Drain { code, hurried: false });
+        turn.push(Effect::DrainBegun(cause));
+        turn.push(Effect::ArmBudget(self.workspace.stop_budget));
+        self.disown_all(turn);
+        for id in self.next_to_stop() {
+            self.dispatch(id, Event::StopAsked(StopReason::Draining), turn);
+        }
+        self.exit_if_down(turn);
+    }
+
+    /// Apps that are not down, have not been asked to stop, and that no app which is still up was started after.
+    pub(super) fn next_to_stop(&self) -> Vec<AppId> {
+        let up = self.apps.not_at_rest();
+        let needed: BTreeSet<&String> = up.clone().flat_map(|(_, slot)| &slot.app().after).collect();
+        let next = up.filter(|(_, slot)| !slot.state().stop_asked() && !needed.contains(&slot.app().name));
+        next.map(|(id, _)| id).collect()
+    }
+
+    pub(super) fn exit_if_down(&self, turn: &mut Turn<'_>) {
+        if let Some(drain) = &self.drain
+            && self.apps.not_at_rest().next().is_none()
+        {
+            turn.push(Effect::Exit(drain.code));
+        }
+    }
+
+    /// Every app is asked to stop now, and every tree is killed. A process that outlives even that, because it is
+    /// stuck in the kernel, does not hold up the end: the second call exits.
+    pub(super) fn hurry(&mut self, why: String, turn: &mut Turn<'_>) {
+        let Some(drain) = &mut self.drain else { return };
+        turn.push(Effect::DrainHurried(why));
+        if std::mem::replace(&mut drain.hurried, true) {
+            return turn.push(Effect::Exit(drain.code));
+        }
+        turn.push(Effect::ArmBudget(AFTER_THE_KILL));
+        let up: Vec<AppId> = self.apps.not_at_rest().map(|(id, _)| id).collect();
+        for id in up {
+            self.dispatch(id, Event::StopAsked(StopReason::Draining), turn);
+            if let Some(slot) = self.apps.get(id) {
+                turn.push(Effect::App(id, AppEffect::Sweep { run: slot.machine.run }));
+            }
+        }
+        self.exit_if_down(turn);
+    }
+}

@@ -1,0 +1,71 @@
+//! What an earlier supervisor of the session left, until the first manifests show what becomes of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{SavedSession, Staging, Supervisor, Turn};
+use crate::model::app::App;
+use crate::model::loading::check::Checked;
+use crate::model::machine::SavedApp;
+
+#[derive(Default)]
+pub struct Inheritance {
+    /// Apps that have not appeared yet.
+    pub apps: BTreeMap<String, SavedApp>,
+    /// Those of them that have no manifest any more, as they were while they had one.
+    last_known: BTreeMap<String, Arc<App>>,
+    /// It was stopping everything, to exit with this code.
+    drain: Option<u8>,
+}
+
+impl Supervisor {
+    /// Goes on where an earlier supervisor was; call it before the first manifests are loaded.
+    pub fn inherit(&mut self, saved: SavedSession) {
+        self.inheritance = Inheritance { apps: saved.apps, drain: saved.session.draining, ..Inheritance::default() };
+        if saved.session.staged {
+            self.staging = Staging::Done;
+        }
+    }
+
+    /// Names of the inherited apps that have not appeared yet.
+    pub fn inherited_names(&self) -> impl Iterator<Item = &str> {
+        self.inheritance.apps.keys().map(String::as_str)
+    }
+
+    /// How inherited apps that have no manifest any more are to be stopped, and where their output goes till then.
+    pub fn last_known(&mut self, apps: BTreeMap<String, Arc<App>>) {
+        self.inheritance.last_known = apps;
+    }
+
+    /// The drain to go on with, once the apps that are left have been found.
+    pub fn inherited_drain(&mut self) -> Option<u8> {
+        self.inheritance.drain.take()
+    }
+
+    /// Inherited apps whose manifests were deleted while no supervisor was running are stopped as if the manifests
+    /// had been deleted now. An app whose manifest is only broken is left alone.
+    pub(super) fn stop_the_disowned(&mut self, checked: &Checked, turn: &mut Turn<'_>) {
+        if !checked.complete {
+            return;
+        }
+        let gone = self.inheritance.apps.keys().filter(|name| !checked.stale.contains_key(*name)).cloned().collect();
+        self.disown(gone, turn);
+    }
+
+    /// Nothing may outlive a drain, whatever its manifest.
+    pub(super) fn disown_all(&mut self, turn: &mut Turn<'_>) {
+        let all = self.inheritance.apps.keys().cloned().collect();
+        self.disown(all, turn);
+    }
+
+    fn disown(&mut self, names: Vec<String>, turn: &mut Turn<'_>) {
+        for name in names {
+            let app = match self.inheritance.last_known.remove(&name) {
+                Some(app) => App { enabled: false, ..(*app).clone() },
+                None => App::without_manifest(&name),
+            };
+            let id = self.appear(Arc::new(app), turn);
+            self.remove(id, turn);
+        }
+    }
+}

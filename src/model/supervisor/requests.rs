@@ -1,0 +1,175 @@
+//! Requests: what a client asks of one app, whether it can be done, and when it has been.
+
+use super::apps::Slot;
+use super::{AppId, AskId, Effect, Supervisor, Turn};
+use crate::model::app::App;
+use crate::model::exit::Exit;
+use crate::model::machine::{Event, Pid, State, StopReason};
+use crate::model::protocol::{Outcome, Refusal, StateName, Verb};
+use crate::model::signal::signal_name;
+use crate::model::spelling::closest;
+
+/// A client's request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub id: AskId,
+    pub app: String,
+    pub verb: Verb,
+    /// Answer when it is done, not at once.
+    pub wait: bool,
+}
+
+/// A request that is answered when its goal is reached, or cannot be any more.
+pub struct Wait {
+    pub id: AskId,
+    pub app: AppId,
+    goal: Goal,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Goal {
+    /// Running in a run later than this.
+    Up { after: u64 },
+    /// Down; it was asked in this run.
+    Down { run: u64 },
+}
+
+/// What a request comes down to.
+enum Task {
+    Signal { id: AppId, pid: Pid, signal: i32 },
+    Change { id: AppId, event: Event, goal: Goal },
+}
+
+type Refused = (Refusal, String);
+
+impl Supervisor {
+    pub(super) fn ask(&mut self, request: Request, turn: &mut Turn<'_>) {
+        let Request { id: ask, app: name, verb, wait } = request;
+        let give = |turn: &mut Turn<'_>, refusal: Option<Refusal>, message| {
+            let outcome = Outcome { app: name.clone(), done: refusal.is_none(), message, refusal };
+            turn.push(Effect::Answer(ask, outcome));
+        };
+        match self.task(&name, &verb) {
+            Err((refusal, message)) => give(turn, Some(refusal), message),
+            Ok(Task::Signal { id, pid, signal }) => {
+                self.dispatch(id, Event::SignalAsked(signal), turn);
+                give(turn, None, format!("sent signal {} to `{name}` (pid {pid})", signal_text(signal)));
+            }
+            Ok(Task::Change { id, event, goal }) => {
+                self.waits.push(Wait { id: ask, app: id, goal });
+                self.dispatch(id, event, turn);
+                self.answer(id, turn);
+                if !wait && let Some(at) = self.waits.iter().position(|wait| wait.id == ask) {
+                    self.waits.swap_remove(at);
+                    let state = self.apps.get(id).map_or(StateName::Stopped, |slot| slot.state().name());
+                    give(turn, None, format!("{verb} of `{name}` is under way ({state})"));
+                }
+            }
+        }
+    }
+
+    /// What is to be done, or why it cannot be.
+    fn task(&self, name: &str, verb: &Verb) -> Result<Task, Refused> {
+        let id = self.id(name).ok_or_else(|| (Refusal::NoSuchApp, self.no_such_app(name)))?;
+        let slot = self.apps.get(id).ok_or_else(|| (Refusal::NoSuchApp, self.no_such_app(name)))?;
+        if slot.removed && *verb != Verb::Stop {
+            let message = format!("cannot {verb} `{name}`: its manifest is gone, and it is being stopped");
+            return Err((Refusal::NoSuchApp, message));
+        }
+        if self.drain.is_some() && *verb != Verb::Stop {
+            return Err((Refusal::WrongState, format!("cannot {verb} `{name}`: the session is ending")));
+        }
+        let (state, run) = (slot.state(), slot.machine.run);
+        let change = |event, goal| Ok(Task::Change { id, event, goal });
+        match verb {
+            Verb::Start => {
+                change(Event::StartAsked, Goal::Up { after: if state.is_up() { run.saturating_sub(1) } else { run } })
+            }
+            Verb::Stop => change(Event::StopAsked(StopReason::Held), Goal::Down { run }),
+            Verb::Restart | Verb::Do(_) if state.stop_asked() => {
+                let message =
+                    format!("`{name}` is being stopped by another request, which goes first; start it when it is down");
+                Err((Refusal::Overtaken, message))
+            }
+            Verb::Restart => change(Event::RestartAsked, Goal::Up { after: run }),
+            Verb::Do(action) if slot.app().hooks.actions.contains_key(action) => {
+                change(Event::ActionAsked(action.clone()), Goal::Up { after: run })
+            }
+            Verb::Do(action) => Err((Refusal::NoSuchAction, no_such_action(slot.app(), action))),
+            Verb::Signal(signal) => match state.pid() {
+                Some(pid) => Ok(Task::Signal { id, pid, signal: *signal }),
+                None => {
+                    let message = format!("`{name}` is {}: there is no process to signal", state.name());
+                    Err((Refusal::WrongState, message))
+                }
+            },
+        }
+    }
+
+    /// Answers the requests whose goal this app has reached, or cannot reach any more.
+    pub(super) fn answer(&mut self, id: AppId, turn: &mut Turn<'_>) {
+        if self.waits.is_empty() {
+            return;
+        }
+        let Some(slot) = self.apps.get(id) else { return };
+        self.waits.retain(|wait| {
+            let answer = if wait.app == id { reached(slot, wait.goal) } else { None };
+            let Some((refusal, message)) = answer else { return true };
+            let outcome = Outcome { app: slot.app().name.clone(), done: refusal.is_none(), message, refusal };
+            turn.push(Effect::Answer(wait.id, outcome));
+            false
+        });
+    }
+
+    fn no_such_app(&self, name: &str) -> String {
+        let names: Vec<&str> = self.apps.names().collect();
+        match closest(name, names.iter().copied()) {
+            Some(near) => format!("no app is called `{name}`: did you mean `{near}`?"),
+            None if names.is_empty() => format!("no app is called `{name}`: there are none yet"),
+            None => format!("no app is called `{name}`: there are {}", names.join(", ")),
+        }
+    }
+}
+
+fn no_such_action(app: &App, action: &str) -> String {
+    let names: Vec<&str> = app.hooks.actions.keys().map(String::as_str).collect();
+    let way_out = match closest(action, names.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if names.is_empty() => "its manifest has no `actions`".into(),
+        None => format!("it has {}", names.join(", ")),
+    };
+    format!("`{}` has no action `{action}`: {way_out}", app.name)
+}
+
+fn signal_text(signal: i32) -> String {
+    signal_name(signal).map_or_else(|| signal.to_string(), |name| format!("SIG{name}"))
+}
+
+/// `None`: not yet. Else the refusal, if it went wrong, and the sentence.
+fn reached(slot: &Slot, goal: Goal) -> Option<(Option<Refusal>, String)> {
+    let (name, run, state) = (&slot.app().name, slot.machine.run, slot.state());
+    let ended = || slot.machine.last_exit.clone().unwrap_or(Exit::Unknown);
+    match (goal, state) {
+        (Goal::Down { .. }, State::Stopped { .. } | State::GaveUp { .. }) => {
+            Some((None, format!("`{name}` is stopped")))
+        }
+        (Goal::Down { run: then }, state) if state.is_up() && run > then => {
+            Some((Some(Refusal::Overtaken), format!("`{name}` was stopped, and started again by another request")))
+        }
+        (Goal::Up { after }, State::Running { pid, .. }) if run > after => {
+            Some((None, format!("`{name}` is running (pid {pid})")))
+        }
+        (Goal::Up { after }, State::Backoff { .. } | State::GaveUp { .. }) if run > after => {
+            let message = format!("`{name}` did not come up: {}; `kasm-void why {name}` tells more", ended());
+            Some((Some(Refusal::Failed), message))
+        }
+        (Goal::Up { after }, State::Stopped { why: StopReason::Done, .. }) if run > after => {
+            let refusal = (ended() != Exit::Clean).then_some(Refusal::Failed);
+            Some((refusal, format!("`{name}` ran to its end: {}", ended())))
+        }
+        (Goal::Up { .. }, State::Stopped { .. }) => {
+            Some((Some(Refusal::Overtaken), format!("`{name}` was stopped by another request")))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,85 @@
+//! What clients see: every app's status at one moment.
+
+use std::time::Duration;
+
+use super::apps::Slot;
+use super::{AppId, Staging, Supervisor};
+use crate::model::machine::State;
+use crate::model::protocol::{AppStatus, Snapshot};
+
+/// What only the machine knows of an app.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    pub memory_bytes: Option<u64>,
+    /// Why its output is not being kept.
+    pub log_trouble: Option<String>,
+    /// Processes that keep it from being down, in words.
+    pub alive: Vec<String>,
+}
+
+impl Supervisor {
+    /// `observe` is called once for each app; `troubles` are those of the session, one sentence each.
+    pub fn snapshot(
+        &self,
+        now: Duration,
+        troubles: Vec<String>,
+        mut observe: impl FnMut(AppId, &State, &str) -> Observed,
+    ) -> Snapshot {
+        let status = |(name, id, slot): (&str, AppId, &Slot)| status(name, slot, now, observe(id, slot.state(), name));
+        Snapshot {
+            apps: self.apps.by_name().map(status).collect(),
+            problems: self.problems.iter().cloned().chain(troubles).collect(),
+            draining: self.drain.is_some(),
+            staging: self.staging != Staging::Done,
+        }
+    }
+}
+
+fn status(name: &str, slot: &Slot, now: Duration, observed: Observed) -> AppStatus {
+    let (machine, state) = (&slot.machine, slot.state());
+    let milliseconds = |span: Duration| span.as_millis() as u64;
+    AppStatus {
+        name: name.into(),
+        about: machine.app.about.clone(),
+        state: state.name(),
+        detail: detail(name, state, &observed.alive),
+        pid: state.pid(),
+        adopted: matches!(state, State::Running { adopted: true, .. }),
+        run: machine.run,
+        uptime_ms: match state {
+            State::Running { since, .. } => Some(milliseconds(now.saturating_sub(*since))),
+            _ => None,
+        },
+        restarts: machine.restarts,
+        failures: machine.failures(),
+        last_exit: machine.last_exit.clone(),
+        next_retry_ms: match state {
+            State::Backoff { until, .. } => Some(milliseconds(until.saturating_sub(now))),
+            _ => None,
+        },
+        memory_bytes: observed.memory_bytes,
+        stale: slot.stale.clone(),
+        log_trouble: observed.log_trouble,
+        actions: machine.app.hooks.actions.keys().cloned().collect(),
+    }
+}
+
+/// The state's own words, with the way back from a state that stays, and what keeps a stop from its end.
+fn detail(name: &str, state: &State, alive: &[String]) -> String {
+    /// Named one by one; more than that are counted.
+    const NAMED: usize = 3;
+    let mut parts = vec![state.detail()];
+    match state {
+        State::GaveUp { .. } => parts.push(format!("`kasm-void start {name}` tries again")),
+        _ if !alive.is_empty() => {
+            let more = match alive.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            parts.push(format!("alive: {}{more}", alive[..alive.len().min(NAMED)].join(", ")));
+        }
+        _ => {}
+    }
+    parts.retain(|part| !part.is_empty());
+    parts.join("; ")
+}
