@@ -29,6 +29,7 @@ use crate::daemon;
 use crate::host::link::Line;
 use crate::host::{journal, layout};
 use crate::model::manifest::quantity::Span;
+use crate::model::protocol::Route;
 use crate::{guard, init};
 use change::Which;
 use client::{Client, Waiting};
@@ -439,12 +440,14 @@ async fn ask(question: Ask, client: &Client, json: bool) -> anyhow::Result<Ended
         Ask::Status { apps } => status::status(client, &apps, json).await,
         Ask::Why { app, last } => why::why(client, &app, last, json).await,
         Ask::Health { ready, .. } => health::health(client, ready, json).await,
-        Ask::Start(asked) => change_apps(client, asked, "start", json).await,
-        Ask::Stop(asked) => change_apps(client, asked, "stop", json).await,
-        Ask::Restart(asked) => change_apps(client, asked, "restart", json).await,
+        Ask::Start(asked) => change_apps(client, asked, Route::Start, json).await,
+        Ask::Stop(asked) => change_apps(client, asked, Route::Stop, json).await,
+        Ask::Restart(asked) => change_apps(client, asked, Route::Restart, json).await,
         Ask::Show { app, more, wait } => icons::show(client, &app, &more, wait.into(), json).await,
-        Ask::Do { app, action, wait } => change::one(client, &app, ("do", &action), wait.into(), json).await,
-        Ask::Signal { app, signal, wait } => change::one(client, &app, ("signal", &signal), wait.into(), json).await,
+        Ask::Do { app, action, wait } => change::one(client, &app, (Route::Action, &action), wait.into(), json).await,
+        Ask::Signal { app, signal, wait } => {
+            change::one(client, &app, (Route::Signal, &signal), wait.into(), json).await
+        }
         Ask::Reload { wait } => change::reload(client, wait.into(), json).await,
         Ask::Drain { wait } => change::drain(client, wait.into(), json).await,
         Ask::Logs { app, follow, lines } => follow::logs(client, &app, (follow, lines), json).await,
@@ -453,9 +456,9 @@ async fn ask(question: Ask, client: &Client, json: bool) -> anyhow::Result<Ended
     }
 }
 
-async fn change_apps(client: &Client, asked: Change, verb: &str, json: bool) -> anyhow::Result<Ended> {
+async fn change_apps(client: &Client, asked: Change, route: Route, json: bool) -> anyhow::Result<Ended> {
     let which = if asked.all { Which::All } else { Which::Named(asked.apps) };
-    change::each(client, which, verb, asked.wait.into(), json).await
+    change::each(client, which, route, asked.wait.into(), json).await
 }
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<Ended> {

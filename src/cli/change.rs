@@ -1,10 +1,10 @@
 //! Verbs that change something: `start`, `stop`, `restart`, `do`, `signal`, `reload`, `drain`.
 
 use super::Ended;
-use super::client::{Client, Waiting, encoded, timed_out};
+use super::client::{Client, Waiting, timed_out};
 use super::plan::tell_plan;
 use super::print::{BAD, GOOD, plain, say, say_json};
-use crate::model::protocol::{Outcome, Snapshot};
+use crate::model::protocol::{Outcome, Route, Snapshot};
 
 /// Which apps a verb is for.
 pub enum Which {
@@ -13,18 +13,18 @@ pub enum Which {
 }
 
 /// Asks for all of them at once and tells each outcome, in the order they were named.
-pub async fn each(client: &Client, which: Which, verb: &str, waiting: Waiting, json: bool) -> anyhow::Result<Ended> {
+pub async fn each(client: &Client, which: Which, route: Route, waiting: Waiting, json: bool) -> anyhow::Result<Ended> {
     let names = match which {
         Which::Named(names) => names,
         Which::All => {
-            let snapshot: Snapshot = client.get("/v1/apps").await?;
+            let snapshot: Snapshot = client.get(&Route::Apps.path(&[])).await?;
             snapshot.apps.into_iter().map(|app| app.name).collect()
         }
     };
     let asked: Vec<_> = names
         .iter()
         .map(|name| {
-            let (client, path) = (client.clone(), format!("/v1/apps/{}/{verb}", encoded(name)));
+            let (client, path) = (client.clone(), route.path(&[name]));
             tokio::spawn(async move { client.change(&path, waiting).await })
         })
         .collect();
@@ -39,22 +39,22 @@ pub async fn each(client: &Client, which: Which, verb: &str, waiting: Waiting, j
 pub async fn one(
     client: &Client,
     app: &str,
-    (verb, argument): (&str, &str),
+    (route, argument): (Route, &str),
     waiting: Waiting,
     json: bool,
 ) -> anyhow::Result<Ended> {
-    let path = format!("/v1/apps/{}/{verb}/{}", encoded(app), encoded(argument));
+    let path = route.path(&[app, argument]);
     tell(&client.change(&path, waiting).await?, json)
 }
 
 pub async fn drain(client: &Client, waiting: Waiting, json: bool) -> anyhow::Result<Ended> {
-    tell(&client.change("/v1/drain", waiting).await?, json)
+    tell(&client.change(&Route::Drain.path(&[]), waiting).await?, json)
 }
 
 pub async fn reload(client: &Client, waiting: Waiting, json: bool) -> anyhow::Result<Ended> {
     match waiting.wait {
-        true => tell_plan(&client.post("/v1/reload", waiting.timeout).await?, json),
-        false => tell(&client.change("/v1/reload", waiting).await?, json),
+        true => tell_plan(&client.post(&Route::Reload.path(&[]), waiting.timeout).await?, json),
+        false => tell(&client.change(&Route::Reload.path(&[]), waiting).await?, json),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use axum::body::Bytes;
@@ -14,10 +14,10 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::model::manifest::quantity::Span;
-use crate::model::protocol::{Outcome, Refusal};
+use crate::model::protocol::{HEAD_BYTES, Identity, Outcome, Refusal, Route};
 
 /// Nobody listens on the control socket.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How much longer than the supervisor we wait for what it waits for.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// How long a session without a guard may be without a supervisor.
+const SUCCESSION: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(20);
+
 /// How a change is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waiting {
@@ -44,6 +48,42 @@ pub struct Waiting {
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+}
+
+/// An answer that is read as it comes. A connection that breaks ends it.
+pub struct Stream {
+    response: hyper::Response<Incoming>,
+    /// Bytes that were there before the rest comes.
+    head: usize,
+    /// What was read beyond the head.
+    rest: Option<Bytes>,
+}
+
+impl Stream {
+    /// The next piece; `None`: there are no more.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        if let Some(rest) = self.rest.take() {
+            return Some(rest);
+        }
+        loop {
+            let frame = self.response.frame().await?.ok()?;
+            if let Ok(piece) = frame.into_data() {
+                return Some(piece);
+            }
+        }
+    }
+
+    /// What was there when the stream was opened.
+    pub async fn head(&mut self) -> Vec<u8> {
+        let mut head = Vec::new();
+        while head.len() < self.head {
+            let Some(mut piece) = self.next().await else { break };
+            let more = (self.head - head.len()).min(piece.len());
+            head.extend_from_slice(&piece.split_to(more));
+            self.rest = Some(piece).filter(|rest| !rest.is_empty());
+        }
+        head
+    }
 }
 
 impl Client {
@@ -73,13 +113,13 @@ impl Client {
 
     /// As [`Client::get`], for what changes something and may take until `limit`.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, limit: Span) -> anyhow::Result<T> {
-        let path = format!("{path}?timeout={}", encoded(&limit.to_string()));
+        let path = format!("{path}?timeout={}", limit);
         self.within(limit.0.saturating_add(MARGIN), async { read(self.send(Method::POST, &path).await?).await }).await
     }
 
     /// Asks for a change; a refusal is an outcome too.
     pub async fn change(&self, path: &str, Waiting { wait, timeout }: Waiting) -> anyhow::Result<Outcome> {
-        let path = format!("{path}?wait={wait}&timeout={}", encoded(&timeout.to_string()));
+        let path = format!("{path}?wait={wait}&timeout={}", timeout);
         let answer = async {
             let response = self.send(Method::POST, &path).await?;
             let body = collected(response).await?;
@@ -88,19 +128,29 @@ impl Client {
         self.within(timeout.0.saturating_add(MARGIN), answer).await
     }
 
-    /// Follows what is at `path`: gives each piece to `take` as it comes, until the stream or `take` ends.
-    pub async fn follow(&self, path: &str, mut take: impl FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let mut response = self.within(PATIENCE, self.send(Method::GET, path)).await?;
+    /// Opens an answer that is read as it comes.
+    pub async fn open(&self, path: &str) -> anyhow::Result<Stream> {
+        let response = self.within(PATIENCE, self.send(Method::GET, path)).await?;
         if !response.status().is_success() {
             bail!(complaint(&collected(response).await?));
         }
-        while let Some(frame) = response.frame().await {
-            let frame = frame.context("the supervisor has broken off")?;
-            if let Some(piece) = frame.data_ref() {
-                take(piece)?;
+        let head = response.headers().get(HEAD_BYTES).and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok(Stream { response, head: head.unwrap_or(0), rest: None })
+    }
+
+    /// The supervisor that answers once a stream from `before` has ended; `None`: the session has ended.
+    pub async fn successor(&self, before: &Identity) -> anyhow::Result<Option<Identity>> {
+        let began = Instant::now();
+        loop {
+            // As long as the guard lives there is a next supervisor; without one it is a matter of moments.
+            let guarded = before.guard.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists());
+            match self.get(&Route::Supervisor.path(&[])).await {
+                Ok(now) => return Ok(Some(now)),
+                Err(_) if began.elapsed() < if guarded { PATIENCE } else { SUCCESSION } => sleep(LOOK).await,
+                Err(error) if error.is::<NoSupervisor>() => return Ok(None),
+                Err(error) => return Err(error),
             }
         }
-        Ok(())
     }
 
     async fn send(&self, method: Method, path: &str) -> anyhow::Result<hyper::Response<Incoming>> {
@@ -146,18 +196,6 @@ impl Client {
                 .into())
         })
     }
-}
-
-/// An app's or action's name as a path segment.
-pub fn encoded(name: &str) -> String {
-    let mut segment = String::new();
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => segment.push(byte.into()),
-            _ => segment.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    segment
 }
 
 /// Whether the outcome is one that took too long.

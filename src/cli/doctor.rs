@@ -7,7 +7,7 @@ use super::Ended;
 use super::client::{Client, NoSupervisor};
 use super::print::{BAD, BUSY, GOOD, plain, say, say_json};
 use crate::host::{proc, sys};
-use crate::model::protocol::{Identity, Snapshot};
+use crate::model::protocol::{Identity, Route, Snapshot};
 
 /// What was looked at.
 #[derive(serde::Serialize)]
@@ -48,14 +48,14 @@ pub async fn doctor(client: &Client, state: &Path, json: bool) -> anyhow::Result
 }
 
 async fn of_the_supervisor(client: &Client) -> anyhow::Result<Vec<Finding>> {
-    let identity: Identity = match client.get("/v1/supervisor").await {
+    let identity: Identity = match client.get(&Route::Supervisor.path(&[])).await {
         Ok(identity) => identity,
         Err(error) if error.is::<NoSupervisor>() => {
             return Ok(vec![finding("supervisor", Verdict::Broken, error.to_string())]);
         }
         Err(error) => return Err(error),
     };
-    let snapshot: Snapshot = client.get("/v1/apps").await?;
+    let snapshot: Snapshot = client.get(&Route::Apps.path(&[])).await?;
     let mut found = Vec::new();
     let Identity { version, pid, guard, deaths, after, troubles, strays, .. } = identity;
     let text = match (guard, &after) {

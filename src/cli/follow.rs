@@ -1,23 +1,35 @@
 //! Verbs that keep reading: `logs`, `events`.
 
+use std::collections::VecDeque;
 use std::io::{IsTerminal, stdout};
 
 use serde_json::{Map, Value, json};
 
 use super::Ended;
-use super::client::{Client, NoSupervisor, encoded};
+use super::client::{Client, NoSupervisor, Stream};
 use super::print::{DIM, complain, pass_on, plain, plain_output, say, say_json, say_json_text, say_part};
-
 use crate::daemon::logs;
+use crate::model::protocol::{Identity, Route};
 
 /// A line that grows beyond this is shown in parts.
 const LONGEST_LINE: usize = 64 << 10;
+/// So many lines tell where a log was when the connection broke.
+const REMEMBERED: usize = 20;
+/// So many lines are asked for to find that place again.
+const LOOKED_THROUGH: usize = 10_000;
 
 pub async fn logs(client: &Client, app: &str, (follow, lines): (bool, usize), json: bool) -> anyhow::Result<Ended> {
-    match from_supervisor(client, app, (follow, lines), json).await {
+    let show = |line: &[u8]| say_json(&json!({ "app": app, "line": String::from_utf8_lossy(line) }));
+    let mut output: Box<dyn Output> = match (json, stdout().is_terminal()) {
+        (true, _) => Box::new(Lines::new(show)),
+        (false, true) => Box::new(Screen::default()),
+        (false, false) => Box::new(Raw),
+    };
+    match read_log(client, app, (follow, lines), &mut *output).await {
         Err(error) if error.is::<NoSupervisor>() => {
             let head = logs::read_files(client.state(), app, lines).map_err(|_| error)?;
-            Screen::default().show_all(app, &head, json)?;
+            output.take(&head)?;
+            output.end()?;
             complain("no supervisor is running; these lines are from the log files");
             Ok(if follow { Ended::Refused } else { Ended::Done })
         }
@@ -25,29 +37,164 @@ pub async fn logs(client: &Client, app: &str, (follow, lines): (bool, usize), js
     }
 }
 
-async fn from_supervisor(
+/// Shows a log, and goes on with the next supervisor where the last one was.
+async fn read_log(
     client: &Client,
     app: &str,
     (follow, lines): (bool, usize),
-    json: bool,
+    output: &mut dyn Output,
 ) -> anyhow::Result<Ended> {
-    let path = format!("/v1/apps/{}/logs?follow={follow}&lines={lines}", encoded(app));
-    if !json && !stdout().is_terminal() {
-        client.follow(&path, pass_on).await?;
-        return Ok(Ended::Done);
+    let path = |lines: usize| format!("{}?follow={follow}&lines={lines}", Route::Logs.path(&[app]));
+    let mut before: Identity = client.get(&Route::Supervisor.path(&[])).await?;
+    let mut stream = client.open(&path(lines)).await?;
+    let mut seen = Seen::default();
+    loop {
+        while let Some(piece) = stream.next().await {
+            seen.note(&piece);
+            output.take(&piece)?;
+        }
+        let next = if follow { client.successor(&before).await? } else { None };
+        let Some(now) = next else { return output.end().map(|()| Ended::Done) };
+        notice(&before, &now);
+        stream = client.open(&path(if seen.is_empty() { 0 } else { LOOKED_THROUGH })).await?;
+        let head = stream.head().await;
+        let unseen = seen.unseen(&head).unwrap_or_else(|| {
+            complain("some output may be missing here");
+            &head
+        });
+        let unseen = unseen.to_vec();
+        seen.note(&unseen);
+        output.take(&unseen)?;
+        before = now;
     }
-    if json {
-        return by_line(client, &path, |line| say_json_line(app, line)).await;
-    }
-    let mut screen = Screen::default();
-    client.follow(&path, |piece| screen.take(piece)).await?;
-    screen.end()?;
-    Ok(Ended::Done)
 }
 
-fn say_json_line(app: &str, line: &[u8]) -> anyhow::Result<()> {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    say_json(&json!({ "app": app, "line": String::from_utf8_lossy(line) }))
+pub async fn events(client: &Client, json: bool) -> anyhow::Result<Ended> {
+    let show = |line: &[u8]| match serde_json::from_slice::<Map<String, Value>>(line) {
+        Ok(event) if !json => say(&in_words(&event)),
+        Ok(_) => say_json_text(&String::from_utf8_lossy(line)),
+        Err(_) => say(&plain_output(line)),
+    };
+    let path = Route::Events.path(&[]);
+    let mut before: Identity = client.get(&Route::Supervisor.path(&[])).await?;
+    let mut stream: Stream = client.open(&path).await?;
+    loop {
+        let mut output = Lines::new(show);
+        while let Some(piece) = stream.next().await {
+            output.take(&piece)?;
+        }
+        output.end()?;
+        let Some(now) = client.successor(&before).await? else { return Ok(Ended::Done) };
+        notice(&before, &now);
+        stream = client.open(&path).await?;
+        before = now;
+    }
+}
+
+/// Says that another supervisor answers now.
+fn notice(before: &Identity, now: &Identity) {
+    complain(&match now.pid == before.pid {
+        true => "the connection was lost and is back".to_string(),
+        false if now.deaths == before.deaths => {
+            format!(
+                "the supervisor was upgraded from {} to {} (pid {}); continuing",
+                before.version, now.version, now.pid
+            )
+        }
+        false => {
+            let after = now.after.as_deref().unwrap_or("it died");
+            format!("the supervisor was restarted (pid {}, {}); continuing", now.pid, plain(after))
+        }
+    });
+}
+
+/// Where what is read goes, piece by piece.
+trait Output {
+    fn take(&mut self, piece: &[u8]) -> anyhow::Result<()>;
+
+    /// No more will come.
+    fn end(&mut self) -> anyhow::Result<()>;
+}
+
+/// Into a pipe or a file, as it comes.
+struct Raw;
+
+impl Output for Raw {
+    fn take(&mut self, piece: &[u8]) -> anyhow::Result<()> {
+        pass_on(piece)
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// Line by line.
+struct Lines<F> {
+    show: F,
+    rest: Vec<u8>,
+}
+
+impl<F: FnMut(&[u8]) -> anyhow::Result<()>> Lines<F> {
+    fn new(show: F) -> Self {
+        Lines { show, rest: Vec::new() }
+    }
+}
+
+impl<F: FnMut(&[u8]) -> anyhow::Result<()>> Output for Lines<F> {
+    fn take(&mut self, piece: &[u8]) -> anyhow::Result<()> {
+        self.rest.extend_from_slice(piece);
+        let whole = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        let lines: Vec<u8> = self.rest.drain(..whole).collect();
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            (self.show)(&line[..line.len() - 1])?;
+        }
+        match self.rest.len() > LONGEST_LINE {
+            true => self.end(),
+            false => Ok(()),
+        }
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        match std::mem::take(&mut self.rest) {
+            rest if rest.is_empty() => Ok(()),
+            rest => (self.show)(&rest),
+        }
+    }
+}
+
+/// The end of what was read of a log, to go on from.
+#[derive(Default)]
+struct Seen {
+    lines: VecDeque<Vec<u8>>,
+    /// The line that has no end yet.
+    rest: Vec<u8>,
+}
+
+impl Seen {
+    fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    fn note(&mut self, piece: &[u8]) {
+        for part in piece.split_inclusive(|byte| *byte == b'\n') {
+            self.rest.extend_from_slice(part);
+            if part.ends_with(b"\n") {
+                self.lines.push_back(std::mem::take(&mut self.rest));
+            }
+        }
+        self.lines.drain(..self.lines.len().saturating_sub(REMEMBERED));
+    }
+
+    /// What of a log's last lines has not been read yet; `None`: they do not hold what was read last.
+    fn unseen<'a>(&mut self, head: &'a [u8]) -> Option<&'a [u8]> {
+        let lines: Vec<&[u8]> = head.split_inclusive(|byte| *byte == b'\n').collect();
+        let seen = self.lines.make_contiguous();
+        let is_behind = |end: &usize| lines[end - seen.len()..*end].iter().eq(seen.iter());
+        let end = (seen.len()..=lines.len()).rev().find(is_behind)?;
+        let rest = &head[lines[..end].iter().map(|line| line.len()).sum()..];
+        Some(rest.strip_prefix(&*self.rest).unwrap_or(rest))
+    }
 }
 
 /// Output on a terminal. A line without an end, such as a prompt, is shown as far as it has come.
@@ -59,7 +206,7 @@ struct Screen {
     shown: String,
 }
 
-impl Screen {
+impl Output for Screen {
     fn take(&mut self, piece: &[u8]) -> anyhow::Result<()> {
         self.rest.extend_from_slice(piece);
         while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
@@ -83,19 +230,9 @@ impl Screen {
             rest => self.show(&rest),
         }
     }
+}
 
-    /// Shows output of which there is no more to come.
-    fn show_all(mut self, app: &str, output: &[u8], json: bool) -> anyhow::Result<()> {
-        if json {
-            return output.split_inclusive(|byte| *byte == b'\n').try_for_each(|line| say_json_line(app, line));
-        }
-        if !stdout().is_terminal() {
-            return pass_on(output);
-        }
-        self.take(output)?;
-        self.end()
-    }
-
+impl Screen {
     /// Shows a whole line, or what is missing of it.
     fn show(&mut self, line: &[u8]) -> anyhow::Result<()> {
         let text = plain_output(line);
@@ -120,40 +257,6 @@ fn settled(bytes: &[u8]) -> &[u8] {
     }
 }
 
-pub async fn events(client: &Client, json: bool) -> anyhow::Result<Ended> {
-    let show = |line: &[u8]| match serde_json::from_slice::<Map<String, Value>>(line) {
-        Ok(event) if !json => say(&in_words(&event)),
-        Ok(_) => say_json_text(&String::from_utf8_lossy(line)),
-        Err(_) => say(&plain_output(line)),
-    };
-    by_line(client, "/v1/events", show).await
-}
-
-async fn by_line(
-    client: &Client,
-    path: &str,
-    mut show: impl FnMut(&[u8]) -> anyhow::Result<()>,
-) -> anyhow::Result<Ended> {
-    let mut rest = Vec::new();
-    let take = |piece: &[u8]| {
-        rest.extend_from_slice(piece);
-        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
-        for line in rest[..whole].split_inclusive(|byte| *byte == b'\n') {
-            show(&line[..line.len() - 1])?;
-        }
-        rest.drain(..whole);
-        if rest.len() > LONGEST_LINE {
-            show(&std::mem::take(&mut rest))?;
-        }
-        Ok(())
-    };
-    client.follow(path, take).await?;
-    if !rest.is_empty() {
-        show(&rest)?;
-    }
-    Ok(Ended::Done)
-}
-
 /// `TS EVENT APP key=value …`: the first three by position, the rest as they come.
 fn in_words(event: &Map<String, Value>) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
@@ -171,6 +274,22 @@ fn in_words(event: &Map<String, Value>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// However a log is cut by a death, also within a line, no byte is shown twice and none is left out.
+        #[test]
+        fn a_log_goes_on_where_it_was(cut in 0usize..400, more in 0usize..60, every in 1usize..7) {
+            let all: String = (0..60 + more).map(|i| format!("line {}\n", i / every)).collect();
+            let all = all.as_bytes();
+            let mut seen = Seen::default();
+            seen.note(&all[..cut]);
+            // A line that repeats from the very first one on cannot be told from its copies.
+            prop_assume!(seen.lines.len() > every);
+            let unseen = seen.unseen(all).unwrap();
+            prop_assert_eq!([&all[..cut], unseen].concat(), all);
+        }
+    }
 
     #[test]
     fn the_beginning_of_a_line_is_shown_without_what_may_change() {

@@ -6,9 +6,10 @@ use serde_json::Value;
 use super::Ended;
 use super::client::Client;
 use super::print::{plain, say, say_json};
+use crate::model::protocol::Route;
 
 pub async fn health(client: &Client, ready: bool, json: bool) -> anyhow::Result<Ended> {
-    let (status, answer) = client.probe(if ready { "/readyz" } else { "/livez" }).await?;
+    let (status, answer) = client.probe(&if ready { Route::Ready } else { Route::Live }.path(&[])).await?;
     let fine = status == StatusCode::OK;
     if json {
         say_json(&answer)?;

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::Ended;
 use super::change;
-use super::client::{Client, Waiting, encoded};
+use super::client::{Client, Waiting};
 use super::print::{problem, say, say_json};
 use crate::host::{load, marks};
 use crate::model::loading::check::WORKSPACE;
@@ -19,7 +19,7 @@ use crate::model::loading::problem::Problem;
 use crate::model::loading::source::Source;
 use crate::model::manifest::Manifest;
 use crate::model::manifest::icon::{self, Entry};
-use crate::model::protocol::{AppStatus, CommandLine, StateName};
+use crate::model::protocol::{AppStatus, CommandLine, Route, StateName};
 
 /// Writes the desktop entries of all manifests into `into`. A broken manifest costs its own icons.
 pub fn write(folders: &[PathBuf], into: &Path, through: Option<&str>, json: bool) -> anyhow::Result<Ended> {
@@ -64,15 +64,14 @@ fn put(into: &Path, Entry { file, text }: &Entry) -> anyhow::Result<PathBuf> {
 /// Starts the app, or shows the one that is up: by running its command line again, where its manifest says so.
 /// `more` takes the place of `args_last`.
 pub async fn show(client: &Client, app: &str, more: &[String], waiting: Waiting, json: bool) -> anyhow::Result<Ended> {
-    let path = format!("/v1/apps/{}", encoded(app));
-    let status: AppStatus = client.get(&path).await?;
+    let status: AppStatus = client.get(&Route::App.path(&[app])).await?;
     if status.state != StateName::Running {
-        let started = change::each(client, change::Which::Named(vec![app.into()]), "start", waiting, json).await?;
+        let started = change::each(client, change::Which::Named(vec![app.into()]), Route::Start, waiting, json).await?;
         if started != Ended::Done || more.is_empty() {
             return Ok(started);
         }
     }
-    let command: CommandLine = client.get(&format!("{path}/command")).await?;
+    let command: CommandLine = client.get(&Route::Command.path(&[app])).await?;
     let Some(again) = &command.again else {
         ensure!(more.is_empty(), "cannot hand anything to `{app}`: its icon has no `again`");
         say_shown(app, "is up already", json)?;

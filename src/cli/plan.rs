@@ -3,10 +3,10 @@
 use super::Ended;
 use super::client::Client;
 use super::print::{self, BAD, BUSY, DIM, plain, say, say_json};
-use crate::model::protocol::PlanReport;
+use crate::model::protocol::{PlanReport, Route};
 
 pub async fn plan(client: &Client, json: bool) -> anyhow::Result<Ended> {
-    tell_plan(&client.get("/v1/plan").await?, json)
+    tell_plan(&client.get(&Route::Plan.path(&[])).await?, json)
 }
 
 /// Refused when the plan leaves something out because of a problem.

@@ -9,11 +9,11 @@ use super::Ended;
 use super::client::Client;
 use super::print::{BAD, BUSY, duration, plain, say, say_json};
 use crate::host::terminal;
-use crate::model::protocol::{AppStatus, Snapshot, StateName};
+use crate::model::protocol::{AppStatus, Route, Snapshot, StateName};
 use crate::model::spelling::closest;
 
 pub async fn status(client: &Client, names: &[String], json: bool) -> anyhow::Result<Ended> {
-    let mut snapshot: Snapshot = client.get("/v1/apps").await?;
+    let mut snapshot: Snapshot = client.get(&Route::Apps.path(&[])).await?;
     narrow(&mut snapshot, names)?;
     if json {
         say_json(&snapshot)?;

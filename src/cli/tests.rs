@@ -17,7 +17,7 @@ use crate::daemon::control::{self, Ask as Asked, LogStream};
 use crate::http::Server;
 use crate::model::exit::Exit;
 use crate::model::protocol::{
-    AppStatus, CommandLine, Crash, Identity, Outcome, PlanReport, PlanStep, Refusal, Snapshot, StateName,
+    AppStatus, CommandLine, Crash, Identity, Outcome, PlanReport, PlanStep, Refusal, Route, Snapshot, StateName,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -217,10 +217,10 @@ async fn each_verb_reaches_the_loop_as_it_was_said() {
     let client = fake.client();
     let no_wait = Waiting { wait: false, ..MINUTE };
     let named = || Which::Named(vec!["a b/c".into()]);
-    assert_eq!(change::each(&client, named(), "start", MINUTE, true).await.unwrap(), Ended::Done);
-    assert_eq!(change::each(&client, named(), "stop", no_wait, true).await.unwrap(), Ended::Done);
-    assert_eq!(change::one(&client, "a b/c", ("do", "clear/all"), MINUTE, true).await.unwrap(), Ended::Done);
-    assert_eq!(change::one(&client, "a b/c", ("signal", "SIGUSR1"), MINUTE, true).await.unwrap(), Ended::Done);
+    assert_eq!(change::each(&client, named(), Route::Start, MINUTE, true).await.unwrap(), Ended::Done);
+    assert_eq!(change::each(&client, named(), Route::Stop, no_wait, true).await.unwrap(), Ended::Done);
+    assert_eq!(change::one(&client, "a b/c", (Route::Action, "clear/all"), MINUTE, true).await.unwrap(), Ended::Done);
+    assert_eq!(change::one(&client, "a b/c", (Route::Signal, "SIGUSR1"), MINUTE, true).await.unwrap(), Ended::Done);
     assert_eq!(change::reload(&client, MINUTE, true).await.unwrap(), Ended::Done);
     assert_eq!(change::reload(&client, no_wait, true).await.unwrap(), Ended::Done);
     assert_eq!(change::drain(&client, MINUTE, true).await.unwrap(), Ended::Done);
@@ -256,7 +256,7 @@ async fn what_is_up_is_shown_without_a_start() {
 #[tokio::test]
 async fn all_means_every_app() {
     let mut fake = Fake::with(vec![app("a", StateName::Running), app("b", StateName::Running)]);
-    assert_eq!(change::each(&fake.client(), Which::All, "restart", MINUTE, true).await.unwrap(), Ended::Done);
+    assert_eq!(change::each(&fake.client(), Which::All, Route::Restart, MINUTE, true).await.unwrap(), Ended::Done);
     let mut asked = [fake.next_ask().await, fake.next_ask().await, fake.next_ask().await];
     asked.sort();
     assert_eq!(asked, ["apps", "restart a wait=true", "restart b wait=true"]);
@@ -266,7 +266,7 @@ async fn all_means_every_app() {
 async fn a_refusal_among_several_is_a_refusal() {
     let fake = Fake::with(vec![app("a", StateName::Running), app("b", StateName::Stopping)]);
     let which = Which::Named(vec!["b".into(), "a".into()]);
-    assert_eq!(change::each(&fake.client(), which, "start", MINUTE, true).await.unwrap(), Ended::Refused);
+    assert_eq!(change::each(&fake.client(), which, Route::Start, MINUTE, true).await.unwrap(), Ended::Refused);
 }
 
 #[tokio::test]
@@ -378,12 +378,19 @@ async fn an_ending_loop_is_said_to_be_ending() {
     assert!(error.contains("is ending"), "{error}");
 }
 
+async fn pass_pieces(client: &Client, path: &str, told: mpsc::UnboundedSender<Vec<u8>>) {
+    let mut stream = client.open(path).await.unwrap();
+    while let Some(piece) = stream.next().await {
+        let _ = told.send(piece.to_vec()); // the story may be over
+    }
+}
+
 #[tokio::test]
 async fn events_come_one_a_line_as_they_happen() {
     let fake = Fake::with(Vec::new());
     let (client, events) = (fake.client(), fake.events.clone());
     let (told, mut lines) = mpsc::unbounded_channel();
-    tokio::spawn(async move { client.follow("/v1/events", |piece| Ok(told.send(piece.to_vec())?)).await });
+    tokio::spawn(async move { pass_pieces(&client, "/v1/events", told).await });
     while events.receiver_count() == 0 {
         tokio::task::yield_now().await;
     }
@@ -418,20 +425,14 @@ async fn a_slow_reader_of_events_is_told_how_many_it_missed() {
 #[tokio::test]
 async fn logs_begin_with_the_past_and_follow_when_asked() {
     let mut fake = Fake::with(vec![app("a", StateName::Running)]);
-    let mut past = Vec::new();
-    let keep = |piece: &[u8]| {
-        past.extend_from_slice(piece);
-        Ok(())
-    };
-    fake.client().follow("/v1/apps/a/logs?lines=7", keep).await.unwrap();
-    assert_eq!(past, b"one\ntwo\n");
+    let mut past = fake.client().open("/v1/apps/a/logs?lines=7").await.unwrap();
+    assert_eq!(past.head().await, b"one\ntwo\n");
+    assert_eq!(past.next().await, None);
     assert_eq!(fake.next_ask().await, "logs a 7");
 
     let (client, output) = (fake.client(), fake.output.clone());
     let (told, mut pieces) = mpsc::unbounded_channel();
-    tokio::spawn(
-        async move { client.follow("/v1/apps/a/logs?follow=true", |piece| Ok(told.send(piece.to_vec())?)).await },
-    );
+    tokio::spawn(async move { pass_pieces(&client, "/v1/apps/a/logs?follow=true", told).await });
     assert_eq!(timeout(DEADLINE, pieces.recv()).await.unwrap().unwrap(), b"one\ntwo\n");
     output.send(Bytes::from_static(b"three\n")).unwrap();
     assert_eq!(timeout(DEADLINE, pieces.recv()).await.unwrap().unwrap(), b"three\n");
@@ -443,12 +444,10 @@ async fn followers_do_not_hold_up_the_end() {
     let client = fake.client();
     let (sent, headers) = oneshot::channel();
     let following = tokio::spawn(async move {
-        let mut sent = Some(sent);
-        let take = |_: &[u8]| {
-            sent.take().map(|sent| sent.send(()));
-            Ok(())
-        };
-        client.follow("/v1/events", take).await
+        let mut stream = client.open("/v1/events").await.unwrap();
+        stream.next().await.unwrap();
+        sent.send(()).unwrap();
+        while stream.next().await.is_some() {}
     });
     while fake.events.receiver_count() == 0 {
         tokio::task::yield_now().await;
@@ -456,7 +455,7 @@ async fn followers_do_not_hold_up_the_end() {
     fake.events.send("{}".into()).unwrap();
     headers.await.unwrap();
     timeout(DEADLINE, fake.server.close(DEADLINE * 2)).await.expect("a follower holds up the end");
-    following.await.unwrap().unwrap();
+    following.await.unwrap();
 }
 
 #[tokio::test]

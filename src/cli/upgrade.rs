@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use super::client::{Client, NoAnswer, encoded};
+use super::client::{Client, NoAnswer};
 use super::print::{GOOD, plain, say, say_json};
 use super::{Ended, manifests};
 use crate::daemon;
 use crate::model::manifest::quantity::Span;
-use crate::model::protocol::{Identity, Outcome};
+use crate::model::protocol::{Identity, Outcome, Route};
 
 /// Between two looks whether the next supervisor answers.
 const LOOK: Duration = Duration::from_millis(50);
@@ -23,10 +23,10 @@ pub async fn upgrade(client: &Client, binary: Option<PathBuf>, limit: Span, json
         None => std::env::current_exe().context("cannot tell which binary this is: name one")?,
     };
     let binary = binary.canonicalize().with_context(|| format!("cannot find {}", binary.display()))?;
-    let before: Identity = client.get("/v1/supervisor").await?;
+    let before: Identity = client.get(&Route::Supervisor.path(&[])).await?;
     try_out(&binary, &before)?;
     let asked = super::client::Waiting { wait: true, timeout: limit };
-    let outcome: Outcome = client.change(&format!("/v1/upgrade/{}", encoded(&binary.to_string_lossy())), asked).await?;
+    let outcome: Outcome = client.change(&Route::Upgrade.path(&[&binary.to_string_lossy()]), asked).await?;
     ensure!(outcome.done, "{}", outcome.message);
     let after = next(client, &before, limit).await?;
     let taken_over = after.after.as_deref() == Some("upgrade");
@@ -59,7 +59,7 @@ async fn next(client: &Client, before: &Identity, limit: Span) -> anyhow::Result
     loop {
         tokio::time::sleep(LOOK).await;
         // Between the two nobody answers.
-        if let Ok(now) = client.get::<Identity>("/v1/supervisor").await
+        if let Ok(now) = client.get::<Identity>(&Route::Supervisor.path(&[])).await
             && now.pid != before.pid
         {
             return Ok(now);

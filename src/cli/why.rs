@@ -3,15 +3,14 @@
 use std::path::Path;
 
 use super::Ended;
-use super::client::{Client, NoSupervisor, encoded};
+use super::client::{Client, NoSupervisor};
 use super::print::{self, BAD, DIM, complain, duration, plain, say, say_json, utc};
 use super::status;
 use crate::daemon::state;
-use crate::model::protocol::{AppStatus, Crash, StateName};
+use crate::model::protocol::{AppStatus, Crash, Route, StateName};
 
 pub async fn why(client: &Client, app: &str, last: usize, json: bool) -> anyhow::Result<Ended> {
-    let path = format!("/v1/apps/{}", encoded(app));
-    let asked = client.get(&format!("{path}/crashes")).await;
+    let asked = client.get(&Route::Crashes.path(&[app])).await;
     let (mut crashes, alone): (Vec<Crash>, bool) = match asked {
         Err(error) if error.is::<NoSupervisor>() => (written_down(client.state(), app).ok_or(error)?, true),
         other => (other?, false),
@@ -28,7 +27,7 @@ pub async fn why(client: &Client, app: &str, last: usize, json: bool) -> anyhow:
         complain("no supervisor is running; this is what the last one wrote down");
         return Ok(Ended::Done);
     }
-    let status: AppStatus = client.get(&path).await?;
+    let status: AppStatus = client.get(&Route::App.path(&[app])).await?;
     say(&now(&status, crashes.is_empty()))?;
     Ok(Ended::Done)
 }
@@ -44,6 +43,7 @@ fn story(crash: &Crash) -> String {
     let peak = crash.peak_memory_bytes.map_or(String::new(), |peak| format!(", peak memory {}", print::bytes(peak)));
     let (at, reason) = (utc(&crash.at), plain(&crash.reason));
     let mut lines = vec![format!("{DIM}{at}{DIM:#} run {}{pid}: {BAD}{reason}{BAD:#} {lived}{peak}", crash.run)];
+    lines.extend(crash.hint.iter().map(|hint| format!("    {}", plain(hint))));
     lines.extend(crash.tail.iter().map(|line| format!("    {DIM}|{DIM:#} {}", print::plain_output(line.as_bytes()))));
     lines.join("\n")
 }
@@ -81,6 +81,7 @@ mod tests {
             uptime_ms: Some(61_000),
             peak_memory_bytes: Some(5 << 20),
             tail: vec!["loading".into(), "\x1b[31moh no".into()],
+            hint: None,
         };
         let expected = "\
 2026-01-02 03:04:05 UTC run 3, pid 12: killed by SIGSEGV after 1m 1s, peak memory 5.0 MiB

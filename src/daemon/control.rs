@@ -14,7 +14,7 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -26,7 +26,8 @@ use crate::http::{self, Closing, Error, Limits, Peer, Pieces, Server};
 use crate::model::manifest::quantity::Span;
 use crate::model::metrics;
 use crate::model::protocol::{
-    AppStatus, CommandLine, Crash, Identity, Outcome, PlanReport, Refusal, Snapshot, StateName, Verb,
+    AppStatus, CommandLine, Crash, HEAD_BYTES, Identity, Method, Outcome, PlanReport, Refusal, Route, Snapshot,
+    StateName, Verb,
 };
 use crate::model::signal::signal_number;
 use crate::model::spelling::closest;
@@ -99,7 +100,8 @@ pub fn start(socket: &Path, asks: mpsc::Sender<Ask>, events: broadcast::Sender<A
 
 /// Serves metrics and the two probes, nothing else, to the network.
 pub async fn start_metrics(address: &str, asks: mpsc::Sender<Ask>) -> io::Result<Server> {
-    let router = with_fallbacks(observing()).with_state(Loop(asks));
+    let desk = Desk { asks: Loop(asks), events: broadcast::channel(1).0 };
+    let router = with_fallbacks(serving(Route::is_public)).with_state(desk);
     Ok(http::serve(TcpListener::bind(address).await?, router, Limits::NETWORK))
 }
 
@@ -118,51 +120,56 @@ impl FromRef<Desk> for Loop {
     }
 }
 
-const ROUTES: &str = "there are GET /v1/apps, /v1/apps/APP, /v1/apps/APP/logs, /v1/apps/APP/crashes, \
-    /v1/apps/APP/command, /v1/events, /v1/plan, /livez, /readyz, /metrics and POST /v1/apps/APP/{start,stop,restart,do/ACTION,signal/SIG}, \
-    /v1/reload, /v1/drain";
-
 fn router(asks: mpsc::Sender<Ask>, events: broadcast::Sender<Arc<str>>) -> Router {
-    let routes = Router::new()
-        .route("/v1/apps", get(apps))
-        .route("/v1/apps/{app}", get(app))
-        .route("/v1/apps/{app}/start", plainly(Verb::Start))
-        .route("/v1/apps/{app}/stop", plainly(Verb::Stop))
-        .route("/v1/apps/{app}/restart", plainly(Verb::Restart))
-        .route("/v1/apps/{app}/do/{action}", post(do_action))
-        .route("/v1/apps/{app}/signal/{signal}", post(send_signal))
-        .route("/v1/apps/{app}/logs", get(logs))
-        .route("/v1/apps/{app}/crashes", get(crashes))
-        .route("/v1/apps/{app}/command", get(command))
-        .route("/v1/events", get(events_of_all))
-        .route("/v1/plan", get(plan))
-        .route("/v1/reload", post(reload))
-        .route("/v1/drain", post(drain))
-        .route("/v1/supervisor", get(supervisor))
-        .route("/v1/upgrade/{binary}", post(upgrade))
-        .merge(observing());
-    with_fallbacks(routes).layer(middleware::from_fn(only_ours)).with_state(Desk { asks: Loop(asks), events })
+    let desk = Desk { asks: Loop(asks), events };
+    with_fallbacks(serving(|_| true)).layer(middleware::from_fn(only_ours)).with_state(desk)
 }
 
-fn observing<S>() -> Router<S>
-where
-    S: Clone + Send + Sync + 'static,
-    Loop: FromRef<S>,
-{
-    Router::new()
-        .route("/livez", get(async || Json(serde_json::json!({ "live": true }))))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics_text))
+/// The routes of the table that are `served`, each with its handler.
+fn serving(served: impl Fn(Route) -> bool) -> Router<Desk> {
+    let routes = Route::ALL.iter().copied().filter(|route| served(*route));
+    routes.fold(Router::new(), |router, route| {
+        let method = match route.info().method {
+            Method::Get => MethodFilter::GET,
+            Method::Post => MethodFilter::POST,
+        };
+        router.route(route.info().path, handler(route, method))
+    })
 }
 
-fn with_fallbacks<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+fn handler(route: Route, method: MethodFilter) -> MethodRouter<Desk> {
+    match route {
+        Route::Apps => on(method, apps),
+        Route::App => on(method, app),
+        Route::Start => plainly(method, Verb::Start),
+        Route::Stop => plainly(method, Verb::Stop),
+        Route::Restart => plainly(method, Verb::Restart),
+        Route::Action => on(method, do_action),
+        Route::Signal => on(method, send_signal),
+        Route::Logs => on(method, logs),
+        Route::Crashes => on(method, crashes),
+        Route::Command => on(method, command),
+        Route::Events => on(method, events_of_all),
+        Route::Plan => on(method, plan),
+        Route::Reload => on(method, reload),
+        Route::Drain => on(method, drain),
+        Route::Supervisor => on(method, supervisor),
+        Route::Upgrade => on(method, upgrade),
+        Route::Live => on(method, async || Json(serde_json::json!({ "live": true }))),
+        Route::Ready => on(method, readyz),
+        Route::Metrics => on(method, metrics_text),
+    }
+}
+
+fn with_fallbacks(router: Router<Desk>) -> Router<Desk> {
     router
         .fallback(async |request: Request| {
-            Error::new(StatusCode::NOT_FOUND, format!("there is nothing at {}: {ROUTES}", request.uri().path()))
+            let (path, listing) = (request.uri().path(), Route::listing());
+            Error::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}: {listing}"))
         })
         .method_not_allowed_fallback(async |request: Request| {
-            let (method, path) = (request.method(), request.uri().path());
-            Error::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {method}: {ROUTES}"))
+            let (method, path, listing) = (request.method(), request.uri().path(), Route::listing());
+            Error::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {method}: {listing}"))
         })
 }
 
@@ -280,9 +287,9 @@ impl Default for Waiting {
     }
 }
 
-/// A verb without an argument.
-fn plainly(verb: Verb) -> MethodRouter<Desk> {
-    post(move |State(asks): State<Loop>, Named(app): Named<String>, Asked(waiting): Asked<Waiting>| {
+/// The handler of a verb without an argument.
+fn plainly(method: MethodFilter, verb: Verb) -> MethodRouter<Desk> {
+    on(method, move |State(asks): State<Loop>, Named(app): Named<String>, Asked(waiting): Asked<Waiting>| {
         change(asks, app, verb.clone(), waiting)
     })
 }
@@ -438,11 +445,13 @@ async fn logs(
         return Err(asks.no_such_app(&app).await);
     };
     let head = Bytes::from(stream.head);
+    let length = head.len().to_string();
     let body = match stream.follow.filter(|_| follow) {
         Some(receiver) => Body::new(Pieces::new(async { Some((head, follow_on(receiver, closing))) })),
         None => Body::from(head),
     };
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
+    let headers = [(header::CONTENT_TYPE.as_str(), "text/plain; charset=utf-8".into()), (HEAD_BYTES, length)];
+    Ok((headers, body).into_response())
 }
 
 async fn events_of_all(State(desk): State<Desk>, Extension(closing): Extension<Closing>) -> Response {

@@ -94,9 +94,9 @@ impl Jobs {
     /// Asks the app's display whether it accepts clients. An app without a display is as well off as with one.
     pub fn ask_display(&mut self, id: AppId, run: u64, app: Arc<App>) {
         const WITHIN: Duration = Duration::from_secs(1);
-        let (hands, inputs) = (self.hands(id, run, app), self.inputs.clone());
+        let (runner, inputs) = (self.hook_runner(id, run, app), self.inputs.clone());
         let task = tokio::task::spawn_local(async move {
-            let there = hands.screen.display.is_none() || hands.probe(&Target::Display, WITHIN).await.is_ok();
+            let there = runner.screen.display.is_none() || runner.probe(&Target::Display, WITHIN).await.is_ok();
             let _ = inputs.send(Input::Happened(id, Event::DisplayAnswered { run, there })); // as above
         });
         abort(self.running.entry(id).or_default().probe.replace(task.abort_handle()));

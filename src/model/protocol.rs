@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::model::exit::Exit;
 
 mod event;
+mod route;
 pub use event::{EventLine, SessionEvent};
+pub use route::{HEAD_BYTES, Method, Route, RouteInfo};
 
 /// `GET /v1/apps`: everything, as it was at one moment.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -195,7 +195,7 @@ impl Supervisor {
             StopReason::Held | StopReason::Closed | StopReason::Done | StopReason::Draining => true,
             StopReason::NotStarted | StopReason::Disabled | StopReason::Removed => false,
         };
-        if held || slot.removed || self.drain.is_some() || self.staging != Staging::Done {
+        if held || slot.removed || self.drain.is_some() || self.will_drain() || self.staging != Staging::Done {
             return;
         }
         let event = match (slot.app().enabled, self.workspace.autostart) {

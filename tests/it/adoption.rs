@@ -157,7 +157,7 @@ fn a_held_app_stays_held_under_the_next_supervisor() {
     session.ok(&["stop", "web"]);
     session.crash_supervisor();
     let app = session.wait_state("web", StateName::Stopped);
-    assert_eq!(app.detail, "stopped by hand");
+    assert_eq!(app.detail, "by hand");
 }
 
 #[test]

@@ -257,3 +257,44 @@ fn metrics_are_served_where_the_workspace_says() {
     assert!(answer.contains("content-type: application/openmetrics-text"), "{answer}");
     assert!(answer.contains("kasm_void_app_up{app=\"web\"} 1"), "{answer}");
 }
+
+/// `kasm-void ARGS…` that goes on by itself, with what it says in `${DATA}/name.out` and `${DATA}/name.err`.
+fn follower(session: &Session, name: &str, args: &[&str]) -> std::process::Child {
+    let file = |end: &str| std::fs::File::create(session.data().join(format!("{name}.{end}"))).expect("a file");
+    let mut command = session.command(binary());
+    command.args(args).stdout(file("out")).stderr(file("err")).spawn().expect("the built binary")
+}
+
+#[test]
+fn followers_go_on_with_the_next_supervisor_and_end_with_the_session() {
+    let counts = "i=0\nwhile sleep .02; do i=$((i + 1)); echo $i; done\n";
+    let mut session = Session::new().program("web", counts).app("web", r#"App(command: "${BIN}/web")"#).start();
+    let mut logs = follower(&session, "logs", &["logs", "web", "-f"]);
+    let mut events = follower(&session, "events", &["events"]);
+    session.wait_lines("logs.out", 5);
+    for change in ["killed", "upgraded"] {
+        match change {
+            "killed" => session.crash_supervisor(),
+            _ => drop(session.ok(&["upgrade"])),
+        }
+        let shown = session.lines("logs.out").len();
+        session.wait_lines("logs.out", shown + 5);
+    }
+    for name in ["logs.err", "events.err"] {
+        let said = session.wait_lines(name, 2);
+        assert!(said[0].contains("restarted") && said[1].contains("upgraded"), "{name}: {said:?}");
+    }
+    session.ok(&["restart", "web"]);
+    until("a start is told", || {
+        session.lines("events.out").iter().any(|line| line.contains("app.launching")).then_some(())
+    });
+    assert!(session.interrupt().0.success());
+    for follower in [&mut logs, &mut events] {
+        let status = until("the follower ends", || follower.try_wait().expect("wait"));
+        assert!(status.success(), "{status}");
+    }
+    let lines: Vec<u32> = session.lines("logs.out").iter().filter_map(|line| line.parse().ok()).collect();
+    let restart = lines.iter().skip(1).position(|number| *number == 1).map_or(lines.len(), |at| at + 1);
+    let expected: Vec<u32> = (1..=restart as u32).collect();
+    assert_eq!(lines[..restart], expected, "a line is missing, or was shown twice");
+}

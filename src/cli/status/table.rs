@@ -36,7 +36,7 @@ pub fn lines(apps: &[&AppStatus], width: Option<usize>) -> Vec<String> {
     };
     let mut lines = vec![format!("{DIM}{}{DIM:#}", line(&header, &widths, &note(NOTE), |state| state))];
     for ((app, row), text) in apps.iter().zip(&rows).zip(&notes) {
-        let style = state_style(app.state);
+        let style = state_style(app.state, app.failures);
         lines.push(line(row, &widths, &note(text), |state| format!("{style}{state}{style:#}")));
     }
     lines

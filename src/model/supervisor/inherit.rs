@@ -42,6 +42,11 @@ impl Supervisor {
         self.inheritance.drain.take()
     }
 
+    /// An earlier supervisor was stopping everything, and this one has not gone on with it yet.
+    pub(super) fn will_drain(&self) -> bool {
+        self.inheritance.drain.is_some()
+    }
+
     /// Inherited apps whose manifests were deleted while no supervisor was running are stopped as if the manifests
     /// had been deleted now. An app whose manifest is only broken is left alone.
     pub(super) fn stop_the_disowned(&mut self, checked: &Checked, turn: &mut Turn<'_>) {

@@ -242,6 +242,7 @@ impl World {
             cmdline: Pattern::new(&format!("/{}", name(app)), Case::Sensitive).unwrap(),
             exclude: None,
             same_folder: None,
+            successor: Matcher::SUCCESSOR,
         };
         let wanted = Wanted { app, name: &name(app), matcher: Some(&matcher), by_marks: false };
         if let Some(found) = trees.leader(wanted, &self.lineage, self).copied() {
