@@ -769,6 +769,12 @@ impl Machine {
                 context.push(AppEffect::StopRest { run: self.run });
                 Handled
             }
+            // It was on its way up when the stop was asked for.
+            Event::Spawned { pid: leader, .. } | Event::Found { pid: leader, .. } => {
+                *pid = Some(*leader);
+                context.push(AppEffect::Signal { pid: *leader, signal: self.app.stop.signal });
+                Handled
+            }
             Event::Fired { timer: Timer::Insist, .. } => {
                 if let Some(pid) = *pid {
                     context.push(AppEffect::Signal { pid, signal: TERM });
@@ -807,11 +813,11 @@ impl Machine {
         match *pid {
             Some(pid) => {
                 context.push(AppEffect::Signal { pid, signal: stop.signal });
-                if stop.signal != TERM {
-                    context.arm(self.run, Timer::Insist, stop.grace / 2);
-                }
             }
             None => context.push(AppEffect::StopRest { run: self.run }),
+        }
+        if stop.signal != TERM {
+            context.arm(self.run, Timer::Insist, stop.grace / 2);
         }
         context.arm(self.run, Timer::Grace, stop.grace);
     }

@@ -174,7 +174,15 @@ impl World {
                 self.die(id, Exit::Signal(9));
                 self.queue.push_back(Input::Happened(id, Event::TreeEmpty { run }));
             }
-            AppEffect::StopRest { run } => happened(Event::TreeEmpty { run }),
+            // TERM goes to whatever is left, also to a leader that was spawned a moment ago.
+            AppEffect::StopRest { run } if !self.unkillable => {
+                if !self.stubborn.contains(&name) {
+                    self.die(id, Exit::Signal(15));
+                }
+                if !self.alive.contains_key(&id) {
+                    self.queue.push_back(Input::Happened(id, Event::TreeEmpty { run }));
+                }
+            }
             AppEffect::Arm { run, timer, after } => {
                 self.timers.insert((id, timer), (self.now + after, run));
             }
