@@ -3,6 +3,8 @@
 //!
 //! Every phase of a start, an end and a stop is a state of its own. People see seven names ([`State::name`]), and
 //! `docs/machine.md` is written by walking all states.
+//!
+//! One file because statig reads all states of a machine from one block.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -134,14 +134,8 @@ fn imports(code: &str, prefix: &str, name: &str) -> bool {
 const LONGEST_FILE: usize = 400;
 
 /// Files that are longer and give no reason.
-const STILL_TOO_LONG: &[&str] = &[
-    "src/cli.rs",
-    "src/daemon/control.rs",
-    "src/model/guard.rs",
-    "src/model/loading/index.rs",
-    "src/model/machine.rs",
-    "src/model/supervisor.rs",
-];
+const STILL_TOO_LONG: &[&str] =
+    &["src/cli.rs", "src/daemon/control.rs", "src/model/guard.rs", "src/model/loading/index.rs"];
 
 #[test]
 fn a_long_file_gives_its_reason() {
@@ -351,7 +345,7 @@ fn fields_and_variants(text: &str) -> Vec<String> {
     // Exits are told, not written; so is what the policy remembers of them.
     let told = [
         "attempt",
-        "unexpected",
+        "early",
         "Clean",
         "Code",
         "Signal",
