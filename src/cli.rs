@@ -1,5 +1,5 @@
 //! Speaks: the command line. Owns its words, its help and how each verb ends; asks the supervisor through
-//! `client` and decides nothing itself.
+//! `client` and decides nothing itself. One file because it is the list of all verbs with their words.
 
 pub mod change;
 pub mod check_url;

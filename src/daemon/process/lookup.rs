@@ -42,7 +42,10 @@ impl Processes {
         let found = self.look_around(id, run, app, by_marks);
         let gone = left.filter(|_| !matches!(found, Found::Leader(_)));
         match gone.and_then(|left| ended.or_else(|| self.end_of(left))) {
-            Some(ended) => self.exit_of_inherited(ended, SpawnClues::of(app)),
+            Some(ended) => {
+                let (exit, peak) = self.exit_of_inherited(ended, SpawnClues::of(app));
+                Found::Ended(exit, peak)
+            }
             None => found,
         }
     }

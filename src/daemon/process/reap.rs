@@ -4,7 +4,6 @@ use std::fs::File;
 use std::time::Instant;
 
 use super::guard::{Gone, UNGUARDED, as_ended};
-use super::lookup::Found;
 use super::{Processes, Role};
 use crate::host::proc::{self, Pid};
 use crate::host::sys::{self, Ended};
@@ -180,9 +179,8 @@ impl Processes {
     }
 
     /// How a leader ended while no supervisor was running.
-    pub(super) fn exit_of_inherited(&mut self, ended: Ended, clues: SpawnClues) -> Found {
-        let (exit, peak) = self.exit(ended, clues);
-        Found::Ended(exit, peak)
+    pub(super) fn exit_of_inherited(&mut self, ended: Ended, clues: SpawnClues) -> (Exit, Option<u64>) {
+        self.exit(ended, clues)
     }
 
     fn exit(&mut self, ended: Ended, SpawnClues { locks, oom_score_adj }: SpawnClues) -> (Exit, Option<u64>) {

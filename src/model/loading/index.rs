@@ -1,6 +1,7 @@
 //! Index of a RON text: which bytes each field stands at. RON's own errors say where; problems found after
 //! parsing, by meaning, need this to point at the line. Accepts whatever ron accepts and never judges a
-//! value; the one thing it knows better is a map key written twice, which ron takes without a word.
+//! value; the one thing it knows better is a map key written twice, which ron takes without a word. One file because it
+//! is one parser.
 
 use std::collections::HashSet;
 use std::ops::Range;
