@@ -198,7 +198,10 @@ impl Processes {
         if !self.out_of_memory.kills.any_open() {
             return false;
         }
-        let survivors: Vec<Candidate> = self.sight.everything().into_iter().map(candidate).collect();
+        let mut survivors: Vec<Candidate> = self.sight.everything().into_iter().map(candidate).collect();
+        // A victim that seems to have had no more than we had inherited that number from us. We were chosen before it.
+        let own_score_adj = self.out_of_memory.own_score_adj;
+        survivors.push(Candidate { resident: sys::own_peak() + 1, oom_score_adj: own_score_adj });
         self.out_of_memory.kills.claim(victim, survivors)
     }
 }

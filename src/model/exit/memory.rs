@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// A process with much memory takes this long to be gone after it was killed.
-const TAKES_TO_DIE: Duration = Duration::from_secs(5);
+const TAKES_TO_DIE: Duration = Duration::from_secs(2);
 
 /// The kills that no death has been attributed to.
 #[derive(Debug, Default)]
