@@ -55,6 +55,15 @@ pub fn process(pid: Pid) -> Option<Process> {
     Some(Process { pid, parent, session, group, started, zombie, signallable: signallable(pid) })
 }
 
+/// Whether a process has ended or is ending: then it has given up its memory, and with it its environment.
+pub fn is_ending(pid: Pid) -> bool {
+    let flags = text(&format!("/proc/{pid}/stat")).and_then(|stat| {
+        let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
+        fields.nth(6)?.parse::<u32>().ok()
+    });
+    flags.is_none_or(|flags| flags & EXITING != 0)
+}
+
 fn signallable(pid: Pid) -> bool {
     let asked = rustix::process::Pid::from_raw(pid).map(rustix::process::test_kill_process);
     asked != Some(Err(rustix::io::Errno::PERM))
@@ -119,13 +128,22 @@ pub fn place(state: &std::path::Path) -> Place {
     Place { state: state.to_string_lossy().into_owned(), namespace, folder }
 }
 
+/// PF_EXITING of the kernel's `sched.h`.
+const EXITING: u32 = 0x4;
+
 /// PF_KTHREAD of the kernel's `sched.h`.
 const KERNEL_THREAD: u32 = 0x0020_0000;
 
 /// A file of `/proc`, which has no size to ask for.
 fn bytes(path: &str) -> Option<Vec<u8>> {
+    read_with(path, 2048)
+}
+
+/// `room`: how much is read at once. What belongs to a process's memory is lost between two reads if it executes another
+/// program meanwhile.
+fn read_with(path: &str, room: usize) -> Option<Vec<u8>> {
     let file = with_spare(|| fs::File::open(path)).ok()?;
-    let mut bytes = Vec::with_capacity(2048);
+    let mut bytes = Vec::with_capacity(room);
     let read = loop {
         match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes)) {
             Ok(0) => break Some(bytes),
@@ -227,29 +245,33 @@ pub fn variable(environment: &[u8], name: &str) -> Option<String> {
 /// A process in the middle of `execve` shows neither environment nor arguments for a moment. To take that for "has no
 /// marks" would lose it from its app's tree, so the moment is waited for.
 pub fn environment(pid: Pid) -> Vec<u8> {
-    let mut between_programs = 0;
+    let mut seen_empty = 0;
     for _ in 0..LOOKS_AT_EXEC {
         // One that may not be read is not waited for.
-        let Some(block) = bytes(&format!("/proc/{pid}/environ")) else { return Vec::new() };
-        if !block.is_empty() || between_programs == 3 {
+        let Some(block) = read_with(&format!("/proc/{pid}/environ"), 128 << 10) else { return Vec::new() };
+        if !block.is_empty() || seen_empty == 3 {
             return block;
         }
-        if has_environment(pid).unwrap_or(true) {
-            between_programs += 1; // it is empty, or it had just become the next program
-            continue;
+        let Some((start, end)) = room_for_environment(pid) else { return block };
+        // Empty, or the kernel is about to set its end.
+        if start == end && end != 0 {
+            seen_empty += 1;
         }
-        std::thread::sleep(EXEC_PAUSE);
+        // With room for it, it has just become the next program.
+        if start == end {
+            std::thread::sleep(EXEC_PAUSE);
+        }
     }
     Vec::new()
 }
 
-/// Whether its environment has a place in memory, even if nothing is in it. False in the middle of `execve`. `None` if
-/// it has ended.
-fn has_environment(pid: Pid) -> Option<bool> {
+/// Where in its memory a process has its environment; zeros in the middle of `execve`. `None` if it has ended.
+fn room_for_environment(pid: Pid) -> Option<(u64, u64)> {
     let stat = text(&format!("/proc/{pid}/stat"))?;
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
     let dead = matches!(fields.next()?, "Z" | "X");
-    Some(dead || fields.nth(47)? != "0")
+    let (start, end) = (fields.nth(46)?.parse().ok()?, fields.next()?.parse().ok()?);
+    (!dead).then_some((start, end))
 }
 
 /// Together 100 ms, hardly ever more than the first: a busy machine lets it come to an end, a dead disk
@@ -348,6 +370,18 @@ mod tests {
             program_name(own),
             std::env::current_exe().unwrap().file_name().map(|name| name.to_string_lossy().into())
         );
+    }
+
+    #[test]
+    fn a_zombie_is_ending_and_we_are_not() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id() as Pid;
+        while !process(pid).unwrap().zombie {
+            std::thread::yield_now();
+        }
+        assert!(is_ending(pid) && !is_ending(std::process::id() as Pid));
+        child.wait().unwrap();
+        assert!(is_ending(pid));
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub struct AppStatus {
     pub detail: String,
     /// The leader of the tree.
     pub pid: Option<i32>,
-    /// Not spawned by this supervisor but found by its match pattern or cookie.
+    /// Not started by this supervisor, but found by its pattern or by the marks in its environment.
     pub adopted: bool,
     /// Number of this start since the supervisor began with the app; 0 before the first.
     pub run: u64,

@@ -81,6 +81,8 @@ pub trait Look {
     fn output(&self, pid: Pid) -> Option<AppId>;
     /// It runs a kasm-void program: a guard, a supervisor, or a client with an app's name in its arguments.
     fn is_kasm_void(&self, pid: Pid) -> bool;
+    /// It is ending at this moment, so it has shown less of itself than there was.
+    fn is_ending(&self, pid: Pid) -> bool;
     /// It lives in another mount namespace, so it is another container's process.
     fn is_elsewhere(&self, pid: Pid) -> bool;
 }
@@ -327,7 +329,12 @@ impl Trees {
             let marks_allow = !marks.hook
                 && !lineage.place().is_anothers(&marks)
                 && marks.app.as_deref().is_none_or(|app| app == wanted.name);
-            owner_allows && marks_allow && !look.is_kasm_void(process.pid) && !look.is_elsewhere(process.pid)
+            let allowed = owner_allows && marks_allow;
+            // Last: what is not ending now was not ending while it was looked into.
+            allowed
+                && !look.is_kasm_void(process.pid)
+                && !look.is_elsewhere(process.pid)
+                && !look.is_ending(process.pid)
         })
     }
 

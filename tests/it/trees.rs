@@ -484,3 +484,33 @@ fn what_a_start_script_has_open_does_not_reach_an_app() {
     let open = session.lines("open");
     assert!(!open.is_empty() && !open.iter().any(|line| line.contains("start.lock")), "{open:#?}");
 }
+
+#[test]
+fn memory_that_an_apps_processes_share_counts_once() {
+    // Five processes share 40 MiB.
+    let body = r#"exec python3 -c 'import os, time
+shared = b"x" * (40 << 20)
+for _ in range(4):
+    if os.fork() == 0:
+        time.sleep(1000)
+open(os.environ["DATA"] + "/forked", "w")
+time.sleep(1000)'
+"#;
+    let session = Session::new()
+        .program("web", body)
+        .app("web", r#"App(command: "${BIN}/web", ready: Ready(probe: Path(path: "${DATA}/forked")))"#)
+        .start();
+    session.pid("web");
+    let bytes = session.find("web").and_then(|app| app.memory_bytes).expect("its memory");
+    assert!((40 << 20..110 << 20).contains(&bytes), "{} MiB", bytes >> 20);
+}
+
+#[test]
+fn the_peak_of_a_small_app_is_not_the_supervisors_own() {
+    let session = Session::new()
+        .app("web", r#"App(command: "/bin/sleep", args: ["1000"], backoff: Backoff(first: "1h", max: "1h"))"#)
+        .start();
+    kill(session.pid("web"));
+    let why = until("the crash is told", || Some(session.ok(&["why", "web"])).filter(|why| why.contains("SIGKILL")));
+    assert!(!why.contains("peak memory"), "{why}");
+}

@@ -197,6 +197,10 @@ impl Look for Details {
         is_kasm_void(pid)
     }
 
+    fn is_ending(&self, pid: Pid) -> bool {
+        proc::is_ending(pid)
+    }
+
     fn is_elsewhere(&self, pid: Pid) -> bool {
         self.namespace != 0 && proc::mount_namespace(pid).is_some_and(|its| its != self.namespace)
     }

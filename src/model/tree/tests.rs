@@ -73,6 +73,10 @@ impl Look for World {
         self.sim(pid).is_some_and(|sim| sim.kasm_void)
     }
 
+    fn is_ending(&self, _: Pid) -> bool {
+        false
+    }
+
     fn is_elsewhere(&self, pid: Pid) -> bool {
         self.sim(pid).is_some_and(|sim| sim.elsewhere)
     }
