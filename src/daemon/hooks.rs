@@ -2,6 +2,7 @@
 //! the daemon that calls others: `files` and `display` do the work, `targets` asks probes, and the loop starts
 //! the commands of steps, because it alone starts processes.
 
+mod browser;
 mod command;
 mod targets;
 

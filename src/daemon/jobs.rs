@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use super::display::Screen;
 use super::hooks::{HookRunner, Request};
 use super::manifests::Environment;
+use crate::host::proc::Pid;
 use crate::model::app::App;
 use crate::model::machine::{Event, ProbeKind};
 use crate::model::manifest::probe::Target;
@@ -64,6 +65,25 @@ impl Jobs {
             let app = runner.app.clone();
             if let Err(why) = runner.run("postlaunch", &app.hooks.postlaunch).await {
                 tracing::warn!(event = "hook.failed", app = app.name, reason = why, "{}: {why}", app.name);
+            }
+        });
+        abort(self.running.entry(id).or_default().hooks.replace(task.abort_handle()));
+    }
+
+    /// Asks a browser to close. It gets its signal after all if it cannot be asked.
+    pub fn close_browser(&mut self, (id, run, app): (AppId, u64, Arc<App>), leader: Pid) {
+        let Some(port) = app.stop.devtools else { return };
+        let (name, signal) = (app.name.clone(), app.stop.signal);
+        let (runner, commands) = (self.hook_runner(id, run, app), self.commands.clone());
+        let task = tokio::task::spawn_local(async move {
+            if let Err(why) = runner.close_browser(port).await {
+                tracing::warn!(
+                    event = "stop.signalled",
+                    app = name,
+                    reason = why,
+                    "{name}: cannot be asked to close, so it is signalled: {why}"
+                );
+                let _ = commands.send(Request::Signal { leader, signal }); // the loop may have ended
             }
         });
         abort(self.running.entry(id).or_default().hooks.replace(task.abort_handle()));

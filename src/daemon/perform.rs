@@ -78,6 +78,7 @@ impl Daemon {
                 self.happened(id, Event::Measured { run, bytes });
             }
             AppEffect::Signal { pid, signal } => self.processes.signal(pid, signal),
+            AppEffect::CloseBrowser { run, pid, app } => self.jobs.close_browser((id, run, app), pid),
             AppEffect::StopRest { run } => self.clear(id, run, libc::SIGTERM),
             AppEffect::Sweep { run } => self.clear(id, run, libc::SIGKILL),
             AppEffect::Arm { run, timer, after } => self.timers.arm(id, timer, run, from_now(after)),
@@ -167,6 +168,7 @@ impl Daemon {
                 }
             }
             Request::KillCommand(pid) => self.processes.kill_hook(pid),
+            Request::Signal { leader, signal } => self.processes.signal(leader, signal),
         }
     }
 }

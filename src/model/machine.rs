@@ -120,6 +120,14 @@ impl Machine {
         self.app = app.clone();
     }
 
+    /// The first way to make the leader end. What it does not answer is met by the timers.
+    fn ask_to_end(&self, pid: Pid) -> AppEffect {
+        match self.app.stop.devtools {
+            Some(_) => AppEffect::CloseBrowser { run: self.run, pid, app: self.app.clone() },
+            None => AppEffect::Signal { pid, signal: self.app.stop.signal },
+        }
+    }
+
     // The way up.
 
     /// The first state of the next run.
@@ -774,7 +782,7 @@ impl Machine {
             // It was on its way up when the stop was asked for.
             Event::Spawned { pid: leader, .. } | Event::Found { pid: leader, .. } => {
                 *pid = Some(*leader);
-                context.push(AppEffect::Signal { pid: *leader, signal: self.app.stop.signal });
+                context.push(self.ask_to_end(*leader));
                 Handled
             }
             Event::Fired { timer: Timer::Insist, .. } => {
@@ -813,9 +821,7 @@ impl Machine {
     fn enter_stopping(&mut self, pid: &mut Option<Pid>, context: &mut Context<'_>) {
         let stop = &self.app.stop;
         match *pid {
-            Some(pid) => {
-                context.push(AppEffect::Signal { pid, signal: stop.signal });
-            }
+            Some(pid) => context.push(self.ask_to_end(pid)),
             None => context.push(AppEffect::StopRest { run: self.run }),
         }
         if stop.signal != TERM {

@@ -8,10 +8,12 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kasm_void::launcher::cdp::Browser;
 use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
+use serde_json::json;
 
-use crate::harness::{STAGE, Session, binary, finish, kill, not_run, until};
+use crate::harness::{DEADLINE, STAGE, Session, binary, finish, kill, not_run, until};
 
 /// Whom the stories run as when root runs them; nobody has to know this user.
 const USER: u32 = 61_000;
@@ -226,6 +228,52 @@ fn a_dead_display_takes_its_apps_along_and_brings_them_back() {
         session.next_pid("display", display);
         session.next_pid("terminal", terminal);
         window(&session, "xterm");
+    });
+}
+
+/// Opens a page that asks "Leave site?", and types into it: without that it may not ask.
+fn leave_something_unsaved(port: u16) {
+    const PAGE: &str =
+        "data:text/html,<title>unsaved</title><input id=i><script>onbeforeunload=e=>e.preventDefault()</script>";
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut browser = Browser::connect(port).await.expect("the browser");
+        let targets = browser.call(None, "Target.getTargets", json!({})).await.expect("its tabs");
+        let tabs = targets["targetInfos"].as_array().expect("a list");
+        let page = tabs.iter().find(|tab| tab["type"] == "page").expect("a page");
+        let attach = json!({ "targetId": page["targetId"], "flatten": true });
+        let attached = browser.call(None, "Target.attachToTarget", attach).await.expect("a session");
+        let session = attached["sessionId"].as_str();
+        browser.call(session, "Page.navigate", json!({ "url": PAGE })).await.expect("the page");
+        let evaluate = |script: &str| json!({ "expression": script, "userGesture": true });
+        let end = std::time::Instant::now() + DEADLINE;
+        loop {
+            let typed = "document.title=='unsaved' && (document.getElementById('i').focus(), i.value)";
+            let answer = browser.call(session, "Runtime.evaluate", evaluate(typed)).await.unwrap_or_default();
+            let value = &answer["result"]["value"];
+            if value.as_str().is_some_and(|typed| !typed.is_empty()) {
+                return;
+            }
+            assert!(std::time::Instant::now() < end, "nothing is typed: {answer}");
+            if value.is_string() {
+                let key = json!({ "type": "keyDown", "text": "x", "key": "x" });
+                browser.call(session, "Input.dispatchKeyEvent", key).await.expect("a key");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_browser_with_unsaved_changes_is_stopped_without_loss() {
+    as_a_user("a_browser_with_unsaved_changes_is_stopped_without_loss", || {
+        let session = desktop(BROWSER).start();
+        session.pid("chromium");
+        leave_something_unsaved(cdp_port());
+        session.ok(&["stop", "chromium"]);
+        let profile = session.home().join(".config/kasm-void/chromium");
+        let preferences = fs::read_to_string(profile.join("Default/Preferences")).expect("preferences");
+        assert!(!preferences.contains("\"exit_type\":\"Crashed\""), "it was killed:\n{}", session.supervisor_output());
+        assert!(profile.join("SingletonLock").symlink_metadata().is_err(), "it left its lock");
     });
 }
 

@@ -13,12 +13,14 @@ use crate::model::app::App;
 use crate::model::exit::Exit;
 use crate::model::supervisor::AppId;
 
-/// What the loop does for a command.
+/// What only the loop does, because it alone starts and signals processes.
 pub enum Request {
     /// Start it in the app's environment.
     Command { app: Arc<App>, id: AppId, run: u64, argv: Vec<String>, started: oneshot::Sender<Started> },
     /// Nobody waits for it any more.
     KillCommand(Pid),
+    /// Signal an app's leader, which could not be asked to end in another way.
+    Signal { leader: Pid, signal: i32 },
 }
 
 /// The command's pid and how it will end, or why it could not be started.

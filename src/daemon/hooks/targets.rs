@@ -59,7 +59,7 @@ impl HookRunner {
     }
 
     /// With `own`, another program's answer does not count.
-    async fn answered_by_us(&self, peer: SocketAddr, own: bool) -> Result<(), String> {
+    pub(super) async fn answered_by_us(&self, peer: SocketAddr, own: bool) -> Result<(), String> {
         if !own {
             return Ok(());
         }

@@ -52,6 +52,12 @@ pub enum AppEffect {
         pid: Pid,
         signal: i32,
     },
+    /// Ask the leader, a browser, to close over its DevTools port, and signal it if that fails.
+    CloseBrowser {
+        run: u64,
+        pid: Pid,
+        app: Arc<App>,
+    },
     /// The leader is gone: ask the rest of its tree to terminate, and say when it is empty. Not with the app's own
     /// signal, because what a shell runs in the background ignores INT.
     StopRest {

@@ -318,6 +318,7 @@ impl World {
             }
             AppEffect::RunPostlaunch { .. }
             | AppEffect::Signal { .. }
+            | AppEffect::CloseBrowser { .. }
             | AppEffect::EndSession { .. }
             | AppEffect::Report(_) => {}
         }
@@ -683,6 +684,21 @@ fn a_stop_asks_then_insists_then_kills() {
     }
     let insisted = tell(&mut machine, Duration::ZERO, &Event::Fired { run: 1, timer: Timer::Insist });
     assert_eq!(insisted, [AppEffect::Signal { pid: 7, signal: 15 }]);
+    let killed = tell(&mut machine, Duration::ZERO, &Event::Fired { run: 1, timer: Timer::Grace });
+    assert_eq!(killed, [AppEffect::Sweep { run: 1 }]);
+}
+
+#[test]
+fn a_browser_is_asked_to_close_before_it_is_signalled() {
+    let mut app = bare();
+    app.stop.devtools = Some(9222);
+    let mut machine = driven(app);
+    for event in [Event::StartAsked, Event::NotFound { run: 1 }, Event::Spawned { run: 1, pid: 7 }] {
+        tell(&mut machine, Duration::ZERO, &event);
+    }
+    let asked = tell(&mut machine, Duration::ZERO, &Event::StopAsked(StopReason::Held));
+    assert!(asked.iter().any(|effect| matches!(effect, AppEffect::CloseBrowser { run: 1, pid: 7, .. })), "{asked:?}");
+    assert!(!asked.iter().any(|effect| matches!(effect, AppEffect::Signal { .. })), "{asked:?}");
     let killed = tell(&mut machine, Duration::ZERO, &Event::Fired { run: 1, timer: Timer::Grace });
     assert_eq!(killed, [AppEffect::Sweep { run: 1 }]);
 }

@@ -19,6 +19,8 @@ pub struct StopForm {
     pub signal: Option<String>,
     /// What is still alive after this is killed. 5 s by default.
     pub grace: Option<String>,
+    /// The DevTools port of a Chromium. It is asked there to close, and sent the signal only if that fails.
+    pub devtools: Option<String>,
 }
 
 /// How an app is asked to end.
@@ -28,17 +30,19 @@ pub struct Stop {
     pub signal: i32,
     /// What is still alive after this is killed.
     pub grace: Duration,
+    /// The DevTools port of a Chromium. It is asked there to close, and sent the signal only if that fails.
+    pub devtools: Option<u16>,
 }
 
 impl Default for Stop {
     fn default() -> Self {
-        Stop { signal: 15, grace: Duration::from_secs(5) }
+        Stop { signal: 15, grace: Duration::from_secs(5), devtools: None }
     }
 }
 
 impl StopForm {
     pub fn check(self, fields: &mut Fields<'_>) -> Stop {
-        let StopForm { signal, grace } = self;
+        let StopForm { signal, grace, devtools } = self;
         let default = Stop::default();
         let signal =
             signal.map(|text| fields.text("signal", text)).map_or(Ok(default.signal), |name| signal_number(&name));
@@ -48,6 +52,16 @@ impl StopForm {
                 default.signal
             }),
             grace: fields.duration("grace", grace, default.grace, GRACE),
+            devtools: devtools.and_then(|text| port(text, fields)),
         }
     }
+}
+
+fn port(text: String, fields: &mut Fields<'_>) -> Option<u16> {
+    let text = fields.text("devtools", text);
+    let port = text.parse().ok().filter(|port| *port > 0);
+    if port.is_none() {
+        fields.error("devtools", format!("`{text}` is not a port"), "use 1 to 65535, as in --remote-debugging-port");
+    }
+    port
 }
