@@ -6,13 +6,13 @@ use super::plan::tell_plan;
 use super::print::{BAD, GOOD, plain, say, say_json};
 use crate::model::protocol::{Outcome, Route, Snapshot};
 
-/// Which apps a verb is for.
+/// The apps that a verb applies to.
 pub enum Which {
     All,
     Named(Vec<String>),
 }
 
-/// Asks for all of them at once and tells each outcome, in the order they were named.
+/// Sends all requests at once, and prints the outcomes in the order in which the apps were named.
 pub async fn each(client: &Client, which: Which, route: Route, waiting: Waiting, json: bool) -> anyhow::Result<Ended> {
     let names = match which {
         Which::Named(names) => names,
@@ -35,7 +35,7 @@ pub async fn each(client: &Client, which: Which, route: Route, waiting: Waiting,
     Ok(ended)
 }
 
-/// One app, a verb with an argument.
+/// Sends a verb with an argument for one app.
 pub async fn one(
     client: &Client,
     app: &str,

@@ -1,4 +1,4 @@
-//! The verbs of desktop icons: `icons` writes their files, `show` is what a click on one does.
+//! `icons` writes the desktop entries of apps. `show` is what a click on one does.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -21,7 +21,7 @@ use crate::model::manifest::Manifest;
 use crate::model::manifest::icon::{self, Entry};
 use crate::model::protocol::{AppStatus, CommandLine, Route, StateName};
 
-/// Writes the desktop entries of all manifests into `into`. A broken manifest costs its own icons.
+/// Writes the desktop entries of all manifests into `into`. A broken manifest costs only its own icons.
 pub fn write(folders: &[PathBuf], into: &Path, through: Option<&str>, json: bool) -> anyhow::Result<Ended> {
     std::fs::create_dir_all(into).with_context(|| format!("cannot make the folder {}", into.display()))?;
     let mut ended = Ended::Done;
@@ -52,7 +52,7 @@ fn manifest(source: &Source) -> Result<Manifest, Vec<Problem>> {
     parse(&source.file, text)
 }
 
-/// Executable: desktops start no other entry without asking.
+/// Writes an entry as an executable file. Desktops ask before they start any other.
 fn put(into: &Path, Entry { file, text }: &Entry) -> anyhow::Result<PathBuf> {
     let file = into.join(file);
     std::fs::write(&file, text)
@@ -61,8 +61,8 @@ fn put(into: &Path, Entry { file, text }: &Entry) -> anyhow::Result<PathBuf> {
     Ok(file)
 }
 
-/// Starts the app, or shows the one that is up: by running its command line again, where its manifest says so.
-/// `more` takes the place of `args_last`.
+/// Starts the app. If it is running and its manifest says so, runs its command line once more, so that the running
+/// app shows itself. `more` replaces `args_last`.
 pub async fn show(client: &Client, app: &str, more: &[String], waiting: Waiting, json: bool) -> anyhow::Result<Ended> {
     let status: AppStatus = client.get(&Route::App.path(&[app])).await?;
     if status.state != StateName::Running {
@@ -83,8 +83,8 @@ pub async fn show(client: &Client, app: &str, more: &[String], waiting: Waiting,
     Ok(Ended::Done)
 }
 
-/// It hands over to the one that is up and ends. Should that one end at this moment, it is the app, in the same
-/// environment, and the supervisor takes it for it.
+/// The new process hands over to the running app and exits. If the running app exits at that moment, the new process
+/// is the app: it has the same environment, and the supervisor adopts it.
 fn run(command: &CommandLine, again: &[String], last: &[String]) -> std::io::Result<()> {
     let mut process = Command::new(&command.argv[0]);
     process.args(&command.argv[1..]).args(again).args(last).process_group(0);
@@ -95,7 +95,7 @@ fn run(command: &CommandLine, again: &[String], last: &[String]) -> std::io::Res
     process.spawn().map(drop)
 }
 
-/// Whose process the caller is, which what it starts is not.
+/// Variables that mark the caller as a process of an app. What it starts here is not one of that app.
 const OF_THE_CALLER: [&str; 4] = [marks::APP, marks::PLACE, marks::LEADER, marks::HOOK];
 
 fn say_shown(app: &str, what: &str, json: bool) -> anyhow::Result<()> {

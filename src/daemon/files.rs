@@ -1,8 +1,8 @@
-//! Performs the file steps of hooks: makes, copies, stages, removes, clears, unlocks and seeds. Blocking: called on
-//! a thread of its own. Must not decide whether a step runs, nor what its failure means.
+//! Performs the file steps of hooks, one step a file. Blocking, so it runs on a thread of its own. Does not decide
+//! whether a step runs, nor what its failure means.
 //!
-//! The operator wrote the path of a step, so links on the way to it are followed. Below it nothing is:
-//! folders are entered by handle, one name at a time, never through a link.
+//! The operator wrote the path of a step, so links in that path are followed. Below it no link is: folders are
+//! entered by handle, one name at a time.
 
 mod clear;
 mod copy;
@@ -25,26 +25,26 @@ use rustix::io::Errno;
 use crate::model::manifest::hook::{Locks, Step};
 use tree::Folder;
 
-/// What a step needs to know of the machine it runs on.
+/// What a step needs to know about its app and this machine.
 pub struct Around<'a> {
     /// The name of this host, as browsers write it into their locks.
     pub hostname: &'a str,
-    /// Never cleared or removed, nor is a folder that holds it.
+    /// Never cleared or removed. Neither is a folder that contains it.
     pub home: &'a Path,
     /// The app's DISPLAY.
     pub display: Option<&'a str>,
-    /// What the app whose hook this is runs.
+    /// The app's program.
     pub program: &'a Path,
-    /// Whether this live process is one of that app's, by pattern or cookie.
+    /// Whether a live process belongs to the app, by pattern or cookie.
     pub of_app: &'a dyn Fn(i32) -> bool,
-    /// Whether the step was called off; asked between the entries of a folder.
+    /// Whether the step was cancelled. Asked between the entries of a folder.
     pub cancelled: &'a dyn Fn() -> bool,
 }
 
-/// One line on what was done, empty when there was nothing to do; or what could not be done, and the way out.
+/// One line about what was done, empty if nothing had to be done; or what could not be done, and the way out.
 type Done = Result<String, String>;
 
-/// Performs a file step. Other hooks are refused: they are not for a blocking thread.
+/// Performs a file step. Other steps are refused: they do not run on a blocking thread.
 pub fn perform(step: &Step, around: &Around) -> Done {
     match step {
         Step::MakeDir { path } => make_dir(&plain(path)),
@@ -88,17 +88,17 @@ fn remove(path: &Path, around: &Around) -> Done {
     }
 }
 
-/// Without the slash or dot at the end that would turn a link into what it points to.
+/// The path without a slash or dot at its end, which would turn a link into its target.
 fn plain(path: &Path) -> PathBuf {
     path.components().collect()
 }
 
-/// The home folder, those above it and `/` are never what a hook should take away.
+/// Refuses the home folder, the folders above it and `/`: no hook is meant to remove those.
 fn refuse_precious(path: &Path, around: &Around) -> Result<(), String> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err("it names no file or folder of its own: name one".into());
     };
-    // What does not resolve is not there, and does no harm.
+    // A path that does not resolve does not exist.
     let Ok(real) = parent.canonicalize().map(|parent| parent.join(name)) else { return Ok(()) };
     let home = around.home.canonicalize().unwrap_or_else(|_| around.home.into());
     if home.starts_with(&real) {

@@ -1,4 +1,4 @@
-//! Probes that need only the network or the file system. Each asks once, within its time.
+//! Probes that need only the network or the file system. Each asks once and gives up after its time limit.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,7 +10,7 @@ use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
-/// A connection succeeds; who is at its other end.
+/// A connection succeeds. Returns the address it was made to.
 pub async fn tcp(address: &str, within: Duration) -> Result<SocketAddr, String> {
     limited(within, async { peer(&connect(address).await?) }).await
 }
@@ -22,7 +22,8 @@ pub async fn unix_socket(path: &Path, within: Duration) -> Result<(), String> {
     limited(within, connected).await.map(|_| ())
 }
 
-/// Something of this name exists, be it a link that leads nowhere. On a thread of its own: a dead mount would hold up the loop.
+/// Something of this name exists, even a link that leads nowhere. Runs on a thread of its own, because a dead mount
+/// would hold up the loop.
 pub async fn path(path: &Path, within: Duration) -> Result<(), String> {
     let path = path.to_owned();
     let exists = async {
@@ -35,7 +36,8 @@ pub async fn path(path: &Path, within: Duration) -> Result<(), String> {
     limited(within, exists).await
 }
 
-/// A GET answers with a status below 400; who answered. Follows no redirect and reads no body.
+/// A GET is answered with a status below 400. Returns the address it was sent to. Follows no redirect and reads no
+/// body.
 pub async fn http(url: &str, within: Duration) -> Result<SocketAddr, String> {
     limited(within, get(url)).await
 }
@@ -57,7 +59,7 @@ async fn get(url: &str) -> Result<SocketAddr, String> {
     tokio::pin!(connection, response);
     let response = tokio::select! {
         response = &mut response => response,
-        // A server that closes at once may have answered first.
+        // A server that closes the connection may have answered first.
         _ = &mut connection => response.await,
     }
     .map_err(failed)?;
@@ -80,7 +82,7 @@ async fn limited<T>(within: Duration, asked: impl Future<Output = Result<T, Stri
     answer.unwrap_or_else(|_| Err(format!("no answer within {}", humantime::format_duration(within))))
 }
 
-/// The error without its number.
+/// The error in words, without its number.
 fn kind(error: &std::io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
@@ -94,7 +96,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
-    /// A server that reads a request and answers with these bytes; `None`: never.
+    /// A server that answers each request with these bytes, or never.
     async fn server(answer: Option<&'static str>) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

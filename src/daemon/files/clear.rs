@@ -1,4 +1,4 @@
-//! `ClearDir`: takes away all that a folder holds. Links go as links, and what is mounted stays.
+//! `ClearDir`: removes everything in a folder. Links are removed, not followed; what is mounted stays.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::tree::{Folder, MAX_DEPTH};
 use super::{Around, Done, cannot, refuse_precious};
 
-/// A folder that is filled again while it is emptied is emptied this often.
+/// How often a folder is emptied that something keeps filling.
 const MAX_ROUNDS: usize = 3;
 
 pub(super) fn clear_dir(path: &Path, around: &Around) -> Done {
@@ -31,7 +31,7 @@ pub(super) fn clear_dir(path: &Path, around: &Around) -> Done {
     Ok(sweep.told(path))
 }
 
-/// By another name: bound in, for one.
+/// Also under another name, for example a bind mount.
 fn is_home(folder: &Folder, around: &Around) -> bool {
     let home = Folder::open(around.home).and_then(|home| home.identity());
     home.is_ok() && home == folder.identity()
@@ -40,7 +40,7 @@ fn is_home(folder: &Folder, around: &Around) -> bool {
 struct Sweep<'a> {
     cancelled: &'a dyn Fn() -> bool,
     removed: usize,
-    /// What is mounted.
+    /// Entries that stay because something is mounted on them.
     kept: Vec<PathBuf>,
 }
 
@@ -49,7 +49,7 @@ impl Sweep<'_> {
         let names = folder.entries().map_err(|error| cannot(format!("list `{}`", folder.path.display()), error))?;
         for name in names {
             if (self.cancelled)() {
-                return Err(format!("called off while clearing `{}`", folder.path.display()));
+                return Err(format!("cancelled while clearing `{}`", folder.path.display()));
             }
             let removed = match fs::unlinkat(&folder.fd, &name, AtFlags::empty()) {
                 Err(Errno::ISDIR) => self.remove_folder(folder, &name, depth),
@@ -113,7 +113,7 @@ impl Sweep<'_> {
     }
 }
 
-/// Enters a folder to empty it. One of ours that forbids it to us is opened first: it goes anyway.
+/// Enters a folder to empty it. If it is ours and its mode keeps us out, the mode is changed first.
 fn enter(folder: &Folder, name: &OsStr) -> Result<Folder, Errno> {
     match folder.unlock(name) {
         Ok(()) | Err(Errno::ACCESS | Errno::PERM) => folder.enter_unmounted(name),

@@ -1,5 +1,5 @@
-//! `Copy`: a file, or a folder with all in it, over what is there. Each file is replaced whole or left
-//! alone; links are copied as links, and a link in the way is replaced, never followed.
+//! `Copy`: copies a file, or a folder with everything in it, over what is there. Each file is replaced as a whole or
+//! left alone. Links are copied as links, and a link at the target is replaced, never followed.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -66,7 +66,7 @@ fn target_file(to: &Path) -> Result<(Folder, std::ffi::OsString), String> {
 fn make_folder(parent: &Folder, name: &OsStr, mode: u32) -> Result<Folder, Errno> {
     fs::mkdirat(&parent.fd, name, Mode::RWXU)?;
     let folder = parent.enter(name)?;
-    // Whatever the source's mode, what comes next goes into it.
+    // We are about to write into it, whatever mode the source has.
     fs::fchmod(&folder.fd, Mode::from_raw_mode(mode & 0o777) | Mode::RWXU)?;
     Ok(folder)
 }
@@ -138,7 +138,7 @@ impl Copying<'_> {
             }
             let (temporary, ()) = with_temporary_name(name, |free| fs::symlinkat(aim, &folder.fd, free))?;
             fs::renameat(&folder.fd, &temporary, &folder.fd, name).inspect_err(|_| {
-                // Best effort: the failed rename is what is told.
+                // Best effort: the failed rename is the error to report.
                 let _ = fs::unlinkat(&folder.fd, &temporary, AtFlags::empty());
             })?;
             Ok(true)
@@ -156,7 +156,7 @@ impl Copying<'_> {
     }
 }
 
-/// The folder `name` of `target`, made if need be. A link in its place goes: the copy stays inside.
+/// The folder `name` in `target`, created if it is missing. A link in its place is removed, so that the copy stays inside.
 fn subfolder(target: &Folder, name: &OsStr, mode: u32) -> Result<Folder, String> {
     let work = || -> Result<Folder, Errno> {
         if target.look(name)?.is_some_and(|found| kind(&found) == FileType::Symlink) {
@@ -171,8 +171,8 @@ fn subfolder(target: &Folder, name: &OsStr, mode: u32) -> Result<Folder, String>
     work().map_err(|error| cannot(format!("copy to `{}`", path.display()), error))
 }
 
-/// A file that is as it should be is not written again: volumes last longer, and desktops keep what they
-/// noted about it.
+/// A file that is already as it should be is not written again. That spares the volume, and desktops keep what
+/// they noted about the file.
 fn is_same(source: &mut File, mode: Mode, folder: &Folder, name: &OsStr) -> io::Result<bool> {
     let there = match folder.look(name)? {
         Some(found) if kind(&found) == FileType::Directory => return Err(Errno::ISDIR.into()),

@@ -1,9 +1,9 @@
-//! `Stage`: keeps a folder of ours in a folder that people change. Owns the record of what was shipped last, a
-//! plain copy below `~/.local/state/kasm-void/staged`, and what it means: a file that is as it was shipped
-//! follows what we ship now, a file that somebody edited or removed is theirs.
+//! `Stage`: maintains files that we ship in a folder that people change. Owns the record of what was shipped last, a
+//! plain copy below `~/.local/state/kasm-void/staged`. A file that still is as it was shipped is updated or removed
+//! with what we ship now. A file that somebody edited or removed is theirs.
 //!
-//! A file of a name of ours that no record knows, and that is not what we ship, is replaced once: it is what an
-//! image without records left there. It is kept below `~/.local/state/kasm-void/replaced`.
+//! A file with the name of one of ours that no record knows is replaced once if it differs: an image without records
+//! left it there. It is kept below `~/.local/state/kasm-void/replaced`.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -19,7 +19,7 @@ use super::tree::{Folder, MAX_DEPTH, kind};
 use super::write::{Finish, replace};
 use super::{Around, Done, cannot};
 
-/// Launchers and scripts; a larger file is not one.
+/// Launchers and scripts are never larger.
 const MAX_SIZE: u64 = 16 << 20;
 
 pub(super) fn stage(from: &Path, to: &Path, around: &Around) -> Done {
@@ -28,7 +28,7 @@ pub(super) fn stage(from: &Path, to: &Path, around: &Around) -> Done {
     let records = around.home.join(".local/state/kasm-void");
     let recorded = records.join("staged").join(to.strip_prefix("/").unwrap_or(to));
     let replaced = records.join("replaced").join(to.strip_prefix("/").unwrap_or(to));
-    // Whoever removed the whole folder wants it anew, as on a new volume.
+    // If the whole folder is gone, as on a new volume, everything is brought again.
     let anew = fs::lstat(to).is_err();
     let made = |path: &Path, mode| {
         DirBuilder::new().recursive(true).mode(mode).create(path)?;
@@ -47,11 +47,11 @@ struct Staging<'a> {
     replaced: PathBuf,
     brought: usize,
     removed: usize,
-    /// What gave way to ours, and is kept.
+    /// Files that were replaced by ours, and kept.
     kept: Vec<PathBuf>,
 }
 
-/// What a name is, in one of the three folders.
+/// What stands under a name in one of the three folders.
 #[derive(PartialEq)]
 enum Entry {
     Nothing,
@@ -60,7 +60,7 @@ enum Entry {
         mode: u32,
     },
     Folder,
-    /// A link, a device, a file too large or not for us to read: somebody else's.
+    /// A link, a device, a file that is too large or that we may not read: not ours to change.
     Other,
 }
 
@@ -71,7 +71,7 @@ impl Entry {
 }
 
 impl Staging<'_> {
-    /// Every name that we ship now or have shipped last. Without `source` we ship nothing of the folder any more.
+    /// Every name that we ship now or shipped last. Without `source` we no longer ship the folder.
     fn folder(
         &mut self,
         source: Option<&Folder>,
@@ -133,7 +133,7 @@ impl Staging<'_> {
                 make_folder(target, name).map_err(failed)?;
                 target.enter(name).map_err(failed)?
             }
-            // Somebody removed it, or put something else in its place: theirs.
+            // Somebody removed it, or put something else in its place. It is theirs.
             Err(Errno::NOENT | Errno::NOTDIR) if inner.is_some() => return Ok(()),
             Err(Errno::NOENT | Errno::NOTDIR) => {
                 return std::fs::remove_dir_all(&known.path)
@@ -143,14 +143,14 @@ impl Staging<'_> {
         };
         self.folder(inner.as_ref(), &there, &known, depth + 1)?;
         if inner.is_none() {
-            // What people put into it keeps the folder.
+            // The folder stays if people put something into it.
             let _ = fs::unlinkat(&target.fd, name, AtFlags::REMOVEDIR);
             fs::unlinkat(&record.fd, name, AtFlags::REMOVEDIR).map_err(failed)?;
         }
         Ok(())
     }
 
-    /// First the file, then the record: whoever dies between the two does the same again.
+    /// First the file, then the record. If we die in between, the next stage does the same again.
     fn file(
         &mut self,
         ours: &Entry,
@@ -175,7 +175,7 @@ impl Staging<'_> {
                     put(target, name, content, *mode).map_err(failed)?;
                     self.brought += 1;
                 }
-                // An edited file is measured by what it was edited from.
+                // An edited file is compared with the version it was edited from.
                 if (wanted || there.is_content_of(ours)) && !ours.is_content_of(recorded) {
                     put(record, name, content, 0o600).map_err(failed)?;
                 }
@@ -191,7 +191,7 @@ impl Staging<'_> {
         Ok(())
     }
 
-    /// A file that is in the way and that no record knows.
+    /// Moves a file aside that stands in the way and that no record knows.
     fn keep(&mut self, target: &Folder, name: &OsStr) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.replaced)?;
         let shelf = Folder::open(&self.replaced)?;

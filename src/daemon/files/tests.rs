@@ -280,7 +280,7 @@ fn a_folder_nested_without_end_is_refused_before_handles_run_out() {
 }
 
 #[test]
-fn a_step_called_off_ends_early() {
+fn a_cancelled_step_ends_early() {
     let ground = Ground::new().with(&["cache/a", "cache/b", "cache/c"]);
     let asked = Cell::new(0);
     let cancelled = || {
@@ -295,7 +295,7 @@ fn a_step_called_off_ends_early() {
         of_app: &|_| false,
         cancelled: &cancelled,
     };
-    fails(perform(&Step::ClearDir { path: ground.at("cache") }, &around), "called off");
+    fails(perform(&Step::ClearDir { path: ground.at("cache") }, &around), "cancelled");
     assert_eq!(ground.tree(), ["cache/", "cache/c"]);
 }
 

@@ -1,5 +1,5 @@
-//! Folders by handle: opened once, entered one name at a time, so that nothing swapped in meanwhile leads
-//! elsewhere.
+//! Folders by handle: opened once and entered one name at a time, so that a link that somebody swaps in meanwhile
+//! leads nowhere.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-/// Nobody nests deeper on purpose, and each level holds a handle.
+/// Nobody nests deeper on purpose, and each level keeps a descriptor open.
 pub(super) const MAX_DEPTH: usize = 200;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// An open folder and the path it was reached by, for messages.
+/// An open folder, and the path it was opened by, for messages.
 #[derive(Debug)]
 pub(super) struct Folder {
     pub fd: OwnedFd,
@@ -22,7 +22,7 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Follows links: for a path that the operator wrote.
+    /// Follows links. For paths that the operator wrote.
     pub fn open(path: &Path) -> Result<Self, Errno> {
         Ok(Folder { fd: fs::open(path, FOLDER, Mode::empty())?, path: path.to_owned() })
     }
@@ -44,7 +44,7 @@ impl Folder {
         Ok(Folder { fd, path: self.path.join(name) })
     }
 
-    /// The same, and never one that is mounted there (`XDEV`).
+    /// As [`Self::enter`], but never into a mounted folder (`XDEV`).
     pub fn enter_unmounted(&self, name: &OsStr) -> Result<Self, Errno> {
         let fd = open_unmounted(self, name, FOLDER)?;
         Ok(Folder { fd, path: self.path.join(name) })
@@ -75,7 +75,7 @@ impl Folder {
         Ok(names)
     }
 
-    /// What `name` is, itself; `None` when it is not there.
+    /// What `name` itself is, not its target; `None` if it does not exist.
     pub fn look(&self, name: &OsStr) -> Result<Option<Stat>, Errno> {
         match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => Ok(Some(found)),
@@ -84,7 +84,7 @@ impl Folder {
         }
     }
 
-    /// Where the link `name` points; `None` when it is not there or no link.
+    /// The target of the link `name`; `None` if it does not exist or is no link.
     pub fn link(&self, name: &OsStr) -> Result<Option<PathBuf>, Errno> {
         match fs::readlinkat(&self.fd, name, Vec::new()) {
             Ok(target) => Ok(Some(PathBuf::from(OsStr::from_bytes(target.as_bytes())))),
@@ -93,7 +93,7 @@ impl Folder {
         }
     }
 
-    /// A path that leads here whatever is moved or renamed meanwhile, and is short.
+    /// A short path that leads to this folder even after it was moved or renamed.
     pub fn by_handle(&self) -> PathBuf {
         format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.fd)).into()
     }
@@ -121,15 +121,15 @@ pub(super) fn kind(found: &Stat) -> FileType {
 fn open_unmounted(folder: &Folder, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     match fs::openat2(&folder.fd, name, flags | OFlags::NOFOLLOW, Mode::empty(), resolve) {
-        // LOOP is openat2's word for a link; NOTDIR is everybody else's.
+        // openat2 says LOOP for a link where others say NOTDIR.
         Err(Errno::LOOP) => Err(Errno::NOTDIR),
-        // Old kernels, and seccomp profiles that do not know it.
+        // Old kernels, and seccomp profiles that do not know openat2.
         Err(Errno::NOSYS | Errno::PERM) => open_on_same_device(folder, name, flags),
         result => result,
     }
 }
 
-/// Without openat2 a folder bound in from the same file system cannot be told.
+/// Without openat2, a bind mount from the same file system is not recognised.
 fn open_on_same_device(folder: &Folder, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     let fd = fs::openat(&folder.fd, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
     if fs::fstat(&fd)?.st_dev == fs::fstat(&folder.fd)?.st_dev { Ok(fd) } else { Err(Errno::XDEV) }

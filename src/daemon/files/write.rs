@@ -1,5 +1,5 @@
-//! Puts a file in place whole: a temporary one beside it, then a rename, so that no reader sees a half and
-//! no link is written through.
+//! Replaces files as a whole: writes a temporary file beside the target, then renames it. No reader sees half a file,
+//! and no link is followed.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -11,17 +11,17 @@ use rustix::io::Errno;
 
 use super::tree::Folder;
 
-/// How the file should be when it is in place.
+/// What the finished file is like.
 pub(super) struct Finish {
     pub mode: Mode,
-    /// Kept where we may.
+    /// Uid and gid, set where we may.
     pub owner: Option<(u32, u32)>,
-    /// On the disk before this returns.
+    /// Flushed to the disk before the call returns.
     pub durable: bool,
 }
 
-/// Replaces `name`, whatever it is, except a folder. A file that something is mounted on cannot be renamed
-/// over: it is written in place, while the temporary one holds the whole content.
+/// Replaces `name`, whatever it is, except a folder. A mounted file cannot be replaced by a rename, so it is written
+/// in place, from the temporary file that already has the whole content.
 pub(super) fn replace(
     folder: &Folder,
     name: &OsStr,
@@ -31,19 +31,19 @@ pub(super) fn replace(
     let (temporary, mut file) = create_temporary(folder, name)?;
     let result = fill(&mut file).and_then(|()| put(folder, &temporary, name, &mut file, finish));
     if result.is_err() {
-        // Best effort: the error that brought us here is the one to tell.
+        // Best effort: the first error is the one to report.
         let _ = fs::unlinkat(&folder.fd, &temporary, AtFlags::empty());
     }
     result
 }
 
-/// Runs `make` with names that nobody has, until one is free.
+/// Runs `make` with temporary names until one is free.
 pub(super) fn with_temporary_name<T>(
     name: &OsStr,
     mut make: impl FnMut(&OsStr) -> Result<T, Errno>,
 ) -> Result<(OsString, T), Errno> {
     loop {
-        // Not the name itself: with it the temporary one could be too long.
+        // Only part of the name, or the temporary name could be too long.
         let mut short: String = name.to_string_lossy().chars().take(40).collect();
         short.insert(0, '.');
         let temporary = OsString::from(format!("{short}.{:08x}.tmp", fastrand::u32(..)));
@@ -66,7 +66,7 @@ fn put(folder: &Folder, temporary: &OsStr, name: &OsStr, file: &mut File, finish
     if let Some((uid, gid)) = finish.owner
         && (file.metadata()?.uid(), file.metadata()?.gid()) != (uid, gid)
     {
-        // Only root may give files away; then the file is ours from now on.
+        // Only root may give files away. Otherwise the file is ours from now on.
         let _ = fs::fchown(&*file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     }
     fs::fchmod(&*file, finish.mode)?;
@@ -100,7 +100,7 @@ fn write_in_place(folder: &Folder, name: &OsStr, content: &mut File, durable: bo
 
 fn sync(folder: &Folder) -> io::Result<()> {
     match fs::fsync(&folder.fd) {
-        // Some file systems keep folders by other means.
+        // Some file systems cannot flush a folder.
         Ok(()) | Err(Errno::INVAL) => Ok(()),
         Err(error) => Err(error.into()),
     }
