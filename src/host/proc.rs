@@ -69,9 +69,14 @@ fn signallable(pid: Pid) -> bool {
     asked != Some(Err(rustix::io::Errno::PERM))
 }
 
-/// Whether the process that had this pid and this start time is still there and not dead.
+/// Whether the process that had this pid and this start time is still there and not dead. One that cannot be seen for
+/// want of a descriptor is taken to be there.
 pub fn lives(pid: Pid, started: u64) -> bool {
-    process(pid).is_some_and(|now| now.started == started && !now.zombie)
+    let before = misses();
+    match process(pid) {
+        Some(now) => now.started == started && !now.zombie,
+        None => misses() != before,
+    }
 }
 
 /// Names a process for people, and says what keeps it from ending. `None` if it has ended.

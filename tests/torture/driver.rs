@@ -41,6 +41,8 @@ pub struct Driver {
     racing: Vec<(usize, JoinHandle<()>)>,
     supervised: bool,
     guarded: bool,
+    /// The disk may be full, or the supervisor short of descriptors.
+    starved: bool,
     /// Bytes of the supervisor's log at the last quiet point.
     log_before: usize,
 }
@@ -98,6 +100,7 @@ impl Driver {
             racing: Vec::new(),
             supervised: true,
             guarded: true,
+            starved: false,
             log_before: 0,
         }
     }
@@ -249,6 +252,7 @@ impl Driver {
             std::thread::sleep(Duration::from_millis(self.random.u64(..40)));
         }
         self.revive();
+        self.parts.iter_mut().for_each(Part::supervisor_began);
         self.compare(before);
     }
 
@@ -311,6 +315,9 @@ impl Driver {
         let changed = edition != self.parts[at].edition || self.parts[at].disk != Disk::Good;
         self.stage.write(kind, &kind.manifest(edition), how);
         self.parts[at].written(edition);
+        if self.starved {
+            self.parts[at].unkept();
+        }
         if changed {
             self.edited(at);
         }
@@ -396,6 +403,7 @@ impl Driver {
     }
 
     fn trouble_disk(&mut self) {
+        self.starved = true;
         match self.random.bool() {
             true => self.stage.fill_disk(),
             false => self.stage.free_disk(),
@@ -404,6 +412,7 @@ impl Driver {
     }
 
     fn trouble_descriptors(&mut self) {
+        self.starved = true;
         let spare = self.random.bool().then(|| self.random.u64(..4));
         self.note(format!("the supervisor is left {spare:?} descriptors"));
         self.stage.limit_descriptors(spare);
@@ -431,6 +440,7 @@ impl Driver {
         }
         self.stage.free_disk();
         self.stage.limit_descriptors(None);
+        self.starved = false;
         self.babbling.clear();
         self.revive();
         for (at, client) in self.racing.drain(..) {

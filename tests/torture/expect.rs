@@ -18,6 +18,8 @@ pub struct Part {
     version_unsure: bool,
     /// Since the last quiet point there was a time without a manifest.
     removed_lately: bool,
+    /// Quiet points until it is sure that a copy of the latest good manifest was made: the disk may have been full.
+    unkept: u8,
     /// How often something was asked of it or its manifest was written.
     pub touches: u32,
 }
@@ -65,6 +67,7 @@ impl Part {
             shaky: false,
             version_unsure: false,
             removed_lately: false,
+            unkept: 0,
             touches: 0,
         }
     }
@@ -88,6 +91,12 @@ impl Part {
     /// A quiet point was reached: all that was done has been seen.
     pub fn calmed(&mut self) {
         (self.shaky, self.removed_lately) = (false, false);
+        self.unkept = self.unkept.saturating_sub(1);
+    }
+
+    /// Nobody may have been able to make a copy of the manifest that was just written.
+    pub fn unkept(&mut self) {
+        self.unkept = 2;
     }
 
     /// The session before was ended, and the next one knows only what is on the disk.
@@ -192,7 +201,14 @@ impl Part {
 
     pub fn supervisor_died(&mut self) {
         // Broken so lately that no copy of what was good before may have been made.
-        if self.disk == Disk::Broken && self.shaky {
+        if self.disk == Disk::Broken && (self.shaky || self.unkept > 0) {
+            self.wanted = Wanted::Unknown;
+        }
+    }
+
+    /// The next supervisor reads the manifest as it is on the disk now.
+    pub fn supervisor_began(&mut self) {
+        if self.disk == Disk::Broken && self.unkept > 0 {
             self.wanted = Wanted::Unknown;
         }
     }

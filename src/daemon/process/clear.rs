@@ -56,6 +56,7 @@ impl Processes {
         let Some((run, signal)) = self.clearing.get(&id).map(|clearing| (clearing.run, clearing.signal)) else {
             return;
         };
+        let misses = proc::misses();
         let (members, complete): (Vec<Process>, bool) = match self.sight.surely_empty(id) {
             true => (Vec::new(), true),
             false => {
@@ -72,7 +73,8 @@ impl Processes {
                 }
             }
         }
-        if left.is_empty() && complete {
+        // What was missed may be one of its processes.
+        if left.is_empty() && complete && proc::misses() == misses {
             self.sight.emptied(id);
             self.clearing.remove(&id);
             self.happened.push_back((id, Event::TreeEmpty { run }));

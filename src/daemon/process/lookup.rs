@@ -57,6 +57,7 @@ impl Processes {
     }
 
     fn look_around(&mut self, id: AppId, run: u64, app: &App, by_marks: bool) -> Found {
+        let misses = proc::misses();
         let wanted = Wanted { app: id, name: &app.name, matcher: app.matcher.as_ref(), by_marks };
         let seen = self.sight.look();
         if let Some(leader) = seen.trees.leader(wanted, seen.lineage, seen.details).copied()
@@ -72,7 +73,7 @@ impl Processes {
         let members: Vec<Process> = seen.trees.members(id).copied().collect();
         let mut lives = |member: &Process| self.children.contains_key(&member.pid) || self.watch(*member, id, None);
         let alive = members.iter().filter(|member| lives(member)).count();
-        if alive == 0 && complete {
+        if alive == 0 && complete && proc::misses() == misses {
             self.sight.emptied(id);
             return Found::Nothing;
         }

@@ -107,7 +107,10 @@ impl Watcher {
         // The descriptor is of the process that has the pid now. Only the start time tells that it is the one we saw.
         // One that cannot be seen has none, and is our child, so its pid cannot have been used again.
         let same = |now: Process| now.started == process.started && now.zombie == process.zombie;
-        let same = process.started == 0 || proc::process(process.pid).is_some_and(same);
+        let misses = proc::misses();
+        // For want of a descriptor nobody can tell. It was there a moment ago, and is looked at again soon.
+        let unseen = || proc::misses() != misses;
+        let same = process.started == 0 || proc::process(process.pid).map_or_else(unseen, same);
         let data = epoll::EventData::new_u64(process.pid as u64);
         let added = |pidfd| epoll::add(&self.epoll, pidfd, data, epoll::EventFlags::IN).is_ok();
         if !same || !pidfd.as_ref().is_none_or(added) {
