@@ -176,13 +176,13 @@ impl Logs {
         Attached { reader, task, commands: None }
     }
 
-    /// The app's pipe, for the guard to keep open.
-    pub fn descriptor(&self, app: &str) -> Option<Arc<OutputPipe>> {
+    /// The pipe of the app's output. To look at: a program that is started gets it from [`Logs::begin_run`].
+    pub fn pipe(&self, app: &str) -> Option<Arc<OutputPipe>> {
         Some(self.reader(app)?.pipe().clone())
     }
 
-    /// What the app gets as stdout and stderr. Ask again for each run.
-    pub fn pipe(&self, app: &str) -> Option<Arc<OutputPipe>> {
+    /// A run of the app begins: what its program gets as stdout and stderr.
+    pub fn begin_run(&self, app: &str) -> Option<Arc<OutputPipe>> {
         let reader = self.reader(app)?;
         reader.begin_run();
         reader.pipe().make_blocking();

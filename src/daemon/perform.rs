@@ -20,11 +20,7 @@ impl Daemon {
     pub(super) fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::App(id, effect) => self.perform_for(id, effect),
-            Effect::Appeared(id, app) | Effect::Changed(id, app) => {
-                self.attach_log(&app.name, &app.log);
-                let pipe = self.logs.pipe(&app.name);
-                self.processes.appeared(id, &app.name, pipe.as_ref().map(AsFd::as_fd));
-            }
+            Effect::Appeared(id, app) | Effect::Changed(id, app) => self.attach_log(id, &app.name, &app.log),
             Effect::Vanished(id, name) => {
                 self.jobs.forget(id);
                 self.logs.detach(&name);
@@ -55,7 +51,7 @@ impl Daemon {
                 let event = match self.processes.look_up(id, run, &app, by_cookie) {
                     Found::Leader(pid) => {
                         if self.logs.adopted(&app.name, pid) {
-                            self.have_pipe_held(&app.name);
+                            self.make_pipe_known(id, &app.name);
                         }
                         Event::Found { run, pid }
                     }
@@ -115,9 +111,9 @@ impl Daemon {
 
     fn spawn(&mut self, id: AppId, run: u64, app: &App) {
         // What kept its output from being captured earlier, such as a lack of descriptors, may be over.
-        let pipe = self.logs.pipe(&app.name).or_else(|| {
-            self.attach_log(&app.name, &app.log);
-            self.logs.pipe(&app.name)
+        let pipe = self.logs.begin_run(&app.name).or_else(|| {
+            self.attach_log(id, &app.name, &app.log);
+            self.logs.begin_run(&app.name)
         });
         let spawned = match pipe {
             Some(pipe) => self.processes.spawn(id, run, app, pipe.as_fd()),
@@ -132,26 +128,26 @@ impl Daemon {
         );
     }
 
-    fn attach_log(&self, name: &str, log: &Log) {
-        match self.logs.attach(name, log) {
-            Ok(()) => self.have_pipe_held(name),
-            Err(error) => {
-                tracing::error!(event = "log.trouble", app = name, error = %error, "{name}: its output cannot be captured: {error}");
-            }
+    fn attach_log(&mut self, id: AppId, name: &str, log: &Log) {
+        if let Err(error) = self.logs.attach(name, log) {
+            tracing::error!(event = "log.trouble", app = name, error = %error, "{name}: its output cannot be captured: {error}");
         }
+        self.make_pipe_known(id, name);
     }
 
-    /// The guard keeps the app's output pipe open, whoever dies.
-    fn have_pipe_held(&self, name: &str) {
-        let pipe = self.logs.descriptor(name);
-        self.processes.tell_guard(&ToGuard::Hold(name.into()), pipe.as_ref().map(|pipe| pipe.as_fd()));
+    /// The guard keeps the app's output pipe open, whoever dies; and a process that holds it is one of the app's.
+    fn make_pipe_known(&mut self, id: AppId, name: &str) {
+        let pipe = self.logs.pipe(name);
+        let fd = pipe.as_ref().map(AsFd::as_fd);
+        if fd.is_some() {
+            self.processes.tell_guard(&ToGuard::Hold(name.into()), fd);
+        }
+        self.processes.appeared(id, name, fd);
     }
 
     fn stage(&mut self, workspace: Arc<Workspace>) {
         let app = App::of_workspace(&workspace);
-        self.attach_log(&app.name, &app.log);
-        let pipe = self.logs.pipe(&app.name);
-        self.processes.appeared(AppId::WORKSPACE, &app.name, pipe.as_ref().map(AsFd::as_fd));
+        self.attach_log(AppId::WORKSPACE, &app.name, &app.log);
         self.jobs.stage(app, workspace);
     }
 

@@ -48,7 +48,7 @@ impl Desk {
     }
 
     fn end(&self) -> OwnedFd {
-        self.logs.pipe("app").unwrap().as_fd().try_clone_to_owned().unwrap()
+        self.logs.begin_run("app").unwrap().as_fd().try_clone_to_owned().unwrap()
     }
 
     fn run(&self, script: &str) -> Child {
@@ -174,7 +174,7 @@ async fn output_waits_in_the_pipe_that_the_guard_keeps() {
     let desk = Desk::new(&Log::default());
     desk.print("before\n");
     assert_eq!(desk.written().await, "before\n");
-    let kept = desk.logs.descriptor("app").unwrap().as_fd().try_clone_to_owned().unwrap();
+    let kept = desk.logs.pipe("app").unwrap().as_fd().try_clone_to_owned().unwrap();
     let mut input = desk.input();
 
     let Desk { dir, logs } = desk;
@@ -605,4 +605,22 @@ async fn keeping_four_billion_files_renames_only_those_there_are() {
     ended(desk.run("seq 1 2000")).await;
     desk.logs.flush(DEADLINE).await;
     assert_eq!(generations(&desk.file()).len(), 9);
+}
+
+#[tokio::test]
+async fn to_look_at_the_pipe_changes_nothing() {
+    let desk = Desk::new(&Log::default());
+    let mut app = desk.run("echo fatal; exec sleep 1000");
+    until("it has said so", || desk.logs.tail("app", 5, Speaker::App) == ["fatal"]).await;
+    desk.logs.pipe("app").unwrap();
+    desk.logs.attach("app", &log(1_000, 1)).unwrap();
+    assert_eq!(desk.logs.tail("app", 5, Speaker::App), ["fatal"], "a change of the manifest is no new run");
+    let Desk { dir, logs } = desk;
+    drop(logs);
+    let logs = Logs::new(dir.path());
+    logs.attach("app", &Log::default()).unwrap();
+    logs.pipe("app").unwrap();
+    assert!(logs.adopted("app", app.id() as i32), "the app's own pipe was forgotten");
+    app.kill().unwrap();
+    app.wait().unwrap();
 }
