@@ -92,7 +92,7 @@ fn written_and_read_again<T: DeserializeOwned + Serialize + Debug>(value: &T) {
 fn check(name: &str, text: &str) {
     let around = Surroundings {
         env: &BTreeMap::from([("NAME".to_string(), "value".to_string()), ("EMPTY".to_string(), String::new())]),
-        home: "/home/me",
+        home: Some("/home/me"),
         look: &|file| if file.contains("missing") { FileKind::Nothing } else { FileKind::Program },
     };
     let file = format!("{name}.ron");
@@ -132,7 +132,7 @@ pub fn interpolation(bytes: &[u8]) {
             _ => Ok(Some(name.repeat(3))),
         }
     };
-    match interpolate::interpolate(text, "/home/me/", Insert::AsIs, &mut look_up) {
+    match interpolate::interpolate(text, Some("/home/me/"), Insert::AsIs, &mut look_up) {
         Ok(filled) => {
             assert!(filled.len() <= interpolate::MOST_BYTES, "{} bytes", filled.len());
             let plain = !text.contains('$') && !text.starts_with('~');

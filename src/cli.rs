@@ -411,7 +411,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Ended> {
             let log_format = if json { journal::Format::Json } else { log_format.into() };
             daemon::run(daemon::Options { folders, state, log_format, log_dir }, line).map(Ended::Ran)
         }
-        Verb::Check { folders } => manifests::tell_problems(&daemon::check(&folders), json),
+        Verb::Check { folders } => manifests::check(&folders, json),
         Verb::Plan { offline } if !offline.is_empty() => plan::tell_plan(&daemon::plan(&offline), json),
         Verb::Plan { .. } => asking(plan::plan(&Client::new(&state), json)),
         Verb::New { name, command, dir, force } => manifests::new(&name, &command, &dir, force, json),

@@ -248,7 +248,7 @@ impl Daemon {
     fn take_reading(&mut self, loaded: Loaded, purpose: Purpose) {
         match purpose {
             Purpose::Apply(ask) => {
-                let checked = Box::new(self.manifests.take(&loaded));
+                let checked = Box::new(self.manifests.take(&loaded, ask.is_some()));
                 self.inputs.push_back(Input::Loaded { checked, ask });
             }
             Purpose::Plan(reply) => {

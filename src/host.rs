@@ -14,6 +14,7 @@ pub mod socket;
 pub mod display;
 pub mod marks;
 
+pub mod home;
 pub mod journal;
 pub mod layout;
 pub mod link;

@@ -3,7 +3,10 @@
 //! and this carries out its effects.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::fs::{File, Permissions};
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -11,10 +14,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::set_child_subreaper;
 
 use crate::host::layout::StateFolder;
 use crate::host::{signals, sys};
+use crate::launcher::token;
 use crate::model::init::{Effect, Init, Input};
 
 /// Runs `command` until it ends; on a stop the supervisor on `state` is drained first, all of it within `grace`. The
@@ -25,11 +30,14 @@ pub fn run(command: &[OsString], state: &Path, grace: Duration, zero_when_stoppe
     let mut caught = sys::catchable_signals();
     caught.push(libc::SIGWINCH);
     let signals = sys::signal_fd(&caught).context("cannot receive signals")?;
+    let token = token_for_the_launcher().context("cannot keep the launcher's token")?;
+    let named = token.as_ref().map(|token| format!("/proc/{}/fd/{}", std::process::id(), token.as_raw_fd()));
+    let for_the_command: Vec<(&str, String)> = named.map(|path| (token::FILE, path)).into_iter().collect();
     let mut shell = Shell {
         init: Init::new(grace, zero_when_stopped),
         signals,
         state: state.into(),
-        command: start(command)?,
+        command: start(command, &for_the_command)?,
         drain: None,
         origin: Instant::now(),
         exit: None,
@@ -112,15 +120,28 @@ impl Shell {
     /// A verb of ours, for the supervisor on our state folder. Nobody who answers is an end, too.
     fn start_ourselves(&self, words: &[&str]) -> Option<i32> {
         let words = ["/proc/self/exe"].iter().chain(words).chain(&["--state"]).map(OsString::from);
-        start(&words.chain([self.state.as_os_str().into()]).collect::<Vec<_>>()).ok()
+        start(&words.chain([self.state.as_os_str().into()]).collect::<Vec<_>>(), &[]).ok()
     }
 }
 
+/// The launcher falls back to the VNC password, but an entry point may take that out of the environment before the
+/// launcher starts, as KASM's does. So the password travels as a file in memory that lives as long as this process;
+/// nothing can sweep it away. `None`: the launcher's token is set already, or there is no password.
+fn token_for_the_launcher() -> anyhow::Result<Option<File>> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let [own, password] = token::VARIABLES;
+    let (None, None, Some(password)) = (set(token::FILE), set(own), set(password)) else { return Ok(None) };
+    let mut file = File::from(memfd_create("launcher-token", MemfdFlags::CLOEXEC)?);
+    file.set_permissions(Permissions::from_mode(0o400))?;
+    file.write_all(password.as_encoded_bytes())?;
+    Ok(Some(file))
+}
+
 /// In a process group of its own, so that a terminal's Ctrl-C comes to us alone.
-fn start(words: &[OsString]) -> anyhow::Result<i32> {
+fn start(words: &[OsString], environment: &[(&str, String)]) -> anyhow::Result<i32> {
     let program = &words[0];
     let mut command = Command::new(program);
-    command.args(&words[1..]).process_group(0);
+    command.args(&words[1..]).envs(environment.iter().cloned()).process_group(0);
     sys::start_unblocked(&mut command);
     let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
     Ok(child.id() as i32)

@@ -17,10 +17,10 @@ pub mod daemon;
 pub mod guard;
 
 #[cfg(feature = "daemon")]
-pub mod init;
+pub mod launcher;
 
 #[cfg(feature = "daemon")]
-pub mod launcher;
+pub mod init;
 
 #[cfg(feature = "daemon")]
 pub mod cli;

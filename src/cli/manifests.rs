@@ -9,30 +9,45 @@ use serde_json::json;
 
 use super::Ended;
 use super::print::{problem, say, say_json};
-use crate::model::loading::problem::Problem;
+use crate::daemon;
+use crate::model::loading::problem::{Problem, Severity};
+use crate::model::manifest::name;
 
-/// Tells the problems of all files; refused when one of them keeps a file from being applied.
-pub fn tell_problems(problems: &[Problem], json: bool) -> anyhow::Result<Ended> {
+/// Finds every mistake in the manifests of these folders. A folder that does not exist is one: only a running
+/// supervisor waits for it.
+pub fn check(folders: &[PathBuf], json: bool) -> anyhow::Result<Ended> {
+    let (files, mut problems) = daemon::check(folders);
+    let is_folder = |problem: &&mut Problem| folders.iter().any(|folder| Path::new(&problem.file) == folder);
+    for missing in problems.iter_mut().filter(is_folder) {
+        missing.severity = Severity::Error;
+        missing.help = "name the folder that holds the manifests".into();
+    }
+    tell_problems((files, problems), json)
+}
+
+/// Prints how many files there are and what is wrong with them; refused when one of them cannot be applied.
+pub fn tell_problems((files, problems): (usize, Vec<Problem>), json: bool) -> anyhow::Result<Ended> {
     let errors = problems.iter().filter(|problem| problem.is_error()).count();
     if json {
-        say_json(&json!({ "ok": errors == 0, "problems": problems }))?;
+        say_json(&json!({ "ok": errors == 0, "files": files, "problems": problems }))?;
     } else {
-        for found in problems {
+        for found in &problems {
             say(&format!("{}\n", problem(found)))?;
         }
-        say(&summary(errors, problems.len() - errors))?;
+        say(&summary(files, errors, problems.len() - errors))?;
     }
     Ok(if errors == 0 { Ended::Done } else { Ended::Refused })
 }
 
-fn summary(errors: usize, warnings: usize) -> String {
+fn summary(files: usize, errors: usize, warnings: usize) -> String {
     let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    match (errors, warnings) {
+    let found = match (errors, warnings) {
         (0, 0) => "no problems".into(),
         (0, _) => counted(warnings, "warning"),
         (_, 0) => counted(errors, "error"),
         _ => format!("{}, {}", counted(errors, "error"), counted(warnings, "warning")),
-    }
+    };
+    format!("{} checked: {found}", counted(files, "file"))
 }
 
 /// Writes a first manifest for `command` into `folder`.
@@ -64,12 +79,8 @@ fn write(file: &Path, text: &str, force: bool) -> anyhow::Result<()> {
 
 /// The manifest's text, with what people change most as comments.
 fn manifest(name: &str, command: &[String]) -> anyhow::Result<String> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    ensure!(
-        name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(allowed) && !name.ends_with(".ron"),
-        "`{name}` cannot name an app: use letters, digits, `-`, `_` and `.`, a letter or digit first, without `.ron`"
-    );
-    ensure!(name != "workspace", "`workspace` is the session's own manifest: choose another name");
+    ensure!(name::is_allowed(name), "`{name}` cannot be the name of an app: {}", name::RULE);
+    ensure!(name != name::WORKSPACE, "`{name}` is the session's own manifest: choose another name");
     let (program, args) =
         command.split_first().context("a manifest needs a command: `kasm-void new NAME -- COMMAND`")?;
     let program = ron::to_string(&literal(&absolute(program)?))?;
@@ -170,6 +181,12 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_does_not_exist_is_an_error() {
+        let missing = tempfile::tempdir().unwrap().path().join("nowhere");
+        assert_eq!(check(&[missing], true).unwrap(), Ended::Refused);
+    }
+
+    #[test]
     fn a_manifest_is_not_written_over_unless_told_to() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("deep/manifests");
@@ -184,8 +201,9 @@ mod tests {
     #[test]
     fn only_errors_refuse() {
         let (error, warning) = (Problem::whole("a.ron", "no"), Problem::whole("a.ron", "hm").warning());
-        assert_eq!(tell_problems(std::slice::from_ref(&warning), true).unwrap(), Ended::Done);
-        assert_eq!(tell_problems(&[warning, error], true).unwrap(), Ended::Refused);
-        assert_eq!((summary(0, 0), summary(2, 1)), ("no problems".into(), "2 errors, 1 warning".into()));
+        assert_eq!(tell_problems((1, vec![warning.clone()]), true).unwrap(), Ended::Done);
+        assert_eq!(tell_problems((2, vec![warning, error]), true).unwrap(), Ended::Refused);
+        assert_eq!(summary(3, 0, 0), "3 files checked: no problems");
+        assert_eq!(summary(1, 2, 1), "1 file checked: 2 errors, 1 warning");
     }
 }

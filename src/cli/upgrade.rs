@@ -78,5 +78,5 @@ pub fn takes_over(ledger: u32, folders: &[PathBuf], json: bool) -> anyhow::Resul
         ledger == ours,
         "it reads what a supervisor leaves in version {ours}, and this one leaves version {ledger}: drain, and start it"
     );
-    manifests::tell_problems(&daemon::check(folders), json)
+    manifests::tell_problems(daemon::check(folders), json)
 }

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::state::Copies;
+use crate::host::home;
 use crate::host::load::{self, Loaded};
 use crate::model::app::App;
+use crate::model::loading::absence::Absences;
 use crate::model::loading::check::{Checked, Checker, WORKSPACE};
 use crate::model::loading::source::Source;
 use crate::model::loading::surroundings::Surroundings;
@@ -25,7 +27,9 @@ const REREAD: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Environment {
     pub variables: Arc<BTreeMap<String, String>>,
+    /// `/` when the user has none.
     pub home: Arc<str>,
+    has_home: bool,
 }
 
 impl Environment {
@@ -35,12 +39,13 @@ impl Environment {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
         let variables: BTreeMap<String, String> = std::env::vars_os().filter_map(utf8).collect();
-        let home = variables.get("HOME").filter(|home| !home.is_empty()).map_or("/", String::as_str).into();
-        Environment { variables: Arc::new(variables), home }
+        let own = home::folder(variables.get("HOME").map(String::as_str));
+        let home = own.as_deref().unwrap_or("/").into();
+        Environment { variables: Arc::new(variables), home, has_home: own.is_some() }
     }
 
     fn around(&self) -> Surroundings<'_> {
-        Surroundings { env: &self.variables, home: &self.home, look: &load::look }
+        Surroundings { env: &self.variables, home: self.has_home.then_some(&*self.home), look: &load::look }
     }
 }
 
@@ -58,7 +63,10 @@ pub struct Manifests {
     checker: Checker,
     copies: Copies,
     environment: Environment,
-    /// When the folders are read again because they could not be.
+    /// Manifests that may only be away for a moment; its times count from `origin`.
+    absences: Absences,
+    origin: Instant,
+    /// When the folders are read again: because they could not be read, or because something is away.
     reread: Option<Instant>,
     readings: mpsc::UnboundedSender<Reading>,
 }
@@ -75,6 +83,8 @@ impl Manifests {
             checker: Checker::default(),
             copies: Copies::open(state),
             environment,
+            absences: Absences::default(),
+            origin: Instant::now(),
             reread: None,
             readings,
         }
@@ -92,14 +102,24 @@ impl Manifests {
     }
 
     pub fn check(&mut self, loaded: &Loaded) -> Checked {
-        check(&mut self.checker, loaded, &self.environment)
+        check(&mut self.checker, loaded, loaded.complete, &self.environment)
     }
 
-    /// As [`Manifests::check`], for manifests that are about to be applied: good versions are kept, and what could
-    /// not be read is read again.
-    pub fn take(&mut self, loaded: &Loaded) -> Checked {
-        self.reread = loaded.look_again.then(|| Instant::now() + REREAD);
-        let checked = self.check(loaded);
+    /// As [`Manifests::check`], for manifests that are about to be applied: good versions are kept, what could not be
+    /// read is read again, and what is away for a moment is not called deleted, unless somebody `asked` for it.
+    pub fn take(&mut self, loaded: &Loaded, asked: bool) -> Checked {
+        let names = loaded.effective().map(|source| source.name.as_str());
+        let back = match (loaded.complete, asked) {
+            (false, _) => None,
+            (true, true) => {
+                self.absences.settle(names);
+                None
+            }
+            (true, false) => self.absences.look(self.origin.elapsed(), names).map(|at| self.origin + at),
+        };
+        let unread = loaded.look_again.then(|| Instant::now() + REREAD);
+        self.reread = back.into_iter().chain(unread).min();
+        let checked = check(&mut self.checker, loaded, loaded.complete && back.is_none(), &self.environment);
         self.keep_copies(loaded, &checked);
         checked
     }
@@ -123,21 +143,28 @@ impl Manifests {
         inherited: impl Iterator<Item = &'a str>,
     ) -> BTreeMap<String, Arc<App>> {
         let named: BTreeSet<&str> = loaded.sources.iter().map(|source| source.name.as_str()).collect();
-        let gone = inherited.filter(|name| !named.contains(name)).filter_map(|name| {
-            let file = self.copies.file(name).display().to_string();
-            Some(Source { name: name.into(), file, text: Ok(self.copies.of(name)?) })
-        });
-        let session = loaded.sources.iter().filter(|source| source.name == WORKSPACE).cloned();
-        let gone: Vec<Source> = gone.chain(session).collect();
+        let gone = inherited.filter(|name| !named.contains(name)).filter_map(|name| self.copy_of(name));
+        let mut session: Vec<Source> =
+            loaded.sources.iter().filter(|source| source.name == WORKSPACE).cloned().collect();
+        if session.is_empty() {
+            session.extend(self.copy_of(WORKSPACE));
+        }
+        let gone: Vec<Source> = gone.chain(session.iter().cloned()).collect();
         let checked = self.check(loaded);
         let has_good = |source: &&Source| source.name != WORKSPACE && checked.apps.contains_key(&source.name);
         let copy = |source: &Source| {
             let text = Ok(self.copies.of(&source.name)?);
             Some(Source { text, ..source.clone() })
         };
-        let copies: Vec<Source> = loaded.sources.iter().filter(|source| !has_good(source)).filter_map(copy).collect();
+        let mut copies: Vec<Source> = loaded.effective().filter(|source| !has_good(source)).filter_map(copy).collect();
+        copies.extend(session.into_iter().filter(|_| !named.contains(WORKSPACE)));
         self.checker.remember(&copies, &self.environment.around());
         Checker::default().check(&gone, true, &self.environment.around()).apps
+    }
+
+    fn copy_of(&self, name: &str) -> Option<Source> {
+        let file = self.copies.file(name).display().to_string();
+        Some(Source { name: name.into(), file, text: Ok(self.copies.of(name)?) })
     }
 
     fn keep_copies(&mut self, loaded: &Loaded, checked: &Checked) {
@@ -145,8 +172,9 @@ impl Manifests {
             let told = checked.problems.iter().any(|problem| problem.is_error() && problem.file == source.file);
             told || checked.stale.contains_key(&source.name)
         };
-        let (mut good, mut others) = (Vec::new(), BTreeSet::new());
-        for source in &loaded.sources {
+        // The session's own manifest stays in use when it is gone, so its copy stays too.
+        let (mut good, mut others) = (Vec::new(), BTreeSet::from([WORKSPACE]));
+        for source in loaded.effective() {
             match &source.text {
                 Ok(text) if !broken(source) => good.push((source.name.as_str(), text.as_str())),
                 _ => drop(others.insert(source.name.as_str())),
@@ -161,9 +189,9 @@ impl Manifests {
     }
 }
 
-/// Checks what was read, and adds what could not be read.
-pub fn check(checker: &mut Checker, loaded: &Loaded, environment: &Environment) -> Checked {
-    let mut checked = checker.check(&loaded.sources, loaded.complete, &environment.around());
+/// Checks what was read, and adds what could not be read. `complete`: what was not read has no manifest.
+pub fn check(checker: &mut Checker, loaded: &Loaded, complete: bool, environment: &Environment) -> Checked {
+    let mut checked = checker.check(&loaded.sources, complete, &environment.around());
     checked.problems.splice(0..0, loaded.problems.iter().cloned());
     checked
 }

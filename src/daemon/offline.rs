@@ -10,9 +10,11 @@ use crate::model::loading::problem::Problem;
 use crate::model::protocol::PlanReport;
 use crate::model::supervisor::Supervisor;
 
-/// All problems of all manifests in these folders.
-pub fn check(folders: &[PathBuf]) -> Vec<Problem> {
-    checked(folders).problems
+/// How many files these folders hold, and all that is wrong with them.
+pub fn check(folders: &[PathBuf]) -> (usize, Vec<Problem>) {
+    let loaded = load::load(folders);
+    let checked = manifests::check(&mut Checker::default(), &loaded, loaded.complete, &Environment::inherited());
+    (loaded.sources.len(), checked.problems)
 }
 
 /// What a supervisor would do with these folders.
@@ -21,5 +23,6 @@ pub fn plan(folders: &[PathBuf]) -> PlanReport {
 }
 
 fn checked(folders: &[PathBuf]) -> Checked {
-    manifests::check(&mut Checker::default(), &load::load(folders), &Environment::inherited())
+    let loaded = load::load(folders);
+    manifests::check(&mut Checker::default(), &loaded, loaded.complete, &Environment::inherited())
 }

@@ -11,6 +11,7 @@ use rustix::fs::{self, FileType, Mode, OFlags};
 use crate::model::loading::problem::Problem;
 use crate::model::loading::source::Source;
 use crate::model::loading::surroundings::FileKind;
+use crate::model::manifest::name::WORKSPACE;
 
 /// A larger file is no manifest.
 const MAX_SIZE: u64 = 1 << 20;
@@ -18,7 +19,8 @@ const MAX_SIZE: u64 = 1 << 20;
 /// All that the folders hold.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// One per name, sorted by it. A file that cannot be read is here too, with the reason.
+    /// One per name, sorted by it; of `workspace.ron` all layers, the one that counts last. A file that cannot be read
+    /// is here too, with the reason.
     pub sources: Vec<Source>,
     /// What is wrong with the folders themselves.
     pub problems: Vec<Problem>,
@@ -30,9 +32,21 @@ pub struct Loaded {
     pub look_again: bool,
 }
 
-/// Reads every `*.ron` of every folder; a later folder's file replaces an earlier one's of the same name.
+impl Loaded {
+    /// The sources that count: one of each name.
+    pub fn effective(&self) -> impl Iterator<Item = &Source> {
+        let next = self.sources.iter().skip(1).map(Some).chain([None]);
+        let counts = |(source, next): &(&Source, Option<&Source>)| next.is_none_or(|next| next.name != source.name);
+        self.sources.iter().zip(next).filter(counts).map(|(source, _)| source)
+    }
+}
+
+/// Files by name, one for each folder that has it, in the order of the folders.
+type Files = BTreeMap<String, Vec<PathBuf>>;
+
+/// Reads every `*.ron` of every folder. If two folders hold the same file name, the later folder wins.
 pub fn load(folders: &[PathBuf]) -> Loaded {
-    let mut files = BTreeMap::new();
+    let mut files = Files::new();
     let mut loaded = Loaded { complete: true, ..Loaded::default() };
     for folder in folders {
         if let Err(error) = list(folder, &mut files, &mut loaded.problems) {
@@ -41,7 +55,11 @@ pub fn load(folders: &[PathBuf]) -> Loaded {
             loaded.problems.push(unlisted(folder, &error));
         }
     }
-    for (name, path) in files {
+    let layers = files.into_iter().flat_map(|(name, mut paths)| {
+        let first = if name == WORKSPACE { 0 } else { paths.len() - 1 };
+        paths.drain(first..).map(|path| (name.clone(), path)).collect::<Vec<_>>()
+    });
+    for (name, path) in layers {
         let text = read(&path).map_err(|unread| {
             loaded.look_again |= unread.may_pass;
             unread.reason
@@ -62,7 +80,7 @@ pub fn look(path: &str) -> FileKind {
     }
 }
 
-fn list(folder: &Path, files: &mut BTreeMap<String, PathBuf>, problems: &mut Vec<Problem>) -> io::Result<()> {
+fn list(folder: &Path, files: &mut Files, problems: &mut Vec<Problem>) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != "ron") {
@@ -71,7 +89,7 @@ fn list(folder: &Path, files: &mut BTreeMap<String, PathBuf>, problems: &mut Vec
         match path.file_stem().and_then(|stem| stem.to_str()) {
             Some(stem) if is_temporary(stem) => {}
             Some(stem) => {
-                files.insert(stem.to_owned(), path);
+                files.entry(stem.to_owned()).or_default().push(path);
             }
             None => problems.push(
                 Problem::whole(&path.display().to_string(), "the file name is not UTF-8, so it cannot name an app")
@@ -219,6 +237,19 @@ mod tests {
         assert_eq!(loaded.sources[1].text.as_deref(), Ok("user"));
         assert_eq!(loaded.sources[1].file, user.path().join("b.ron").display().to_string());
         assert!(loaded.complete && loaded.problems.is_empty());
+    }
+
+    #[test]
+    fn all_layers_of_the_sessions_manifest_are_read() {
+        let (image, user) = (folder(), folder());
+        write(image.path().join("workspace.ron"), "image").unwrap();
+        write(image.path().join("zoo.ron"), "image").unwrap();
+        write(user.path().join("workspace.ron"), "user").unwrap();
+        let loaded = load(&[image.path().to_owned(), user.path().to_owned()]);
+        let texts: Vec<_> = loaded.sources.iter().map(|source| source.text.as_deref().unwrap()).collect();
+        assert_eq!((names(&loaded), texts), (vec!["workspace", "workspace", "zoo"], vec!["image", "user", "image"]));
+        let effective: Vec<_> = loaded.effective().map(|source| source.text.as_deref().unwrap()).collect();
+        assert_eq!(effective, ["user", "image"]);
     }
 
     #[test]

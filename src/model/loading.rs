@@ -13,7 +13,10 @@ pub mod place;
 
 pub mod scope;
 
+pub mod absence;
 pub mod arguments;
 pub mod resolve;
+
+pub mod overlay;
 
 pub mod check;

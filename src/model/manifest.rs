@@ -4,6 +4,7 @@
 //! variables; the checked one (`Backoff`) has final values within their ranges. A form's `check` takes its fields
 //! apart exhaustively, so a field that is forgotten there does not compile.
 
+pub mod name;
 pub mod quantity;
 pub mod switch;
 

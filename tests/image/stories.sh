@@ -279,7 +279,7 @@ content() {
 	local path
 	for path in /dockerstartup/custom_startup.sh /dockerstartup/discord_startup.sh /dockerstartup/maximize_window.sh \
 		/opt/cloakbrowser/cloakbrowser /usr/share/discord/Discord /usr/bin/xfce4-terminal /usr/bin/zenity \
-		/opt/kasm-void/scripts/click.sh /opt/kasm-void/scripts/open-url.sh; do
+		/opt/kasm-void/scripts/click.sh /opt/kasm-void/scripts/open.sh /opt/kasm-void/scripts/open-url.sh; do
 		check "$path can be run" at content test -x "$path"
 	done
 	for path in terminal discord discord-reset cloakbrowser cloakbrowser-reload open-url; do
@@ -291,7 +291,7 @@ content() {
 	check "--go without a URL does nothing" has "nothing to do" at content /dockerstartup/custom_startup.sh --go
 	check "and is no failure" ends 0 at content /dockerstartup/custom_startup.sh --assign
 	check "an unknown option is" ends 2 at content /dockerstartup/custom_startup.sh --gone
-	check "--go without a live session is told" ends 3 at --env URL_LAUNCHER_TOKEN=x content /dockerstartup/custom_startup.sh --go --url https://kbve.com
+	check "--go without a live session is told" ends 3 at --env URL_LAUNCHER_TOKEN=x content /dockerstartup/custom_startup.sh --go --url http://93.184.215.14/
 	down content
 }
 
@@ -330,6 +330,21 @@ launcher() {
 		-H 'Authorization: Bearer the-token' -d '{"url":"https://kubernetes/"}' http://127.0.0.1:9998/open
 	check "KASM's --go hands the URL on, and tells why it is refused" ends 1 at one /dockerstartup/custom_startup.sh --go --url https://kubernetes/
 	check "its short form too, by the environment" ends 1 docker exec --env KASM_URL=https://kubernetes/ one /dockerstartup/custom_startup.sh -g
+}
+
+# A stock deployment knows one secret, and KASM's own script takes it out of the environment.
+vnc_password_is_the_token() {
+	step "with the VNC password alone"
+	up stock --env URL_LAUNCHER_TOKEN=
+	check "everything is ready" ready stock
+	check "it is the launcher's bearer" eventually has "rejected by policy" at stock curl --silent -X POST \
+		-H 'Authorization: Bearer the-vnc-password' -d '{"url":"https://kubernetes/"}' http://127.0.0.1:9998/open
+	check "nothing else is" is 401 answered stock -X POST -H 'Authorization: Bearer the-token' -d '{"url":"https://example.com"}'
+	check "--go has it" has "policy" at stock /dockerstartup/custom_startup.sh --go --url https://kubernetes/
+	check "the browser's environment has not" not has the-vnc-password environment_of stock cloakbrowser
+	check "nor is the way to it there" not has TOKEN_FILE environment_of stock cloakbrowser
+	check "nor in Discord's" not has the-vnc-password environment_of stock discord
+	down stock
 }
 
 answered() {
@@ -390,9 +405,12 @@ incidents() {
 	at one pkill -f 'tail -f /dev/null'
 	check "Docker's own health check agrees" eventually is healthy docker inspect --format '{{.State.Health.Status}}' one
 
-	docker run --detach --name bare --network none --cap-drop ALL --tmpfs /usr/share/discord --env LAUNCH_NAV_SHIM=0 "$IMAGE" >/dev/null
+	docker run --detach --name bare --network none --cap-drop ALL --tmpfs /usr/share/discord --env VNC_PW=the-vnc-password --env LAUNCH_NAV_SHIM=0 "$IMAGE" >/dev/null
 	check "without Discord's program the browser runs" eventually is Running state bare cloakbrowser
 	check "a missing program is tried with growing waits" eventually is Backoff state bare discord
+	check "--go opens a page without the launcher" eventually at bare /dockerstartup/custom_startup.sh --go --url http:93.184.215.14/a%20b
+	check "in the running browser" eventually has 'http://93.184.215.14/a%20b' at bare curl --silent http://127.0.0.1:9222/json/list
+	check "and refuses what the launcher would" has "refused" at bare /dockerstartup/custom_startup.sh --go --url https://kubernetes/
 	check "and leaves no X client behind" at bare sh -c '[ "$(xlsclients -display :1 | wc -l)" -lt 20 ]'
 	check "without the launcher the pod is still alive" at bare kasm-void health --live
 	down bare
@@ -532,7 +550,7 @@ migration() {
 	docker volume rm old >/dev/null
 }
 
-docker rm --force one two bare off content old-first old-second old-third >/dev/null 2>&1
+docker rm --force one two bare off content stock old-first old-second old-third >/dev/null 2>&1
 docker volume rm home clean old >/dev/null 2>&1
 rm -rf "$IMAGE_WORK/mounted"
 if [ -n "$IMAGE_BASE" ]; then
@@ -544,6 +562,7 @@ content
 session
 picture
 launcher
+vnc_password_is_the_token
 icons
 incidents
 persistence

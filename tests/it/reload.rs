@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::time::{Duration, Instant};
 
 use kasm_void::model::protocol::{PlanReport, StateName};
 
@@ -215,4 +216,43 @@ fn a_plan_tells_what_is_kept_back_and_why() {
     let steps: Vec<(char, &str)> = plan.steps.iter().map(|step| (step.sign, step.app.as_str())).collect();
     assert_eq!((steps, plan.unchanged), (vec![('!', "web")], 1));
     assert!(plan.problems.iter().any(|problem| problem.contains("comand")), "{:?}", plan.problems);
+}
+
+#[test]
+fn a_manifest_that_is_away_for_a_moment_stops_nothing() {
+    let session = two_apps();
+    let manifest = session.manifests().join("web.ron");
+    let text = fs::read_to_string(&manifest).expect("a manifest");
+    let mut argument = 0;
+    // On a busy machine the moment may be too long: then it is tried again.
+    loop {
+        let pid = session.pid("web");
+        let away = Instant::now();
+        session.remove("web");
+        argument += 1;
+        let other = session.pid("other");
+        session.edit("other", &format!(r#"App(command: "${{BIN}}/other", args: ["{argument}"])"#));
+        session.wait("other", "has been seen without the other file", |app| app.pid.is_some_and(|pid| pid != other));
+        fs::write(&manifest, &text).expect("the manifest is back");
+        if away.elapsed() < Duration::from_millis(900) {
+            assert_eq!(session.find("web").and_then(|app| app.pid), Some(pid));
+            return;
+        }
+        session.wait("web", "runs again", |app| app.pid.is_some());
+    }
+}
+
+#[test]
+fn secrets_stay_hidden_when_the_sessions_own_manifest_goes() {
+    let session = Session::new()
+        .stayer("web")
+        .workspace(r#"Workspace(env_hidden: ["URL_LAUNCHER_TOKEN"])"#)
+        .app("web", r#"App(command: "${BIN}/web")"#)
+        .start();
+    let pid = session.pid("web");
+    session.remove("workspace");
+    until("it is missed", || {
+        session.status().problems.iter().any(|problem| problem.contains("manifest is gone")).then_some(())
+    });
+    assert_eq!(session.pid("web"), pid);
 }

@@ -293,3 +293,24 @@ fn where_pidfds_are_refused_everything_still_works_and_the_doctor_says_so() {
     assert!(identity.troubles.iter().any(|trouble| trouble.contains("pidfd_open is refused")), "{identity:?}");
     session.ok(&["stop", "web"]);
 }
+
+/// An entry point that takes the password out of the environment, as KASM's does, and then starts the launcher.
+#[test]
+fn the_vnc_password_reaches_the_launcher_past_an_entry_point_that_removes_it() {
+    let entry = r#"unset VNC_PW; printf '%s|%s' "$(cat "$URL_LAUNCHER_TOKEN_FILE" 2>/dev/null)" "$URL_LAUNCHER_TOKEN" >"$DATA/token""#;
+    for (environment, expected) in [
+        (&[("VNC_PW", "the password")][..], "the password|"),
+        (&[("VNC_PW", "the password"), ("URL_LAUNCHER_TOKEN", "its own")], "|its own"),
+        (&[("VNC_PW", "the password"), ("URL_LAUNCHER_TOKEN_FILE", "/nowhere")], "|"),
+        (&[("VNC_PW", "")], "|"),
+    ] {
+        let session = Session::new();
+        let mut command = session.command(binary());
+        for name in ["VNC_PW", "URL_LAUNCHER_TOKEN", "URL_LAUNCHER_TOKEN_FILE"] {
+            command.env_remove(name);
+        }
+        command.args(["init", "--", "sh", "-c", entry]).envs(environment.iter().copied());
+        assert_eq!(end(command.spawn().expect("init")), Some(0));
+        assert_eq!(std::fs::read_to_string(session.data().join("token")).expect("what the entry point saw"), expected);
+    }
+}

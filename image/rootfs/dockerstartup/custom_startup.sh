@@ -1,6 +1,6 @@
 #!/bin/bash
-# KASM's hook. Without arguments it is the session: the supervisor, which does not end by itself. With --go or
-# --assign it comes through `docker exec` into a live session and hands the URL to the running browser.
+# KASM's hook. Without arguments it is the session: the supervisor, which never exits by itself. With --go or --assign,
+# KASM runs it through `docker exec` in a live session, and it passes the URL to the running browser.
 set -u
 
 options=$(getopt --options gau: --longoptions go,assign,url: --name custom_startup.sh -- "$@") || exit 2
@@ -28,4 +28,4 @@ if [ -z "$url" ]; then
 	echo "no URL was given (--url, KASM_URL, LAUNCH_URL): nothing to do"
 	exit 0
 fi
-exec kasm-void open "$url"
+exec /opt/kasm-void/scripts/open.sh "$url"

@@ -10,19 +10,19 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::model::app::App;
-use crate::model::loading::parse::{self, Read, parse};
+use crate::model::loading::overlay;
+use crate::model::loading::parse::{self, Read};
 use crate::model::loading::place::Place;
 use crate::model::loading::problem::Problem;
 use crate::model::loading::resolve;
 use crate::model::loading::source::Source;
 use crate::model::loading::surroundings::Surroundings;
 use crate::model::manifest::fields::Whole;
-use crate::model::manifest::workspace::{Workspace, WorkspaceForm};
+use crate::model::manifest::name;
+pub use crate::model::manifest::name::WORKSPACE;
+use crate::model::manifest::workspace::Workspace;
 
 mod together;
-
-/// The manifest that holds what belongs to the session.
-pub const WORKSPACE: &str = "workspace";
 
 /// What there is after a check. Only apps without an error are new in it.
 #[derive(Debug, Default, Clone)]
@@ -60,7 +60,7 @@ impl Known {
 }
 
 impl Checker {
-    /// `sources`: one of each name.
+    /// `sources`: one of each name; of `workspace.ron`, all layers, the one that counts last.
     /// `complete`: what is not among the sources is gone, not merely out of sight.
     pub fn check(&mut self, sources: &[Source], complete: bool, around: &Surroundings<'_>) -> Checked {
         let apps: Vec<&Source> = sources.iter().filter(|source| source.name != WORKSPACE).collect();
@@ -82,8 +82,8 @@ impl Checker {
     /// good here, has these as its last good version. One that is not good by itself either is passed over.
     pub fn remember(&mut self, copies: &[Source], around: &Surroundings<'_>) {
         if self.workspace.is_none() {
-            let copy = copies.iter().find(|source| source.name == WORKSPACE);
-            self.workspace = copy.and_then(|source| workspace(source, around).ok()).map(Arc::new);
+            let copy = copies.iter().rfind(|source| source.name == WORKSPACE);
+            self.workspace = copy.and_then(|source| overlay::workspace(&[source], around).value).map(Arc::new);
         }
         for source in copies.iter().filter(|source| source.name != WORKSPACE) {
             let (latest, problems) = app(source, self.workspace.as_deref().unwrap_or(&Workspace::default()), around);
@@ -95,15 +95,20 @@ impl Checker {
         }
     }
 
-    /// The session's own manifest, or its last good version.
+    /// The session's own manifest, or its last good version: also when it is gone, since nobody knows then which
+    /// variables are secrets.
     fn take_workspace(&mut self, sources: &[Source], complete: bool, around: &Surroundings<'_>) -> Vec<Problem> {
-        match sources.iter().find(|source| source.name == WORKSPACE).map(|source| workspace(source, around)) {
-            Some(Ok(workspace)) => self.workspace = Some(Arc::new(workspace)),
-            Some(Err(found)) => return found,
-            None if complete || self.workspace.is_none() => self.workspace = Some(Arc::default()),
-            None => {}
+        let layers: Vec<&Source> = sources.iter().filter(|source| source.name == WORKSPACE).collect();
+        if layers.is_empty() {
+            let known = self.workspace.get_or_insert_default();
+            let was_there = **known != Workspace::default() && complete;
+            return was_there.then(gone).into_iter().collect();
         }
-        Vec::new()
+        let layered = overlay::workspace(&layers, around);
+        if let Some(workspace) = layered.value {
+            self.workspace = Some(Arc::new(workspace));
+        }
+        layered.problems
     }
 
     /// One file by itself, unless nothing that it depends on has changed.
@@ -154,10 +159,10 @@ fn withheld(apps: &[&Source], problems: Vec<Problem>) -> Checked {
     Checked { stale, problems, ..Checked::default() }
 }
 
-fn workspace(source: &Source, around: &Surroundings<'_>) -> Result<Workspace, Vec<Problem>> {
-    let text = text(source)?;
-    let written: WorkspaceForm = parse(&source.file, text)?;
-    resolve::workspace(written, &Place::new(source), around)
+fn gone() -> Problem {
+    Problem::whole("workspace.ron", "the session's own manifest is gone; its last version stays in use")
+        .help("put it back, or drain the session and start it anew")
+        .warning()
 }
 
 /// The app, as far as its own file goes, and all that is wrong there.
@@ -165,7 +170,7 @@ fn app(source: &Source, workspace: &Workspace, around: &Surroundings<'_>) -> (Op
     if let Some(problem) = bad_name(source) {
         return (None, vec![problem]);
     }
-    let Read { value, mut problems } = match text(source) {
+    let Read { value, mut problems } = match source.read() {
         Ok(text) => parse::read(&source.file, text),
         Err(problems) => return (None, problems),
     };
@@ -178,22 +183,10 @@ fn app(source: &Source, workspace: &Workspace, around: &Surroundings<'_>) -> (Op
     (Some(app).filter(|_| is_whole), problems)
 }
 
-fn text(source: &Source) -> Result<&str, Vec<Problem>> {
-    source.text.as_deref().map_err(|why| vec![Problem::whole(&source.file, why.clone())])
-}
-
-/// Names stand in file names, environment variables, metrics and URLs.
 fn bad_name(source: &Source) -> Option<Problem> {
-    let name = &source.name;
-    let letters = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
-    if letters && name.len() <= 63 && name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-        return None;
-    }
-    let message = format!("`{name}` cannot be the name of an app");
-    Some(
-        Problem::whole(&source.file, message)
-            .help("name the file with letters, digits, `.`, `_` and `-`, beginning with a letter or digit, 63 at most"),
-    )
+    let message = format!("`{}` cannot be the name of an app", source.name);
+    let problem = Problem::whole(&source.file, message).help(format!("rename the file: {}", name::RULE));
+    Some(problem).filter(|_| !name::is_allowed(&source.name))
 }
 
 #[cfg(test)]

@@ -22,17 +22,18 @@ pub const MOST_BYTES: usize = 128 << 10;
 /// The text with everything filled in. `look_up` gives a variable's value; its error is a message.
 pub fn interpolate(
     text: &str,
-    home: &str,
+    home: Option<&str>,
     insert: Insert,
     look_up: &mut dyn FnMut(&str) -> Result<Option<String>, String>,
 ) -> Result<String, Failed> {
-    Reader { text, at: 0, home: home.trim_end_matches('/'), insert, skipping: false, look_up }.until_end(false, 0)
+    Reader { text, at: 0, home: home.map(|home| home.trim_end_matches('/')), insert, skipping: false, look_up }
+        .until_end(false, 0)
 }
 
 struct Reader<'a> {
     text: &'a str,
     at: usize,
-    home: &'a str,
+    home: Option<&'a str>,
     insert: Insert,
     /// In a default that is not used: it must be well formed, but nothing in it has to be set.
     skipping: bool,
@@ -64,7 +65,8 @@ impl Reader<'_> {
             && (behind.is_empty() || behind.starts_with('/') || in_braces && behind.starts_with('}'))
         {
             self.at += 1;
-            out.push_str(&self.inserted(self.home.into(), depth));
+            let home = self.home_folder(start)?;
+            out.push_str(&self.inserted(home, depth));
         }
         while let Some(c) = self.rest().chars().next() {
             if in_braces && c == '}' {
@@ -86,6 +88,18 @@ impl Reader<'_> {
             }
         }
         Ok(out)
+    }
+
+    /// What `~` stands for.
+    fn home_folder(&self, start: usize) -> Result<String, Failed> {
+        match self.home {
+            Some(home) => Ok(home.into()),
+            None if self.skipping => Ok(String::new()),
+            None => {
+                let message = "there is no home folder: HOME is not set, and /etc/passwd has no entry for this user";
+                Err(self.failed(start, message, "set HOME, or write an absolute path"))
+            }
+        }
     }
 
     /// A value as it stands in the text. What is nested in a default is escaped with all of it.
@@ -186,7 +200,7 @@ mod tests {
                 _ => None,
             })
         };
-        interpolate(text, "/home/me/", Insert::AsIs, &mut look_up)
+        interpolate(text, Some("/home/me/"), Insert::AsIs, &mut look_up)
             .map_err(|failed| format!("{} at {:?}", failed.message, failed.span))
     }
 
@@ -218,6 +232,16 @@ mod tests {
         for (text, wanted) in table {
             assert_eq!(filled(text).as_deref(), Ok(wanted), "{text}");
         }
+    }
+
+    #[test]
+    fn without_a_home_folder_only_texts_that_need_one_fail() {
+        let filled = |text| interpolate(text, None, Insert::AsIs, &mut |_| Ok(Some("x".into())));
+        let message = "there is no home folder: HOME is not set, and /etc/passwd has no entry for this user";
+        for text in ["~/x", "~", "a${X:+~/x}"] {
+            assert_eq!(filled(text).unwrap_err().message, message, "{text}");
+        }
+        assert_eq!(filled("a~/${X:-~/y}").unwrap(), "a~/x");
     }
 
     #[test]

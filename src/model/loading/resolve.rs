@@ -175,21 +175,20 @@ fn hooks(list: &str, forms: Vec<HookForm>, fields: &mut Fields<'_>) -> Vec<Hook>
     fields.each(list, forms, |fields, hook| hook.check(fields))
 }
 
-/// The session's settings, or all that is wrong with them.
+/// The session's settings, as far as they could be made, and all that is wrong with them.
 pub fn workspace(
-    mut form: WorkspaceForm,
+    (mut form, whole): (WorkspaceForm, Whole),
     place: &Place<'_>,
     around: &Surroundings<'_>,
-) -> Result<Workspace, Vec<Problem>> {
+) -> (Workspace, Vec<Problem>) {
     let outer = |name: &str| around.env.get(name).cloned();
-    let mut scope =
-        Scope::new((std::mem::take(&mut form.vars), BTreeMap::new()), &outer, around.home, (place, Whole::Yes));
+    let mut scope = Scope::new((std::mem::take(&mut form.vars), BTreeMap::new()), &outer, around.home, (place, whole));
     let mut fill_in = |path: &str, text, insert| scope.fill_in(path, text, insert);
-    let mut fields = Fields::new(&mut fill_in, Whole::Yes);
+    let mut fields = Fields::new(&mut fill_in, whole);
     let workspace = form.check(&mut fields);
     let mut problems = placed(fields.into_findings(), place);
     let vars = scope.conclude(&mut problems);
-    if problems.iter().any(Problem::is_error) { Err(problems) } else { Ok(Workspace { vars, ..workspace }) }
+    (Workspace { vars, ..workspace }, problems)
 }
 
 fn placed(findings: Vec<Finding>, place: &Place<'_>) -> Vec<Problem> {

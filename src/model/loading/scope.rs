@@ -32,7 +32,7 @@ impl<'a> Scope<'a> {
     pub fn new(
         (written, fixed): (BTreeMap<String, String>, BTreeMap<String, String>),
         outer: LookUp<'a>,
-        home: &'a str,
+        home: Option<&'a str>,
         (place, whole): (&'a Place<'a>, Whole),
     ) -> Self {
         let mut vars = Vars { written, outer, home, open: Vec::new(), done: BTreeMap::new(), failed: Vec::new() };
@@ -111,7 +111,7 @@ impl<'a> Scope<'a> {
 struct Vars<'a> {
     written: BTreeMap<String, String>,
     outer: LookUp<'a>,
-    home: &'a str,
+    home: Option<&'a str>,
     /// Those being filled in, each used by the one before.
     open: Vec<String>,
     /// `None`: it failed, or one that it uses did.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 /// The environment, the home folder, and which files there are.
 pub struct Surroundings<'a> {
     pub env: &'a BTreeMap<String, String>,
-    pub home: &'a str,
+    /// `None`: the user has none, and `~` cannot be filled in.
+    pub home: Option<&'a str>,
     /// What there is at an absolute path, links followed.
     pub look: &'a dyn Fn(&str) -> FileKind,
 }

@@ -84,6 +84,27 @@ impl Default for Workspace {
 }
 
 impl WorkspaceForm {
+    /// What `lower` sets and this one does not, by field. Hidden variables are not among them.
+    pub fn leaves_out(&self, lower: &WorkspaceForm) -> Vec<String> {
+        let WorkspaceForm { vars, env, env_hidden: _, stage, autostart, stop_budget, metrics } = lower;
+        let default = WorkspaceForm::default();
+        let missing = |field: &str, lower: &BTreeMap<String, String>, own: &BTreeMap<String, String>| {
+            let names = lower.keys().filter(|name| !own.contains_key(*name));
+            names.map(|name| format!("`{field}.{name}`")).collect::<Vec<_>>()
+        };
+        let fields = [
+            ("stage", !stage.is_empty() && self.stage.is_empty()),
+            ("autostart", *autostart != default.autostart && self.autostart == default.autostart),
+            ("stop_budget", stop_budget.is_some() && self.stop_budget.is_none()),
+            ("metrics", metrics.is_some() && self.metrics.is_none()),
+        ];
+        let others = fields.into_iter().filter(|(_, is_left_out)| *is_left_out).map(|(field, _)| format!("`{field}`"));
+        let mut left_out = missing("vars", vars, &self.vars);
+        left_out.extend(missing("env", env, &self.env));
+        left_out.extend(others);
+        left_out
+    }
+
     /// `vars` are left empty: they are filled in by whoever fills in the other texts.
     pub fn check(self, fields: &mut Fields<'_>) -> Workspace {
         let WorkspaceForm { vars: _, env, env_hidden, stage, autostart, stop_budget, metrics } = self;

@@ -26,7 +26,7 @@ fn check_with(checker: &mut Checker, env: &[(&str, &str)], files: &[(&str, &str)
         "/dev/null" | "/run/fifo" => FileKind::Special,
         _ => FileKind::Nothing,
     };
-    checker.check(&sources, true, &Surroundings { env: &env, home: "/home/me", look: &look })
+    checker.check(&sources, true, &Surroundings { env: &env, home: Some("/home/me"), look: &look })
 }
 
 fn check(files: &[(&str, &str)]) -> Checked {
@@ -611,12 +611,43 @@ fn no_app_starts_before_it_is_known_which_variables_are_secrets() {
 }
 
 #[test]
+fn a_variable_that_any_layer_hides_is_hidden_and_what_an_overlay_drops_is_said() {
+    let image = r#"Workspace(env_hidden: ["TOKEN"], vars: {"ports": "80", "a": "b"}, env: {"LANG": "C"}, stop_budget: "9s",
+        stage: [MakeDir(path: "/x")])"#;
+    let user = r#"Workspace(env_hidden: ["OWN"], vars: {"a": "c"})"#;
+    let checked = check(&[("workspace", image), ("workspace", user), ("web", r#"App(command: "tool")"#)]);
+    assert!(checked.apps["web"].program.env_hidden.iter().eq(["OWN", "TOKEN"]), "{:?}", checked.apps["web"].program);
+    assert_eq!(checked.workspace.vars["a"], "c");
+    assert_eq!(
+        said(&checked),
+        [
+            "workspace.ron: this replaces workspace.ron, and leaves out `vars.ports`, `env.LANG`, `stage`, `stop_budget`: copy what is still needed; variables that either of them hides stay hidden"
+        ]
+    );
+    let broken = check(&[("workspace", "Workspace("), ("workspace", user), ("web", r#"App(command: "tool")"#)]);
+    assert!(broken.apps.is_empty(), "nobody knows what the broken layer hides");
+}
+
+#[test]
+fn a_session_whose_own_manifest_goes_keeps_its_secrets() {
+    let mut checker = Checker::default();
+    let app = ("web", r#"App(command: "tool")"#);
+    let before = check_with(&mut checker, &[], &[app, ("workspace", r#"Workspace(env_hidden: ["TOKEN"])"#)]);
+    let gone = check_with(&mut checker, &[], &[app]);
+    assert_eq!(plan::plan(&before.apps, &gone), [], "no app is restarted");
+    assert!(gone.apps["web"].program.env_hidden.contains("TOKEN"));
+    assert!(said(&gone)[0].starts_with("workspace.ron: the session's own manifest is gone"), "{:?}", said(&gone));
+    let without = check(&[app]);
+    assert!(said(&without).is_empty(), "there never was one");
+}
+
+#[test]
 fn what_is_out_of_sight_is_not_gone() {
     let mut checker = Checker::default();
     let text = r#"App(command: "tool")"#;
     check_with(&mut checker, &[], &[("a", text), ("b", text)]);
     let env = BTreeMap::from([("PATH".to_string(), "/usr/bin:/bin".to_string())]);
-    let around = Surroundings { env: &env, home: "/home/me", look: &|_| FileKind::Program };
+    let around = Surroundings { env: &env, home: Some("/home/me"), look: &|_| FileKind::Program };
     let seen = Source { name: "a".into(), file: "a.ron".into(), text: Ok(text.into()) };
     let names = |checked: Checked| checked.apps.into_keys().collect::<Vec<_>>();
     assert_eq!(names(checker.check(std::slice::from_ref(&seen), false, &around)), ["a", "b"]);
@@ -692,7 +723,7 @@ fn what_was_missing_is_looked_for_again() {
     let mut checker = Checker::default();
     let mut check = |there: bool| {
         let look = |file: &str| if there && file.ends_with("/late") { FileKind::Program } else { FileKind::Nothing };
-        checker.check(&source, true, &Surroundings { env: &env, home: "/home/me", look: &look })
+        checker.check(&source, true, &Surroundings { env: &env, home: Some("/home/me"), look: &look })
     };
     assert!(check(false).stale.contains_key("web"));
     // Only whole paths count: a relative folder of PATH would mean another program elsewhere.

@@ -16,10 +16,4 @@ http://* | https://*) ;;
 *) complain "Only addresses that begin with http:// or https:// can be opened." ;;
 esac
 
-said=$(kasm-void open "$url" 2>&1)
-case $? in
-0) ;;
-# The launcher is down; what it would refuse stays refused.
-3) said=$(kasm-void check-url "$url" 2>&1 && kasm-void show cloakbrowser "$url" 2>&1) || complain "$said" ;;
-*) complain "$said" ;;
-esac
+said=$(/opt/kasm-void/scripts/open.sh "$url" 2>&1) || complain "$said"

@@ -1,0 +1,82 @@
+//! Absence: manifests that are not there any more. Editors, checkouts and syncs remove a file and write it again, or
+//! move a whole folder aside. So a manifest counts as deleted once it has been missing for a moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// For how long a manifest must be missing before its app is stopped.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The manifests that were there and are missing, with the time since when.
+#[derive(Debug, Default)]
+pub struct Absences {
+    there: BTreeSet<String>,
+    since: BTreeMap<String, Duration>,
+}
+
+impl Absences {
+    /// Takes in which manifests are there at `now`. Returns when to look again, while one has not been missing for
+    /// long enough to be called deleted.
+    pub fn look<'a>(&mut self, now: Duration, there: impl Iterator<Item = &'a str>) -> Option<Duration> {
+        let there: BTreeSet<String> = there.map(str::to_owned).collect();
+        for name in self.there.difference(&there) {
+            self.since.entry(name.clone()).or_insert(now);
+        }
+        self.since.retain(|name, since| !there.contains(name) && now < *since + PATIENCE);
+        self.there = there;
+        self.since.values().min().map(|since| *since + PATIENCE)
+    }
+
+    /// An operator has asked for what is there now to count.
+    pub fn settle<'a>(&mut self, there: impl Iterator<Item = &'a str>) {
+        self.there = there.map(str::to_owned).collect();
+        self.since.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const STEP: Duration = Duration::from_millis(400);
+
+    #[test]
+    fn what_is_away_for_a_moment_is_not_deleted() {
+        let mut absences = Absences::default();
+        assert_eq!(absences.look(Duration::ZERO, ["a", "b"].into_iter()), None);
+        assert_eq!(absences.look(STEP, ["b"].into_iter()), Some(STEP + PATIENCE));
+        assert_eq!(absences.look(2 * STEP, ["a", "b"].into_iter()), None);
+    }
+
+    #[test]
+    fn what_stays_away_is() {
+        let mut absences = Absences::default();
+        absences.look(Duration::ZERO, ["a", "b"].into_iter());
+        absences.look(STEP, ["b"].into_iter());
+        assert_eq!(absences.look(2 * STEP, std::iter::empty()), Some(STEP + PATIENCE), "one after the other");
+        assert_eq!(absences.look(STEP + PATIENCE, std::iter::empty()), Some(2 * STEP + PATIENCE));
+        assert_eq!(absences.look(2 * STEP + PATIENCE, std::iter::empty()), None);
+    }
+
+    #[test]
+    fn what_an_operator_reloads_counts_at_once() {
+        let mut absences = Absences::default();
+        absences.look(Duration::ZERO, ["a"].into_iter());
+        absences.settle(std::iter::empty());
+        assert_eq!(absences.look(STEP, std::iter::empty()), None);
+    }
+
+    proptest! {
+        /// Whenever something may still come back there is another look, and never later than the moment is over.
+        #[test]
+        fn every_wait_ends(looks in proptest::collection::vec((0u64..900, proptest::collection::btree_set("[a-c]", 0..3)), 1..20)) {
+            let (mut absences, mut now) = (Absences::default(), Duration::ZERO);
+            for (pause, there) in looks {
+                now += Duration::from_millis(pause);
+                let next = absences.look(now, there.iter().map(String::as_str));
+                prop_assert!(next.is_none_or(|next| now < next && next <= now + PATIENCE), "{next:?} at {now:?}");
+            }
+        }
+    }
+}
