@@ -72,9 +72,9 @@ pub struct Cli {
 
 const AFTER: &str = "\
 First steps:
-  kasm-void new discord -- /usr/bin/discord    write manifests/discord.ron
+  kasm-void new discord -- /usr/bin/discord    write ~/.config/kasm-void/manifests/discord.ron
   kasm-void check                              find every mistake in the manifests
-  kasm-void run manifests                      supervise the apps in it
+  kasm-void run                                supervise the apps in that folder
   kasm-void status                             what runs, since when, what happens next
   kasm-void why discord                        how it ended the last times, and its last words
 
@@ -99,8 +99,8 @@ enum Verb {
     },
     /// Find every mistake in the manifests, and start nothing
     Check {
-        /// Manifest folders, as `run` takes them
-        #[arg(value_name = "DIR", default_value = "manifests")]
+        /// Manifest folders, as `run` takes them [default: ~/.config/kasm-void/manifests]
+        #[arg(value_name = "DIR")]
         folders: Vec<PathBuf>,
     },
     /// Show what a reload would do now: + start, ~ restart, · change in place, - stop, ! kept back
@@ -117,9 +117,9 @@ enum Verb {
         /// The program and its arguments
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<String>,
-        /// The folder to write it into
-        #[arg(long, value_name = "DIR", default_value = "manifests")]
-        dir: PathBuf,
+        /// The folder to write it into [default: ~/.config/kasm-void/manifests, where `run` looks]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
         /// Write over a manifest that is there
         #[arg(long)]
         force: bool,
@@ -309,7 +309,7 @@ If it does not come up, the old one goes on.";
 const NEW: &str = "\
 Examples:
   kasm-void new terminal -- xterm -maximized
-  kasm-void new discord --dir ~/.config/kasm-void -- /usr/bin/discord --no-sandbox";
+  kasm-void new discord --dir manifests -- /usr/bin/discord --no-sandbox";
 
 const CHECK_URL: &str = "\
 Examples:
@@ -411,10 +411,10 @@ pub fn run(cli: Cli) -> anyhow::Result<Ended> {
             let log_format = if json { journal::Format::Json } else { log_format.into() };
             daemon::run(daemon::Options { folders, state, log_format, log_dir }, line).map(Ended::Ran)
         }
-        Verb::Check { folders } => manifests::check(&folders, json),
+        Verb::Check { folders } => manifests::check(folders, json),
         Verb::Plan { offline } if !offline.is_empty() => plan::tell_plan(&daemon::plan(&offline), json),
         Verb::Plan { .. } => asking(plan::plan(&Client::new(&state), json)),
-        Verb::New { name, command, dir, force } => manifests::new(&name, &command, &dir, force, json),
+        Verb::New { name, command, dir, force } => manifests::new(&name, &command, dir, force, json),
         Verb::Icons { folders, into, through } => icons::write(&folders, &into, through.as_deref(), json),
         Verb::CheckUrl { urls, no_resolve, policy } => {
             asking(check_url::check(&policy.policy().map_err(anyhow::Error::msg)?, &urls, !no_resolve, json))

@@ -18,4 +18,6 @@ pub mod home;
 pub mod journal;
 pub mod layout;
 pub mod link;
+pub mod trust;
+
 pub mod load;

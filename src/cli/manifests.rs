@@ -7,16 +7,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
-use super::Ended;
 use super::print::{problem, say, say_json};
+use super::{Ended, session};
 use crate::daemon;
 use crate::model::loading::problem::{Problem, Severity};
 use crate::model::manifest::name;
 
 /// Finds every mistake in the manifests of these folders. A folder that does not exist is one: only a running
 /// supervisor waits for it.
-pub fn check(folders: &[PathBuf], json: bool) -> anyhow::Result<Ended> {
-    let (files, mut problems) = daemon::check(folders);
+pub fn check(mut folders: Vec<PathBuf>, json: bool) -> anyhow::Result<Ended> {
+    if folders.is_empty() {
+        folders.push(session::own_folder()?);
+    }
+    let (files, mut problems) = daemon::check(&folders);
     let is_folder = |problem: &&mut Problem| folders.iter().any(|folder| Path::new(&problem.file) == folder);
     for missing in problems.iter_mut().filter(is_folder) {
         missing.severity = Severity::Error;
@@ -51,7 +54,8 @@ fn summary(files: usize, errors: usize, warnings: usize) -> String {
 }
 
 /// Writes a first manifest for `command` into `folder`.
-pub fn new(name: &str, command: &[String], folder: &Path, force: bool, json: bool) -> anyhow::Result<Ended> {
+pub fn new(name: &str, command: &[String], folder: Option<PathBuf>, force: bool, json: bool) -> anyhow::Result<Ended> {
+    let folder = folder.map_or_else(session::own_folder, Ok)?;
     let text = manifest(name, command)?;
     let file = folder.join(format!("{name}.ron"));
     write(&file, &text, force)?;
@@ -183,18 +187,18 @@ mod tests {
     #[test]
     fn a_folder_that_does_not_exist_is_an_error() {
         let missing = tempfile::tempdir().unwrap().path().join("nowhere");
-        assert_eq!(check(&[missing], true).unwrap(), Ended::Refused);
+        assert_eq!(check(vec![missing], true).unwrap(), Ended::Refused);
     }
 
     #[test]
     fn a_manifest_is_not_written_over_unless_told_to() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("deep/manifests");
-        new("a", &words(&["first"]), &dir, false, true).unwrap();
-        let error = new("a", &words(&["second"]), &dir, false, true).unwrap_err().to_string();
+        new("a", &words(&["first"]), Some(dir.clone()), false, true).unwrap();
+        let error = new("a", &words(&["second"]), Some(dir.clone()), false, true).unwrap_err().to_string();
         assert!(error.contains("--force"), "{error}");
         assert!(std::fs::read_to_string(dir.join("a.ron")).unwrap().contains("first"));
-        new("a", &words(&["third"]), &dir, true, true).unwrap();
+        new("a", &words(&["third"]), Some(dir.clone()), true, true).unwrap();
         assert_eq!(parsed(&std::fs::read_to_string(dir.join("a.ron")).unwrap()).command, "third");
     }
 

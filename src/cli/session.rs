@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use crate::host::home;
+
 /// The files of `manifests/desktop`.
 const BUILT_IN: &[(&str, &str)] = &[
     ("chromium.ron", include_str!("../../manifests/desktop/chromium.ron")),
@@ -16,7 +18,7 @@ const BUILT_IN: &[(&str, &str)] = &[
 
 /// Which folders to supervise, and a sentence about the choice.
 pub fn folders(state: &Path) -> anyhow::Result<(PathBuf, String)> {
-    if let Some(own) = own_folder().filter(|folder| folder.is_dir()) {
+    if let Some(own) = own_folder().ok().filter(|folder| folder.is_dir()) {
         let said = format!("supervising {}", own.display());
         return Ok((own, said));
     }
@@ -29,11 +31,17 @@ pub fn folders(state: &Path) -> anyhow::Result<(PathBuf, String)> {
     Ok((folder, said))
 }
 
-/// `$XDG_CONFIG_HOME/kasm-void/manifests`
-fn own_folder() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let config = variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")))?;
-    Some(config.join("kasm-void/manifests"))
+/// The folder of manifests that `run`, `check` and `new` use when none is named:
+/// `$XDG_CONFIG_HOME/kasm-void/manifests`, or the same in `~/.config`.
+///
+/// # Errors
+/// The user has no home folder.
+pub fn own_folder() -> anyhow::Result<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let home = || home::folder(variable("HOME").as_ref().and_then(|home| home.to_str()));
+    let config = variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| Some(Path::new(&home()?).join(".config")));
+    let config = config.context("there is no home folder to look for manifests in: name a folder, or set HOME")?;
+    Ok(config.join("kasm-void/manifests"))
 }
 
 /// What is there already may have been edited: it stays.

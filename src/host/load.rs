@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, FileType, Mode, OFlags};
 
+use super::trust;
+use crate::model::loading::layers::{self, Lock};
 use crate::model::loading::problem::Problem;
 use crate::model::loading::source::Source;
 use crate::model::loading::surroundings::FileKind;
@@ -41,32 +43,73 @@ impl Loaded {
     }
 }
 
-/// Files by name, one for each folder that has it, in the order of the folders.
-type Files = BTreeMap<String, Vec<PathBuf>>;
+/// Files by name, one for each folder that has it, in the order of the folders and with the folder's number.
+type Files = BTreeMap<String, Vec<(usize, PathBuf)>>;
 
-/// Reads every `*.ron` of every folder. If two folders hold the same file name, the later folder wins.
+/// Reads every `*.ron` of every folder. If two folders hold the same file name, the later folder wins, unless an
+/// earlier one locks the name. A folder that others may write to is not read.
 pub fn load(folders: &[PathBuf]) -> Loaded {
     let mut files = Files::new();
     let mut loaded = Loaded { complete: true, ..Loaded::default() };
-    for folder in folders {
-        if let Err(error) = list(folder, &mut files, &mut loaded.problems) {
+    for (number, folder) in folders.iter().enumerate() {
+        if let Err(why) = trust::folder(folder) {
+            loaded.complete = false;
+            loaded.problems.push(untrusted(folder, why));
+        } else if let Err(error) = list(number, folder, &mut files, &mut loaded.problems) {
             loaded.complete &= is_absent(&error);
             loaded.look_again |= may_pass(&error);
             loaded.problems.push(unlisted(folder, &error));
         }
     }
-    let layers = files.into_iter().flat_map(|(name, mut paths)| {
-        let first = if name == WORKSPACE { 0 } else { paths.len() - 1 };
-        paths.drain(first..).map(|path| (name.clone(), path)).collect::<Vec<_>>()
-    });
-    for (name, path) in layers {
-        let text = read(&path).map_err(|unread| {
-            loaded.look_again |= unread.may_pass;
+    let locks = loaded.read_workspace(files.remove(WORKSPACE).unwrap_or_default());
+    for (name, layers) in files {
+        let counting = loaded.unlocked(&name, layers, &locks).pop();
+        if let Some(source) = counting.map(|path| loaded.read(&name, &path)) {
+            loaded.sources.push(source);
+        }
+    }
+    loaded.sources.sort_by(|a, b| a.name.cmp(&b.name));
+    loaded
+}
+
+impl Loaded {
+    /// Reads all layers of the session's own manifest that count, and learns what they lock.
+    fn read_workspace(&mut self, layers: Vec<(usize, PathBuf)>) -> Vec<Lock> {
+        let mut locks = Vec::new();
+        for (folder, path) in layers {
+            for path in self.unlocked(WORKSPACE, vec![(folder, path)], &locks) {
+                let source = self.read(WORKSPACE, &path);
+                locks.extend(Lock::of(folder, &source));
+                self.sources.push(source);
+            }
+        }
+        locks
+    }
+
+    /// The layers of a name that are not locked out. The others are reported.
+    fn unlocked(&mut self, name: &str, layers: Vec<(usize, PathBuf)>, locks: &[Lock]) -> Vec<PathBuf> {
+        let mut counting = Vec::new();
+        for (folder, path) in layers {
+            match layers::locked_out(locks, name, folder) {
+                Some(by) => self.problems.push(layers::ignored(&path.display().to_string(), by)),
+                None => counting.push(path),
+            }
+        }
+        counting
+    }
+
+    fn read(&mut self, name: &str, path: &Path) -> Source {
+        let text = read(path).map_err(|unread| {
+            self.look_again |= unread.may_pass;
             unread.reason
         });
-        loaded.sources.push(Source { name, file: path.display().to_string(), text });
+        Source { name: name.into(), file: path.display().to_string(), text }
     }
-    loaded
+}
+
+fn untrusted(folder: &Path, why: String) -> Problem {
+    Problem::whole(&folder.display().to_string(), "the manifests in this folder are not read: others may change them")
+        .help(why)
 }
 
 /// What there is at a path that a manifest names.
@@ -80,7 +123,7 @@ pub fn look(path: &str) -> FileKind {
     }
 }
 
-fn list(folder: &Path, files: &mut Files, problems: &mut Vec<Problem>) -> io::Result<()> {
+fn list(number: usize, folder: &Path, files: &mut Files, problems: &mut Vec<Problem>) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != "ron") {
@@ -89,7 +132,7 @@ fn list(folder: &Path, files: &mut Files, problems: &mut Vec<Problem>) -> io::Re
         match path.file_stem().and_then(|stem| stem.to_str()) {
             Some(stem) if is_temporary(stem) => {}
             Some(stem) => {
-                files.entry(stem.to_owned()).or_default().push(path);
+                files.entry(stem.to_owned()).or_default().push((number, path));
             }
             None => problems.push(
                 Problem::whole(&path.display().to_string(), "the file name is not UTF-8, so it cannot name an app")
@@ -168,6 +211,7 @@ fn open(path: &Path) -> Result<File, Unread> {
     let file = fs::open(path, flags, Mode::empty()).map_err(|error| unopened(path, error))?;
     let opened = fs::fstat(&file).map_err(|error| unopened(path, error))?;
     refuse_special(FileType::from_raw_mode(opened.st_mode))?;
+    trust::file(&file, &opened)?;
     Ok(File::from(file))
 }
 
@@ -242,14 +286,57 @@ mod tests {
     #[test]
     fn all_layers_of_the_sessions_manifest_are_read() {
         let (image, user) = (folder(), folder());
-        write(image.path().join("workspace.ron"), "image").unwrap();
+        write(image.path().join("workspace.ron"), "Workspace()").unwrap();
         write(image.path().join("zoo.ron"), "image").unwrap();
         write(user.path().join("workspace.ron"), "user").unwrap();
         let loaded = load(&[image.path().to_owned(), user.path().to_owned()]);
         let texts: Vec<_> = loaded.sources.iter().map(|source| source.text.as_deref().unwrap()).collect();
-        assert_eq!((names(&loaded), texts), (vec!["workspace", "workspace", "zoo"], vec!["image", "user", "image"]));
+        assert_eq!(
+            (names(&loaded), texts),
+            (vec!["workspace", "workspace", "zoo"], vec!["Workspace()", "user", "image"])
+        );
         let effective: Vec<_> = loaded.effective().map(|source| source.text.as_deref().unwrap()).collect();
         assert_eq!(effective, ["user", "image"]);
+    }
+
+    #[test]
+    fn an_operators_folder_locks_names() {
+        let (image, operator, person) = (folder(), folder(), folder());
+        write(image.path().join("nav-shim.ron"), "image").unwrap();
+        write(operator.path().join("workspace.ron"), r#"Workspace(locked: ["workspace", "nav-shim", "miner"])"#)
+            .unwrap();
+        for name in ["workspace", "nav-shim", "miner", "web"] {
+            write(person.path().join(format!("{name}.ron")), "person").unwrap();
+        }
+        let folders = [&image, &operator, &person].map(|folder| folder.path().to_owned());
+        let loaded = load(&folders);
+        let texts: Vec<_> = loaded.sources.iter().map(|source| source.text.as_deref().unwrap()).collect();
+        assert_eq!(names(&loaded), ["nav-shim", "web", "workspace"]);
+        assert_eq!(texts[..2], ["image", "person"]);
+        assert!(texts[2].starts_with("Workspace("), "the operator's");
+        assert_eq!(loaded.problems.len(), 3, "{:?}", loaded.problems);
+        assert!(loaded.problems.iter().all(|problem| problem.message.contains("locks its name")));
+    }
+
+    #[test]
+    fn what_others_may_write_is_not_read() {
+        use std::os::unix::fs::PermissionsExt;
+        let chmod = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        let dir = folder();
+        write(dir.path().join("a.ron"), "App()").unwrap();
+        write(dir.path().join("b.ron"), "App()").unwrap();
+        chmod(&dir.path().join("b.ron"), 0o666);
+        let loaded = load_one(&dir);
+        assert_eq!(loaded.sources[0].text.as_deref(), Ok("App()"));
+        assert!(loaded.sources[1].text.as_ref().is_err_and(|why| why.starts_with("may be written by everybody")));
+        chmod(dir.path(), 0o777);
+        let open = load_one(&dir);
+        assert!(open.sources.is_empty() && !open.complete && open.problems[0].is_error(), "{:?}", open.problems);
+        let below = dir.path().join("below");
+        create_dir(&below).unwrap();
+        write(below.join("a.ron"), "App()").unwrap();
+        assert!(load(&[below]).sources.is_empty(), "whoever can write above can put another folder in its place");
+        chmod(dir.path(), 0o700);
     }
 
     #[test]

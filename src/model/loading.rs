@@ -17,6 +17,7 @@ pub mod absence;
 pub mod arguments;
 pub mod resolve;
 
+pub mod layers;
 pub mod overlay;
 
 pub mod check;

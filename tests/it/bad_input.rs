@@ -85,6 +85,49 @@ fn check_of_good_manifests_is_content() {
 }
 
 #[test]
+fn a_good_check_says_how_many_files_it_read_and_a_missing_folder_is_an_error() {
+    let session = Session::new().stayer("web").app("web", r#"App(command: "${BIN}/web")"#);
+    let said = session.ok(&["check", session.manifests().to_str().expect("UTF-8")]);
+    assert_eq!(said.trim(), "1 file checked: no problems");
+    let missing = session.cli(&["check", "/nowhere/manifests"]);
+    assert_eq!(missing.code, Some(1), "{missing:?}");
+    assert!((missing.stdout + &missing.stderr).contains("/nowhere/manifests"));
+}
+
+#[test]
+fn new_and_check_use_the_folder_that_run_supervises() {
+    let session = Session::new().env("XDG_CONFIG_HOME", "");
+    session.ok(&["new", "tool", "--", "/bin/true"]);
+    assert!(session.home().join(".config/kasm-void/manifests/tool.ron").exists());
+    assert_eq!(session.ok(&["check"]).trim(), "1 file checked: no problems");
+}
+
+#[test]
+fn a_manifest_that_others_may_write_to_starts_nothing() {
+    let session = Session::new()
+        .stayer("web")
+        .stayer("open")
+        .app("web", r#"App(command: "${BIN}/web")"#)
+        .app("open", r#"App(command: "${BIN}/open")"#);
+    let file = session.manifests().join("open.ron");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).expect("chmod");
+    let session = session.start();
+    session.pid("web");
+    let problems = session.status().problems.join("\n");
+    assert!(problems.contains("open.ron: may be written by everybody"), "{problems}");
+    assert!(session.find("open").is_none_or(|app| app.pid.is_none()));
+    let pid = session.pid("web");
+
+    fs::set_permissions(session.manifests(), fs::Permissions::from_mode(0o777)).expect("chmod");
+    session.edit("web", r#"App(command: "${BIN}/web", args: ["of somebody else"])"#);
+    let refused = session.cli(&["reload"]);
+    let said = refused.stdout + &refused.stderr + &session.status().problems.join("\n");
+    assert!(said.contains("`chmod o-w` it"), "{said}");
+    assert_eq!(session.pid("web"), pid, "its app stays as it is");
+    fs::set_permissions(session.manifests(), fs::Permissions::from_mode(0o755)).expect("chmod");
+}
+
+#[test]
 fn a_second_instance_on_the_same_state_folder_is_refused() {
     let session = Session::new().stayer("web").app("web", r#"App(command: "${BIN}/web")"#).start();
     let pid = session.pid("web");

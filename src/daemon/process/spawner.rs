@@ -1,7 +1,7 @@
 //! Starts programs: an app's own, and the commands of its hooks. Owns the environment they inherit; must not decide
 //! when something is started.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,10 +12,8 @@ use crate::host::marks;
 use crate::host::proc::Pid;
 use crate::host::sys::{self, Step};
 use crate::model::app::App;
+use crate::model::loading::surroundings::{DEFAULT_PATH, on_path};
 use crate::model::tree::Place;
-
-/// Where programs are searched without a `PATH`.
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 pub(super) struct Spawner {
     /// Variables that apps inherit from us, as `NAME=value`, by name.
@@ -94,10 +92,10 @@ fn program_file(app: &App, name: &str) -> CString {
 
 /// The first executable file of that name on the app's `PATH`.
 fn find_on_path(app: &App, name: &str) -> Option<PathBuf> {
-    let inherited = || std::env::var_os("PATH").filter(|_| !app.program.env_hidden.contains("PATH"));
-    let path = app.program.env.get("PATH").map(|path| OsStr::new(path).to_owned()).or_else(inherited);
-    let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| executable(file))
+    let inherited = || std::env::var("PATH").ok().filter(|_| !app.program.env_hidden.contains("PATH"));
+    let path = app.program.env.get("PATH").cloned().or_else(inherited);
+    let path = path.as_deref().unwrap_or(DEFAULT_PATH);
+    on_path(name, path, |file| executable(Path::new(file))).map(PathBuf::from)
 }
 
 /// Whether a command of the app's hooks can be started: a path, or a name on the app's `PATH`.

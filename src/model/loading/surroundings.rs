@@ -29,14 +29,19 @@ impl Surroundings<'_> {
         (self.look)(path) == FileKind::Program
     }
 
-    /// The first program of that name in an absolute folder of PATH; else the PATH that was searched. A relative
-    /// folder would mean another program elsewhere.
+    /// The program of that name on PATH; else the PATH that was searched.
     pub fn on_path(&self, name: &str) -> Result<String, &str> {
         let path = self.env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
-        let folders = path.split(':').filter(|folder| folder.starts_with('/'));
-        folders.map(|folder| format!("{folder}/{name}")).find(|file| self.is_program(file)).ok_or(path)
+        on_path(name, path, |file| self.is_program(file)).ok_or(path)
     }
 }
 
 /// Where programs are looked for when there is no PATH, as shells do.
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// The first program of that name in a folder of `path`. Relative folders are passed over: they would mean another
+/// program elsewhere.
+pub fn on_path(name: &str, path: &str, is_program: impl Fn(&str) -> bool) -> Option<String> {
+    let folders = path.split(':').filter(|folder| folder.starts_with('/'));
+    folders.map(|folder| format!("{folder}/{name}")).find(|file| is_program(file))
+}

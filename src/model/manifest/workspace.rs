@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::manifest::environment;
 use crate::model::manifest::fields::Fields;
 use crate::model::manifest::hook::{Hook, HookForm};
+use crate::model::manifest::name;
 use crate::model::manifest::probe::is_address;
 use crate::model::manifest::switch::{on, switch};
 
@@ -25,6 +26,8 @@ pub struct WorkspaceForm {
     pub env: BTreeMap<String, String>,
     /// Variables no app is given unless it names them in `env_secret`.
     pub env_hidden: Vec<String>,
+    /// Names that later folders cannot replace: their files of these names are ignored.
+    pub locked: Vec<String>,
     /// Steps once, before the first app starts.
     pub stage: Vec<HookForm>,
     /// `false`: load and check, but start nothing until asked.
@@ -42,6 +45,7 @@ impl Default for WorkspaceForm {
             vars: BTreeMap::new(),
             env: BTreeMap::new(),
             env_hidden: Vec::new(),
+            locked: Vec::new(),
             stage: Vec::new(),
             autostart: on(),
             stop_budget: None,
@@ -86,7 +90,7 @@ impl Default for Workspace {
 impl WorkspaceForm {
     /// What `lower` sets and this one does not, by field. Hidden variables are not among them.
     pub fn leaves_out(&self, lower: &WorkspaceForm) -> Vec<String> {
-        let WorkspaceForm { vars, env, env_hidden: _, stage, autostart, stop_budget, metrics } = lower;
+        let WorkspaceForm { vars, env, env_hidden: _, locked: _, stage, autostart, stop_budget, metrics } = lower;
         let default = WorkspaceForm::default();
         let missing = |field: &str, lower: &BTreeMap<String, String>, own: &BTreeMap<String, String>| {
             let names = lower.keys().filter(|name| !own.contains_key(*name));
@@ -107,7 +111,11 @@ impl WorkspaceForm {
 
     /// `vars` are left empty: they are filled in by whoever fills in the other texts.
     pub fn check(self, fields: &mut Fields<'_>) -> Workspace {
-        let WorkspaceForm { vars: _, env, env_hidden, stage, autostart, stop_budget, metrics } = self;
+        let WorkspaceForm { vars: _, env, env_hidden, locked, stage, autostart, stop_budget, metrics } = self;
+        // What is locked has been left out already, where the folders were read.
+        for (i, name) in locked.iter().enumerate().filter(|(_, name)| !name::is_allowed(name)) {
+            fields.error(&format!("locked[{i}]"), format!("`{name}` cannot be the name of an app"), name::RULE);
+        }
         Workspace {
             vars: BTreeMap::new(),
             env: environment::check(env, fields),

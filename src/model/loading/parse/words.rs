@@ -115,9 +115,11 @@ fn expected(path: &str) -> &'static str {
     match (field, element) {
         ("prelaunch" | "postlaunch" | "stage", true) => STEP,
         ("prelaunch" | "postlaunch" | "stage", false) => STEPS,
-        ("args" | "args_kept" | "args_last" | "argv" | "after" | "env_secret" | "env_hidden" | "categories", false) => {
-            "a list of texts such as [\"one\", \"two\"]"
-        }
+        (
+            "args" | "args_kept" | "args_last" | "argv" | "after" | "env_secret" | "env_hidden" | "locked"
+            | "categories",
+            false,
+        ) => "a list of texts such as [\"one\", \"two\"]",
         (_, true) => TEXT,
         ("first" | "max" | "stable_after" | "within" | "timeout" | "every" | "grace" | "stop_budget", _) => {
             "a duration such as \"3s\""

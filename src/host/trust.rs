@@ -1,0 +1,118 @@
+//! Trust: whose manifests are read. A manifest says what is run as us, so whoever can write it can do what we can. As
+//! sshd does with its files, one is refused that somebody else owns, or that others may write to.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{Stat, StatVfsMountFlags, fstatvfs, stat, statvfs};
+use rustix::process::{getegid, geteuid};
+
+/// What counts of a file or folder.
+#[derive(Debug, Clone, Copy)]
+struct Access {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    /// Nobody can write to it, whatever its mode says: ConfigMaps are mounted with mode 0777.
+    read_only: bool,
+}
+
+/// Who we are.
+#[derive(Debug, Clone, Copy)]
+struct Identity {
+    uid: u32,
+    gid: u32,
+}
+
+/// Refuses a folder that others may change, or that lies in one where others may swap it for another. The error says
+/// why, and the way out.
+pub fn folder(path: &Path) -> Result<(), String> {
+    let Ok(path) = path.canonicalize() else { return Ok(()) }; // whoever reads it says what is wrong
+    let us = identity();
+    let above = path.ancestors().skip(1);
+    let doubts = std::iter::once((path.as_path(), false)).chain(above.map(|above| (above, true)));
+    for (path, is_above) in doubts {
+        let Some(access) = access(path) else { continue };
+        if let Some(why) = doubt(access, us, is_above) {
+            return Err(format!("{} {why}", path.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses an opened file that others may change.
+pub fn file(opened: impl AsFd, found: &Stat) -> Result<(), String> {
+    let read_only = fstatvfs(opened).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::RDONLY));
+    let access = Access { uid: found.st_uid, gid: found.st_gid, mode: found.st_mode, read_only };
+    doubt(access, identity(), false).map_or(Ok(()), Err)
+}
+
+fn identity() -> Identity {
+    Identity { uid: geteuid().as_raw(), gid: getegid().as_raw() }
+}
+
+fn access(path: &Path) -> Option<Access> {
+    let found = stat(path).ok()?;
+    Some(Access { uid: found.st_uid, gid: found.st_gid, mode: found.st_mode, read_only: is_read_only(path) })
+}
+
+fn is_read_only(path: &Path) -> bool {
+    statvfs(path).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// Why it is not to be trusted. In a folder with the sticky bit, as /tmp is, others cannot swap what is ours; but
+/// they can add to it, so manifests are not read from it itself.
+fn doubt(Access { uid, gid, mode, read_only }: Access, us: Identity, is_above: bool) -> Option<String> {
+    let sticky = is_above && mode & 0o1000 != 0;
+    if read_only {
+        return None;
+    }
+    if uid != us.uid && uid != 0 {
+        let way_out = format!("change its owner to root or uid {}", us.uid);
+        return Some(format!("belongs to uid {uid}, who could have anything run as uid {}: {way_out}", us.uid));
+    }
+    if mode & 0o002 != 0 && !sticky {
+        return Some("may be written by everybody: `chmod o-w` it".into());
+    }
+    if mode & 0o020 != 0 && gid != us.gid && !sticky {
+        return Some(format!("may be written by group {gid}: `chmod g-w` it"));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const US: Identity = Identity { uid: 1000, gid: 1000 };
+
+    fn with(uid: u32, gid: u32, mode: u32) -> Access {
+        Access { uid, gid, mode, read_only: false }
+    }
+
+    #[test]
+    fn what_others_can_write_is_refused() {
+        let table = [
+            (with(1000, 1000, 0o100644), false, None),
+            (with(0, 0, 0o100644), false, None),
+            (with(1000, 1000, 0o100664), false, None),
+            (with(1000, 27, 0o100664), false, Some("may be written by group 27")),
+            (with(0, 0, 0o100666), false, Some("may be written by everybody")),
+            (with(1001, 1000, 0o100600), false, Some("belongs to uid 1001")),
+            (with(0, 0, 0o041777), true, None),
+            (with(0, 0, 0o041777), false, Some("may be written by everybody")),
+            (with(0, 0, 0o040777), true, Some("may be written by everybody")),
+            (with(1001, 1001, 0o040755), true, Some("belongs to uid 1001")),
+        ];
+        for (access, is_above, wanted) in table {
+            let said = doubt(access, US, is_above);
+            match wanted {
+                None => assert_eq!(said, None, "{access:?}"),
+                Some(wanted) => {
+                    assert!(said.as_ref().is_some_and(|said| said.starts_with(wanted)), "{access:?}: {said:?}")
+                }
+            }
+        }
+        assert_eq!(doubt(Access { read_only: true, ..with(0, 0, 0o040777) }, US, false), None, "a ConfigMap");
+    }
+}
