@@ -10,7 +10,7 @@ use super::manifests::Purpose;
 use super::{Daemon, clock, process, state};
 use crate::model::guard::ToGuard;
 use crate::model::protocol::{Identity, Outcome, PlanReport, Refusal, Snapshot, StateName};
-use crate::model::supervisor::{AskId, DrainCause, Input, Observed, Request};
+use crate::model::supervisor::{AppRequest, AskId, DrainCause, Input, Observed};
 
 /// Requests that have not been answered yet.
 #[derive(Default)]
@@ -65,7 +65,7 @@ impl Daemon {
                 tracing::info!(event = "app.asked", app, verb = %verb, "asked to {verb} {app}");
                 let id = self.answers.next_id();
                 self.answers.pending.insert(id, reply);
-                self.inputs.push_back(Input::Asked(Request { id, app, verb, wait }));
+                self.inputs.push_back(Input::Asked(AppRequest { id, app, verb, wait }));
             }
             Ask::Command { app, reply } => {
                 let known = self.supervisor.id(&app).and_then(|id| self.supervisor.app(id));

@@ -29,7 +29,7 @@ use apps::Apps;
 use drain::Drain;
 pub use drain::DrainCause;
 use inherit::Inheritance;
-pub use requests::Request;
+pub use requests::AppRequest;
 use requests::Wait;
 pub use snapshot::Observed;
 
@@ -46,7 +46,7 @@ pub enum Input {
     /// The `stage` steps are done, well or not.
     Staged,
     Happened(AppId, Event),
-    Asked(Request),
+    Asked(AppRequest),
     /// The client of this request has disconnected.
     Forgotten(AskId),
     /// Stop everything, then exit with this code.

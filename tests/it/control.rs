@@ -193,8 +193,9 @@ fn garbage_on_the_control_socket_is_refused_and_changes_nothing() {
         let shown: String = said.chars().take(80).collect();
         let answer = said_to(&path, said.as_bytes(), wanted.is_none());
         let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
-        assert_eq!(status, wanted, "{shown:?}: {answer:?}");
-        assert!(wanted.is_some() || answer.is_empty(), "{shown:?}: {answer:?}");
+        // Who says half a request and leaves may be told so, or be left alone.
+        let fine = status == wanted || (wanted.is_none() && status == Some(400));
+        assert!(fine, "{shown:?}: {answer:?}");
     }
     let silent: Vec<UnixStream> = (0..50).map(|_| UnixStream::connect(&path).expect("one more client")).collect();
     let after = session.find("web").expect("the app");

@@ -514,3 +514,62 @@ fn the_peak_of_a_small_app_is_not_the_supervisors_own() {
     let why = until("the crash is told", || Some(session.ok(&["why", "web"])).filter(|why| why.contains("SIGKILL")));
     assert!(!why.contains("peak memory"), "{why}");
 }
+
+/// Starts a helper that notes TERM before it ends, and stays.
+const LEAVES_A_POLITE_HELPER: &str = r#"
+setsid sh -c 'trap "echo asked >>\"$DATA/asked\"; exit 0" TERM; echo $$ >>"$DATA/polite.pids"; while :; do sleep .05; done' &
+"#;
+
+#[test]
+fn the_helpers_of_a_crashed_app_are_asked_before_they_are_killed() {
+    let session = Session::new()
+        .program("web", &format!("{LEAVES_A_POLITE_HELPER}{FOREVER}"))
+        .app("web", r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "10ms"))"#)
+        .start();
+    let web = session.pid("web");
+    session.wait_lines("polite.pids", 1);
+    kill(web);
+    session.next_pid("web", web);
+    session.wait_lines("asked", 1);
+}
+
+#[test]
+fn a_leader_that_asks_back_after_int_is_asked_again_with_term() {
+    let asks_back = r#"
+trap 'echo int >>"$DATA/signals"' INT
+trap 'echo term >>"$DATA/signals"; exit 0' TERM
+echo $$ >>"$DATA/pids"
+while :; do sleep .05; done
+"#;
+    let session = Session::new()
+        .program("web", asks_back)
+        .app("web", r#"App(command: "${BIN}/web", stop: Stop(signal: "INT", grace: "20s"))"#)
+        .start();
+    session.pid("web");
+    session.wait_lines("pids", 1);
+    session.ok(&["stop", "web"]);
+    assert_eq!(session.lines("signals"), ["int", "term"], "it was killed instead");
+}
+
+#[test]
+fn an_updater_that_outlives_its_app_may_finish() {
+    let updates = r#"
+if [ -e "$DATA/updated" ]; then exec "$BIN/new"; fi
+setsid sh -c 'trap "echo killed >>\"$DATA/outcome\"; exit 1" TERM; sleep 3; echo done >>"$DATA/outcome"; touch "$DATA/updated"; exec "$BIN/new"' &
+echo $$ >>"$DATA/starts"
+sleep .2
+"#;
+    let session = Session::new()
+        .stayer("new")
+        .program("web", updates)
+        .app(
+            "web",
+            r#"App(command: "${BIN}/web", matches: Match(cmdline: "^/bin/sh .*/bin/(web|new)$", successor: "60s"))"#,
+        )
+        .start();
+    let outcome = session.wait_lines("outcome", 1);
+    assert_eq!(outcome, ["done"]);
+    let new: i32 = session.wait_lines("new.pids", 1)[0].parse().expect("a pid");
+    session.wait("web", "is the new version", |app| app.state == StateName::Running && app.pid == Some(new));
+    assert_eq!(session.lines("starts").len(), 1, "the update was interrupted by another start");
+}

@@ -11,7 +11,7 @@ use crate::model::spelling::closest;
 
 /// A client's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+pub struct AppRequest {
     pub id: AskId,
     pub app: String,
     pub verb: Verb,
@@ -43,8 +43,8 @@ enum Task {
 type Refused = (Refusal, String);
 
 impl Supervisor {
-    pub(super) fn ask(&mut self, request: Request, turn: &mut Turn<'_>) {
-        let Request { id: ask, app: name, verb, wait } = request;
+    pub(super) fn ask(&mut self, request: AppRequest, turn: &mut Turn<'_>) {
+        let AppRequest { id: ask, app: name, verb, wait } = request;
         let give = |turn: &mut Turn<'_>, refusal: Option<Refusal>, message| {
             let outcome = Outcome { app: name.clone(), done: refusal.is_none(), message, refusal };
             turn.push(Effect::Answer(ask, outcome));

@@ -219,7 +219,7 @@ impl World {
     }
 
     fn ask(&mut self, id: AskId, app: &str, verb: Verb) {
-        self.give(Input::Asked(Request { id, app: app.into(), verb, wait: true }));
+        self.give(Input::Asked(AppRequest { id, app: app.into(), verb, wait: true }));
     }
 
     /// Time passes, and every timer that is due fires.
