@@ -25,6 +25,26 @@ fn as_a_user(name: &str, story: impl FnOnce()) {
 
 /// As [`as_a_user`], for the test of any file: `path` is its whole name.
 pub fn alone(path: &str, story: impl FnOnce()) {
+    alone_in(path, ALONE, story);
+}
+
+/// As [`alone`], with public and private addresses, all ports, and a name server that the story brings at 127.0.0.1.
+/// Not run where the machine grants no network of one's own.
+pub fn on_an_internet(path: &str, story: impl FnOnce()) {
+    let is_granted = || rustix::process::geteuid().is_root() && hermetic();
+    if std::env::var_os(STAGE).is_none() && !is_granted() {
+        return not_run(path, "it needs root and a network of its own");
+    }
+    alone_in(path, &format!("{INTERNET} && {ALONE}"), story);
+}
+
+/// Addresses, ports and name server of an internet on one machine.
+const INTERNET: &str = "for at in 93.184.215.14 10.0.0.1 192.168.1.1; do ip address add $at/32 dev lo; done \
+    && echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start \
+    && mount -t tmpfs tmpfs /mnt && echo nameserver 127.0.0.1 > /mnt/resolv.conf && echo 127.0.0.1 localhost > /mnt/hosts \
+    && mount --bind /mnt/resolv.conf /etc/resolv.conf && mount --bind /mnt/hosts /etc/hosts";
+
+fn alone_in(path: &str, setup: &str, story: impl FnOnce()) {
     if !rustix::process::geteuid().is_root() {
         not_run(&format!("{path} in a network and host of its own"), "that needs root");
         return story();
@@ -34,7 +54,7 @@ pub fn alone(path: &str, story: impl FnOnce()) {
         true => {
             let mut command = Command::new("unshare");
             command.args(["--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"]);
-            command.args(["sh", "-c", ALONE, "sh"]);
+            command.args(["sh", "-c", setup, "sh"]);
             command
         }
         false => {

@@ -1,6 +1,8 @@
 //! The launcher with a real Chromium and pages under our control: every row of its table of verdicts. It runs
 //! inside the test, because only there may pages of this machine be opened.
 
+mod internet;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -141,18 +143,22 @@ struct Chromium {
 
 impl Chromium {
     fn start(start_url: &str) -> Self {
+        Self::start_with(&[], start_url)
+    }
+
+    fn start_with(flags: &[&str], start_url: &str) -> Self {
         let profile = tempfile::tempdir().expect("a profile");
         let port = free_port();
-        let process = Self::spawn(port, profile.path().into(), start_url);
+        let process = Self::spawn(port, profile.path().into(), flags, start_url);
         let chromium = Chromium { port, profile, process };
         chromium.wait_ready();
         chromium
     }
 
-    fn spawn(port: u16, profile: PathBuf, start_url: &str) -> Child {
+    fn spawn(port: u16, profile: PathBuf, flags: &[&str], start_url: &str) -> Child {
         let mut command = Command::new("chromium");
         command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]);
-        command.arg(format!("--user-data-dir={}", profile.display())).env("HOME", &profile);
+        command.args(flags).arg(format!("--user-data-dir={}", profile.display())).env("HOME", &profile);
         command.args([&format!("--remote-debugging-port={port}"), "--remote-debugging-address=127.0.0.1", start_url]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("chromium")
     }
@@ -166,7 +172,7 @@ impl Chromium {
         let _ = self.process.kill();
         self.process.wait().expect("a reaped browser");
         until("its port is free", || TcpListener::bind(("127.0.0.1", self.port)).ok().map(drop));
-        self.process = Self::spawn(self.port, self.profile.path().into(), start_url);
+        self.process = Self::spawn(self.port, self.profile.path().into(), &[], start_url);
         self.wait_ready();
     }
 }
@@ -360,6 +366,7 @@ fn a_page_is_shown_or_the_caller_learns_why_not() {
             ("/hop", redirect("/")),
             ("/round", redirect("/round")),
             ("/empty", says("204 No Content", "X: y", "")),
+            ("/sign-in", says("401 Unauthorized", "WWW-Authenticate: Basic realm=x", "")),
             ("/file", says("200 OK", "Content-Type: application/zip\r\nContent-Disposition: attachment", "zip")),
             ("/frame", says("200 OK", "Content-Type: text/html\r\nX-Frame-Options: DENY", "framed")),
         ]);
@@ -375,6 +382,8 @@ fn a_page_is_shown_or_the_caller_learns_why_not() {
         assert_eq!(stage.open(&pages.url("/file")).outcome, Outcome::Download { frame });
         assert_eq!(stage.open(&pages.url("/empty")).outcome, Outcome::Aborted);
         stage.wait_tab(&first);
+        assert_eq!(stage.open(&pages.url("/sign-in")).outcome.word(), "sign_in");
+        stage.shows(&first);
         let failed = |text: &str| Outcome::Failed(text.into());
         assert_eq!(stage.open(&pages.url("/round")).outcome, failed("net::ERR_TOO_MANY_REDIRECTS"));
         assert_eq!(stage.open(&format!("http://127.0.0.1:{nobody}/")).outcome, failed("net::ERR_CONNECTION_REFUSED"));
