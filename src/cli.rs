@@ -28,9 +28,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::daemon;
 use crate::host::link::Line;
 use crate::host::{journal, layout};
+use crate::init;
 use crate::model::manifest::quantity::Span;
 use crate::model::protocol::Route;
-use crate::{guard, init};
 use change::Which;
 use client::{Client, Waiting};
 use policy::PolicyOptions;
@@ -87,7 +87,7 @@ enum Verb {
     #[command(after_help = RUN)]
     Run {
         /// Manifest folders; a file in a later one replaces the file of the same name in an earlier one
-        /// [default: ~/.config/kasm-void/manifests when it is there, else a desktop session built in]
+        /// [default: ~/.config/kasm-void/manifests; when there is none, a desktop session is written there first]
         #[arg(value_name = "DIR")]
         folders: Vec<PathBuf>,
         /// The supervisor's own log on stdout: readable on a terminal and JSON elsewhere, or always the same
@@ -402,11 +402,10 @@ pub fn run(cli: Cli) -> anyhow::Result<Ended> {
     let state = state.unwrap_or_else(layout::default_path);
     match verb {
         Verb::Run { mut folders, log_format, log_dir } => {
-            let Some(line) = Line::of_our_guard() else { return guard::run(&state).map(Ended::Ran) };
-            if folders.is_empty() {
-                let (folder, said) = session::folders(&state)?;
-                print::complain(&said);
-                folders.push(folder);
+            let named = !folders.is_empty();
+            let Some(line) = Line::of_our_guard() else { return session::start(&state, named).map(Ended::Ran) };
+            if !named {
+                folders.push(session::own_folder()?);
             }
             let log_format = if json { journal::Format::Json } else { log_format.into() };
             daemon::run(daemon::Options { folders, state, log_format, log_dir }, line).map(Ended::Ran)

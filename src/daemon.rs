@@ -32,8 +32,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+use crate::host::handover::Handover;
 use crate::host::journal::{self, Journal};
-use crate::host::layout::StateFolder;
+use crate::host::layout;
 use crate::host::link::Line;
 use crate::host::load::Loaded;
 use crate::host::{proc, sys};
@@ -50,7 +51,7 @@ use manifests::{Manifests, Purpose, Reading};
 use process::Processes;
 use report::Reports;
 use startup::Welcome;
-use state::Ledger;
+use state::{Folder, Ledger};
 use timers::Timers;
 
 pub use offline::{check, plan};
@@ -71,21 +72,31 @@ pub fn run(options: Options, line: Line) -> anyhow::Result<ExitCode> {
     // The program was executed as /proc/self/exe, and `exe` is a name nobody would recognise.
     let _ = rustix::thread::set_name(c"kasm-void");
     let (welcome, lock) = Welcome::hear(line)?;
-    let state = StateFolder::given(&options.state)?;
+    let state = layout::resolved(&options.state);
     sys::share_one_heap();
     proc::keep_spare();
     sys::survive_file_size_limit();
     let journal = Journal::start(options.log_format, options.log_dir.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(64).build()?;
-    let code = LocalSet::new().block_on(&runtime, async {
-        let (mut daemon, inbox) = Daemon::new(&state, options.folders, welcome)?;
-        daemon.run(inbox).await
+    let open_files = sys::raise_open_files();
+    let deaths = welcome.hello.deaths;
+    let folder = Folder::new(&state, lock);
+    let (code, pipes, lock) = LocalSet::new().block_on(&runtime, async {
+        let (mut daemon, inbox) = Daemon::new(folder, options.folders, welcome, open_files)?;
+        let code = daemon.run(inbox).await?;
+        let becomes_guard = daemon.ending.leaves == Some(Leave::ToBecomeGuard);
+        let pipes = becomes_guard.then(|| daemon.logs.descriptors());
+        anyhow::Ok((code, pipes, daemon.folder.into_lock()))
     })?;
     // We still hold the lock, so the socket is ours; a supervisor that comes after us replaces it.
-    let _ = std::fs::remove_file(state.join("control.sock"));
+    let _ = std::fs::remove_file(layout::control_socket(&state));
     // Blocking steps that hang on a dead disk must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(100));
     drop(journal);
+    if let Some(pipes) = pipes {
+        let error = Handover { lock, pipes, deaths, open_files }.exec();
+        anyhow::bail!("the guard has died, and its supervisor cannot take its place: {error}");
+    }
     drop(lock);
     Ok(ExitCode::from(code))
 }
@@ -99,6 +110,7 @@ pub(crate) struct Daemon {
     jobs: Jobs,
     manifests: Manifests,
     processes: Processes,
+    folder: Folder,
     ledger: Ledger,
     timers: Timers,
     logs: Logs,
@@ -114,8 +126,18 @@ struct Ending {
     budget: Option<Instant>,
     /// Everything is down.
     exit: Option<u8>,
-    /// Another supervisor takes over: this one ends and stops nothing.
-    makes_way: bool,
+    /// This process stops nothing: another supervisor takes over.
+    leaves: Option<Leave>,
+}
+
+/// Why a supervisor leaves a session that goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    /// It makes way for another binary.
+    ForUpgrade,
+    /// The guard died. The supervisor becomes the guard and starts the next supervisor, so that apps stay the children of
+    /// a process that knows them.
+    ToBecomeGuard,
 }
 
 /// What the loop reads beside signals, timers and processes.
@@ -129,6 +151,7 @@ pub(crate) struct Inbox {
     /// Requests from the control socket.
     asks: mpsc::Receiver<Ask>,
     asks_sender: mpsc::Sender<Ask>,
+    control: Option<Server>,
     servers: Vec<Server>,
 }
 
@@ -138,15 +161,20 @@ impl Daemon {
         let watched = sys::async_fd(self.processes.wakes()?, Interest::READABLE)?;
         let guard = self.processes.guard_wakes()?.map(|fd| sys::async_fd(fd, Interest::READABLE)).transpose()?;
         let mut watch = watch::start(self.manifests.folders.clone());
+        let folder = self.folder.wakes()?.map(|fd| sys::async_fd(fd, Interest::READABLE)).transpose()?;
         self.begin();
         self.serve_metrics(&mut inbox).await;
-        while self.ending.exit.is_none() && !self.ending.makes_way {
+        while self.ending.exit.is_none() && self.ending.leaves.is_none() {
             let next = self.next_moment();
             tokio::select! {
                 biased;
                 _ = signals.child.recv() => {}
                 ready = watched.readable() => ready?.clear_ready(),
                 ready = readable(guard.as_ref()), if self.processes.guard().is_some() => ready?.clear_ready(),
+                ready = readable(folder.as_ref()), if folder.is_some() => {
+                    ready?.clear_ready();
+                    self.folder.changed();
+                }
                 () = wait_until(next) => {}
                 Some(command) = inbox.commands.recv() => self.take_command(command),
                 Some(input) = inbox.inputs.recv() => self.inputs.push_back(input),
@@ -159,15 +187,16 @@ impl Daemon {
                 _ = signals.quit.recv() => self.inputs.push_back(Input::EndSignalled("SIGQUIT")),
             }
             self.turn();
+            self.tend_folder(&mut inbox);
         }
         let code = self.ending.exit.unwrap_or(0);
-        if !self.ending.makes_way {
+        if self.ending.leaves.is_none() {
             self.ledger.close();
-            self.manifests.close();
+            self.manifests.forget_copies();
             // Before what may take long: the guard has little patience left.
             self.processes.tell_guard(&ToGuard::Finished(code), None);
         }
-        for server in inbox.servers.drain(..) {
+        for server in inbox.control.take().into_iter().chain(inbox.servers.drain(..)) {
             server.close(Duration::from_millis(500)).await;
         }
         self.logs.flush(Duration::from_secs(1)).await;
@@ -196,6 +225,9 @@ impl Daemon {
         self.processes.forget_table();
         self.processes.reap(|ended| self.ledger.ended(ended));
         self.processes.hear_guard();
+        if self.processes.guard().is_none() && self.supervisor.session().draining.is_none() {
+            self.ending.leaves.get_or_insert(Leave::ToBecomeGuard);
+        }
         self.processes.watched_ended();
         let now = Instant::now();
         self.processes.give_up_waiting(now);
@@ -241,7 +273,8 @@ impl Daemon {
     }
 
     fn next_moment(&self) -> Option<Instant> {
-        let deadlines = [self.timers.next(), self.ending.budget, self.manifests.next(), self.processes.next()];
+        let deadlines =
+            [self.timers.next(), self.ending.budget, self.manifests.next(), self.processes.next(), self.folder.next()];
         deadlines.into_iter().flatten().min()
     }
 

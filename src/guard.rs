@@ -15,7 +15,8 @@ use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::set_child_subreaper;
 
-use crate::host::layout::{LEDGER, StateFolder};
+use crate::host::handover::Handover;
+use crate::host::layout::{self, StateFolder};
 use crate::host::link::{GUARD, Heard, Line};
 use crate::host::proc::{self, Process};
 use crate::host::{signals, sys};
@@ -25,20 +26,40 @@ use crate::model::guard::{ChildExit, Effect, Guard, Input, ToGuard, ToSupervisor
 const OURSELVES: &str = "/proc/self/exe";
 
 /// Runs supervisors, with the arguments that this process has, until the session is over. Returns the code that the
-/// session ends with.
-pub fn run(state: &Path) -> anyhow::Result<ExitCode> {
-    let folder = StateFolder::take(state)?;
+/// session ends with. `environment`: added to that of every supervisor.
+///
+/// `inherited`: what the supervisor held that became this guard.
+pub fn run(
+    state: &Path,
+    environment: BTreeMap<String, String>,
+    inherited: Option<Handover>,
+) -> anyhow::Result<ExitCode> {
+    let _ = rustix::thread::set_name(c"kasm-void"); // executed as /proc/self/exe, it would be called `exe`
+    // A guard that was killed has lost its name; somebody who had it by now holds no lock.
+    let mut name = inherited.as_ref().and_then(|_| layout::take_name(&layout::resolved(state)).ok().flatten());
+    let (guard, others, Handover { lock, pipes, open_files, .. }) = match inherited {
+        Some(held) => (Guard::resumed(held.deaths, held.pipes.keys().cloned().collect()), Vec::new(), held),
+        None => {
+            let (lock, taken) = StateFolder::take(state)?.into_lock();
+            name = taken;
+            let held = Handover { lock, pipes: BTreeMap::new(), deaths: 0, open_files: sys::raise_open_files() };
+            (Guard::default(), children().into_iter().filter_map(proc::process).collect(), held)
+        }
+    };
     set_child_subreaper(Some(rustix::process::getpid())).context("cannot become the reaper of apps")?;
     let signals = sys::signal_fd(&sys::catchable_signals()).context("cannot receive signals")?;
     let mut shell = Shell {
-        guard: Guard::default(),
-        folder: folder.path.clone(),
-        lock: folder.into_lock(),
+        guard,
+        folder: layout::resolved(state),
+        lock,
+        _name: name,
         signals,
+        environment,
+        open_files,
         supervisor: None,
-        pipes: BTreeMap::new(),
+        pipes,
         attached: None,
-        others: children().into_iter().filter_map(proc::process).collect(),
+        others,
         origin: Instant::now(),
         exit: None,
     };
@@ -61,7 +82,13 @@ struct Shell {
     /// The state folder.
     folder: PathBuf,
     lock: OwnedFd,
+    /// Keeps others out when the lock's file is deleted.
+    _name: Option<OwnedFd>,
     signals: OwnedFd,
+    /// For supervisors, beside our own.
+    environment: BTreeMap<String, String>,
+    /// Our soft limit of open files before it was raised: there is a pipe for each app.
+    open_files: Option<u64>,
     supervisor: Option<Supervisor>,
     pipes: BTreeMap<String, OwnedFd>,
     /// The descriptor that came with the message that is being handled.
@@ -110,20 +137,34 @@ impl Shell {
             Effect::Warn(text) => warn(&text),
             Effect::Forget => {
                 // At worst the next session takes what it finds there for its own.
-                let _ = std::fs::remove_file(self.folder.join(LEDGER));
+                let _ = std::fs::remove_file(layout::ledger(&self.folder));
             }
             Effect::Exit(code) => self.exit = Some(code),
         }
     }
 
     fn start(&mut self, binary: &Path) {
-        match start(binary) {
+        match self.spawn(binary) {
             Ok(supervisor) => {
                 self.supervisor = Some(supervisor);
                 self.handle(Input::Started);
             }
             Err(error) => self.handle(Input::NotStarted(error.to_string())),
         }
+    }
+
+    fn spawn(&self, binary: &Path) -> io::Result<Supervisor> {
+        let (ours, theirs) = Line::pair()?;
+        let words: Vec<OsString> = std::env::args_os().collect();
+        let mut command = Command::new(binary);
+        command.arg0(words.first().map_or(OsStr::new("kasm-void"), OsString::as_os_str)).args(words.iter().skip(1));
+        // In a process group of its own: a Ctrl-C would reach it twice otherwise, from the terminal and from us.
+        command.env(GUARD, std::process::id().to_string()).stdin(Stdio::from(theirs.into_fd())).process_group(0);
+        command.envs(&self.environment);
+        Handover::forget(&mut command);
+        sys::start_unblocked(&mut command, self.open_files);
+        let child = command.spawn()?;
+        Ok(Supervisor { pid: child.id() as i32, line: Some(ours) })
     }
 
     /// Until a signal, a message, room for a message, or the next deadline.
@@ -217,18 +258,6 @@ impl Shell {
             signals::send(supervisor.pid, signal);
         }
     }
-}
-
-fn start(binary: &Path) -> io::Result<Supervisor> {
-    let (ours, theirs) = Line::pair()?;
-    let words: Vec<OsString> = std::env::args_os().collect();
-    let mut command = Command::new(binary);
-    command.arg0(words.first().map_or(OsStr::new("kasm-void"), OsString::as_os_str)).args(words.iter().skip(1));
-    // In a process group of its own: a Ctrl-C would reach it twice otherwise, from the terminal and from us.
-    command.env(GUARD, std::process::id().to_string()).stdin(Stdio::from(theirs.into_fd())).process_group(0);
-    sys::start_unblocked(&mut command);
-    let child = command.spawn()?;
-    Ok(Supervisor { pid: child.id() as i32, line: Some(ours) })
 }
 
 fn children() -> Vec<i32> {

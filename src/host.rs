@@ -6,14 +6,15 @@ pub mod sys;
 pub mod terminal;
 
 pub mod proc;
+pub mod session;
 pub mod signals;
 
 pub mod listener;
 pub mod socket;
 
+pub mod clock;
 pub mod display;
-pub mod marks;
-
+pub mod handover;
 pub mod home;
 pub mod journal;
 pub mod layout;
@@ -21,3 +22,4 @@ pub mod link;
 pub mod trust;
 
 pub mod load;
+pub mod marks;

@@ -142,7 +142,7 @@ fn start(words: &[OsString], environment: &[(&str, String)]) -> anyhow::Result<i
     let program = &words[0];
     let mut command = Command::new(program);
     command.args(&words[1..]).envs(environment.iter().cloned()).process_group(0);
-    sys::start_unblocked(&mut command);
+    sys::start_unblocked(&mut command, None);
     let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
     Ok(child.id() as i32)
 }

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
+use crate::host::layout;
 use crate::model::manifest::quantity::Span;
 use crate::model::protocol::{HEAD_BYTES, Identity, Outcome, Refusal, Route};
 
@@ -88,7 +89,7 @@ impl Stream {
 
 impl Client {
     pub fn new(state: &Path) -> Self {
-        Client { socket: state.join("control.sock") }
+        Client { socket: layout::control_socket(state) }
     }
 
     /// The supervisor's state folder.

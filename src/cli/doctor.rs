@@ -57,7 +57,7 @@ async fn of_the_supervisor(client: &Client) -> anyhow::Result<Vec<Finding>> {
     };
     let snapshot: Snapshot = client.get(&Route::Apps.path(&[])).await?;
     let mut found = Vec::new();
-    let Identity { version, pid, guard, deaths, after, troubles, strays, .. } = identity;
+    let Identity { version, pid, guard, deaths, after, troubles, strays, restored, .. } = identity;
     let text = match (guard, &after) {
         (Some(guard), None) => format!("version {version}, pid {pid}, guarded by pid {guard}"),
         (Some(guard), Some(after)) => {
@@ -74,6 +74,12 @@ async fn of_the_supervisor(client: &Client) -> anyhow::Result<Vec<Finding>> {
         let text = format!("{stray} belongs to no app, and ends with the session: end it, or start it as an app");
         finding("processes", Verdict::Doubtful, text)
     }));
+    if restored > 0 {
+        let text = format!(
+            "deleted or changed {restored} times while the session ran, and restored; exclude it from whatever cleans up there"
+        );
+        found.push(finding("state folder", Verdict::Doubtful, text));
+    }
     found.extend(snapshot.problems.into_iter().map(|problem| finding("manifests", Verdict::Doubtful, problem)));
     for app in &snapshot.apps {
         if let Some(trouble) = &app.log_trouble {

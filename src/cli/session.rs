@@ -1,10 +1,18 @@
-//! The folders `run` takes when it is given none: the user's own, else a desktop session built in.
+//! The folder that `run` takes when it is given none: the person's own. A desktop session that is built in is written
+//! there when there is nothing yet, and never written over.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
-use crate::host::home;
+use super::print;
+use crate::guard;
+use crate::host::handover::Handover;
+use crate::host::{home, marks, proc, socket};
 
 /// The files of `manifests/desktop`.
 const BUILT_IN: &[(&str, &str)] = &[
@@ -16,19 +24,60 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("workspace.ron", include_str!("../../manifests/desktop/workspace.ron")),
 ];
 
-/// Which folders to supervise, and a sentence about the choice.
-pub fn folders(state: &Path) -> anyhow::Result<(PathBuf, String)> {
-    if let Some(own) = own_folder().ok().filter(|folder| folder.is_dir()) {
-        let said = format!("supervising {}", own.display());
-        return Ok((own, said));
+/// What the built-in session reads its numbers from, and how each follows from the number of the display.
+const NUMBERS: [(&str, u16); 4] = [("DISPLAY_NUMBER", 0), ("VNC_PORT", 5900), ("NOVNC_PORT", 6073), ("CDP_PORT", 9215)];
+const FIRST_DISPLAY: u16 = 7;
+const LAST_DISPLAY: u16 = 99;
+
+/// Variables by name.
+type Environment = BTreeMap<String, String>;
+
+/// Becomes the guard of a session. Its folder and numbers are chosen first when no folder was `named`, unless this is
+/// the supervisor of a session that has lost its guard.
+pub fn start(state: &Path, named: bool) -> anyhow::Result<ExitCode> {
+    let inherited = Handover::inherited();
+    let mut environment = Environment::new();
+    if !named && inherited.is_none() {
+        let chosen = choose(state)?;
+        print::complain(&chosen.said);
+        environment = chosen.environment;
     }
-    let folder = state.join("manifests");
-    unpack(&folder).with_context(|| format!("cannot write the built-in session into {}", folder.display()))?;
-    let said = format!(
-        "no manifests were named, so this is the built-in desktop session: look at http://127.0.0.1:6080/vnc.html, edit {}",
-        folder.display()
-    );
-    Ok((folder, said))
+    guard::run(state, environment, inherited)
+}
+
+/// What was chosen for a session without named folders.
+struct Chosen {
+    /// For the person who started it.
+    said: String,
+    /// For every supervisor of the session. Chosen once, because a display that is our own looks taken to the next one.
+    environment: Environment,
+}
+
+/// The person's own manifest folder, which is written when there is none, and free numbers for the session in it.
+fn choose(state: &Path) -> anyhow::Result<Chosen> {
+    let folder = own_folder()?;
+    let unpacked = unpack(&folder).with_context(|| {
+        format!("cannot write the built-in session into {}: name a folder, as in `kasm-void run DIR`", folder.display())
+    })?;
+    let mut said = match unpacked {
+        true => format!(
+            "no manifest folder was named: the built-in desktop session is now in {}, yours to edit",
+            folder.display()
+        ),
+        false => format!("supervising {}", folder.display()),
+    };
+    let mut environment = Environment::new();
+    if asks_for_numbers(&folder) {
+        let given = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        environment = free_numbers(&given, &|number| display(number, state), &port_is_free)?;
+        if folder.join("novnc.ron").exists() {
+            let port = &environment["NOVNC_PORT"];
+            said.push_str(&format!(
+                "; look at http://127.0.0.1:{port}/vnc.html?autoconnect=true&reconnect=true&resize=scale"
+            ));
+        }
+    }
+    Ok(Chosen { said, environment })
 }
 
 /// The folder of manifests that `run`, `check` and `new` use when none is named:
@@ -44,14 +93,78 @@ pub fn own_folder() -> anyhow::Result<PathBuf> {
     Ok(config.join("kasm-void/manifests"))
 }
 
-/// What is there already may have been edited: it stays.
-fn unpack(folder: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    if folder.is_dir() {
-        return Ok(());
+/// Writes the session in one step, unless something is there already. Whether it was written.
+fn unpack(folder: &Path) -> std::io::Result<bool> {
+    if folder.symlink_metadata().is_ok() {
+        return Ok(false);
     }
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    BUILT_IN.iter().try_for_each(|(name, text)| std::fs::write(folder.join(name), text))
+    let parent = folder.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(parent)?;
+    let aside = tempfile::Builder::new().prefix(".manifests-").tempdir_in(parent)?;
+    BUILT_IN.iter().try_for_each(|(name, text)| fs::write(aside.path().join(name), text))?;
+    // Fails when somebody else has written there meanwhile: a folder that is not empty is never replaced.
+    fs::rename(aside.keep(), folder)?;
+    Ok(true)
+}
+
+/// Whether the workspace is the built-in one in this respect, edited or not.
+fn asks_for_numbers(folder: &Path) -> bool {
+    fs::read_to_string(folder.join("workspace.ron")).is_ok_and(|text| text.contains("${DISPLAY_NUMBER"))
+}
+
+/// Who has a display.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Display {
+    Free,
+    Taken,
+    /// An X server of this session, which has outlived its supervisor and guard.
+    Ours,
+}
+
+/// The first display that is free and whose ports are free too. What is `given` is not looked at.
+fn free_numbers(
+    given: &dyn Fn(&str) -> Option<String>,
+    display: &dyn Fn(u16) -> Display,
+    port_is_free: &dyn Fn(u16) -> bool,
+) -> anyhow::Result<Environment> {
+    let named = given("DISPLAY_NUMBER").and_then(|number| number.parse::<u16>().ok());
+    let ports_are_free = |number: u16| {
+        NUMBERS[1..].iter().all(|(name, base)| given(name).is_some() || port_is_free(base.saturating_add(number)))
+    };
+    let usable = |number: &u16| match display(*number) {
+        Display::Ours => true,
+        Display::Free => ports_are_free(*number),
+        Display::Taken => false,
+    };
+    let Some(number) = named.or_else(|| (FIRST_DISPLAY..=LAST_DISPLAY).find(usable)) else {
+        bail!(
+            "displays :{FIRST_DISPLAY} to :{LAST_DISPLAY} or their ports are all taken: name a free one in DISPLAY_NUMBER"
+        );
+    };
+    let value = |name: &str, base: u16| given(name).unwrap_or_else(|| base.saturating_add(number).to_string());
+    Ok(NUMBERS.iter().map(|(name, base)| (name.to_string(), value(name, *base))).collect())
+}
+
+fn display(number: u16, state: &Path) -> Display {
+    let lock = fs::read_to_string(format!("/tmp/.X{number}-lock")).unwrap_or_default();
+    let owner = lock.trim().parse().ok().and_then(proc::process).filter(|owner| !owner.zombie);
+    if let Some(owner) = owner {
+        let environment = proc::environment(owner.pid);
+        let is = |name: &str, what: &dyn Fn(&str) -> bool| {
+            proc::variable(&environment, name).is_some_and(|value| what(&value))
+        };
+        let ours =
+            is(marks::APP, &|app| app.starts_with("display:")) && is(marks::STATE, &|its| Path::new(its) == state);
+        return if ours { Display::Ours } else { Display::Taken };
+    }
+    let path = format!("/tmp/.X11-unix/X{number}");
+    let answers = socket::answers(&socket::connect(Path::new(&path)))
+        || socket::answers(&socket::connect_abstract(path.as_bytes()));
+    if answers { Display::Taken } else { Display::Free }
+}
+
+fn port_is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
 #[cfg(test)]
@@ -60,19 +173,49 @@ mod tests {
 
     #[test]
     fn the_built_in_session_is_the_one_in_the_tree() {
-        let tree = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/desktop")).unwrap();
+        let tree = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/desktop")).unwrap();
         let mut names: Vec<String> = tree.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         assert_eq!(names, BUILT_IN.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>());
     }
 
     #[test]
-    fn an_edited_session_is_left_alone() {
-        let state = tempfile::tempdir().unwrap();
-        let folder = state.path().join("manifests");
-        unpack(&folder).unwrap();
-        std::fs::write(folder.join("terminal.ron"), "mine").unwrap();
-        unpack(&folder).unwrap();
-        assert_eq!(std::fs::read_to_string(folder.join("terminal.ron")).unwrap(), "mine");
+    fn what_is_there_is_never_written_over() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("kasm-void/manifests");
+        assert!(unpack(&folder).unwrap());
+        fs::write(folder.join("terminal.ron"), "mine").unwrap();
+        fs::remove_file(folder.join("wm.ron")).unwrap();
+        assert!(!unpack(&folder).unwrap());
+        assert_eq!(fs::read_to_string(folder.join("terminal.ron")).unwrap(), "mine");
+        assert!(!folder.join("wm.ron").exists(), "what somebody removed stays away");
+        let left: Vec<_> = fs::read_dir(home.path().join("kasm-void")).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        // An empty folder, a file or a dangling link is somebody's too.
+        let link = home.path().join("link");
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        assert!(!unpack(&link).unwrap());
+    }
+
+    #[test]
+    fn numbers_are_free_ones_of_one_display() {
+        let numbers = |given: &[(&str, &str)], taken: &[u16], ours: &[u16], ports: &[u16]| {
+            let given = |name: &str| given.iter().find(|(its, _)| *its == name).map(|(_, value)| value.to_string());
+            let display = |number| match (taken.contains(&number), ours.contains(&number)) {
+                (_, true) => Display::Ours,
+                (true, _) => Display::Taken,
+                _ => Display::Free,
+            };
+            let chosen = free_numbers(&given, &display, &|port| !ports.contains(&port)).unwrap();
+            NUMBERS.map(|(name, _)| chosen[name].parse::<u16>().unwrap())
+        };
+        assert_eq!(numbers(&[], &[], &[], &[]), [7, 5907, 6080, 9222]);
+        assert_eq!(numbers(&[], &[7], &[], &[]), [8, 5908, 6081, 9223]);
+        assert_eq!(numbers(&[], &[], &[], &[6080, 9223]), [9, 5909, 6082, 9224]);
+        assert_eq!(numbers(&[("NOVNC_PORT", "7000")], &[], &[], &[6080]), [7, 5907, 7000, 9222]);
+        assert_eq!(numbers(&[("DISPLAY_NUMBER", "30")], &[30], &[], &[]), [30, 5930, 6103, 9245]);
+        assert_eq!(numbers(&[], &[], &[9], &[6080, 6081, 6082]), [9, 5909, 6082, 9224], "ours holds its own ports");
+        let all = free_numbers(&|_| None, &|_| Display::Taken, &|_| true);
+        assert!(all.unwrap_err().to_string().contains("DISPLAY_NUMBER"));
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use tokio::sync::oneshot;
 
+use super::Leave;
 use super::control::{self, Ask};
 use super::manifests::Purpose;
 use super::{Daemon, clock, process, state};
@@ -107,6 +108,7 @@ impl Daemon {
     }
 
     fn identity(&mut self) -> Identity {
+        let troubles = self.processes.troubles().into_iter().chain(self.folder.trouble()).chain(self.ledger.trouble());
         Identity {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: rustix::process::getpid().as_raw_nonzero().get(),
@@ -115,8 +117,9 @@ impl Daemon {
             after: Some(self.hello.cause.clone()).filter(|cause| !cause.is_empty()),
             ledger: state::VERSION,
             folders: self.manifests.folders.iter().map(|folder| folder.display().to_string()).collect(),
-            troubles: self.processes.troubles().into_iter().chain(self.ledger.trouble()).collect(),
+            troubles: troubles.collect(),
             strays: self.processes.strays(),
+            restored: self.folder.restored(),
         }
     }
 
@@ -131,7 +134,7 @@ impl Daemon {
         }
         tracing::info!(event = "supervisor.upgrading", binary, "making way for {binary}");
         self.processes.tell_guard(&ToGuard::Upgrade(binary.clone()), None);
-        self.ending.makes_way = true;
+        self.ending.leaves = Some(Leave::ForUpgrade);
         Outcome { app: String::new(), done: true, message: format!("making way for {binary}"), refusal: None }
     }
 

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::host::clock::from_now;
 use crate::model::hooks::maximize::Maximized;
 use crate::model::manifest::pattern::Pattern;
 use client::{DisplayClient, DisplayError, Limits};
@@ -33,7 +34,7 @@ pub async fn is_up(screen: &Screen, within: Duration) -> Result<(), String> {
 
 /// As [`is_up`], asked until it is, or the time is over.
 pub async fn wait_up(screen: &Screen, within: Duration) -> Result<(), String> {
-    let deadline = Instant::now() + within;
+    let deadline = from_now(within);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         match is_up(screen, left.max(RETRY)).await {
@@ -93,7 +94,7 @@ async fn ask<T: Send + 'static>(
     let screen = screen.clone();
     // A dropped question drops its end of the pair, and that wakes the thread.
     let (_asking, cancelled) = UnixStream::pair().map_err(|error| format!("cannot ask the X server: {error}"))?;
-    let limits = Limits { deadline: Instant::now() + within, cancelled };
+    let limits = Limits { deadline: from_now(within), cancelled };
     let answer = tokio::task::spawn_blocking(move || {
         let display =
             screen.display.as_deref().ok_or("DISPLAY is not set: set it in `env` of workspace.ron or of the app")?;

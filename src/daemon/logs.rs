@@ -23,7 +23,7 @@ mod commands;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -40,6 +40,7 @@ pub use self::pipe::OutputPipe;
 use self::pipe::PipePeek;
 use self::queue::{Job, Queue};
 use self::reader::Reader;
+use crate::host::layout;
 use crate::host::sync::lock;
 use crate::model::manifest::log::Log;
 use crate::model::plain;
@@ -174,6 +175,15 @@ impl Logs {
         let reader = Reader::new(pipe, self.0.queue.clone(), destination, forward);
         let task = tokio::spawn(reader.clone().run()).abort_handle();
         Attached { reader, task, commands: None }
+    }
+
+    /// All apps' pipes, for a process that is to hold them.
+    pub fn descriptors(&self) -> BTreeMap<String, OwnedFd> {
+        let apps = lock(&self.0.apps);
+        let pipe = |(app, attached): (&String, &Attached)| {
+            Some((app.clone(), attached.reader.pipe().as_fd().try_clone_to_owned().ok()?))
+        };
+        apps.iter().filter_map(pipe).collect()
     }
 
     /// The pipe of the app's output. To look at: a program that is started gets it from [`Logs::begin_run`].
@@ -341,7 +351,7 @@ impl Logs {
 
 /// Where the output of an app goes whose manifest names no file.
 fn default_file(state: &Path, app: &str) -> PathBuf {
-    state.join("logs").join(format!("{app}.log"))
+    layout::log(state, app)
 }
 
 /// The last `lines` lines of an app's log files, without its supervisor, whose folder was `state`; at most 8 MiB.

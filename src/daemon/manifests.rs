@@ -183,9 +183,15 @@ impl Manifests {
         self.copies.keep(&good, &others, checked.complete);
     }
 
-    /// The session is over.
-    pub fn close(&self) {
-        self.copies.close();
+    /// The copies are gone: they are written again when the folders have been read.
+    pub fn write_copies_again(&mut self) {
+        self.copies.write_again();
+        self.read(Purpose::Apply(None));
+    }
+
+    /// The session is over, or was another one: what was good in it is nothing to continue from.
+    pub fn forget_copies(&self) {
+        self.copies.forget();
     }
 }
 

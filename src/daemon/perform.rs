@@ -8,7 +8,7 @@ use super::hooks::Request;
 use super::logs::Speaker;
 use super::process::Found;
 use super::report::Tail;
-use super::timers::from_now;
+use crate::host::clock::from_now;
 use crate::model::app::App;
 use crate::model::exit::Exit;
 use crate::model::guard::ToGuard;

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Context;
-use rustix::process::{Resource, Rlimit};
 use tokio::sync::mpsc;
 
 use super::answer::Answers;
@@ -15,11 +15,11 @@ use super::logs::Logs;
 use super::manifests::{Environment, Manifests, Purpose};
 use super::process::{self, Processes};
 use super::report::Reports;
-use super::state::Ledger;
+use super::state::{Folder, Ledger};
 use super::timers::Timers;
 use super::{Daemon, Ending, Inbox};
 use crate::host::link::{Heard, Line};
-use crate::host::sys;
+use crate::host::{layout, session, sys};
 use crate::model::guard::{Hello, ToGuard, ToSupervisor};
 use crate::model::supervisor::{DrainCause, Input, Supervisor};
 
@@ -58,17 +58,26 @@ impl Welcome {
 }
 
 impl Daemon {
-    /// Opens what the loop needs, and gives the ends of the channels that it reads.
-    pub(super) fn new(state: &Path, folders: Vec<PathBuf>, welcome: Welcome) -> anyhow::Result<(Self, Inbox)> {
+    /// Opens what the loop needs, and gives the ends of the channels that it reads. `open_files`: the soft limit that
+    /// apps get.
+    pub(super) fn new(
+        mut folder: Folder,
+        folders: Vec<PathBuf>,
+        welcome: Welcome,
+        open_files: Option<u64>,
+    ) -> anyhow::Result<(Self, Inbox)> {
         let Welcome { guard, hello, pipes } = welcome;
+        let first = hello.cause.is_empty();
+        folder.prepare();
+        let state = &folder.path().to_owned();
         let environment = Environment::inherited();
-        let (ledger, inherited, refused) = Ledger::open(state);
+        let (ledger, inherited, refused) = Ledger::open(state, &session::id());
         if let Some(why) = refused {
             tracing::error!(event = "state.refused", "{why}");
         }
         let home = Path::new(&*environment.home);
-        let processes = Processes::new(state, home, raise_open_files(), guard, inherited.leaders)
-            .context("cannot supervise processes")?;
+        let processes =
+            Processes::new(state, home, open_files, guard, inherited.leaders).context("cannot supervise processes")?;
         let mut supervisor = Supervisor::default();
         // The guard knows about the drain of this session. The ledger may be of one that was told to end long ago.
         let mut saved = inherited.session;
@@ -80,16 +89,31 @@ impl Daemon {
         let (commands_sender, commands) = mpsc::unbounded_channel();
         let (readings_sender, readings) = mpsc::unbounded_channel();
         let (asks_sender, asks) = mpsc::channel(64);
+        let manifests = Manifests::new(folders, state, environment.clone(), readings_sender);
+        if inherited.another_session {
+            manifests.forget_copies();
+        }
         let reports = Reports::with_crashes(inherited.crashes);
-        let control = control::start(&state.join("control.sock"), asks_sender.clone(), reports.events())
-            .with_context(|| format!("cannot open the control socket in {}", state.display()))?;
+        let control = control::start(&layout::control_socket(state), asks_sender.clone(), reports.events())
+            .with_context(|| format!("cannot open the control socket in {}", state.display()));
+        let control = match control {
+            Ok(control) => Some(control),
+            Err(error) if first => return Err(error),
+            Err(error) => {
+                // The apps are more than the means to control them: it is tried again.
+                tracing::error!(event = "state.trouble", "{error:#}");
+                folder.changed();
+                None
+            }
+        };
         let daemon = Daemon {
             supervisor,
             inputs: VecDeque::new(),
             hello,
             jobs: Jobs::new(environment.clone(), inputs_sender, commands_sender),
-            manifests: Manifests::new(folders, state, environment, readings_sender),
+            manifests,
             processes,
+            folder,
             ledger,
             timers: Timers::default(),
             logs,
@@ -97,7 +121,30 @@ impl Daemon {
             answers: Answers::default(),
             ending: Ending::default(),
         };
-        Ok((daemon, Inbox { inputs, commands, readings, asks, asks_sender, servers: vec![control] }))
+        Ok((daemon, Inbox { inputs, commands, readings, asks, asks_sender, control, servers: Vec::new() }))
+    }
+
+    /// Restores what somebody has taken away from the state folder, when it is time to look.
+    pub(super) fn tend_folder(&mut self, inbox: &mut Inbox) {
+        let Some(restored) = self.folder.look_if_due(Instant::now()) else { return };
+        if restored.lock {
+            self.processes.tell_guard(&ToGuard::Lock, Some(self.folder.lock()));
+        }
+        if self.ledger.was_removed() {
+            self.ledger.renew();
+            self.manifests.write_copies_again();
+        }
+        if restored.socket || inbox.control.is_none() {
+            let socket = layout::control_socket(self.folder.path());
+            match control::start(&socket, inbox.asks_sender.clone(), self.reports.events()) {
+                // Who was connected to the old one stays so.
+                Ok(control) => inbox.servers.extend(inbox.control.replace(control)),
+                Err(error) => {
+                    tracing::error!(event = "state.trouble", "cannot open {}: {error}", socket.display());
+                    self.folder.changed();
+                }
+            }
+        }
     }
 
     /// The first turn: takes over what an earlier supervisor left, and starts the rest.
@@ -124,12 +171,4 @@ impl Daemon {
         self.processes.tell_guard(&ToGuard::Ready, None);
         sys::slim_down();
     }
-}
-
-/// Raises the soft limit of open files: a thousand apps need more than the usual one. Returns the old limit, which
-/// apps get back, because a program that uses `select` breaks above 1024.
-fn raise_open_files() -> Option<u64> {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    rustix::process::setrlimit(Resource::Nofile, raised).ok().and(limit.current)
 }

@@ -1,17 +1,10 @@
 //! All timers of all apps in one table, and the one moment the loop sleeps until.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::model::machine::Timer;
 use crate::model::supervisor::AppId;
-
-/// The moment `span` from now; thirty years from now when the clock cannot count that far.
-pub fn from_now(span: Duration) -> Instant {
-    const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
-    let now = Instant::now();
-    now.checked_add(span.min(FOR_EVER)).unwrap_or(now)
-}
 
 #[derive(Default)]
 pub struct Timers {
@@ -53,6 +46,7 @@ impl Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn timers_fire_in_order_and_a_rearmed_one_fires_once() {

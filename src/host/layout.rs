@@ -1,24 +1,66 @@
-//! The state folder: where it is, that it is ours alone, and the lock that makes us the only one in it.
+//! The state folder: where it is, every name in it, that it is ours alone, and the lock that makes us the only one in
+//! it. Nobody else builds a path into the folder.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use rustix::fs::{FlockOperation, flock};
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::host::proc;
+use crate::host::{proc, socket};
 
-/// What supervisors write down for one another, in the state folder.
-pub const LEDGER: &str = "ledger.jsonl";
+/// Held by the guard and its supervisor, so that nobody else runs on the folder. A `flock`.
+const LOCK: &str = "lock";
+/// The control socket, bound by the supervisor.
+const CONTROL_SOCKET: &str = "control.sock";
+/// What one supervisor leaves for the next.
+const LEDGER: &str = "ledger.jsonl";
+/// Copies of manifests as they were when they were last good. Not `manifests`, where earlier versions unpacked a
+/// session that people may have edited.
+const LAST_GOOD: &str = "last-good";
+/// How far each log file is written.
+const CHECKPOINT: &str = "checkpoint";
+/// Log files of apps whose manifest names none.
+const LOGS: &str = "logs";
+
+pub fn control_socket(state: &Path) -> PathBuf {
+    state.join(CONTROL_SOCKET)
+}
+
+pub fn ledger(state: &Path) -> PathBuf {
+    state.join(LEDGER)
+}
+
+/// The copy of one app's manifest.
+pub fn last_good(state: &Path, app: &str) -> PathBuf {
+    last_good_folder(state).join(format!("{app}.ron"))
+}
+
+pub fn last_good_folder(state: &Path) -> PathBuf {
+    state.join(LAST_GOOD)
+}
+
+pub fn checkpoint(state: &Path) -> PathBuf {
+    state.join(CHECKPOINT)
+}
+
+/// The log file of one app.
+pub fn log(state: &Path, app: &str) -> PathBuf {
+    state.join(LOGS).join(format!("{app}.log"))
+}
 
 /// Held as long as the supervisor lives; the kernel lets go of it when the process ends, however it ends.
 pub struct StateFolder {
     pub path: PathBuf,
     lock: OwnedFd,
+    name: Option<OwnedFd>,
 }
 
 /// `$KASM_VOID_STATE`, else `$XDG_RUNTIME_DIR/kasm-void`, else `/tmp/kasm-void-<uid>`.
@@ -33,28 +75,37 @@ impl StateFolder {
     /// Makes the folder if need be, and takes it for this process.
     pub fn take(path: &Path) -> anyhow::Result<StateFolder> {
         let path = ours_alone(path)?;
-        let lock = take_lock(&path.join("lock"), &path)?;
-        Ok(StateFolder { path, lock: lock.into() })
+        let lock = take_lock(&path.join(LOCK), &path)?;
+        let name = take_name(&path)?;
+        Ok(StateFolder { path, lock: lock.into(), name })
     }
 
     /// Whether somebody holds the lock of the folder at `path`.
     pub fn is_taken(path: &Path) -> bool {
-        let Ok(lock) = File::open(path.join("lock")) else { return false };
+        let Ok(lock) = File::open(path.join(LOCK)) else { return false };
         flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
     }
 
-    /// The folder for a process whose guard holds the lock.
-    pub fn given(path: &Path) -> anyhow::Result<PathBuf> {
-        ours_alone(path)
-    }
-
-    pub fn into_lock(self) -> OwnedFd {
-        self.lock
+    /// The lock, and the name beside it: see [`take_name`].
+    pub fn into_lock(self) -> (OwnedFd, Option<OwnedFd>) {
+        (self.lock, self.name)
     }
 }
 
 /// The folder's own path, once it is sure that nobody else can enter it.
 fn ours_alone(path: &Path) -> anyhow::Result<PathBuf> {
+    let found = made(path)?;
+    let said = path.display();
+    ensure!(
+        found.mode() & 0o077 == 0,
+        "the state folder {said} is open to other users (mode {:o}): `chmod 700 {said}`, or name another with --state",
+        found.mode() & 0o777
+    );
+    path.canonicalize().with_context(|| format!("cannot reach the state folder {said}"))
+}
+
+/// Makes the folder if there is none; it is a folder of ours, and no link.
+fn made(path: &Path) -> anyhow::Result<fs::Metadata> {
     let said = path.display();
     let uid = rustix::process::getuid().as_raw();
     DirBuilder::new()
@@ -65,19 +116,56 @@ fn ours_alone(path: &Path) -> anyhow::Result<PathBuf> {
     // In /tmp anybody could have laid a link to a folder of ours.
     let link = path.symlink_metadata().with_context(|| format!("cannot look at the state folder {said}"))?;
     ensure!(!link.is_symlink(), "the state folder {said} is a link: name the folder itself with --state");
-    let path = path.canonicalize().with_context(|| format!("cannot reach the state folder {said}"))?;
-    let found = path.symlink_metadata().with_context(|| format!("cannot look at the state folder {said}"))?;
     ensure!(
-        found.uid() == uid,
+        link.uid() == uid,
         "the state folder {said} belongs to user {}, and we are user {uid}: name another with --state or KASM_VOID_STATE",
-        found.uid()
+        link.uid()
     );
-    ensure!(
-        found.mode() & 0o077 == 0,
-        "the state folder {said} is open to other users (mode {:o}): `chmod 700 {said}`, or name another with --state",
-        found.mode() & 0o777
-    );
-    Ok(path)
+    Ok(link)
+}
+
+/// What was wrong with the folder of a running session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mended {
+    Nothing,
+    /// It was not there.
+    Made,
+    /// Other users could enter it.
+    Closed,
+}
+
+/// Makes the folder of a running session usable again.
+///
+/// # Errors
+/// Something else is in its place, or it belongs to somebody else.
+pub fn mend(path: &Path) -> anyhow::Result<Mended> {
+    let was_there = path.symlink_metadata().is_ok();
+    let there = made(path)?;
+    if !was_there {
+        return Ok(Mended::Made);
+    }
+    if there.mode() & 0o077 == 0 {
+        return Ok(Mended::Nothing);
+    }
+    let said = path.display();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("cannot change the mode of {said}"))?;
+    Ok(Mended::Closed)
+}
+
+/// The folder's own path, whatever has become of it.
+pub fn resolved(path: &Path) -> PathBuf {
+    path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.into())
+}
+
+/// A new lock, when the one that is `held` is not the one in the folder any more.
+pub fn lock_again(path: &Path, held: &OwnedFd) -> anyhow::Result<Option<OwnedFd>> {
+    let file = path.join(LOCK);
+    let held = rustix::fs::fstat(held).context("cannot look at the lock that is held")?;
+    if fs::symlink_metadata(&file).is_ok_and(|there| (there.dev(), there.ino()) == (held.st_dev, held.st_ino)) {
+        return Ok(None);
+    }
+    Ok(Some(take_lock(&file, path)?.into()))
 }
 
 /// How long a dying supervisor may take to let go of the lock: the kernel first tears down all its threads.
@@ -92,14 +180,9 @@ fn take_lock(file: &Path, folder: &Path) -> anyhow::Result<File> {
             return Err(error).with_context(|| format!("cannot lock {}", file.display()));
         }
         let holder = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
-        let alive = |pid: &i32| proc::process(*pid).is_some_and(|process| !process.zombie);
-        match holder.filter(alive) {
+        match holder.filter(|pid| is_alive(*pid)) {
             None if Instant::now() < patience => std::thread::sleep(Duration::from_millis(5)),
-            holder => bail!(
-                "another supervisor{} is running on the state folder {}: stop it with `kasm-void drain`, or name another folder with --state",
-                holder.map_or_else(String::new, |pid| format!(" (pid {pid})")),
-                folder.display()
-            ),
+            holder => return Err(taken(holder, folder)),
         }
     }
     // Only a help for the message above; the lock is what counts.
@@ -107,10 +190,67 @@ fn take_lock(file: &Path, folder: &Path) -> anyhow::Result<File> {
     Ok(lock)
 }
 
+/// Takes the folder once more, by a name that the kernel keeps and no file stands for: the lock goes with its file when
+/// somebody deletes the folder, and until it is made again anybody would be let in. `None`: there is no such name to be
+/// had, and the lock alone has to do.
+///
+/// # Errors
+/// Another supervisor of ours has the name.
+pub fn take_name(path: &Path) -> anyhow::Result<Option<OwnedFd>> {
+    let name = name_of(path);
+    let patience = Instant::now() + LETTING_GO;
+    loop {
+        match bind(&name) {
+            Ok(socket) => return Ok(Some(socket)),
+            Err(rustix::io::Errno::ADDRINUSE) => {}
+            Err(_) => return Ok(None),
+        }
+        let holder = socket::connect_abstract(&name).and_then(|holder| Ok(socket_peercred(&holder)?));
+        match holder {
+            // Somebody else's user may have any name.
+            Ok(holder) if holder.uid != rustix::process::getuid() => return Ok(None),
+            // It has just let go, or is about to.
+            Ok(holder) if is_alive(holder.pid.as_raw_nonzero().get()) => {
+                return Err(taken(Some(holder.pid.as_raw_nonzero().get()), path));
+            }
+            _ if Instant::now() >= patience => return Err(taken(None, path)),
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+/// Equal for two processes only when they mean the same folder: an abstract name is seen in the whole network namespace,
+/// which containers may share.
+fn name_of(path: &Path) -> Vec<u8> {
+    let namespace = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap_or_default();
+    let uid = rustix::process::getuid().as_raw();
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one((namespace("pid"), namespace("mnt"), path));
+    format!("kasm-void/{uid}/{hash:016x}").into_bytes()
+}
+
+fn bind(name: &[u8]) -> Result<OwnedFd, rustix::io::Errno> {
+    let address = SocketAddrUnix::new_abstract_name(name)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, 8)?; // nobody is ever accepted: whoever connects sees who we are
+    Ok(socket)
+}
+
+fn is_alive(pid: i32) -> bool {
+    proc::process(pid).is_some_and(|entry| !entry.zombie)
+}
+
+fn taken(holder: Option<i32>, folder: &Path) -> anyhow::Error {
+    anyhow::anyhow!(
+        "another supervisor{} is running on the state folder {}: stop it with `kasm-void drain`, or name another folder with --state",
+        holder.map_or_else(String::new, |pid| format!(" (pid {pid})")),
+        folder.display()
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn the_second_of_two_is_told_who_the_first_is() {
@@ -119,6 +259,18 @@ mod tests {
         let first = StateFolder::take(&path).unwrap();
         let error = StateFolder::take(&path).err().unwrap().to_string();
         assert!(error.contains(&format!("pid {}", std::process::id())) && error.contains("kasm-void drain"), "{error}");
+        drop(first);
+        StateFolder::take(&path).unwrap();
+    }
+
+    #[test]
+    fn the_second_is_not_let_in_when_somebody_has_deleted_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let first = StateFolder::take(&path).unwrap();
+        fs::remove_dir_all(&path).unwrap();
+        let error = StateFolder::take(&path).err().unwrap().to_string();
+        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
         drop(first);
         StateFolder::take(&path).unwrap();
     }

@@ -6,6 +6,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::str::FromStr;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
@@ -101,6 +102,13 @@ impl Line {
             return Err(UnknownMessage(text.chars().take(64).collect()));
         }
         Ok(Heard::Message(text.parse()?, fd))
+    }
+
+    /// Waits until there is room to send something, for no longer than `within`.
+    pub fn wait_for_room(&self, within: Duration) {
+        let time = Timespec { tv_sec: within.as_secs() as i64, tv_nsec: within.subsec_nanos().into() };
+        // However this ends, `send` finds out.
+        let _ = poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], Some(&time));
     }
 
     /// Waits until there is something to hear.

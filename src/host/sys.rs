@@ -146,15 +146,48 @@ fn unblock_signals() {
     }
 }
 
-/// What is started does not inherit the signals we hold back.
-pub fn start_unblocked(command: &mut std::process::Command) {
+/// What is started does not inherit the signals we hold back, and gets this soft limit of open files.
+pub fn start_unblocked(command: &mut std::process::Command, open_files: Option<u64>) {
     use std::os::unix::process::CommandExt;
     // SAFETY: what is called is async-signal-safe and allocates nothing.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             unblock_signals();
+            if let Some(soft) = open_files {
+                set_open_files(soft);
+            }
             Ok(())
         });
+    }
+}
+
+/// Raises the soft limit of open files to the hard one. Returns the old limit, for what is started: a program that uses
+/// `select` breaks above 1024.
+pub fn raise_open_files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).ok().and(limit.current)
+}
+
+/// Async-signal-safe.
+fn set_open_files(soft: u64) {
+    // SAFETY: an all-zero limit is valid, and both pointers live through the calls.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        limit.rlim_cur = soft;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+    }
+}
+
+/// A descriptor of this number that this process had before it was executed, close-on-exec from now on; `None` when
+/// there is none. Call it once for each number, and before anything else may have opened it.
+pub fn inherited_descriptor(number: c_int) -> Option<OwnedFd> {
+    // SAFETY: `fcntl` fails for a number that is not open. By the contract above nobody else owns it.
+    unsafe {
+        let open = number > 2 && libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) == 0;
+        open.then(|| OwnedFd::from_raw_fd(number))
     }
 }
 
@@ -340,10 +373,7 @@ unsafe fn prepare(child: &Child<'_>) -> Result<(), Step> {
             return Err(Step::WorkingFolder);
         }
         if let Some(soft) = child.open_files {
-            let mut limit: libc::rlimit = std::mem::zeroed();
-            libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
-            limit.rlim_cur = soft;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+            set_open_files(soft);
         }
         if let Some(nice) = child.nice
             && libc::setpriority(libc::PRIO_PROCESS, 0, nice) != 0

@@ -214,6 +214,12 @@ impl Default for Guard {
 }
 
 impl Guard {
+    /// The guard of a session whose guard died, and whose supervisor took its place. It holds the pipes of these apps.
+    pub fn resumed(deaths: u32, pipes: BTreeSet<String>) -> Guard {
+        let cause = "the guard died, and its supervisor took its place".into();
+        Guard { begun: true, pipes, respawn: Respawn { deaths, cause, ..Respawn::default() }, ..Guard::default() }
+    }
+
     /// Takes one input at `now`, a time since any fixed origin.
     pub fn handle(&mut self, now: Duration, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();

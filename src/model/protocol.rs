@@ -45,6 +45,9 @@ pub struct Identity {
     /// Processes that were left to the supervisor and belong to no app.
     #[serde(default)]
     pub strays: Vec<String>,
+    /// How often its state folder was deleted or changed by somebody, and restored.
+    #[serde(default)]
+    pub restored: u32,
 }
 
 /// One app in `status`.

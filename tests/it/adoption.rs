@@ -5,7 +5,7 @@ use std::process::Command;
 use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
 
-use crate::harness::{FOREVER, Session, alive, in_own_pids, kill, spawn_as, until};
+use crate::harness::{FOREVER, NOBODY, Session, alive, binary, in_own_pids, kill, spawn_as, until};
 
 const WEB: &str = r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "10ms"))"#;
 
@@ -251,15 +251,38 @@ fn a_wait_goes_on_where_it_was() {
 }
 
 #[test]
-fn without_its_guard_the_supervisor_goes_on_and_says_so() {
-    let mut session = Session::new().stayer("web").app("web", WEB).start();
-    let web = session.pid("web");
+fn a_guard_that_was_killed_is_replaced_and_no_app_notices() {
+    let talker = "i=0\nwhile :; do echo \"line $i\"; i=$((i+1)); sleep 0.01; done\n";
+    let mut session = Session::new().stayer("web").app("web", WEB).program("talker", talker);
+    session = session.app("talker", r#"App(command: "${BIN}/talker")"#).start();
+    let (web, talker) = (session.pid("web"), session.pid("talker"));
     session.kill_guard();
-    until("the supervisor says so", || session.supervisor_output().contains("guard.lost").then_some(()));
-    assert!(session.status().problems.iter().any(|problem| problem.contains("guard")), "{:?}", session.status());
+    let guard = session.guarded_again();
+    assert_eq!((session.pid("web"), session.pid("talker")), (web, talker));
+    assert_eq!(session.find("web").map(|app| (app.run, app.restarts)), Some((1, 0)));
+    kill(web);
+    let web = session.next_pid("web", web);
+    assert_eq!(session.find("web").and_then(|app| app.last_exit), Some(Exit::Signal(9)), "the guard tells it");
+    kill(guard);
+    until("the guard is gone", || (!alive(guard)).then_some(()));
+    session.guarded_again();
+    assert_eq!((session.pid("web"), session.pid("talker")), (web, talker));
+    // All that a guard does works again.
+    let identity = session.identity();
+    kill(identity.pid);
+    let next = until("the next supervisor", || session.try_identity().filter(|next| next.pid != identity.pid));
+    assert_eq!(next.guard, identity.guard);
+    session.ok(&["upgrade", &binary().to_string_lossy()]);
+    assert_eq!((session.pid("web"), session.pid("talker")), (web, talker));
     kill(web);
     session.next_pid("web", web);
+    let second = session.command(binary()).arg("run").arg(session.manifests()).output().expect("a second run");
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another supervisor"), "{second:?}");
     session.ok(&["drain"]);
+    assert_eq!(session.processes(), NOBODY);
+    let text = std::fs::read_to_string(session.state().join("logs/talker.log")).expect("a log");
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("line ")).collect();
+    assert!(lines.iter().enumerate().all(|(at, line)| *line == format!("line {at}")), "lost or doubled: {text}");
 }
 
 #[test]
@@ -280,7 +303,7 @@ fn a_manifest_that_is_broken_when_the_supervisor_dies_keeps_its_last_good_versio
     let session = session.workspace("Workspace()").start();
     let web = session.pid("web");
     session.ok(&["stop", "held"]);
-    let copy = |name: &str| std::fs::read_to_string(session.state().join(format!("manifests/{name}.ron")));
+    let copy = |name: &str| std::fs::read_to_string(session.state().join(format!("last-good/{name}.ron")));
     until("all are kept", || ["web", "held", "workspace"].iter().all(|name| copy(name).is_ok()).then_some(()));
     for file in ["web", "held", "workspace"] {
         session.edit(file, "App(command: ");
@@ -302,7 +325,7 @@ fn an_app_whose_manifest_went_meanwhile_is_stopped_as_it_wants_to_be() {
     let manifest = r#"App(command: "${BIN}/web", stop: Stop(signal: "INT"), log: Log(file: "${DATA}/web.log"))"#;
     let mut session = Session::new().program("web", body).app("web", manifest).start();
     let web = session.pid("web");
-    until("the manifest is kept", || session.state().join("manifests/web.ron").exists().then_some(()));
+    until("the manifest is kept", || session.state().join("last-good/web.ron").exists().then_some(()));
     session.kill_supervisor();
     session.remove("web");
     session.start_supervisor();

@@ -316,7 +316,12 @@ impl Session {
         until("the next supervisor answers", || (self.cli(&["status", "--json"]).code == Some(0)).then_some(()));
     }
 
-    /// Kills the guard alone; from then on the supervisor is nobody's.
+    /// Waits until the session has a guard again. Returns its pid.
+    pub fn guarded_again(&self) -> i32 {
+        until("a guard that lives", || self.try_identity()?.guard.filter(|guard| alive(*guard)))
+    }
+
+    /// Kills the guard alone; its supervisor takes its place.
     pub fn kill_guard(&mut self) {
         let mut guard = self.supervisor.take().expect("a running session");
         guard.kill().expect("kill");
@@ -326,6 +331,7 @@ impl Session {
     /// Kills the guard and the supervisor: nobody is left who would start another one.
     pub fn kill_supervisor(&mut self) {
         let supervisor = self.supervisor_pid();
+        send(supervisor, Signal::STOP); // or it would take the guard's place
         self.kill_guard();
         kill(supervisor);
         until("the supervisor is gone", || (!alive(supervisor)).then_some(()));

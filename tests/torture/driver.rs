@@ -260,9 +260,16 @@ impl Driver {
         let Some(pid) = self.stage.guard() else { return };
         self.note(format!("kill -9 the guard {pid}"));
         self.tally.guards_killed += 1;
-        self.guarded = false;
         let before = self.remember();
         signal(pid, Signal::KILL);
+        until_ok("the killed guard is gone", || match self.stage.supervising().iter().any(|one| one.pid == pid) {
+            true => Err(format!("pid {pid}")),
+            false => Ok(()),
+        });
+        // Its supervisor takes its place, and another one follows.
+        self.parts.iter_mut().for_each(Part::supervisor_died);
+        until_ok("another guard", || self.stage.guard().ok_or_else(|| format!("{:?}", self.stage.supervising())));
+        self.revive();
         self.compare(before);
     }
 

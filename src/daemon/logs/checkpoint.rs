@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::FallocateFlags;
 
+use crate::host::layout;
+
 use super::generations::numbered;
 use super::pipe::{OutputPipe, PipePeek};
 
-/// The file in the state folder.
-const FILE: &str = "checkpoint";
 /// Bytes of an app's name, filled up with zeros. A free record has none.
 const NAME: usize = 64;
 /// Bytes of a log file's path, filled up with zeros. A longer one is not noted.
@@ -76,7 +76,7 @@ impl Checkpoint {
     /// descriptor for it.
     pub fn open(state: &Path) -> Checkpoint {
         let mut checkpoint = Checkpoint {
-            path: state.join(FILE),
+            path: layout::checkpoint(state),
             file: None,
             looked: Instant::now(),
             records: BTreeMap::new(),
@@ -205,7 +205,8 @@ impl Checkpoint {
 
 /// Where the supervisor of the folder `state` wrote the app's output last, if it has noted that.
 pub fn log_of(state: &Path, app: &str) -> Option<PathBuf> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(state.join(FILE));
+    let file =
+        OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(layout::checkpoint(state));
     let (_, slot) = read(&file.ok()?).ok()??.into_iter().find(|(name, _)| &**name == app)?;
     Some(slot.log).filter(|log| !log.as_os_str().is_empty())
 }
@@ -398,7 +399,7 @@ mod tests {
         assert_eq!((third.left("other"), third.left("new")), (Some(record_of(11, 4)), Some(record_of(21, 7))));
         assert_eq!(log_of(dir.path(), "web").as_deref(), Some(log));
         assert_eq!((log_of(dir.path(), "gone"), log_of(dir.path(), "new")), (None, None));
-        fs::write(dir.path().join(FILE), "none of ours").unwrap();
+        fs::write(layout::checkpoint(dir.path()), "none of ours").unwrap();
         assert_eq!(log_of(dir.path(), "web"), None);
         assert_eq!(Checkpoint::open(dir.path()).left("other"), None);
     }

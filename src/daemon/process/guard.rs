@@ -11,10 +11,14 @@ use crate::host::sys::Ended;
 use crate::model::guard::{ChildExit, ToGuard, ToSupervisor};
 
 /// What it means that the guard has died.
-pub const UNGUARDED: &str = "the guard has died: the apps go on, but should the supervisor die too, nobody starts it again; end this session with `kasm-void drain` when it suits, and start a new one";
+pub const UNGUARDED: &str =
+    "the guard has died while the session is ending: should the supervisor die too, nobody starts it again";
 
 /// The guard says at once how its children ended. One that is stopped is not waited for longer than this.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a message waits for room on the line.
+const FOR_ROOM: Duration = Duration::from_millis(100);
 
 /// The process that outlives us and is left our children.
 pub struct Guard {
@@ -40,9 +44,15 @@ impl Guard {
         self.line.try_clone()
     }
 
-    /// A message that it cannot take now is dropped: it only matters if we die.
+    /// A message that it does not take in time is dropped: it only matters if we die. It takes them at once unless it is
+    /// stopped, but a thousand at a time do not fit on the line.
     pub(super) fn tell(&self, message: &ToGuard, fd: Option<BorrowedFd<'_>>) {
-        let _ = self.line.send(message, fd);
+        let no_room =
+            |sent: &io::Result<()>| sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        if no_room(&self.line.send(message, fd)) {
+            self.line.wait_for_room(FOR_ROOM);
+            let _ = self.line.send(message, fd);
+        }
     }
 
     /// Tells how long a drain may take and whether one has begun, when that has changed.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::time::Instant;
 
-use super::guard::{Gone, UNGUARDED, as_ended};
+use super::guard::{Gone, as_ended};
 use super::{Processes, Role};
 use crate::host::proc::{self, Pid};
 use crate::host::sys::{self, Ended};
@@ -114,11 +114,11 @@ impl Processes {
         }
     }
 
-    /// We go on without it. How its children end nobody can say any more.
+    /// How its children end nobody can say any more.
     fn guard_is_gone(&mut self) {
         let Some(guard) = self.guard.take() else { return };
         self.sight.lineage.unguarded(guard.pid);
-        tracing::error!(event = "guard.lost", pid = guard.pid, "{UNGUARDED}");
+        tracing::error!(event = "guard.lost", pid = guard.pid, "the guard has died");
         for pid in guard.debts() {
             self.watched_is_gone(pid, Exit::Unknown, None);
         }

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
+use crate::host::layout;
+
 pub struct Copies {
     folder: Arc<Folder>,
     /// Hash of the text that was given to be kept, by name.
@@ -19,7 +21,7 @@ pub struct Copies {
 }
 
 struct Folder {
-    path: PathBuf,
+    state: PathBuf,
     /// What is still to be written, by name; `None`: to be removed. A later text replaces an earlier one.
     pending: Mutex<BTreeMap<String, Option<String>>>,
     /// Held while files are written, so that writers take turns; whether the last write failed.
@@ -30,9 +32,9 @@ struct Folder {
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Copies {
-    /// In a folder of their own within `state`.
+    /// In a folder of their own within the state folder.
     pub fn open(state: &Path) -> Copies {
-        let folder = Folder { path: state.join("manifests"), pending: Mutex::default(), failed: Mutex::default() };
+        let folder = Folder { state: state.into(), pending: Mutex::default(), failed: Mutex::default() };
         Copies { folder: Arc::new(folder), known: BTreeMap::new() }
     }
 
@@ -72,15 +74,21 @@ impl Copies {
         tokio::spawn(self.folder.clone().write_all());
     }
 
-    /// The session is over: what was good in it is nothing to go on from.
-    pub fn close(&self) {
-        let _ = fs::remove_dir_all(&self.folder.path); // at worst a manifest that is broken then has a good version
+    /// What was written is gone: everything that is good is written again.
+    pub fn write_again(&mut self) {
+        self.known.clear();
+    }
+
+    /// Deletes all copies: no later supervisor is to continue from them.
+    pub fn forget(&self) {
+        self.folder.pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let _ = fs::remove_dir_all(layout::last_good_folder(&self.folder.state)); // at worst a manifest that is broken then has a good version
     }
 }
 
 impl Folder {
     fn file(&self, name: &str) -> PathBuf {
-        self.path.join(format!("{name}.ron"))
+        layout::last_good(&self.state, name)
     }
 
     /// Writes until nothing is left to be written.
@@ -116,7 +124,7 @@ impl Folder {
             && !*failed
         {
             tracing::warn!(
-                event = "state.trouble", file = %self.path.display(), %error,
+                event = "state.trouble", file = %layout::last_good_folder(&self.state).display(), %error,
                 "cannot keep copies of the manifests: should the supervisor die while a manifest is broken, its app is left alone until the manifest is mended"
             );
         }
@@ -130,7 +138,7 @@ impl Folder {
         if fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
             return Ok(());
         }
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(layout::last_good_folder(&self.state))?;
         let new = path.with_extension("new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(text.as_bytes())?;
@@ -200,7 +208,7 @@ mod tests {
         next.keep(&[("a", "two"), ("b", "one")], &BTreeSet::new(), true);
         next.keep(&[("a", "two")], &BTreeSet::new(), true);
         written(&next, |copies| copies.of("b").is_none()).await;
-        next.close();
+        next.forget();
         assert_eq!(Copies::open(state.path()).of("a"), None, "another session");
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::FallocateFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::host::layout::LEDGER;
+use crate::host::layout;
 use crate::host::proc::{Leader, Pid};
 use crate::host::sys::Ended;
 use crate::model::machine::SavedApp;
@@ -35,7 +35,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 enum Line {
     Head {
         version: u32,
-        boot: String,
+        /// See `host::session`.
+        #[serde(default)]
+        session: String,
     },
     Session(SessionState),
     App {
@@ -63,6 +65,8 @@ pub struct Inherited {
     pub leaders: BTreeMap<String, Leader>,
     /// Oldest first.
     pub crashes: Vec<(String, Crash)>,
+    /// There was a ledger, of a session that is over: nothing of it is inherited.
+    pub another_session: bool,
 }
 
 pub struct Ledger {
@@ -83,14 +87,12 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Reads what an earlier supervisor has left in `folder`, and goes on in its ledger. The text says why
-    /// something that was there could not be used.
-    pub fn open(folder: &Path) -> (Ledger, Inherited, Option<String>) {
-        let path = folder.join(LEDGER);
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let boot = boot.trim();
-        let (inherited, refused) = match read(&path, boot) {
-            Ok(inherited) => (inherited.unwrap_or_default(), None),
+    /// Reads what an earlier supervisor of this session left in the state folder, and continues its ledger. The text
+    /// says why something that was there could not be used. `session`: see `host::session`.
+    pub fn open(state: &Path, session: &str) -> (Ledger, Inherited, Option<String>) {
+        let path = layout::ledger(state);
+        let (inherited, refused) = match read(&path, session) {
+            Ok(inherited) => (inherited, None),
             Err(why) => (Inherited::default(), Some(set_aside(&path, &why))),
         };
         let mut ledger = Ledger {
@@ -98,7 +100,7 @@ impl Ledger {
             file: None,
             length: 0,
             overdue: None,
-            head: text(&Line::Head { version: VERSION, boot: boot.into() }),
+            head: text(&Line::Head { version: VERSION, session: session.into() }),
             session: None,
             apps: BTreeMap::new(),
             crashes: BTreeMap::new(),
@@ -251,6 +253,20 @@ impl Ledger {
         }
     }
 
+    /// Whether somebody has removed the file that is being written.
+    pub fn was_removed(&self) -> bool {
+        self.file.is_some() && !self.path.exists()
+    }
+
+    /// Writes everything into a new file.
+    pub fn renew(&mut self) {
+        self.file = None;
+        self.trouble = None;
+        if self.rewrite().is_err() {
+            self.trouble = Some(Instant::now());
+        }
+    }
+
     /// What it cannot do, with the way out.
     pub fn trouble(&self) -> Option<String> {
         let file = self.path.display();
@@ -288,16 +304,23 @@ fn replace(path: &Path, text: &str) -> io::Result<File> {
     Ok(file)
 }
 
-/// The last crashes of an app, oldest first, as the supervisor of this folder wrote them down last. For a client while
-/// no supervisor runs.
-pub fn crashes(folder: &Path, app: &str) -> Result<Vec<Crash>, String> {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let found = read(&folder.join("ledger.jsonl"), boot.trim())?.unwrap_or_default();
+/// The last crashes of an app, oldest first, as the supervisor of this folder wrote them down last, in whatever session
+/// that was. For a client while no supervisor runs.
+pub fn crashes(state: &Path, app: &str) -> Result<Vec<Crash>, String> {
+    let Some(text) = text_of(&layout::ledger(state))? else { return Ok(Vec::new()) };
+    let head = text.lines().next().and_then(|line| serde_json::from_str(line).ok());
+    let Some(Line::Head { session, .. }) = head else { return Err("its first line is not ours".into()) };
+    let found = parse(&text, &session)?;
     Ok(found.crashes.into_iter().filter(|(name, _)| name == app).map(|(_, crash)| crash).collect())
 }
 
-/// `None`: there is nothing that concerns us. The error says what is wrong with what is there.
-fn read(path: &Path, boot: &str) -> Result<Option<Inherited>, String> {
+/// What is there for this session. The error says what is wrong with what is there.
+fn read(path: &Path, session: &str) -> Result<Inherited, String> {
+    text_of(path)?.map_or_else(|| Ok(Inherited::default()), |text| parse(&text, session))
+}
+
+/// `None`: there is no ledger.
+fn text_of(path: &Path) -> Result<Option<String>, String> {
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
     let file = match open {
         Ok(file) => file,
@@ -310,16 +333,18 @@ fn read(path: &Path, boot: &str) -> Result<Option<Inherited>, String> {
     }
     let mut text = String::new();
     file.take(MOST).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    parse(&text, boot)
+    Ok(Some(text))
 }
 
-/// The text of a ledger, as `open` would take it on a machine with this boot id. Public for the fuzz targets.
-pub fn parse(text: &str, boot: &str) -> Result<Option<Inherited>, String> {
+/// The text of a ledger, as [`Ledger::open`] takes it in this session. Public for the fuzz targets.
+pub fn parse(text: &str, session: &str) -> Result<Inherited, String> {
     let mut lines = text.split_inclusive('\n').enumerate();
     match lines.next().map(|(_, line)| serde_json::from_str(line)) {
-        Some(Ok(Line::Head { version: VERSION, boot: its })) if its == boot => {}
-        // Of before the machine was started: no process in it is alive.
-        Some(Ok(Line::Head { version: VERSION, .. })) => return Ok(None),
+        Some(Ok(Line::Head { version: VERSION, session: its })) if its == session => {}
+        // No process in it is alive, and nobody wants any more what was wanted then.
+        Some(Ok(Line::Head { version: VERSION, .. })) => {
+            return Ok(Inherited { another_session: true, ..Inherited::default() });
+        }
         Some(Ok(Line::Head { version, .. })) => return Err(format!("its version is {version}, and ours {VERSION}")),
         Some(_) => return Err("its first line is not ours".into()),
         None => return Err("it is empty".into()),
@@ -334,7 +359,7 @@ pub fn parse(text: &str, boot: &str) -> Result<Option<Inherited>, String> {
         }
     }
     inherited.session.apps = apps;
-    Ok(Some(inherited))
+    Ok(inherited)
 }
 
 fn take(inherited: &mut Inherited, apps: &mut BTreeMap<String, SavedApp>, line: Line) {
@@ -385,6 +410,8 @@ mod tests {
     use super::*;
     use crate::model::exit::Exit;
 
+    const SESSION: &str = "this session";
+
     fn saved(run: u64) -> SavedApp {
         let text = r#"{"run":0,"restarts":2,"last_exit":null,"enabled":true,"history":{"attempt":1,"early":[]},"program":7,
             "state":{"Up":{"pid":70,"since":{"secs":1,"nanos":0}}}}"#;
@@ -408,7 +435,7 @@ mod tests {
     }
 
     fn reopened(folder: &Path) -> Inherited {
-        let (_, inherited, refused) = Ledger::open(folder);
+        let (_, inherited, refused) = Ledger::open(folder, SESSION);
         assert_eq!(refused, None);
         inherited
     }
@@ -416,7 +443,7 @@ mod tests {
     #[test]
     fn what_was_written_is_there_for_the_next_one() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut ledger, nothing, refused) = Ledger::open(folder.path());
+        let (mut ledger, nothing, refused) = Ledger::open(folder.path(), SESSION);
         assert_eq!((nothing, refused), (Inherited::default(), None));
         ledger.session(SessionState { staged: true, draining: None });
         ledger.app("web", Some((70, 1234)), saved(3));
@@ -434,9 +461,22 @@ mod tests {
     }
 
     #[test]
+    fn nothing_of_another_session_is_inherited() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut ledger, ..) = Ledger::open(folder.path(), SESSION);
+        ledger.session(SessionState { staged: true, draining: Some(0) });
+        ledger.app("web", Some((70, 1234)), saved(3));
+        ledger.crash("web", &crash(2));
+        ledger.write();
+        let (_, inherited, refused) = Ledger::open(folder.path(), "the container was started again");
+        assert_eq!((inherited, refused), (Inherited { another_session: true, ..Inherited::default() }, None));
+        assert!(Ledger::open(folder.path(), SESSION).1.another_session, "it was forgotten for good");
+    }
+
+    #[test]
     fn it_stays_small_whatever_happens_and_keeps_the_last_crashes() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut ledger, ..) = Ledger::open(folder.path());
+        let (mut ledger, ..) = Ledger::open(folder.path(), SESSION);
         for run in 0..5_000 {
             ledger.app("web", None, saved(run));
             ledger.crash("web", &crash(run));
@@ -453,7 +493,7 @@ mod tests {
     #[test]
     fn a_line_that_was_being_written_is_as_if_it_had_not_been() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut ledger, ..) = Ledger::open(folder.path());
+        let (mut ledger, ..) = Ledger::open(folder.path(), SESSION);
         ledger.app("web", None, saved(3));
         ledger.write();
         ledger.app("web", None, saved(4));
@@ -466,35 +506,33 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_is_said_and_set_aside() {
-        let head = |version| format!("{{\"Head\":{{\"version\":{version},\"boot\":\"b\"}}}}\n");
+        let head = |version| format!("{{\"Head\":{{\"version\":{version},\"session\":\"{SESSION}\"}}}}\n");
         for (text, why) in [
             ("garbage\n".to_string(), "first line"),
             (String::new(), "empty"),
             (head(99), "version is 99"),
+            ("{\"Head\":{\"version\":1,\"boot\":\"b\"}}\n".into(), "version is 1"),
             (head(VERSION) + "{\"App\":1}\n", "line 2"),
         ] {
-            assert!(parse(&text, "b").unwrap_err().contains(why), "{text}");
+            assert!(parse(&text, SESSION).unwrap_err().contains(why), "{text}");
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join("ledger.jsonl"), &text).unwrap();
-            // The machine's own boot id makes the last one foreign for another reason.
-            if let (_, inherited, Some(said)) = Ledger::open(folder.path()) {
-                assert_eq!(inherited, Inherited::default());
-                assert!(said.contains("ledger.jsonl.bad"), "{said}");
-                assert_eq!(fs::read_to_string(folder.path().join("ledger.jsonl.bad")).unwrap(), text);
-            }
+            let (_, inherited, refused) = Ledger::open(folder.path(), SESSION);
+            assert_eq!(inherited, Inherited::default());
+            assert!(refused.unwrap().contains("ledger.jsonl.bad"));
+            assert_eq!(fs::read_to_string(folder.path().join("ledger.jsonl.bad")).unwrap(), text);
         }
-        assert_eq!(parse(&head(VERSION), "another boot"), Ok(None));
     }
 
     #[test]
     fn a_full_disk_costs_only_the_record() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut ledger, ..) = Ledger::open(folder.path());
+        let (mut ledger, ..) = Ledger::open(folder.path(), SESSION);
         ledger.file = Some(OpenOptions::new().append(true).open("/dev/full").unwrap());
         ledger.app("web", None, saved(3));
         ledger.write();
         assert!(ledger.trouble.is_some());
-        assert_eq!(read(&ledger.path, ""), Ok(None), "what would be wrong is gone");
+        assert!(!ledger.path.exists(), "what would be wrong is gone");
         ledger.trouble = Some(Instant::now() - AGAIN);
         ledger.write();
         assert!(ledger.trouble.is_none());
@@ -504,7 +542,7 @@ mod tests {
     #[test]
     fn without_room_for_another_file_the_one_that_is_there_goes_on() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut ledger, ..) = Ledger::open(folder.path());
+        let (mut ledger, ..) = Ledger::open(folder.path(), SESSION);
         ledger.app("web", None, saved(3));
         ledger.write();
         let in_the_way = folder.path().join("ledger.new");
@@ -512,7 +550,7 @@ mod tests {
         let mut text = fs::read_to_string(&ledger.path).unwrap();
         text.push_str("{\"half a line");
         fs::write(&ledger.path, text).unwrap();
-        let (mut next, ..) = Ledger::open(folder.path());
+        let (mut next, ..) = Ledger::open(folder.path(), SESSION);
         next.app("web", None, saved(4));
         next.write();
         assert!(next.trouble.is_none());

@@ -1,0 +1,215 @@
+//! Keeps the state folder usable while the session runs: cleaners of temporary files delete it, volumes change its mode,
+//! somebody moves it away. Notices that, makes folder and lock again, and says what else is missing in it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+
+use crate::host::clock::from_now;
+use crate::host::layout::{self, Mended};
+
+/// A folder that is being deleted is left in peace until that is done.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// A folder that cannot be used is tried again after this time, and one that cannot be watched is looked at.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// The state folder of a running session.
+pub struct Folder {
+    path: PathBuf,
+    lock: OwnedFd,
+    /// `None`: the kernel has none to spare.
+    watch: Option<OwnedFd>,
+    /// When it is looked at next.
+    look: Option<Instant>,
+    /// How often it was restored.
+    restored: u32,
+    trouble: Option<String>,
+}
+
+/// What a look at the folder found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// There is a new lock: the guard needs it.
+    pub lock: bool,
+    /// The control socket is not there.
+    pub socket: bool,
+}
+
+impl Folder {
+    /// The folder at `path`, whose lock is held.
+    pub fn new(path: &Path, lock: OwnedFd) -> Folder {
+        let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
+        let mut folder = Folder { path: path.into(), lock, watch, look: None, restored: 0, trouble: None };
+        folder.watch_again();
+        folder
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Restores the folder before it is used for the first time. No supervisor has bound its socket yet.
+    pub fn prepare(&mut self) {
+        self.restore(false);
+        self.watch_again();
+    }
+
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
+
+    pub fn into_lock(self) -> OwnedFd {
+        self.lock
+    }
+
+    /// How often the folder was restored.
+    pub fn restored(&self) -> u32 {
+        self.restored
+    }
+
+    /// What cannot be done, with the way out.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.clone()
+    }
+
+    /// Readable when something was changed in the folder; then call [`Folder::changed`].
+    pub fn wakes(&self) -> io::Result<Option<OwnedFd>> {
+        self.watch.as_ref().map(OwnedFd::try_clone).transpose()
+    }
+
+    /// Something was changed: the folder is looked at when that is over.
+    pub fn changed(&mut self) {
+        let mut events = [0; 4096];
+        if let Some(watch) = &self.watch {
+            while rustix::io::read(watch, &mut events).is_ok_and(|bytes| bytes > 0) {}
+        }
+        self.look = Some(from_now(SETTLE));
+    }
+
+    /// When [`Folder::look_if_due`] is to be called.
+    pub fn next(&self) -> Option<Instant> {
+        self.look
+    }
+
+    /// Looks at the folder and restores it, if it is time to; what was missing in it.
+    pub fn look_if_due(&mut self, now: Instant) -> Option<Restored> {
+        self.look.take_if(|look| *look <= now)?;
+        let restored = self.restore(true);
+        self.watch_again();
+        if self.trouble.is_some() || self.watch.is_none() {
+            self.look = Some(from_now(AGAIN));
+        }
+        restored
+    }
+
+    fn restore(&mut self, has_socket: bool) -> Option<Restored> {
+        let path = self.path.display();
+        let restored = layout::mend(&self.path).and_then(|mended| {
+            let lock = layout::lock_again(&self.path, &self.lock)?;
+            Ok((mended, lock))
+        });
+        let (mended, lock) = match restored {
+            Ok(restored) => restored,
+            Err(error) => {
+                let trouble = format!(
+                    "the state folder cannot be used: {error:#}; the session goes on, but cannot be controlled"
+                );
+                if self.trouble.replace(trouble.clone()).is_none() {
+                    tracing::error!(event = "state.trouble", folder = %path, "{trouble}");
+                }
+                return None;
+            }
+        };
+        let found = Restored {
+            lock: lock.is_some(),
+            socket: has_socket && layout::control_socket(&self.path).symlink_metadata().is_err(),
+        };
+        if let Some(lock) = lock {
+            self.lock = lock;
+        }
+        let was_in_trouble = self.trouble.take().is_some();
+        if mended != Mended::Nothing || found != Restored::default() || was_in_trouble {
+            self.restored += 1;
+            tracing::warn!(
+                event = "state.restored", folder = %path,
+                "the state folder {path} was deleted or changed, and is restored; exclude it from whatever cleans up there"
+            );
+        }
+        Some(found)
+    }
+
+    /// The folder may be another one now.
+    fn watch_again(&mut self) {
+        let what = WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ATTRIB;
+        let what = what | WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::ONLYDIR;
+        if let Some(watch) = &self.watch
+            && inotify::add_watch(watch, &self.path, what).is_err()
+        {
+            self.look.get_or_insert_with(|| from_now(AGAIN));
+        }
+        if self.watch.is_none() {
+            self.look.get_or_insert_with(|| from_now(AGAIN));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::layout::StateFolder;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    fn folder() -> (tempfile::TempDir, PathBuf, Folder) {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("run/state");
+        let (lock, name) = StateFolder::take(&path).unwrap().into_lock();
+        let folder = Folder::new(&path, lock);
+        drop(name); // the lock alone is tried here
+        (root, path, folder)
+    }
+
+    fn look(folder: &mut Folder) -> Option<Restored> {
+        folder.changed();
+        folder.look_if_due(from_now(SETTLE))
+    }
+
+    #[test]
+    fn a_folder_that_was_deleted_is_made_again_and_stays_ours() {
+        let (_root, path, mut folder) = folder();
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        assert_eq!(look(&mut folder), Some(Restored { lock: true, socket: true }));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(StateFolder::take(&path).is_err(), "somebody else is let in");
+        assert_eq!((folder.restored(), folder.trouble()), (1, None));
+    }
+
+    #[test]
+    fn a_mode_that_lets_others_in_is_changed_back() {
+        let (_root, path, mut folder) = folder();
+        fs::write(layout::control_socket(&path), "").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o2775)).unwrap();
+        assert_eq!(look(&mut folder), Some(Restored::default()));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(folder.restored(), 1);
+        assert_eq!(look(&mut folder), Some(Restored::default()));
+        assert_eq!(folder.restored(), 1, "nothing was changed");
+    }
+
+    #[test]
+    fn a_file_in_its_place_is_trouble_until_it_is_gone() {
+        let (_root, path, mut folder) = folder();
+        fs::remove_dir_all(&path).unwrap();
+        fs::write(&path, "somebody's").unwrap();
+        assert_eq!(look(&mut folder), None);
+        assert!(folder.trouble().is_some() && folder.next().is_some());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "somebody's");
+        fs::remove_file(&path).unwrap();
+        assert!(look(&mut folder).is_some_and(|restored| restored.socket));
+        assert_eq!(folder.trouble(), None);
+    }
+}

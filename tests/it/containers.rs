@@ -1,0 +1,125 @@
+//! A container that is stopped or killed, and started again on the same disk: a new session, which inherits nothing.
+
+use std::fs;
+use std::process::Command;
+
+use kasm_void::model::protocol::StateName;
+use rustix::process::Signal;
+
+use crate::harness::{FOREVER, Session, binary, kill, send, until};
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum End {
+    Stopped,
+    Killed,
+    /// It was told to stop, and killed before it had.
+    KilledWhileStopping,
+}
+
+/// Starts the session as the first process of a new pid namespace, as a container engine would.
+fn start(session: &mut Session) {
+    let manifests = session.manifests();
+    session.start_supervisor_with(|run| {
+        let mut command = Command::new("unshare");
+        if !rustix::process::getuid().is_root() {
+            command.args(["--user", "--map-root-user"]);
+        }
+        command
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+            .arg(binary())
+            .arg("run")
+            .arg(&manifests);
+        command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.stdin(std::process::Stdio::null());
+        let log = fs::File::options().append(true).open(session_log(&manifests)).expect("the log");
+        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        *run = command;
+    });
+}
+
+fn session_log(manifests: &std::path::Path) -> std::path::PathBuf {
+    manifests.with_file_name("supervisor.log")
+}
+
+/// The first process of the container, by the pid it has outside.
+fn first_process(session: &Session) -> i32 {
+    let unshare = session.guard_pid();
+    until("the first process of the container", || {
+        let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap_or_default();
+        children.split_whitespace().next().and_then(|pid| pid.parse().ok())
+    })
+}
+
+fn end(session: &mut Session, how: End) {
+    let first = first_process(session);
+    if how != End::Killed {
+        send(first, Signal::TERM);
+    }
+    if how == End::KilledWhileStopping {
+        until("an app was asked to stop", || session.data().join("asked").exists().then_some(()));
+    }
+    if how != End::Stopped {
+        kill(first);
+    }
+    session.wait_end();
+}
+
+fn desktop() -> Session {
+    let slow = format!("trap ': >\"$DATA/asked\"; sleep 2; exit 0' TERM\n: >\"$DATA/listens\"\n{FOREVER}");
+    Session::new()
+        .workspace(r#"Workspace(stage: [Run(argv: ["sh", "-c", "echo staged >>${DATA}/staged"])])"#)
+        .stayer("web")
+        .stayer("held")
+        .program("fails", "echo up >>\"$DATA/fails.ups\"\nexit 3\n")
+        .program("slow", &slow)
+        .app("web", r#"App(command: "${BIN}/web")"#)
+        .app("held", r#"App(command: "${BIN}/held")"#)
+        .app(
+            "fails",
+            r#"App(command: "${BIN}/fails", backoff: Backoff(first: "10ms", give_up: After(times: 2, within: "1m")))"#,
+        )
+        .app("slow", r#"App(command: "${BIN}/slow", ready: Ready(probe: Path(path: "${DATA}/listens")))"#)
+}
+
+#[test]
+fn nothing_that_yesterdays_session_wanted_is_inherited() {
+    for (first, second) in
+        [(End::Killed, End::Stopped), (End::KilledWhileStopping, End::Killed), (End::Stopped, End::KilledWhileStopping)]
+    {
+        let mut session = desktop();
+        for (times, how) in [(1, first), (2, second), (3, End::Stopped)] {
+            let _ = fs::remove_file(session.data().join("asked"));
+            start(&mut session);
+            for app in ["web", "held", "slow"] {
+                let app = session.wait_state(app, StateName::Running);
+                assert_eq!((app.restarts, app.last_exit), (0, None), "{}, after {first:?}", app.name);
+            }
+            assert_eq!(session.wait_lines("staged", times).len(), times, "staged once in each session");
+            assert!(!session.status().draining);
+            // It had given up, or is on its way to: it was tried in this session.
+            let fails = session.wait_state("fails", StateName::GaveUp);
+            assert_eq!(
+                session.lines("fails.ups").len() as u64,
+                fails.run * times as u64,
+                "as often as in each session"
+            );
+            session.ok(&["stop", "held"]);
+            end(&mut session, how);
+        }
+    }
+}
+
+#[test]
+fn what_is_broken_today_was_never_good_in_todays_session() {
+    let mut session = Session::new().stayer("web").app("web", r#"App(command: "${BIN}/web")"#);
+    start(&mut session);
+    session.pid("web");
+    until("a copy is kept", || session.state().join("last-good/web.ron").exists().then_some(()));
+    end(&mut session, End::Killed);
+    session.edit("web", "App(command: ");
+    start(&mut session);
+    until("it is told", || session.supervisor_output().contains("manifest.broken").then_some(()));
+    assert!(session.find("web").is_none_or(|app| app.pid.is_none()), "{:?}", session.find("web"));
+    end(&mut session, End::Stopped);
+}
