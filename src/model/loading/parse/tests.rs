@@ -65,7 +65,10 @@ fn a_mistyped_name_is_told_what_it_may_have_been() {
             "stop: Stop(grac: \"3s\")",
             &["1:30: there is no field `grac` of `Stop` (`stop.grac`): did you mean `grace`?"],
         ),
-        ("stop: Stop(x: 1)", &["1:30: there is no field `x` of `Stop` (`stop.x`): the fields are signal, grace"]),
+        (
+            "stop: Stop(x: 1)",
+            &["1:30: there is no field `x` of `Stop` (`stop.x`): the fields are signal, grace, devtools"],
+        ),
         ("restart: Alway", &["1:28: there is no `Alway` here (`restart`): did you mean `Always`?"]),
         ("restart: Sometimes", &["1:28: there is no `Sometimes` here (`restart`): it takes Always, OnFailure, Never"]),
         (
