@@ -272,7 +272,7 @@ fn leave_something_unsaved(port: u16) {
             let answer = browser.call(session, "Runtime.evaluate", evaluate(typed)).await.unwrap_or_default();
             let value = &answer["result"]["value"];
             if value.as_str().is_some_and(|typed| !typed.is_empty()) {
-                return;
+                break;
             }
             assert!(std::time::Instant::now() < end, "nothing is typed: {answer}");
             if value.is_string() {

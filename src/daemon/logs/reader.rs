@@ -16,7 +16,7 @@ use super::queue::{Job, Queue};
 use crate::host::sync::lock;
 use crate::model::output::lines::count_lines;
 use crate::model::output::losses::{Gap, Stage};
-use crate::model::output::pressure::{CHUNK, Route, route};
+use crate::model::output::pressure::{Admission, CHUNK, admission};
 use crate::model::output::recent::Recent;
 
 /// More bytes than a pipe holds: who reads this much without an end races with a flood.
@@ -224,20 +224,20 @@ impl Reader {
         let state = &mut *self.state();
         // While output is dropped, more in the queue would not be written either.
         let room = self.queue.allowance(&state.destination.account, urgent && state.dropping.is_none());
-        let route = route(room, state.dropping.is_some(), urgent);
-        if route == Route::Wait {
+        let admission = admission(room, state.dropping.is_some(), urgent);
+        if admission == Admission::Wait {
             return Outcome::Full;
         }
         if self.pipe.is_in_flight() {
-            match route {
-                Route::Queue { protected: true } => return Outcome::InFlight,
+            match admission {
+                Admission::Queue { protected: true } => return Outcome::InFlight,
                 // What will not be written, or not now, must not fill the pipe.
                 _ => self.pipe.let_go(),
             }
         }
         let mut buffer = self.queue.buffer(if room == 0 { CHUNK } else { room });
-        let in_pipe = match route {
-            Route::Queue { protected: true } => self.pipe.read_protected(&mut buffer),
+        let in_pipe = match admission {
+            Admission::Queue { protected: true } => self.pipe.read_protected(&mut buffer),
             _ => {
                 self.pipe.read(&mut buffer);
                 None
@@ -249,8 +249,8 @@ impl Reader {
             return Outcome::Empty;
         }
         state.take(&buffer);
-        match route {
-            Route::Queue { .. } => self.enqueue(state, buffer, in_pipe),
+        match admission {
+            Admission::Queue { .. } => self.enqueue(state, buffer, in_pipe),
             _ => {
                 state.lose(&buffer);
                 self.queue.spare(buffer);

@@ -32,7 +32,7 @@ pub fn allowance(budget: usize, queued: usize, own: usize) -> usize {
 
 /// Where the next chunk goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Route {
+pub enum Admission {
     /// It stays in the pipe until the queue has room.
     Wait,
     /// Into the queue. `protected`: it also stays in the pipe until it is in the file.
@@ -42,12 +42,12 @@ pub enum Route {
 }
 
 /// `room`: bytes the queue takes now. `dropping`: output before this was dropped. `urgent`: it cannot wait.
-pub fn route(room: usize, dropping: bool, urgent: bool) -> Route {
+pub fn admission(room: usize, dropping: bool, urgent: bool) -> Admission {
     match (room, dropping) {
-        (0, false) if !urgent => Route::Wait,
-        (0, _) => Route::Drop,
+        (0, false) if !urgent => Admission::Wait,
+        (0, _) => Admission::Drop,
         // What was dropped makes the pipe's content no proof of what is in the file.
-        (_, dropping) => Route::Queue { protected: !dropping },
+        (_, dropping) => Admission::Queue { protected: !dropping },
     }
 }
 
@@ -72,17 +72,17 @@ mod tests {
     #[test]
     fn output_waits_for_room_unless_it_is_urgent_or_some_was_dropped() {
         let table = [
-            ((0, false, false), Route::Wait),
-            ((0, false, true), Route::Drop),
-            ((0, true, false), Route::Drop),
-            ((0, true, true), Route::Drop),
-            ((1, false, false), Route::Queue { protected: true }),
-            ((1, false, true), Route::Queue { protected: true }),
-            ((1, true, false), Route::Queue { protected: false }),
-            ((1, true, true), Route::Queue { protected: false }),
+            ((0, false, false), Admission::Wait),
+            ((0, false, true), Admission::Drop),
+            ((0, true, false), Admission::Drop),
+            ((0, true, true), Admission::Drop),
+            ((1, false, false), Admission::Queue { protected: true }),
+            ((1, false, true), Admission::Queue { protected: true }),
+            ((1, true, false), Admission::Queue { protected: false }),
+            ((1, true, true), Admission::Queue { protected: false }),
         ];
         for ((room, dropping, urgent), expected) in table {
-            assert_eq!(route(room, dropping, urgent), expected, "{room} {dropping} {urgent}");
+            assert_eq!(admission(room, dropping, urgent), expected, "{room} {dropping} {urgent}");
         }
     }
 
