@@ -52,6 +52,8 @@ pub struct Processes {
     sight: Sight,
     /// Leaders that an earlier supervisor wrote down, by app, until they are looked up.
     inherited: BTreeMap<String, Leader>,
+    /// The last leaders that an earlier supervisor knew, by app: pid and start time.
+    sessions: BTreeMap<String, (Pid, u64)>,
     clearing: BTreeMap<AppId, Clearing>,
     /// When what is left of a tree is looked at again, because something could not be seen.
     look: Option<Instant>,
@@ -66,13 +68,15 @@ enum Role {
 }
 
 impl Processes {
-    /// `state`: the state folder. `inherited`: the leaders that an earlier supervisor wrote down, by app.
+    /// `state`: the state folder. `inherited`: the leaders that an earlier supervisor wrote down, by app. `sessions`: the
+    /// last leaders that it knew, whose sessions may outlive them.
     pub fn new(
         state: &Path,
         home: &Path,
         open_files: Option<u64>,
         guard: Guard,
         inherited: BTreeMap<String, Leader>,
+        sessions: BTreeMap<String, (Pid, u64)>,
     ) -> io::Result<Self> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         half_born::wait();
@@ -86,6 +90,7 @@ impl Processes {
             guard: Some(guard),
             sight: Sight::new(lineage, own),
             inherited,
+            sessions,
             clearing: BTreeMap::new(),
             look: None,
             out_of_memory,
@@ -139,8 +144,8 @@ impl Processes {
     pub fn appeared(&mut self, id: AppId, name: &str, output: Option<BorrowedFd<'_>>) {
         if self.sight.lineage.named(id, name) {
             self.sight.forget();
-            if let Some(leader) = self.inherited.get(name) {
-                self.sight.lineage.led(id, leader.pid, leader.started);
+            if let Some((pid, started)) = self.sessions.remove(name) {
+                self.sight.lineage.led(id, pid, started);
             }
         }
         if let Some(pipe) = output.and_then(|output| rustix::fs::fstat(output).ok()) {

@@ -76,8 +76,8 @@ impl Daemon {
             tracing::error!(event = "state.refused", "{why}");
         }
         let home = Path::new(&*environment.home);
-        let processes =
-            Processes::new(state, home, open_files, guard, inherited.leaders).context("cannot supervise processes")?;
+        let processes = Processes::new(state, home, open_files, guard, inherited.leaders, inherited.sessions)
+            .context("cannot supervise processes")?;
         let mut supervisor = Supervisor::default();
         // The guard knows about the drain of this session. The ledger may be of one that was told to end long ago.
         let mut saved = inherited.session;

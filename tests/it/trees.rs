@@ -573,3 +573,34 @@ sleep .2
     session.wait("web", "is the new version", |app| app.state == StateName::Running && app.pid == Some(new));
     assert_eq!(session.lines("starts").len(), 1, "the update was interrupted by another start");
 }
+
+#[test]
+fn helpers_of_an_app_that_crashed_are_asked_first_and_killed_soon() {
+    let polite = "trap 'echo TERM >>\"$DATA/asked\"; exit 0' TERM\n: >\"$DATA/polite\"\nsleep 1000 & wait\n";
+    let deaf = "trap '' TERM\necho $$ >>\"$DATA/helper.pids\"\nwhile :; do sleep 0.1; done\n";
+    let session = Session::new()
+        .program("polite", polite)
+        .program("deaf", deaf)
+        .program("web", &format!("\"$BIN/polite\" &\n\"$BIN/deaf\" &\n{FOREVER}"))
+        .app("web", &format!(r#"App(command: "${{BIN}}/web", {RESTARTS_AT_ONCE})"#))
+        .start();
+    let web = session.pid("web");
+    let deaf = helpers(&session, 1)[0];
+    until("the polite one is there", || session.data().join("polite").exists().then_some(()));
+    kill(web);
+    session.next_pid("web", web);
+    assert_eq!(session.lines("asked"), ["TERM"]);
+    assert!(!alive(deaf), "what ignores TERM outlived the crash");
+}
+
+#[test]
+fn a_helper_that_hides_is_found_even_if_the_supervisor_dies_while_it_is_swept() {
+    let hides = r#"perl -e '$SIG{TERM} = "IGNORE"; my $file = "$ENV{DATA}/helper.pids"; $0 = "x" x 3000; open F, ">>", $file; print F "$$\n"; close F; sleep 1 while 1' &"#;
+    let session = with_hidden_helper(hides);
+    let web = session.pid("web");
+    let helper = helpers(&session, 1)[0];
+    kill(web);
+    session.crash_supervisor();
+    session.next_pid("web", web);
+    assert!(!alive(helper), "it outlived its app");
+}

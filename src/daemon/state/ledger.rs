@@ -63,6 +63,8 @@ enum Line {
 pub struct Inherited {
     pub session: SavedSession,
     pub leaders: BTreeMap<String, Leader>,
+    /// By app: pid and start time of the leader it had last. That one may be gone, and its session not empty.
+    pub sessions: BTreeMap<String, (Pid, u64)>,
     /// Oldest first.
     pub crashes: Vec<(String, Crash)>,
     /// There was a ledger, of a session that is over: nothing of it is inherited.
@@ -370,6 +372,7 @@ fn take(inherited: &mut Inherited, apps: &mut BTreeMap<String, SavedApp>, line: 
             match leader {
                 Some((pid, started)) => {
                     inherited.leaders.insert(name.clone(), Leader { pid, started, ended: None });
+                    inherited.sessions.insert(name.clone(), (pid, started));
                 }
                 None => drop(inherited.leaders.remove(&name)),
             }
@@ -378,6 +381,7 @@ fn take(inherited: &mut Inherited, apps: &mut BTreeMap<String, SavedApp>, line: 
         Line::Gone(name) => {
             apps.remove(&name);
             inherited.leaders.remove(&name);
+            inherited.sessions.remove(&name);
             inherited.crashes.retain(|(app, _)| *app != name);
         }
         Line::Ended { pid, status, peak } => {
