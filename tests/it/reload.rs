@@ -236,7 +236,7 @@ fn a_manifest_that_is_away_for_a_moment_stops_nothing() {
         fs::write(&manifest, &text).expect("the manifest is back");
         if away.elapsed() < Duration::from_millis(900) {
             assert_eq!(session.find("web").and_then(|app| app.pid), Some(pid));
-            return;
+            break;
         }
         session.wait("web", "runs again", |app| app.pid.is_some());
     }
