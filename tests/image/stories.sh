@@ -328,6 +328,12 @@ launcher() {
 	check "another method is 404" is 404 answered one -X DELETE
 	check "a name inside the cluster is refused" has "rejected by policy" at one curl --silent -X POST \
 		-H 'Authorization: Bearer the-token' -d '{"url":"https://kubernetes/"}' http://127.0.0.1:9998/open
+	# Each of these must be a line on stdout and a row in ClickHouse: tests/image/pipeline/try.py counts them.
+	local number
+	for number in 1 2 3 4 5; do
+		check "request $number of the audit is refused" has "rejected by policy" at one curl --silent -X POST -H 'Authorization: Bearer the-token' \
+			-d "{\"url\":\"https://audit-$number.internal/secret-path?key=secret-query\"}" http://127.0.0.1:9998/open
+	done
 	check "KASM's --go hands the URL on, and tells why it is refused" ends 1 at one /dockerstartup/custom_startup.sh --go --url https://kubernetes/
 	check "its short form too, by the environment" ends 1 docker exec --env KASM_URL=https://kubernetes/ one /dockerstartup/custom_startup.sh -g
 }

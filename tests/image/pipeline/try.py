@@ -57,4 +57,19 @@ expect(
     0,
     "SELECT count() FROM project_logs WHERE metadata != '{}' AND timestamp < '2001-01-01'",
 )
+# The audit trail: one row for each request of the stories, with who, which host, what became of it, and nothing more.
+audit = "JSONExtractString(metadata, 'event') = 'launcher.request' AND JSONExtractString(metadata, 'host') LIKE 'audit-%.internal'"
+expect("requests of the audit", 5, f"SELECT count() FROM project_logs WHERE {audit}")
+expect("of five hosts", 5, f"SELECT uniqExact(JSONExtractString(metadata, 'host')) FROM project_logs WHERE {audit}")
+expect(
+    "with verdict, status and app",
+    5,
+    f"SELECT count() FROM project_logs WHERE {audit} AND JSONExtractString(metadata, 'verdict') != '' "
+    "AND JSONExtractInt(metadata, 'status') = 400 AND JSONExtractString(metadata, 'app') = 'nav-shim' AND level = 'info'",
+)
+expect(
+    "rows with a path, a query or a token",
+    0,
+    "SELECT count() FROM project_logs WHERE match(message || metadata, 'secret-path|secret-query|the-token|the-vnc-password')",
+)
 expect("lines of 16 KiB or more", 0, "SELECT countIf(length(message) + length(metadata) >= 16384) FROM project_logs")
