@@ -17,7 +17,8 @@ use crate::daemon::control::{self, Ask as Asked, LogStream};
 use crate::http::Server;
 use crate::model::exit::Exit;
 use crate::model::protocol::{
-    AppStatus, CommandLine, Crash, Identity, Outcome, PlanReport, PlanStep, Refusal, Route, Snapshot, StateName,
+    AppStatus, CommandLine, Crash, Identity, Outcome, PlanReport, PlanStep, Readiness, Refusal, Route, Snapshot,
+    StateName,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -99,6 +100,7 @@ fn in_words(ask: &Asked) -> String {
     match ask {
         Asked::Verb { app, verb, wait, .. } => format!("{verb} {app} wait={wait}"),
         Asked::Apps(_) => "apps".into(),
+        Asked::Readiness(_) => "readiness".into(),
         Asked::Crashes { app, .. } => format!("crashes {app}"),
         Asked::Command { app, .. } => format!("command {app}"),
         Asked::Logs { app, lines, .. } => format!("logs {app} {lines}"),
@@ -129,6 +131,7 @@ fn answer(snapshot: &Snapshot, output: &broadcast::Sender<Bytes>, ask: Asked) {
     };
     match ask {
         Asked::Apps(reply) => drop(reply.send(snapshot.clone())),
+        Asked::Readiness(reply) => drop(reply.send(Readiness::of(snapshot, None))),
         Asked::Crashes { app, reply } => drop(reply.send(known(&app).then(|| vec![crash()]))),
         Asked::Command { app, reply } => drop(reply.send(known(&app).then(command_line))),
         Asked::Logs { app, reply, .. } => {

@@ -10,7 +10,7 @@ use super::control::{self, Ask};
 use super::manifests::Purpose;
 use super::{Daemon, clock, process, state};
 use crate::model::guard::ToGuard;
-use crate::model::protocol::{Identity, Outcome, PlanReport, Refusal, Snapshot, StateName};
+use crate::model::protocol::{Identity, Outcome, PlanReport, Readiness, Refusal, Snapshot, StateName};
 use crate::model::supervisor::{AppRequest, AskId, DrainCause, Input, Observed};
 
 /// Requests that have not been answered yet.
@@ -60,6 +60,10 @@ impl Daemon {
     pub(super) fn take_ask(&mut self, ask: Ask) {
         match ask {
             Ask::Apps(reply) => drop(reply.send(self.snapshot())),
+            Ask::Readiness(reply) => {
+                let (snapshot, workspace) = (self.snapshot(), self.supervisor.workspace().clone());
+                self.jobs.ask_session(workspace, move |unmet| drop(reply.send(Readiness::of(&snapshot, unmet))));
+            }
             Ask::Verb { app, verb, wait, reply } => {
                 let disconnected = self.answers.take_disconnected();
                 self.inputs.extend(disconnected.into_iter().map(Input::Forgotten));

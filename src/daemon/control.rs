@@ -26,8 +26,8 @@ use crate::http::{self, Closing, Error, Limits, Peer, Pieces, Server};
 use crate::model::manifest::quantity::Span;
 use crate::model::metrics;
 use crate::model::protocol::{
-    AppStatus, CommandLine, Crash, HEAD_BYTES, Identity, Method, Outcome, PlanReport, Refusal, Route, Snapshot,
-    StateName, Verb,
+    AppStatus, CommandLine, Crash, HEAD_BYTES, Identity, Method, Outcome, PlanReport, Readiness, Refusal, Route,
+    Snapshot, StateName, Verb,
 };
 use crate::model::signal::signal_number;
 use crate::model::spelling::closest;
@@ -37,6 +37,8 @@ use stream::follow_on;
 pub enum Ask {
     /// With `memory_bytes` filled in.
     Apps(oneshot::Sender<Snapshot>),
+    /// Answered when the workspace's own conditions have been asked.
+    Readiness(oneshot::Sender<Readiness>),
     /// Answered at once, or with `wait` when the app has reached what was asked.
     Verb {
         app: String,
@@ -322,7 +324,8 @@ async fn change(
         Ok(outcome) => Ok(told(outcome?)),
         Err(_) => {
             let now = asks.ask(Ask::Apps).await?;
-            let state = now.apps.iter().find(|status| status.name == app).map_or("gone".into(), in_words);
+            let state =
+                now.apps.iter().find(|status| status.name == app).map_or("gone".into(), AppStatus::state_in_words);
             let message = format!("cannot {verb} `{app}` within {limit}: it is {state} now, and goes on");
             Ok(told(Outcome { app, done: false, message, refusal: Some(Refusal::TimedOut) }))
         }
@@ -362,7 +365,7 @@ async fn drain(
         }
         Err(_) => {
             let now = asks.ask(Ask::Apps).await?;
-            let up: Vec<String> = not_at_rest(&now, &[StateName::Stopped, StateName::GaveUp]);
+            let up = now.apps_outside(&[StateName::Stopped, StateName::GaveUp]);
             let message = format!("not everything is down within {limit}: {}; the drain goes on", up.join(", "));
             Ok(told(of_all(message, Some(Refusal::TimedOut))))
         }
@@ -387,29 +390,10 @@ fn told(outcome: Outcome) -> Response {
     (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(outcome)).into_response()
 }
 
-fn in_words(app: &AppStatus) -> String {
-    match app.detail.as_str() {
-        "" => app.state.to_string(),
-        detail => format!("{} ({detail})", app.state),
-    }
-}
-
-/// Apps in other states than these, in words.
-fn not_at_rest(snapshot: &Snapshot, rest: &[StateName]) -> Vec<String> {
-    let others = snapshot.apps.iter().filter(|app| !rest.contains(&app.state));
-    others.map(|app| format!("{} is {}", app.name, in_words(app))).collect()
-}
-
-/// Ready: the session is staged, and each app runs, or is down because somebody wants it so.
 async fn readyz(State(asks): State<Loop>) -> Result<Response, Error> {
-    let snapshot = asks.ask(Ask::Apps).await?;
-    let waiting = not_at_rest(&snapshot, &[StateName::Running, StateName::Stopped]);
-    let ready = waiting.is_empty() && !snapshot.draining && !snapshot.staging;
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let answer = serde_json::json!({
-        "ready": ready, "draining": snapshot.draining, "staging": snapshot.staging, "waiting": waiting
-    });
-    Ok((status, Json(answer)).into_response())
+    let readiness = asks.ask(Ask::Readiness).await?;
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((status, Json(readiness)).into_response())
 }
 
 async fn metrics_text(State(asks): State<Loop>) -> Result<Response, Error> {

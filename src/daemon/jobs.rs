@@ -141,6 +141,25 @@ impl Jobs {
         });
     }
 
+    /// Asks for everything that the workspace's `ready` names, and tells `answer` what does not hold; `None`: it names
+    /// nothing.
+    pub fn ask_session(&self, workspace: Arc<Workspace>, answer: impl FnOnce(Option<Vec<String>>) + 'static) {
+        const WITHIN: Duration = Duration::from_secs(2);
+        if workspace.ready.is_empty() {
+            return answer(None);
+        }
+        let runner = self.hook_runner(AppId::WORKSPACE, 0, Arc::new(App::of_workspace(&workspace)));
+        tokio::task::spawn_local(async move {
+            let mut unmet = Vec::new();
+            for target in &workspace.ready {
+                if let Err(why) = runner.probe(target, WITHIN).await {
+                    unmet.push(format!("{target}: {why}"));
+                }
+            }
+            answer(Some(unmet));
+        });
+    }
+
     /// The app is gone, and nothing of it is under way.
     pub fn forget(&mut self, id: AppId) {
         self.running.remove(&id);

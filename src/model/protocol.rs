@@ -25,6 +25,44 @@ pub struct Snapshot {
     pub staging: bool,
 }
 
+impl Snapshot {
+    /// The apps in other states than these, in words.
+    pub fn apps_outside(&self, states: &[StateName]) -> Vec<String> {
+        let others = self.apps.iter().filter(|app| !states.contains(&app.state));
+        others.map(|app| format!("{} is {}", app.name, app.state_in_words())).collect()
+    }
+}
+
+impl AppStatus {
+    /// The state and what its name leaves open, as in `Backoff (retry 3)`.
+    pub fn state_in_words(&self) -> String {
+        match self.detail.as_str() {
+            "" => self.state.to_string(),
+            detail => format!("{} ({detail})", self.state),
+        }
+    }
+}
+
+/// `GET /readyz`: whether people can use the session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    pub ready: bool,
+    pub draining: bool,
+    pub staging: bool,
+    /// What is missing, in words.
+    pub waiting: Vec<String>,
+}
+
+impl Readiness {
+    /// `unmet`: which of the workspace's own conditions do not hold; `None`: it has none, and every app has to run, or
+    /// to be down on purpose.
+    pub fn of(snapshot: &Snapshot, unmet: Option<Vec<String>>) -> Readiness {
+        let waiting = unmet.unwrap_or_else(|| snapshot.apps_outside(&[StateName::Running, StateName::Stopped]));
+        let ready = waiting.is_empty() && !snapshot.draining && !snapshot.staging;
+        Readiness { ready, draining: snapshot.draining, staging: snapshot.staging, waiting }
+    }
+}
+
 /// `GET /v1/supervisor`: who is supervising.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Identity {

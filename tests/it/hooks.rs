@@ -268,3 +268,23 @@ fn a_hooks_command_is_found_on_the_apps_own_path() {
     session.pid("web");
     assert!(session.data().join("prepared").exists());
 }
+
+/// A desktop with one broken app stays reachable for those who can repair it.
+#[test]
+fn a_session_that_names_what_it_needs_is_ready_without_every_app() {
+    let session = Session::new()
+        .workspace(r#"Workspace(ready: [Path(path: "${DATA}/there")])"#)
+        .app("broken", r#"App(command: "/bin/false", backoff: Backoff(first: "1h", max: "1h"))"#)
+        .start();
+    session.wait_state("broken", StateName::Backoff);
+    let early = session.cli(&["health", "--ready"]);
+    assert!(early.code == Some(1) && early.stdout.contains("data/there"), "{early:?}");
+    assert!(!early.stdout.contains("broken"), "{early:?}");
+    std::fs::write(session.data().join("there"), "").expect("what the session needs");
+    session.ok(&["health", "--ready"]);
+    session.edit("workspace", "Workspace()");
+    until("every app counts again", || {
+        let now = session.cli(&["health", "--ready"]);
+        (now.code == Some(1) && now.stdout.contains("broken is Backoff")).then_some(())
+    });
+}

@@ -10,7 +10,7 @@ use crate::model::manifest::environment;
 use crate::model::manifest::fields::Fields;
 use crate::model::manifest::hook::{Hook, HookForm};
 use crate::model::manifest::name;
-use crate::model::manifest::probe::is_address;
+use crate::model::manifest::probe::{Target, TargetForm, is_address};
 use crate::model::manifest::switch::{on, switch};
 
 /// Whatever ends a container has lost its patience after an hour.
@@ -30,6 +30,8 @@ pub struct WorkspaceForm {
     pub locked: Vec<String>,
     /// Steps once, before the first app starts.
     pub stage: Vec<HookForm>,
+    /// What the staged session needs to be ready for people. When not empty, apps that are down do not count.
+    pub ready: Vec<TargetForm>,
     /// `false`: load and check, but start nothing until asked.
     #[serde(deserialize_with = "switch")]
     pub autostart: String,
@@ -47,6 +49,7 @@ impl Default for WorkspaceForm {
             env_hidden: Vec::new(),
             locked: Vec::new(),
             stage: Vec::new(),
+            ready: Vec::new(),
             autostart: on(),
             stop_budget: None,
             metrics: None,
@@ -65,6 +68,8 @@ pub struct Workspace {
     pub env_hidden: BTreeSet<String>,
     /// Steps once, before the first app starts.
     pub stage: Vec<Hook>,
+    /// What the staged session needs to be ready. Empty: every app that should run does.
+    pub ready: Vec<Target>,
     /// Whether apps are started without being asked for.
     pub autostart: bool,
     /// A drain takes no longer than this; then everything left is killed.
@@ -80,6 +85,7 @@ impl Default for Workspace {
             env: BTreeMap::new(),
             env_hidden: BTreeSet::new(),
             stage: Vec::new(),
+            ready: Vec::new(),
             autostart: true,
             stop_budget: Duration::from_secs(20),
             metrics: None,
@@ -90,7 +96,8 @@ impl Default for Workspace {
 impl WorkspaceForm {
     /// What `lower` sets and this one does not, by field. Hidden variables are not among them.
     pub fn leaves_out(&self, lower: &WorkspaceForm) -> Vec<String> {
-        let WorkspaceForm { vars, env, env_hidden: _, locked: _, stage, autostart, stop_budget, metrics } = lower;
+        let WorkspaceForm { vars, env, env_hidden: _, locked: _, stage, ready, autostart, stop_budget, metrics } =
+            lower;
         let default = WorkspaceForm::default();
         let missing = |field: &str, lower: &BTreeMap<String, String>, own: &BTreeMap<String, String>| {
             let names = lower.keys().filter(|name| !own.contains_key(*name));
@@ -98,6 +105,7 @@ impl WorkspaceForm {
         };
         let fields = [
             ("stage", !stage.is_empty() && self.stage.is_empty()),
+            ("ready", !ready.is_empty() && self.ready.is_empty()),
             ("autostart", *autostart != default.autostart && self.autostart == default.autostart),
             ("stop_budget", stop_budget.is_some() && self.stop_budget.is_none()),
             ("metrics", metrics.is_some() && self.metrics.is_none()),
@@ -111,7 +119,7 @@ impl WorkspaceForm {
 
     /// `vars` are left empty: they are filled in by whoever fills in the other texts.
     pub fn check(self, fields: &mut Fields<'_>) -> Workspace {
-        let WorkspaceForm { vars: _, env, env_hidden, locked, stage, autostart, stop_budget, metrics } = self;
+        let WorkspaceForm { vars: _, env, env_hidden, locked, stage, ready, autostart, stop_budget, metrics } = self;
         // What is locked has been left out already, where the folders were read.
         for (i, name) in locked.iter().enumerate().filter(|(_, name)| !name::is_allowed(name)) {
             fields.error(&format!("locked[{i}]"), format!("`{name}` cannot be the name of an app"), name::RULE);
@@ -121,6 +129,7 @@ impl WorkspaceForm {
             env: environment::check(env, fields),
             env_hidden: env_hidden.into_iter().collect(),
             stage: fields.each("stage", stage, |fields, hook| hook.check(fields)),
+            ready: fields.each("ready", ready, |fields, target| target.check(fields)),
             autostart: fields.switch("autostart", autostart, "apps are started"),
             stop_budget: fields.duration("stop_budget", stop_budget, Workspace::default().stop_budget, STOP_BUDGET),
             metrics: metrics.map(|address| checked_address(address, fields)).filter(|address| !address.is_empty()),

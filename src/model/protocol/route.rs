@@ -73,7 +73,7 @@ routes! {
     Supervisor: Get "/v1/supervisor", "doctor", "version, pids of supervisor and guard, how often it has died, and of what";
     Upgrade: Post "/v1/upgrade/{binary}", "upgrade", "the path of the binary, percent-encoded; answered before the change";
     Live: Get "/livez", "health --live", "200 as long as the loop turns";
-    Ready: Get "/readyz", "health --ready", "200 when the session is staged and every app runs, or is down on purpose";
+    Ready: Get "/readyz", "health --ready", "200 when the session is staged and what `ready` of `workspace.ron` names is there; without one, when every app runs or is down on purpose";
     Metrics: Get "/metrics", "", "OpenMetrics";
 }
 
