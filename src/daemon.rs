@@ -266,10 +266,19 @@ impl Daemon {
             let leader = saved.state.pid().and_then(|pid| self.processes.leader(pid));
             self.ledger.app(name, leader, saved);
         }
-        let session = self.supervisor.session();
-        self.processes.tell_guard_of_session(self.supervisor.workspace().stop_budget, session.draining);
-        self.ledger.session(session);
+        self.ledger.session(self.supervisor.session());
         self.ledger.write();
+        self.tell_guard();
+    }
+
+    /// A drain must outlive this supervisor from the moment that anybody can see it: the guard hears of it before the
+    /// first app is asked to stop, and before the request is answered.
+    fn tell_guard(&mut self) {
+        let draining = self.supervisor.session().draining;
+        self.processes.tell_guard_of_session(self.supervisor.workspace().stop_budget, draining);
+        if draining.is_some() {
+            self.answers.drain_begun();
+        }
     }
 
     fn next_moment(&self) -> Option<Instant> {

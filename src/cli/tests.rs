@@ -106,6 +106,7 @@ fn in_words(ask: &Asked) -> String {
         Asked::Logs { app, lines, .. } => format!("logs {app} {lines}"),
         Asked::Plan(_) => "plan".into(),
         Asked::Reload(_) => "reload".into(),
+        Asked::BeginDrain(_) => "begin to drain".into(),
         Asked::Drain(_) => "drain".into(),
         Asked::Supervisor(_) => "supervisor".into(),
         Asked::Upgrade { binary, .. } => format!("upgrade {binary}"),
@@ -139,7 +140,7 @@ fn answer(snapshot: &Snapshot, output: &broadcast::Sender<Bytes>, ask: Asked) {
             drop(reply.send(known(&app).then(stream)));
         }
         Asked::Plan(reply) | Asked::Reload(reply) => drop(reply.send(report())),
-        Asked::Drain(reply) => drop(reply.send(())),
+        Asked::BeginDrain(reply) | Asked::Drain(reply) => drop(reply.send(())),
         Asked::Supervisor(reply) => drop(reply.send(Identity::default())),
         Asked::Upgrade { binary, reply } => {
             let message = format!("making way for {binary}");

@@ -19,6 +19,9 @@ pub struct Answers {
     pending: HashMap<AskId, oneshot::Sender<Outcome>>,
     reloads: HashMap<AskId, oneshot::Sender<PlanReport>>,
     last: AskId,
+    /// Wait for a drain to begin.
+    to_drain: Vec<oneshot::Sender<()>>,
+    /// Wait for a drain to end.
     draining: Vec<oneshot::Sender<()>>,
 }
 
@@ -34,6 +37,13 @@ impl Answers {
     pub fn applied(&mut self, ask: Option<AskId>, plan: PlanReport) {
         if let Some(reply) = ask.and_then(|id| self.reloads.remove(&id)) {
             let _ = reply.send(plan);
+        }
+    }
+
+    /// A drain is under way, and the guard knows of it.
+    pub fn drain_begun(&mut self) {
+        for reply in self.to_drain.drain(..) {
+            let _ = reply.send(()); // its client may have disconnected
         }
     }
 
@@ -89,6 +99,10 @@ impl Daemon {
             }
             Ask::Supervisor(reply) => drop(reply.send(self.identity())),
             Ask::Upgrade { binary, reply } => drop(reply.send(self.upgrade(binary))),
+            Ask::BeginDrain(reply) => {
+                self.answers.to_drain.push(reply);
+                self.inputs.push_back(Input::DrainAsked { code: 0, cause: DrainCause::Request });
+            }
             Ask::Drain(reply) => {
                 self.answers.draining.push(reply);
                 self.inputs.push_back(Input::DrainAsked { code: 0, cause: DrainCause::Request });

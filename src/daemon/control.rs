@@ -62,7 +62,9 @@ pub enum Ask {
     },
     Plan(oneshot::Sender<PlanReport>),
     Reload(oneshot::Sender<PlanReport>),
-    /// Answered when all is down.
+    /// Answered when the drain has begun and will go on, whatever becomes of this supervisor.
+    BeginDrain(oneshot::Sender<()>),
+    /// Answered when everything is down.
     Drain(oneshot::Sender<()>),
     Supervisor(oneshot::Sender<Identity>),
     /// Make way for a supervisor from this binary.
@@ -354,8 +356,7 @@ async fn drain(
     Asked(Waiting { wait, timeout: limit }): Asked<Waiting>,
 ) -> Result<Response, Error> {
     if !wait {
-        let (reply, _unheard) = oneshot::channel();
-        asks.send(Ask::Drain(reply)).await?;
+        asks.ask(Ask::BeginDrain).await?;
         return Ok(told(of_all("stopping every app; the supervisor ends after that", None)));
     }
     match timeout(limit.0, asks.ask(Ask::Drain)).await {

@@ -35,7 +35,10 @@ impl Daemon {
                 self.reports.applied(&plan, &problems);
                 self.answers.applied(ask, *plan);
             }
-            Effect::DrainBegun(cause) => self.reports.drain_begun(&cause),
+            Effect::DrainBegun(cause) => {
+                self.tell_guard();
+                self.reports.drain_begun(&cause);
+            }
             Effect::DrainHurried(why) => self.reports.drain_hurried(&why),
             Effect::ArmBudget(after) => self.ending.budget = Some(from_now(after)),
             Effect::Exit(code) => {

@@ -58,14 +58,22 @@ fn slow() -> Session {
 
 #[test]
 fn a_supervisor_killed_while_it_drains_is_followed_by_one_that_drains_on() {
-    for by_verb in [false, true] {
+    enum By {
+        Signal,
+        Verb,
+        /// Killed as soon as the verb has been answered.
+        VerbJustAnswered,
+    }
+    for by in [By::Signal, By::Verb, By::VerbJustAnswered] {
         let mut session = slow();
         session.wait_state("slow", StateName::Running);
-        match by_verb {
-            true => drop(session.cli(&["drain", "--no-wait"])),
-            false => send(session.guard_pid(), Signal::TERM),
+        match by {
+            By::Signal => send(session.guard_pid(), Signal::TERM),
+            By::Verb | By::VerbJustAnswered => drop(session.ok(&["drain", "--no-wait"])),
         }
-        until("the app is asked", || session.data().join("asked").exists().then_some(()));
+        if !matches!(by, By::VerbJustAnswered) {
+            until("the app is asked", || session.data().join("asked").exists().then_some(()));
+        }
         kill(session.supervisor_pid());
         assert_eq!(session.wait_end().code(), Some(0), "{}", session.supervisor_output());
         assert_eq!(session.lines("slow.ups").len(), 1, "started again:\n{}", session.supervisor_output());
