@@ -1,8 +1,8 @@
-//! What the URL launcher costs, beside the plain Python `http.server` that it replaces and, for navigations,
-//! beside talking to the browser directly: `cargo bench --bench launcher`. What is not installed is left out.
+//! Measures the URL launcher: `cargo bench --bench launcher`. Compares it with the plain Python `http.server` that it
+//! replaces and, for navigations, with talking to the browser directly. Programs that are not installed are left out.
 //!
-//! Clients and servers share the machine, each request has a connection of its own, and refused requests to
-//! open a page are refused at the token, or at the rate behind it.
+//! Clients and servers share the machine, and each request has its own connection. Refused requests to open a page are
+//! refused because of the token, or because of the rate limit after it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -65,7 +65,7 @@ fn main() {
     }
 }
 
-/// A program that is killed in the end.
+/// A program that is killed when this is dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -91,7 +91,7 @@ fn row(name: &str, command: impl Fn(&str) -> Command) {
     println!("| {name} | {health} | {refused} | {before} KiB | {with} KiB |");
 }
 
-/// Requests a second and their times, as cells of the table.
+/// Requests per second and their times, as cells of the table.
 fn rate(port: u16, request: &'static str) -> String {
     let began = Instant::now();
     let clients = (0..CLIENTS).map(|_| {
@@ -115,7 +115,7 @@ fn ask(port: u16, request: &str) -> Vec<u8> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer); // a server that closes early has answered before
+    let _ = stream.read_to_end(&mut answer); // a server that closes early has answered already
     answer
 }
 
@@ -141,7 +141,7 @@ fn wait_for(port: u16) {
     }
 }
 
-/// The same pages of this machine, with and without the launcher, in turns.
+/// Opens the same local pages with and without the launcher, in turns.
 fn navigations() -> Result<(), String> {
     let (pages, port, profile) = (serve_pages(), free_port(), tempfile::tempdir().unwrap());
     let mut command = Command::new("chromium");
@@ -165,7 +165,7 @@ fn navigations() -> Result<(), String> {
             assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{verdict:?}");
             began.elapsed()
         }));
-        runtime.block_on(navigator.close()); // and with it goes its guard
+        runtime.block_on(navigator.close()); // this also ends its guard
     }
     direct.sort_unstable();
     ours.sort_unstable();
@@ -174,7 +174,7 @@ fn navigations() -> Result<(), String> {
     Ok(())
 }
 
-/// The least there can be: connect, attach, navigate, wait for the page.
+/// The minimum: connect, attach, navigate, wait for the page.
 async fn navigate(port: u16, url: &str) -> Duration {
     let began = Instant::now();
     let mut browser = Browser::connect(port).await.unwrap();
@@ -204,7 +204,7 @@ fn serve_pages() -> u16 {
                 while head.read_line(&mut line).is_ok_and(|read| read > 2) {}
                 let page =
                     "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
-                let _ = stream.write_all(page.as_bytes()); // the browser may have left
+                let _ = stream.write_all(page.as_bytes()); // the browser may have disconnected
             });
         }
     });

@@ -1,9 +1,9 @@
-//! What supervising costs, beside the supervisors that Debian packages and beside a bare floor, in one run:
-//! `cargo bench`. Peers that are not installed are named and left out.
+//! Measures the cost of supervision: `cargo bench`. Compares kasm-void with the supervisors that Debian packages and with a
+//! bare loop (the floor), in one run. Peers that are not installed are named and left out.
 //!
 //! The service is this program itself under another argument: it writes its number and the time of its
-//! first line into a FIFO and sleeps. Latencies are from just before the kill to that time, on one clock;
-//! no time of the harness is in them. Ratios are what counts: every row starts the same program.
+//! first line into a FIFO and sleeps. A latency is the time from just before the kill to that time, on one clock, so it
+//! includes no time of the harness. Every row starts the same program, so compare the ratios.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -48,7 +48,7 @@ fn service(fifo: &str, number: &str) {
     }
 }
 
-/// The least there can be: wait, start again.
+/// The minimum: wait, start again.
 fn floor(fifo: &str, services: &str) {
     let start = |number: usize| command(fifo, number).spawn().unwrap();
     let mut children: BTreeMap<u32, usize> = (0..services.parse().unwrap()).map(|n| (start(n).id(), n)).collect();
@@ -67,11 +67,11 @@ fn command(fifo: &str, number: usize) -> Command {
     command
 }
 
-/// One supervisor: how it is told its services, and how it is started.
+/// One supervisor: how its services are configured, and how it is started.
 struct Peer {
     name: &'static str,
     program: &'static str,
-    /// How long a service must have lived to be started again without a wait.
+    /// How long a service must live to be restarted without a wait.
     throttle: Duration,
     configure: fn(&Path, &[String]),
     start: fn(&Path, &Path, usize) -> Command,
@@ -131,7 +131,7 @@ const PEERS: &[Peer] = &[
         throttle: Duration::from_millis(1_100),
         configure: |root, services| {
             for (n, service) in services.iter().enumerate() {
-                // It starts at once only what has said that it is ready.
+                // It restarts a service at once only if the service has reported that it is ready.
                 script(&root.join(format!("svc/svc{n}/run")), &format!("sh -c 'echo >&3; exec 3>&-; exec {service}'"));
                 write(&root.join(format!("svc/svc{n}/notification-fd")), "3\n");
             }
@@ -173,7 +173,7 @@ fn script(file: &Path, line: &str) {
     fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A supervisor at work, and what its services have said. Ends with it.
+/// A running supervisor and the reports of its services. Dropping it ends them.
 struct Fleet {
     root: tempfile::TempDir,
     fifo: File,
@@ -206,7 +206,7 @@ impl Fleet {
         fleet
     }
 
-    /// When the last of these has started after `since`.
+    /// The time when the last of these services had started after `since`.
     fn wait(&mut self, services: &[u64], since: u64) -> u64 {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -241,7 +241,7 @@ impl Fleet {
         before
     }
 
-    /// Milliseconds from the kill of all these to the start of the last successor.
+    /// Milliseconds from the kill of these services to the start of the last successor.
     fn respawn(&mut self, services: &[u64], throttle: Duration) -> f64 {
         let young = services.iter().map(|n| self.latest[n].1).max().unwrap();
         let old_enough = Duration::from_nanos(young) + throttle + Duration::from_millis(20);
@@ -250,10 +250,10 @@ impl Fleet {
         (self.wait(services, killed) - killed) as f64 / 1e6
     }
 
-    /// Milliseconds from the supervisor's death to the start of a service that died with it: everything is supervised
-    /// again by then.
+    /// Milliseconds from the supervisor's death to the restart of a service that died with it. By then everything is
+    /// supervised again.
     fn restored(&mut self) -> f64 {
-        // One that dies soon after it was started is started again after a wait.
+        // A supervisor that dies soon after its start is restarted only after a wait.
         std::thread::sleep(Duration::from_millis(1200));
         let services = self.latest.values().map(|(pid, _)| *pid).collect::<Vec<_>>();
         let supervisor = children(self.supervisor.id() as i32).into_iter().find(|pid| !services.contains(pid));
@@ -263,7 +263,7 @@ impl Fleet {
         (self.wait(&[0], before) - before) as f64 / 1e6
     }
 
-    /// KiB that the supervisor's own processes occupy, shared pages shared out.
+    /// The memory of the supervisor's own processes in KiB (PSS).
     fn memory(&self) -> u64 {
         let own = std::env::current_exe().unwrap();
         let is_service = |pid: &i32| {
@@ -276,7 +276,7 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        // The supervisor first, or it would start again what is killed.
+        // The supervisor first, otherwise it would restart what is killed.
         let mut all = tree(self.supervisor.id() as i32);
         all.extend(self.latest.values().map(|(pid, _)| *pid));
         all.into_iter().for_each(kill);
@@ -288,7 +288,7 @@ impl Drop for Fleet {
 
 fn kill(pid: i32) {
     if let Some(pid) = Pid::from_raw(pid) {
-        let _ = kill_process(pid, Signal::KILL); // it may be gone
+        let _ = kill_process(pid, Signal::KILL); // it may be gone already
     }
 }
 
@@ -364,7 +364,7 @@ fn measure_all() {
     }
 }
 
-/// No peer has anything like it.
+/// No peer can do this.
 fn measure_restoring() {
     let peer = PEERS.iter().find(|peer| peer.name == "kasm-void").expect("ourselves");
     for services in [10, 1000] {
@@ -374,7 +374,7 @@ fn measure_restoring() {
     }
 }
 
-/// Two seconds after the last start.
+/// Measured two seconds after the last start.
 fn settled_memory(peer: &Peer, services: usize) -> f64 {
     let fleet = Fleet::start(peer, services);
     std::thread::sleep(Duration::from_secs(2));

@@ -1,6 +1,6 @@
-//! Where foreign bytes enter, and what holds whatever they are. Each entry panics when it does not. The fuzz targets
-//! and the story in `tests/it/fuzz.rs` call the same functions; a new entry is a line in `ENTRIES`, a file in
-//! `fuzz_targets/` and a folder in `corpus/`.
+//! The functions through which untrusted bytes enter, with their invariants. Each entry panics if an invariant is
+//! broken. The fuzz targets and `tests/it/fuzz.rs` call the same functions. To add an entry, add a line to `ENTRIES`, a
+//! file to `fuzz_targets/` and a folder to `corpus/`.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -36,7 +36,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 pub type Entry = fn(&[u8]);
 
-/// Names are those of the targets and of the folders in `corpus/`.
+/// The names are the same as those of the targets and of the folders in `corpus/`.
 pub const ENTRIES: &[(&str, Entry)] = &[
     ("manifest", manifest),
     ("workspace", workspace),
@@ -47,27 +47,27 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("cdp", cdp),
 ];
 
-/// One app's manifest, read and checked.
+/// Reads and checks one app's manifest.
 pub fn manifest(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     read_as_ron_does::<Manifest>(text);
     check("fuzz", text);
 }
 
-/// The session's manifest, read and checked.
+/// Reads and checks the session's manifest.
 pub fn workspace(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     read_as_ron_does::<WorkspaceForm>(text);
     check("workspace", text);
 }
 
-/// We accept what RON accepts, as the same value, apart from a key that is written twice: RON drops one of them
-/// without a word. What we refuse we explain.
+/// We accept everything that RON accepts, and read the same value. The exception is a key that is written twice: RON
+/// silently drops one of them. Every refusal has a reason.
 fn read_as_ron_does<T: DeserializeOwned + Serialize + Debug>(text: &str) {
     let plain = ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME).with_recursion_limit(64);
     match (parse::<T>("fuzz.ron", text), plain.from_str::<T>(without_mark(text))) {
         (Ok(ours), Ok(theirs)) => {
-            // Not by value: there is NaN in some.
+            // Compared as text, because NaN is not equal to itself.
             assert_eq!(format!("{ours:?}"), format!("{theirs:?}"), "read as something else than RON does");
             written_and_read_again(&ours);
         }
@@ -109,7 +109,7 @@ fn check(name: &str, text: &str) {
     assert_eq!(checked.problems, again.problems, "another look at the same text tells something else");
 }
 
-/// An editor finds what the problem points at.
+/// The position of a problem exists in the text.
 fn is_placed(problem: &Problem, text: &str) {
     let lines = without_mark(text).split('\n').count();
     assert!(!problem.message.is_empty(), "{problem:?}");
@@ -119,7 +119,7 @@ fn is_placed(problem: &Problem, text: &str) {
     assert!(!problem.to_string().is_empty());
 }
 
-/// A text with variables to fill in.
+/// Interpolates a text with variables.
 pub fn interpolation(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let mut asked = Vec::new();
@@ -148,7 +148,8 @@ pub fn interpolation(bytes: &[u8]) {
     assert!(asked.iter().all(is_name), "{asked:?}");
 }
 
-/// What a client sends to any of our servers: answered or refused, within bounds, and the end always comes.
+/// Sends bytes to one of our servers, as any client could. The server answers or refuses them, stays within its limits,
+/// and always closes the connection in the end.
 pub fn requests(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
@@ -177,7 +178,7 @@ const LIMITS: Limits = Limits {
     stalled: Duration::from_secs(1),
 };
 
-/// A request as a route has seen it.
+/// A request as seen by a route.
 struct Seen {
     version: Version,
     headers: HeaderMap,
@@ -198,12 +199,12 @@ fn is_of_one_meaning(Seen { version, headers, body }: &Seen) {
     assert!(*body <= LIMITS.body_bytes, "a body of {body} bytes");
 }
 
-/// Sends everything and reads to the end, both at once: who only talks is cut off.
+/// Sends everything and reads to the end at the same time: a client that only sends is disconnected.
 async fn talk(client: &mut DuplexStream, bytes: &[u8]) -> Vec<u8> {
     let (mut reads, mut writes) = tokio::io::split(client);
     let mut answer = Vec::new();
     let send = async {
-        let _ = writes.write_all(bytes).await; // it may hang up on us
+        let _ = writes.write_all(bytes).await; // the server may close the connection
         let _ = writes.shutdown().await;
     };
     let (_, read) = tokio::join!(send, reads.read_to_end(&mut answer));
@@ -226,8 +227,8 @@ impl Listen for Once {
     }
 }
 
-/// What somebody asks to be opened. What is accepted reads the same to any other parser, and what is refused is
-/// refused in words that anybody may read.
+/// Judges a URL from a user. Every parser reads an accepted URL in the same way, and the message of a refusal is safe
+/// to show to anybody.
 pub fn url(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let policy = Policy::default();
@@ -271,14 +272,14 @@ fn is_public(target: &Target) {
     }
 }
 
-/// Path, query, part and credentials are told to nobody.
+/// The message of a refusal never contains the path, query, fragment or credentials.
 fn keeps_quiet(refused: &Refused, text: &str) {
     assert!(!refused.text.is_empty() && !refused.text.contains(char::is_control), "{refused:?}");
     let body = Verdict::from(Outcome::Refused(refused.clone())).body(u64::MAX);
     assert!(body.len() < 512 && serde_json::from_str::<Value>(&body).is_ok(), "{body}");
     let secretive = |url: String| {
         if text.contains("s3cr3t") {
-            return; // a host may have any name, also this one, and is told
+            return; // this may be the name of the host, which the message contains
         }
         let told = Policy::default().judge(&url).err().map(|refused| refused.text).unwrap_or_default();
         assert!(!told.contains("s3cr3t"), "{url:?}: {told}");
@@ -291,10 +292,10 @@ fn keeps_quiet(refused: &Refused, text: &str) {
     }
 }
 
-/// What a supervisor finds where another one has left its ledger: taken whole, or refused with the reason.
+/// Reads the saved state of another supervisor. It is accepted as a whole, or refused with a reason.
 pub fn state(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    /// That of the corpus.
+    /// The session of the files in `corpus/`.
     const SESSION: &str = "this session";
     match state::parse(text, SESSION) {
         Ok(inherited) => {
@@ -304,7 +305,7 @@ pub fn state(bytes: &[u8]) {
                 let kept = inherited.crashes.iter().filter(|(other, _)| other == app).count();
                 assert!(kept <= 10, "{kept} crashes of `{app}`");
             }
-            // Whoever was killed while writing the next line has changed nothing.
+            // A supervisor that was killed while writing the next line has changed nothing.
             let torn = if text.ends_with('\n') { format!("{text}{{\"App\":") } else { text.into() };
             assert_eq!(state::parse(&torn, SESSION), Ok(inherited));
         }
@@ -312,7 +313,7 @@ pub fn state(bytes: &[u8]) {
     }
 }
 
-/// What says to be a browser, on its socket and in its list of tabs.
+/// Reads messages and the list of tabs from something that claims to be a browser.
 pub fn cdp(bytes: &[u8]) {
     cdp::ids(bytes);
     let mut shortened = Vec::new();
@@ -338,7 +339,7 @@ pub fn cdp(bytes: &[u8]) {
             }
         }
         Ok(Some(Incoming::Event(event))) => {
-            let _ = wire::event(&event); // whatever it is, it does no harm
+            let _ = wire::event(&event); // must not panic on any event
             assert!(said["id"].is_null() && said["method"] == event.method, "{text:?}");
             assert_eq!(said["sessionId"].as_str(), event.session.as_deref(), "{text:?}");
         }

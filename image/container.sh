@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the image under the name it is published as, ghcr.io/kbve/kasm-void:VERSION; further arguments go to
-# `docker build`. IMAGE=NAME builds it under another name.
+# Builds the image as ghcr.io/kbve/kasm-void:VERSION, the name it is published under. IMAGE=NAME sets another name.
+# Arguments are passed on to `docker build`.
 set -eu
 cd "$(dirname "$0")/.."
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' image/version.toml)

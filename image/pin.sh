@@ -1,7 +1,7 @@
 #!/bin/sh
-# After publishing: pins the image in a Deployment to the last published version of image/version.toml, or to another one.
+# Pins the image in a Deployment to the published version in image/version.toml, or to the version you name.
 #
-#   image/pin.sh [FILE [VERSION[@DIGEST]]]     FILE: image/kubernetes/base/deployment.yaml, or your cluster's own
+#   image/pin.sh [FILE [VERSION[@DIGEST]]]     FILE defaults to image/kubernetes/base/deployment.yaml
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 file=${1:-$here/kubernetes/base/deployment.yaml}
@@ -16,5 +16,5 @@ fail() {
 [ -f "$file" ] || fail "there is no file $file"
 grep -q 'image: ghcr.io/kbve/kasm-void[:@]' "$file" || fail "$file names no image ghcr.io/kbve/kasm-void"
 pinned=$(sed "s|\(image: ghcr.io/kbve/kasm-void\)[:@].*|\1:$version|" "$file")
-printf '%s\n' "$pinned" >"$file" # not by rename: the file keeps its owner and mode
+printf '%s\n' "$pinned" >"$file" # written in place, so that the file keeps its owner and mode
 echo "pinned $file to $version"

@@ -1,12 +1,12 @@
 #!/bin/bash
-# Publishes the image: build, test that very image, push, write down what was pushed, pin the Deployment to it. Any
-# pipeline can call it; it needs a docker that is logged in, and cargo and python3 for the bill of materials.
+# Publishes the image: builds it, tests it, pushes it, records what was pushed, and pins the Deployment to it. Needs a
+# docker that is logged in, and cargo and python3 for the bills of materials.
 #
-#   image/publish.sh [DIR]                       what was pushed is described in DIR (default: target/publish)
-#   REPOSITORY=HOST/NAME image/publish.sh        pushes somewhere else and pins nothing: a rehearsal
-#   BUILD="ARGUMENTS" image/publish.sh           further arguments of `docker build`
+#   image/publish.sh [DIR]                       writes the record to DIR (default: target/publish)
+#   REPOSITORY=HOST/NAME image/publish.sh        rehearsal: pushes to another registry and pins nothing
+#   BUILD="ARGUMENTS" image/publish.sh           passes further arguments to `docker build`
 #
-# DIR holds afterwards: `digest` (of the image), `packages.cdx.json` (the Debian packages in it), `kasm-void.cdx.json` (the
+# DIR then holds: `digest` (of the image), `packages.cdx.json` (the Debian packages in it), `kasm-void.cdx.json` (the
 # crates in the binary), `SHA256SUMS` (of the binary and of these files).
 set -euo pipefail
 

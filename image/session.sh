@@ -1,17 +1,17 @@
 #!/bin/sh
-# A supervised desktop from a fresh clone: installs what is missing (as root), builds, and supervises the manifests in
-# ~/.config/kasm-void/manifests, where it puts a copy of manifests/desktop when you have none yet. They are yours to
-# change. Ctrl-C stops everything.
+# Runs a supervised desktop from a fresh clone. Installs what is missing (as root), builds kasm-void, and supervises the
+# manifests in ~/.config/kasm-void/manifests. If you have none yet, it copies manifests/desktop there; edit them as you like.
+# Ctrl-C stops everything.
 set -eu
 
 cd "$(dirname "$0")/.."
 
 tests/setup.sh session
-PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo, before the next login shell finds it
+PATH=$PATH:$HOME/.cargo/bin # rustup puts cargo there; the next login shell would find it
 export PATH
 
-# taken NUMBER: somebody else's display has it. Ours may still be there after `kill -9` of the
-# supervisor, to be taken over.
+# taken NUMBER: succeeds if another display uses NUMBER. Our own display does not count: after `kill -9` of the
+# supervisor it may still run, and is adopted.
 taken() {
 	lock=/tmp/.X$1-lock
 	if [ ! -e "$lock" ]; then
@@ -31,7 +31,7 @@ free_display() {
 	echo "$number"
 }
 
-# One number decides all: display :7 is VNC 5907, noVNC 6080 and CDP 9222, display :8 the next of each.
+# The display number decides the ports: display :7 uses VNC 5907, noVNC 6080 and CDP 9222; display :8 uses the next of each.
 DISPLAY_NUMBER=${DISPLAY_NUMBER:-$(free_display)}
 VNC_PORT=${VNC_PORT:-$((5900 + DISPLAY_NUMBER))}
 NOVNC_PORT=${NOVNC_PORT:-$((6073 + DISPLAY_NUMBER))}
@@ -45,7 +45,7 @@ if [ -z "${CHROMIUM_BIN:-}" ]; then
 fi
 export DISPLAY_NUMBER VNC_PORT NOVNC_PORT CDP_PORT CHROMIUM_BIN
 
-# What people change is theirs: a copy outside of the source tree, which is never written over.
+# A copy outside of the source tree, for people to edit. It is never overwritten.
 manifests=${XDG_CONFIG_HOME:-$HOME/.config}/kasm-void/manifests
 if [ ! -d "$manifests" ]; then
 	mkdir -p "$(dirname "$manifests")"
@@ -58,7 +58,7 @@ echo "session: building kasm-void"
 cargo build --release --locked
 
 bin=${CARGO_TARGET_DIR:-$PWD/target}/release
-# The terminal on the desktop finds `kasm-void` too.
+# So that the terminal on the desktop finds `kasm-void`.
 PATH=$bin:$PATH
 export PATH
 

@@ -1,12 +1,12 @@
 #!/bin/bash
-# Tests the workspace image in real containers. One command, as root on Debian: it uses the docker that answers, or
-# makes a private one. What is slow to make is kept in target/image.
+# Tests the workspace image in real containers. Run it as root on Debian. It uses a running docker, or sets up a private
+# one. Slow results are kept in target/image.
 #
 #   image/test.sh                               builds kasm-void, and the image on a stand-in for KASM's
-#   KASM_VOID_BINARY=FILE image/test.sh         the same with a binary that is there: static, or built on this machine
-#   image/test.sh of [IMAGE]                    tests an image that is there (default: the one image/container.sh builds)
-#   image/test.sh files                         only what needs no docker: scripts, icons, Dockerfile, Kubernetes
-#   SCREENSHOT=docs/image.png image/test.sh     also keeps a picture of the desktop
+#   KASM_VOID_BINARY=FILE image/test.sh         the same with an existing binary: static, or built on this machine
+#   image/test.sh of [IMAGE]                    tests an existing image (default: the one that image/container.sh builds)
+#   image/test.sh files                         checks only what needs no docker: scripts, icons, Dockerfile, Kubernetes
+#   SCREENSHOT=docs/image.png image/test.sh     also saves a screenshot of the desktop
 set -euo pipefail
 
 cd "$(dirname "$0")/.."

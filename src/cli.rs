@@ -1,5 +1,5 @@
-//! Speaks: the command line. Owns its words, its help and how each verb ends; asks the supervisor through
-//! `client` and decides nothing itself. One file because it is the list of all verbs with their words.
+//! The command line: all verbs, their help texts, and their exit codes. Asks the supervisor through `client` and makes
+//! no decisions about apps. One file because it is the list of all verbs with their help.
 
 pub mod change;
 pub mod check_url;
@@ -41,12 +41,12 @@ pub enum Ended {
     Done,
     Refused,
     TimedOut,
-    /// The supervisor has run, and ended with this code.
+    /// The supervisor has run and exited with this code.
     Ran(ExitCode),
 }
 
 impl Ended {
-    /// Of two that were asked for together: a refusal weighs more than a wait that took too long.
+    /// Combines the results of two requests: a refusal outweighs a timeout.
     pub fn and(self, other: Ended) -> Ended {
         match (self, other) {
             (Ended::Done, other) | (other, Ended::Done) => other,
@@ -59,11 +59,11 @@ impl Ended {
 #[derive(Parser)]
 #[command(name = "kasm-void", version, about, after_help = AFTER, max_term_width = 100)]
 pub struct Cli {
-    /// The supervisor's state folder, where its control socket is [default: $KASM_VOID_STATE, else
+    /// The supervisor's state folder, which holds its control socket [default: $KASM_VOID_STATE, else
     /// $XDG_RUNTIME_DIR/kasm-void, else /tmp/kasm-void-UID]
     #[arg(long, global = true, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// Answer in JSON, for scripts
+    /// Print JSON, for scripts
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -75,37 +75,37 @@ First steps:
   kasm-void new discord -- /usr/bin/discord    write ~/.config/kasm-void/manifests/discord.ron
   kasm-void check                              find every mistake in the manifests
   kasm-void run                                supervise the apps in that folder
-  kasm-void status                             what runs, since when, what happens next
-  kasm-void why discord                        how it ended the last times, and its last words
+  kasm-void status                             show the apps, their uptime, and their next start
+  kasm-void why discord                        show why it last exited, with its last output
 
 Exit codes:
   0 done   1 refused or failed   2 wrong usage   3 no supervisor is running   4 timed out";
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Supervise the apps of these manifest folders
+    /// Supervise the apps in these manifest folders
     #[command(after_help = RUN)]
     Run {
-        /// Manifest folders; a file in a later one replaces the file of the same name in an earlier one
-        /// [default: ~/.config/kasm-void/manifests; when there is none, a desktop session is written there first]
+        /// Manifest folders; if two folders hold the same file name, the later folder wins
+        /// [default: ~/.config/kasm-void/manifests; if it does not exist, a desktop session is written there first]
         #[arg(value_name = "DIR")]
         folders: Vec<PathBuf>,
-        /// The supervisor's own log on stdout: readable on a terminal and JSON elsewhere, or always the same
+        /// Format of the supervisor's log on stdout; `auto` is text on a terminal and JSON otherwise
         #[arg(long, value_enum, default_value_t)]
         log_format: LogFormat,
-        /// Also write the supervisor's log into daily files in this folder
+        /// Also write the supervisor's log to daily files in this folder
         #[arg(long, value_name = "DIR")]
         log_dir: Option<PathBuf>,
     },
-    /// Find every mistake in the manifests, and start nothing
+    /// Check the manifests for mistakes without starting anything
     Check {
-        /// Manifest folders, as `run` takes them [default: ~/.config/kasm-void/manifests]
+        /// Manifest folders, as for `run` [default: ~/.config/kasm-void/manifests]
         #[arg(value_name = "DIR")]
         folders: Vec<PathBuf>,
     },
     /// Show what a reload would do now: + start, ~ restart, · change in place, - stop, ! kept back
     Plan {
-        /// What a supervisor started now on these folders would do; asks none
+        /// Show what a new supervisor would do with these folders, without asking a running one
         #[arg(long, value_name = "DIR", num_args = 1..)]
         offline: Vec<PathBuf>,
     },
@@ -117,66 +117,66 @@ enum Verb {
         /// The program and its arguments
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<String>,
-        /// The folder to write it into [default: ~/.config/kasm-void/manifests, where `run` looks]
+        /// The folder to write the manifest to [default: ~/.config/kasm-void/manifests, where `run` looks]
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
-        /// Write over a manifest that is there
+        /// Overwrite an existing manifest
         #[arg(long)]
         force: bool,
     },
-    /// Write the desktop icons of manifests
+    /// Write desktop icons for the apps that define one
     #[command(after_help = "Example:\n  kasm-void icons manifests --into ~/Desktop")]
     Icons {
-        /// Manifest folders, as `run` takes them
+        /// Manifest folders, as for `run`
         #[arg(value_name = "DIR", required = true)]
         folders: Vec<PathBuf>,
-        /// The folder to write them into
+        /// The folder to write the icons to
         #[arg(long, value_name = "DIR")]
         into: PathBuf,
-        /// A program that carries a click out: it is given the icon's name and the words for kasm-void
+        /// A program to run on a click; its arguments are the icon's name and the arguments for kasm-void
         #[arg(long, value_name = "PROGRAM")]
         through: Option<String>,
     },
-    /// Tell whether the launcher would open these URLs, and if not, why
+    /// Check whether the launcher would open these URLs, and why not
     #[command(after_help = CHECK_URL)]
     CheckUrl {
-        /// URLs; `-` reads more from stdin, one a line
+        /// URLs; `-` reads URLs from stdin, one per line
         #[arg(value_name = "URL", required = true)]
         urls: Vec<String>,
-        /// Judge what the URLs say, and ask no name server
+        /// Check the URLs only, without resolving their names
         #[arg(long)]
         no_resolve: bool,
         #[command(flatten)]
         policy: PolicyOptions,
     },
-    /// Open a page on the shared screen, by way of the launcher
+    /// Open a page on the shared screen through the launcher
     #[command(after_help = OPEN)]
     Open {
         url: String,
-        /// Where the launcher listens on this machine
+        /// The launcher's port on this machine
         #[arg(long, value_name = "PORT", env = "NAV_SHIM_PORT", hide_env_values = true, default_value_t = 9998)]
         launcher_port: u16,
     },
-    /// Be the launcher: open pages on the shared screen for whoever asks over HTTP with the token
+    /// Run the URL launcher: open pages on the shared screen for HTTP clients that have the token
     #[command(after_help = NAV_SHIM)]
     NavShim(nav_shim::Options),
     #[command(flatten)]
     Ask(Ask),
-    /// Look for what keeps the supervisor from keeping its promises
+    /// Check this machine and session for problems
     Doctor,
-    /// Be PID 1 of a container: start a command, collect orphans, and drain the apps before the command is stopped
+    /// Run as PID 1 of a container: start a command, reap orphans, and drain the apps before stopping the command
     #[command(after_help = INIT)]
     Init {
-        /// From the first signal to the end, whatever happens
+        /// Time limit for the whole shutdown, from the first signal
         #[arg(long, value_name = "TIME", env = "KASM_VOID_GRACE", default_value = "10s")]
         grace: Span,
-        /// A stop in good order is no failure, whatever code the command has for it
+        /// Exit with 0 after a clean stop, whatever the command's exit code
         #[arg(long)]
         zero_when_stopped: bool,
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
-    /// Whether this binary could go on with a session; `upgrade` asks it
+    /// Check whether this binary could take over a session; used by `upgrade`
     #[command(hide = true)]
     TakesOver {
         #[arg(long)]
@@ -189,32 +189,32 @@ enum Verb {
     Completions { shell: clap_complete::Shell },
 }
 
-/// The verbs that ask a supervisor.
+/// The verbs that need a running supervisor.
 #[derive(Subcommand)]
 enum Ask {
     /// Show the apps: state, uptime, restarts, last exit, memory, next start
     Status {
-        /// Only these
+        /// Show only these apps
         #[arg(value_name = "APP")]
         apps: Vec<String>,
     },
-    /// Start apps; one that waits for its next try is started at once
+    /// Start apps; an app that waits for its next retry starts at once
     Start(Change),
-    /// Stop apps; they stay down until somebody starts them
+    /// Stop apps; they stay down until you start them
     Stop(Change),
     /// Stop and start apps
     Restart(Change),
-    /// Start an app, or show the one that is up, as a click on its icon does
+    /// Start an app, or show it if it is already running, as a click on its icon does
     #[command(after_help = "Examples:\n  kasm-void show discord\n  kasm-void show cloakbrowser https://kbve.com")]
     Show {
         app: String,
-        /// What to hand to it, in place of its own last arguments
+        /// Arguments that replace the app's `args_last`
         #[arg(value_name = "ARG")]
         more: Vec<String>,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Stop an app, run an action of its manifest, start it
+    /// Stop an app, run an action from its manifest, and start the app again
     #[command(after_help = "Example:\n  kasm-void do cloakbrowser reload")]
     Do {
         app: String,
@@ -226,13 +226,13 @@ enum Ask {
     #[command(after_help = "Examples:\n  kasm-void signal discord USR1\n  kasm-void signal discord 10")]
     Signal {
         app: String,
-        /// A name with or without SIG, or a number
+        /// A signal name, with or without SIG, or a number
         #[arg(value_parser = known_signal)]
         signal: String,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Read the manifests again and apply what has changed, as a change on disk does by itself
+    /// Read the manifests again and apply the changes now; the supervisor also does this when a file changes
     Reload {
         #[command(flatten)]
         wait: Wait,
@@ -241,42 +241,42 @@ enum Ask {
     #[command(after_help = "Examples:\n  kasm-void logs discord -f\n  kasm-void logs discord -n 1000 | grep ERROR")]
     Logs {
         app: String,
-        /// Go on with what comes
+        /// Keep printing new output
         #[arg(short, long)]
         follow: bool,
-        /// How many of the last lines to begin with
+        /// How many of the last lines to print first
         #[arg(short = 'n', long, default_value_t = 100)]
         lines: usize,
     },
-    /// Show what happens, as it happens
+    /// Print events as they happen
     Events,
-    /// Tell how an app ended the last times, with its last words
+    /// Show why an app last exited, with its last output
     Why {
         app: String,
-        /// How many of the last ends
+        /// How many of the last exits to show
         #[arg(short = 'n', long, default_value_t = 5)]
         last: usize,
     },
-    /// Ask whether the supervisor answers, or whether every app is up: for probes of Docker and Kubernetes
+    /// Check whether the supervisor answers or the session is ready, for Docker and Kubernetes probes
     Health {
-        /// Every app runs, or is down because somebody wants it so
+        /// Check whether the session is ready: every app is running or stopped on purpose, or as `workspace.ron` says
         #[arg(long)]
         ready: bool,
-        /// The supervisor answers (this is the default)
+        /// Check whether the supervisor answers (the default)
         #[arg(long, conflicts_with = "ready")]
         live: bool,
     },
-    /// Go on with another version of kasm-void; no app notices
+    /// Switch to another kasm-void binary without stopping apps
     #[command(after_help = UPGRADE)]
     Upgrade {
-        /// The binary to go on with [default: this one]
+        /// The binary to switch to [default: this one]
         #[arg(value_name = "BINARY")]
         binary: Option<PathBuf>,
-        /// Wait no longer than this
+        /// Give up waiting after this time
         #[arg(long, value_name = "TIME", default_value = "60s")]
         timeout: Span,
     },
-    /// Stop every app in order, then the supervisor
+    /// Stop all apps in order, then the supervisor
     Drain {
         #[command(flatten)]
         wait: Wait,
@@ -288,23 +288,23 @@ Examples:
   kasm-void run manifests
   kasm-void run /usr/share/kasm-void/manifests /etc/kasm-void/manifests ~/.config/kasm-void
 
-Changed manifests are applied while it runs. SIGTERM stops every app in order and ends it.";
+Changed manifests are applied at once. On SIGTERM, the supervisor stops all apps in order and exits.";
 
 const INIT: &str = "\
 Example, in a Dockerfile:
   ENTRYPOINT [\"kasm-void\", \"init\", \"--\", \"/dockerstartup/vnc_startup.sh\"]
 
-On SIGTERM every app is stopped with its own signal, so that profiles are closed and no lock is left; then the
-command gets SIGTERM. A second SIGTERM hurries: what is left is killed. SIGHUP reloads the manifests. The exit code is the command's; with --zero-when-stopped it
-is 0 after a stop that had nothing to kill.";
+On SIGTERM, each app is stopped with its own signal, so that it can close its profile and remove its locks. Then the
+command gets SIGTERM. A second SIGTERM kills everything that is left. SIGHUP reloads the manifests. The exit code is
+the command's; with --zero-when-stopped it is 0 after a stop in which nothing had to be killed.";
 
 const UPGRADE: &str = "\
 Examples:
   kasm-void upgrade /opt/kasm-void-1.1/kasm-void
-  ./kasm-void upgrade                            this one takes over
+  ./kasm-void upgrade                            switch to this binary
 
-The new binary is tried first: it has to read what the old one leaves, and to find no fault with the manifests.
-If it does not come up, the old one goes on.";
+The new binary is checked first: it must be able to read the session's state and accept the manifests. If it does not
+come up, the old binary takes over again.";
 
 const NEW: &str = "\
 Examples:
@@ -317,21 +317,21 @@ Examples:
   kasm-void check-url --no-resolve --json - < urls.txt
   kasm-void check-url --allow 'example.com *.example.org' https://www.example.org
 
-A line for each URL: allowed, with what would be opened and its addresses, or refused, and why.
-The options and variables are those of the launcher; all rules are in docs/security.md.
+Prints one line per URL: `allowed` with the URL that would be opened and its addresses, or `refused` with the reason.
+The options and variables are the launcher's. All rules are in docs/security.md.
 
 Exit codes:
-  0 all are allowed   1 one or more are refused   2 wrong usage";
+  0 all URLs are allowed   1 at least one is refused   2 wrong usage";
 
 const OPEN: &str = "\
 Example:
   kasm-void open https://example.com
 
-The token is the launcher's: from the file that $URL_LAUNCHER_TOKEN_FILE names, else $URL_LAUNCHER_TOKEN, else
-$VNC_PW.
+The token is read from the file named by $URL_LAUNCHER_TOKEN_FILE, else from $URL_LAUNCHER_TOKEN, else from $VNC_PW.
+It must be the launcher's token.
 
 Exit codes:
-  0 the page is shown   1 it is not, and why   2 wrong usage   3 no launcher is running   4 still loading";
+  0 the page is shown   1 it is not   2 wrong usage   3 no launcher is running   4 still loading";
 
 const NAV_SHIM: &str = "\
 Example:
@@ -340,15 +340,15 @@ Example:
   curl -H \"Authorization: Bearer $TOKEN\" -d '{\"url\": \"https://example.com\"}' http://HOST:9998/open
   curl http://HOST:9998/healthz
 
-The token is read from the file that $URL_LAUNCHER_TOKEN_FILE names, anew for each request, else from
-$URL_LAUNCHER_TOKEN, else $VNC_PW; without one, nobody may open anything. All replies are in docs/launcher.md.
-SIGTERM ends it.";
+The token is read from the file named by $URL_LAUNCHER_TOKEN_FILE, again for each request, else from
+$URL_LAUNCHER_TOKEN, else from $VNC_PW. Without a token, every request to open a page is refused. All replies are in
+docs/launcher.md. SIGTERM stops the launcher.";
 
 #[derive(Args)]
 struct Change {
     #[arg(value_name = "APP", required_unless_present = "all", conflicts_with = "all")]
     apps: Vec<String>,
-    /// Every app
+    /// All apps
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -357,13 +357,13 @@ struct Change {
 
 #[derive(Args)]
 struct Wait {
-    /// Wait until it is done (this is the default)
+    /// Wait until the change is done (the default)
     #[arg(long, overrides_with = "no_wait")]
     wait: bool,
-    /// Only ask for it
+    /// Return at once, without waiting for the change
     #[arg(long, overrides_with = "wait")]
     no_wait: bool,
-    /// Wait no longer than this
+    /// Give up waiting after this time
     #[arg(long, value_name = "TIME", default_value = "60s")]
     timeout: Span,
 }
@@ -396,7 +396,7 @@ fn known_signal(text: &str) -> Result<String, String> {
     crate::model::signal::signal_number(text).map(|number| number.to_string())
 }
 
-/// Carries out the command line; clap itself ends wrong usage with code 2.
+/// Runs the verb. Wrong usage never gets here: clap exits with code 2.
 pub fn run(cli: Cli) -> anyhow::Result<Ended> {
     let Cli { state, json, verb } = cli;
     let state = state.unwrap_or_else(layout::default_path);

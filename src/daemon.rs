@@ -1,6 +1,6 @@
-//! Acts. This file is the loop alone: it takes one input, lets the supervisor decide, performs all the effects, and
-//! only then takes the next input. Reports are written when the work of the turn is done. There is no `if` about
-//! apps here: what is to be done is decided in `model::supervisor`.
+//! The supervisor's event loop. It takes one input, lets the supervisor decide, performs all the effects, and only
+//! then takes the next input. Reports are written at the end of a turn, when its work is done. The loop makes no
+//! decisions about apps: `model::supervisor` does.
 
 pub mod answer;
 pub mod control;
@@ -56,9 +56,9 @@ use timers::Timers;
 
 pub use offline::{check, plan};
 
-/// What `kasm-void run` was told.
+/// The options of `kasm-void run`.
 pub struct Options {
-    /// Manifest folders; later ones win by file name.
+    /// Manifest folders. If two hold the same file name, the later folder wins.
     pub folders: Vec<PathBuf>,
     pub state: PathBuf,
     pub log_format: journal::Format,
@@ -66,10 +66,10 @@ pub struct Options {
     pub log_dir: Option<PathBuf>,
 }
 
-/// Runs the supervisor, whose guard is at the other end of `line`, until it is asked to drain. Returns the code of
+/// Runs the supervisor until it is told to drain. The guard is at the other end of `line`. Returns the code of
 /// `on_give_up`, or 0.
 pub fn run(options: Options, line: Line) -> anyhow::Result<ExitCode> {
-    // The program was executed as /proc/self/exe, and `exe` is a name nobody would recognise.
+    // The program was executed as /proc/self/exe; without this, its name would be `exe`.
     let _ = rustix::thread::set_name(c"kasm-void");
     let (welcome, lock) = Welcome::hear(line)?;
     let state = layout::resolved(&options.state);
@@ -88,9 +88,9 @@ pub fn run(options: Options, line: Line) -> anyhow::Result<ExitCode> {
         let pipes = becomes_guard.then(|| daemon.logs.descriptors());
         anyhow::Ok((code, pipes, daemon.folder.into_lock()))
     })?;
-    // We still hold the lock, so the socket is ours; a supervisor that comes after us replaces it.
+    // We still hold the lock, so the socket is ours. The next supervisor binds its own.
     let _ = std::fs::remove_file(layout::control_socket(&state));
-    // Blocking steps that hang on a dead disk must not hold up the end.
+    // Blocking steps that hang on a dead disk must not delay the exit.
     runtime.shutdown_timeout(Duration::from_millis(100));
     drop(journal);
     if let Some(pipes) = pipes {
@@ -105,7 +105,7 @@ pub(crate) struct Daemon {
     supervisor: Supervisor,
     /// Inputs of this turn.
     inputs: VecDeque<Input>,
-    /// What the guard said about the supervisors before this one.
+    /// What the guard reported about the supervisors before this one.
     hello: Hello,
     jobs: Jobs,
     manifests: Manifests,
@@ -122,31 +122,31 @@ pub(crate) struct Daemon {
 /// How and when the loop ends.
 #[derive(Default)]
 struct Ending {
-    /// When the stop budget is used up.
+    /// When the stop budget runs out.
     budget: Option<Instant>,
-    /// Everything is down.
+    /// The exit code, once every app is down.
     exit: Option<u8>,
-    /// This process stops nothing: another supervisor takes over.
+    /// Set when this process ends without stopping apps, because another supervisor takes over.
     leaves: Option<Leave>,
 }
 
-/// Why a supervisor leaves a session that goes on.
+/// Why a supervisor leaves a session that continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leave {
-    /// It makes way for another binary.
+    /// Another binary takes over.
     ForUpgrade,
-    /// The guard died. The supervisor becomes the guard and starts the next supervisor, so that apps stay the children of
-    /// a process that knows them.
+    /// The guard died. The supervisor becomes the guard and starts the next supervisor, so the apps stay children
+    /// of the same process.
     ToBecomeGuard,
 }
 
-/// What the loop reads beside signals, timers and processes.
+/// What the loop reads besides signals, timers and processes.
 pub(crate) struct Inbox {
-    /// How hooks and probes ended.
+    /// Results of hooks and probes.
     inputs: mpsc::UnboundedReceiver<Input>,
-    /// Commands of hooks.
+    /// Commands that hooks want started or killed.
     commands: mpsc::UnboundedReceiver<Request>,
-    /// Manifest folders that were read.
+    /// Manifest folders that have been read.
     readings: mpsc::UnboundedReceiver<Reading>,
     /// Requests from the control socket.
     asks: mpsc::Receiver<Ask>,
@@ -193,7 +193,7 @@ impl Daemon {
         if self.ending.leaves.is_none() {
             self.ledger.close();
             self.manifests.forget_copies();
-            // Before what may take long: the guard has little patience left.
+            // Before anything that may take long: the guard does not wait much longer.
             self.processes.tell_guard(&ToGuard::Finished(code), None);
         }
         for server in inbox.control.take().into_iter().chain(inbox.servers.drain(..)) {
@@ -220,7 +220,7 @@ impl Daemon {
         }
     }
 
-    /// One turn: everything that has happened, and all that follows from it.
+    /// One turn: handles everything that has happened and everything that follows from it.
     fn turn(&mut self) {
         self.processes.forget_table();
         self.processes.reap(|ended| self.ledger.ended(ended));
@@ -245,7 +245,7 @@ impl Daemon {
         self.write_down();
     }
 
-    /// Hands every input to the supervisor and performs its effects, until nothing more follows.
+    /// Hands each input to the supervisor and performs its effects, until no input is left.
     fn decide(&mut self) {
         let mut effects = Vec::new();
         loop {
@@ -260,7 +260,8 @@ impl Daemon {
         }
     }
 
-    /// Writes down where everything is now, for the next supervisor. Last, because the turn's work may be a respawn.
+    /// Saves the current state for the next supervisor. Comes last in a turn, so that a respawn does not wait for
+    /// it.
     fn write_down(&mut self) {
         for (name, saved) in self.supervisor.moved_apps() {
             let leader = saved.state.pid().and_then(|pid| self.processes.leader(pid));
@@ -271,8 +272,8 @@ impl Daemon {
         self.tell_guard();
     }
 
-    /// A drain must outlive this supervisor from the moment that anybody can see it: the guard hears of it before the
-    /// first app is asked to stop, and before the request is answered.
+    /// Tells the guard of the drain before the first app is asked to stop and before the request is answered. From
+    /// the moment anyone can see a drain, it must survive the death of this supervisor.
     fn tell_guard(&mut self) {
         let draining = self.supervisor.session().draining;
         self.processes.tell_guard_of_session(self.supervisor.workspace().stop_budget, draining);
@@ -301,7 +302,7 @@ impl Daemon {
     }
 }
 
-/// Signals that would end the supervisor and mean nothing to it: `kill -USR1` is a habit from other programs.
+/// Signals the supervisor ignores; their default action would end it. `kill -USR1` is a habit from other programs.
 const HARMLESS: [i32; 8] = [
     libc::SIGUSR1,
     libc::SIGUSR2,
@@ -334,7 +335,7 @@ impl Signals {
     }
 }
 
-/// Time since the machine was started, sleep included: the same for all supervisors of a session.
+/// Time since boot, including sleep. All supervisors of a session share this clock.
 fn clock() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)

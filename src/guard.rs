@@ -1,6 +1,7 @@
-//! The guard: the process that `kasm-void run` starts as, and that outlives every supervisor. It holds what must not
-//! go with one: the lock of the state folder, the apps' output pipes, and how processes exited meanwhile. One thread,
-//! no runtime. Decides nothing: `model::guard` does, and this carries out its effects.
+//! The guard: the process that `kasm-void run` starts as, and that outlives every supervisor. It holds what must
+//! survive a supervisor: the lock of the state folder, the apps' output pipes, and the exits of processes in between.
+//! Runs on one thread, without a runtime. Makes no decisions: `model::guard` decides, and this file carries out its
+//! effects.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -25,17 +26,18 @@ use crate::model::guard::{ChildExit, Effect, Guard, Input, ToGuard, ToSupervisor
 /// The guard's own binary, even when its file has been replaced or deleted.
 const OURSELVES: &str = "/proc/self/exe";
 
-/// Runs supervisors, with the arguments that this process has, until the session is over. Returns the code that the
-/// session ends with. `environment`: added to that of every supervisor.
+/// Runs supervisors, with this process's own arguments, until the session is over. Returns the exit code of the
+/// session. `environment` is added to the environment of every supervisor.
 ///
-/// `inherited`: what the supervisor held that became this guard.
+/// `inherited`: the locks and pipes of the supervisor that became this guard.
 pub fn run(
     state: &Path,
     environment: BTreeMap<String, String>,
     inherited: Option<Handover>,
 ) -> anyhow::Result<ExitCode> {
-    let _ = rustix::thread::set_name(c"kasm-void"); // executed as /proc/self/exe, it would be called `exe`
-    // A guard that was killed has lost its name; somebody who had it by now holds no lock.
+    let _ = rustix::thread::set_name(c"kasm-void"); // after an exec of /proc/self/exe the name would be `exe`
+    // The name of a killed guard is free again. If another process has taken it by now, that process does not hold
+    // the lock, so continue without the name.
     let mut name = inherited.as_ref().and_then(|_| layout::take_name(&layout::resolved(state)).ok().flatten());
     let (guard, others, Handover { lock, pipes, open_files, .. }) = match inherited {
         Some(held) => (Guard::resumed(held.deaths, held.pipes.keys().cloned().collect()), Vec::new(), held),
@@ -82,19 +84,19 @@ struct Shell {
     /// The state folder.
     folder: PathBuf,
     lock: OwnedFd,
-    /// Keeps others out when the lock's file is deleted.
+    /// Keeps other sessions out even if the lock file is deleted. See [`layout::take_name`].
     _name: Option<OwnedFd>,
     signals: OwnedFd,
-    /// For supervisors, beside our own.
+    /// Variables for supervisors, in addition to our own.
     environment: BTreeMap<String, String>,
-    /// Our soft limit of open files before it was raised: there is a pipe for each app.
+    /// Our soft limit of open files before we raised it; each app needs a pipe.
     open_files: Option<u64>,
     supervisor: Option<Supervisor>,
     pipes: BTreeMap<String, OwnedFd>,
-    /// The descriptor that came with the message that is being handled.
+    /// The descriptor that came with the message being handled.
     attached: Option<OwnedFd>,
-    /// Children that this process had before it became the guard (a script may have executed it). They are nobody's
-    /// app, and are left alone.
+    /// Children that this process had before it became the guard, for example because a script ran `exec
+    /// kasm-void`. They belong to no app and are left alone.
     others: Vec<Process>,
     origin: Instant,
     exit: Option<u8>,
@@ -102,7 +104,7 @@ struct Shell {
 
 struct Supervisor {
     pid: i32,
-    /// `None`: it has closed its end.
+    /// `None` once the supervisor has closed its end.
     line: Option<Line>,
 }
 
@@ -136,7 +138,7 @@ impl Shell {
             }
             Effect::Warn(text) => warn(&text),
             Effect::Forget => {
-                // At worst the next session takes what it finds there for its own.
+                // If this fails, the next session may mistake the old ledger for its own.
                 let _ = std::fs::remove_file(layout::ledger(&self.folder));
             }
             Effect::Exit(code) => self.exit = Some(code),
@@ -158,7 +160,7 @@ impl Shell {
         let words: Vec<OsString> = std::env::args_os().collect();
         let mut command = Command::new(binary);
         command.arg0(words.first().map_or(OsStr::new("kasm-void"), OsString::as_os_str)).args(words.iter().skip(1));
-        // In a process group of its own: a Ctrl-C would reach it twice otherwise, from the terminal and from us.
+        // In its own process group: otherwise Ctrl-C would reach it twice, from the terminal and from us.
         command.env(GUARD, std::process::id().to_string()).stdin(Stdio::from(theirs.into_fd())).process_group(0);
         command.envs(&self.environment);
         Handover::forget(&mut command);
@@ -167,7 +169,7 @@ impl Shell {
         Ok(Supervisor { pid: child.id() as i32, line: Some(ours) })
     }
 
-    /// Until a signal, a message, room for a message, or the next deadline.
+    /// Waits for a signal, a message, room to send a message, or the next deadline.
     fn wait(&self) {
         let timeout = self.guard.next_moment().map(|due| sys::timeout(due.saturating_sub(self.origin.elapsed())));
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
@@ -175,7 +177,7 @@ impl Shell {
             let behind = self.guard.unsent().is_some();
             fds.push(PollFd::new(line, if behind { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN }));
         }
-        let _ = poll(&mut fds, timeout.as_ref()); // however this ends, what follows finds out what is there
+        let _ = poll(&mut fds, timeout.as_ref()); // the caller checks each source itself
     }
 
     fn take_signals(&mut self) {
@@ -186,11 +188,11 @@ impl Shell {
         }
     }
 
-    /// Everything the supervisor has sent.
+    /// Handles every message the supervisor has sent.
     fn hear(&mut self) {
         while let Some(Supervisor { line: Some(line), .. }) = &self.supervisor {
             match line.hear::<ToGuard>() {
-                // Without its descriptor it says nothing.
+                // Meaningless without its descriptor.
                 Ok(Heard::Message(ToGuard::Hold(_) | ToGuard::Lock, None)) => {}
                 Ok(Heard::Message(message, fd)) => {
                     self.attached = fd;
@@ -199,7 +201,7 @@ impl Shell {
                 }
                 Ok(Heard::Nothing) => return,
                 Ok(Heard::Closed) => self.close_line(),
-                Err(_) => {} // a message of another version: the next one may be known
+                Err(_) => {} // a message of another version; the next one may be known
             }
         }
     }
@@ -217,7 +219,7 @@ impl Shell {
         {
             match line.send(&message, self.descriptor_of(&message)) {
                 Ok(()) => self.guard.sent(),
-                Err(_) => return, // there is no room now, or nobody to hear it: `hear` notices
+                Err(_) => return, // no room now, or the other end is closed: `hear` notices
             }
         }
     }
@@ -230,7 +232,7 @@ impl Shell {
         }
     }
 
-    /// Tells the guard of every child that has exited.
+    /// Reports every child that has exited to the guard.
     fn reap(&mut self) {
         while let Some(ended) = sys::ended() {
             if self.supervisor.as_ref().is_some_and(|supervisor| supervisor.pid == ended.pid) {
@@ -264,10 +266,10 @@ fn children() -> Vec<i32> {
     proc::children(std::process::id() as i32).unwrap_or_default()
 }
 
-/// For people; never waits for whoever reads stderr.
+/// Prints a warning for people; never blocks on stderr's reader.
 fn warn(text: &str) {
     let stderr = io::stderr();
     if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {
-        let _ = writeln!(io::stderr(), "kasm-void: {text}"); // nobody may be reading
+        let _ = writeln!(io::stderr(), "kasm-void: {text}"); // stderr may be closed
     }
 }

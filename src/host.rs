@@ -1,5 +1,5 @@
-//! The operating system, as the daemon, the guard, PID 1 and the command line all use it. Knows no app and decides
-//! nothing.
+//! The operating system, as used by the daemon, the guard, PID 1 and the command line. Knows nothing about apps and
+//! makes no decisions.
 
 pub mod sync;
 pub mod sys;

@@ -1,6 +1,5 @@
-//! Serves: the one HTTP/1.1 connection loop behind every listener (control socket, metrics, launcher). Owns what
-//! protects a server from its clients: limits, deadlines, permits to be connected, the shape of a request. Knows no
-//! route.
+//! The HTTP/1.1 server behind every listener (control socket, metrics, launcher). Owns the protection against clients:
+//! limits, deadlines, connection permits, and the checks of a request's form. Knows no routes.
 
 mod permits;
 
@@ -39,27 +38,28 @@ use body::Answering;
 use permits::{Permit, Permits};
 use stream::WriteTimeout;
 
-/// What one listener grants its clients.
+/// The limits of one listener.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Clients served at a time.
+    /// How many clients may be connected at a time.
     pub connections: u32,
-    /// How many of them may be at one address. `None`: any number, and one client too many waits. Otherwise an
-    /// idle client is disconnected for the next one.
+    /// How many of them may connect from one address. At the limit, an idle client is disconnected for the next one.
+    /// `None`: any number; when all connections are taken, the next client waits.
     pub per_address: Option<u32>,
-    /// How many of them are kept for clients that the [`Gate`] knows.
+    /// How many connections are reserved for clients that the [`Gate`] knows.
     pub reserved: u32,
-    /// For the head of a request, and for a kept-alive connection to send its next one.
+    /// Time limit for the head of a request, and for the next request on a kept-alive connection.
     pub head: Duration,
-    /// For the body of a request.
+    /// Time limit for the body of a request.
     pub body: Duration,
+    /// Longest body of a request, in bytes.
     pub body_bytes: usize,
-    /// For a client to take the next bytes of its answer.
+    /// Time limit for a client to read more of its response.
     pub stalled: Duration,
 }
 
 impl Limits {
-    /// For clients of our own user: a reader may pause (`logs -f | less`), not forever.
+    /// Limits for clients of our own user. A reader may pause for a while (`logs -f | less`).
     pub const LOCAL: Limits = Limits {
         connections: 256,
         per_address: None,
@@ -69,7 +69,7 @@ impl Limits {
         body_bytes: 64 << 10,
         stalled: Duration::from_secs(600),
     };
-    /// For clients from anywhere.
+    /// Limits for clients on the network.
     pub const NETWORK: Limits = Limits {
         connections: 64,
         per_address: Some(16),
@@ -84,32 +84,32 @@ impl Limits {
 const HEADERS: usize = 32;
 const HEAD_BYTES: usize = 8 << 10;
 const BUFFER_BYTES: usize = 16 << 10;
-/// Clients that wait to be accepted.
+/// How many clients may wait to be accepted.
 const BACKLOG: u32 = 4096;
-/// What the kernel keeps of an answer that a client does not read. By default it would keep megabytes.
+/// How many bytes of an unread response the kernel buffers. The default would be megabytes.
 const SEND_BUFFER: u32 = 16 << 10;
-/// Between two attempts to accept when the machine has no descriptor left.
+/// The pause after a failed accept, for example when no file descriptor is left.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// The client; an extension of every request.
+/// The client's address or user. An extension of every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     Unix { uid: u32 },
     Tcp(SocketAddr),
 }
 
-/// Tells a long answer that the server is closing; an extension of every request.
+/// Signals to long responses that the server is closing. An extension of every request.
 #[derive(Clone)]
 pub struct Closing(watch::Receiver<()>);
 
 impl Closing {
-    /// Returns when it is.
+    /// Returns when the server is closing.
     pub async fn begun(&mut self) {
         while self.0.changed().await.is_ok() {}
     }
 }
 
-/// What clients connect to.
+/// A listener for connections of any kind.
 pub trait Listen: Send + Sync + 'static {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
@@ -136,19 +136,19 @@ impl Listen for TcpListener {
     }
 }
 
-/// Looks at requests before the routes do.
+/// Checks requests before they reach the routes.
 pub trait Gate: Send + Sync + 'static {
-    /// Whether this client has been welcome before. Strangers never push it out.
+    /// Whether this client has been admitted before. A known client is never disconnected for a stranger.
     fn knows(&self, _: &Peer) -> bool {
         false
     }
 
-    /// Answers a request of which only the head has been read, or lets it pass with none.
+    /// Refuses a request after its head with a response, or returns `None` to let it pass.
     fn admit(&self, _: &mut Parts) -> Option<Response> {
         None
     }
 
-    /// Answers a request that no route will see: it is not of one meaning, or its body did not come.
+    /// Makes the response to a request that is ambiguous or whose body could not be read.
     fn reject(&self, _: &Parts, error: Error) -> Response {
         ([(header::CACHE_CONTROL, "no-store")], error).into_response()
     }
@@ -159,7 +159,7 @@ struct Open;
 
 impl Gate for Open {}
 
-/// A listener with room for a crowd to wait in: a client that finds none tries again only after a second.
+/// A listener with a long backlog. A client that does not fit into the backlog retries only after a second.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
@@ -168,7 +168,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// A server at work. Dropping it ends the listening; answers under way are finished.
+/// A running server. Dropping it stops listening; responses in progress are finished.
 #[must_use = "dropping it ends the listening"]
 pub struct Server {
     _open: watch::Sender<()>,
@@ -176,20 +176,20 @@ pub struct Server {
 }
 
 impl Server {
-    /// Stops listening and lets answers under way be finished, for no longer than `within`.
+    /// Stops listening, and waits up to `within` for responses in progress.
     pub async fn close(self, within: Duration) {
         let Server { _open, permits } = self;
         drop(_open);
-        let _ = timeout(within, permits.all_free()).await; // late ones are cut off
+        let _ = timeout(within, permits.all_free()).await; // later responses are cut off
     }
 }
 
-/// Serves `router` to everybody who connects to `listener`, in the background.
+/// Serves `router` on `listener`, in the background.
 pub fn serve(listener: impl Listen, router: Router, limits: Limits) -> Server {
     serve_gated(listener, Arc::new(Open), router, limits)
 }
 
-/// As [`serve`], for the requests that `gate` lets pass. A refused request costs no body.
+/// Like [`serve`], for the requests that `gate` lets pass. The body of a refused request is not read.
 pub fn serve_gated(listener: impl Listen, gate: Arc<dyn Gate>, router: Router, limits: Limits) -> Server {
     let permits = Permits::new(limits.connections, limits.reserved, limits.per_address);
     let (open, closing) = watch::channel(());
@@ -198,7 +198,7 @@ pub fn serve_gated(listener: impl Listen, gate: Arc<dyn Gate>, router: Router, l
     Server { _open: open, permits }
 }
 
-/// What all connections of one listener share.
+/// The state that all connections of one listener share.
 #[derive(Clone)]
 struct Shared {
     gate: Arc<dyn Gate>,
@@ -221,7 +221,7 @@ async fn listen(listener: impl Listen, shared: Shared, permits: Permits) {
         match accepted {
             Ok((stream, peer, Some(permit))) => {
                 tokio::spawn(run_connection(stream, peer, permit, shared.clone()));
-                yield_now().await; // so that a client in a crowd is read before the next one takes its permit
+                yield_now().await; // so that this client is read before the next one can take its permit
             }
             Ok((_, _, None)) => yield_now().await,
             Err(error) => {
@@ -309,9 +309,9 @@ async fn received(parts: &Parts, body: Incoming, limits: Limits) -> Result<Bytes
     }
 }
 
-/// Refuses a request that two servers could read differently. hyper has already dropped the `Content-Length` beside a
-/// `Transfer-Encoding` and would answer; no client of ours sends chunks, so those are refused as a whole, behind the
-/// gate.
+/// Refuses a request that two servers could read differently. If a request has both `Content-Length` and
+/// `Transfer-Encoding`, hyper drops the former and accepts the request. No client of ours sends chunks, so `received`
+/// refuses every `Transfer-Encoding` after the gate.
 fn has_one_meaning(parts: &Parts) -> Result<(), Error> {
     let hosts = parts.headers.get_all(header::HOST).iter().count();
     let why = match (hosts, parts.version) {
@@ -322,13 +322,13 @@ fn has_one_meaning(parts: &Parts) -> Result<(), Error> {
     Err(Error::new(StatusCode::BAD_REQUEST, why))
 }
 
-/// An answer that ends the connection, because it is unknown where the next request would begin.
+/// Closes the connection after this response, because it is unknown where the next request would begin.
 fn closed_after(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
-/// An error, the same in every route: `{"error": "…"}`.
+/// An error response with the same body on every route: `{"error": "…"}`.
 #[derive(Debug)]
 pub struct Error(pub StatusCode, pub String);
 

@@ -1,6 +1,6 @@
-//! PID 1 of a container: starts the real entry point, collects every orphan, and turns the container's stop into a
-//! drain of the apps before the entry point goes. One thread; supervises nothing. Decides nothing: `model::init` does,
-//! and this carries out its effects.
+//! PID 1 of a container. Starts the real entry point, reaps every orphan, and drains the apps before it stops the
+//! entry point. Runs on one thread and supervises nothing. Makes no decisions: `model::init` decides, and this file
+//! carries out its effects.
 
 use std::ffi::OsString;
 use std::fs::{File, Permissions};
@@ -22,10 +22,11 @@ use crate::host::{signals, sys};
 use crate::launcher::token;
 use crate::model::init::{Effect, Init, Input};
 
-/// Runs `command` until it ends; on a stop the supervisor on `state` is drained first, all of it within `grace`. The
-/// code is the command's, or 128 and the signal that ended it; with `zero_when_stopped` a stop in order is 0.
+/// Runs `command` until it exits. When the container is stopped, first drains the supervisor of the folder `state`,
+/// then stops the command, all within `grace`. Returns the command's exit code, or 128 plus the signal that ended it.
+/// With `zero_when_stopped`, a clean stop returns 0.
 pub fn run(command: &[OsString], state: &Path, grace: Duration, zero_when_stopped: bool) -> anyhow::Result<ExitCode> {
-    // As PID 1 every orphan is ours anyway.
+    // Failure is harmless: PID 1 inherits every orphan anyway.
     let _ = set_child_subreaper(Some(rustix::process::getpid()));
     let mut caught = sys::catchable_signals();
     caught.push(libc::SIGWINCH);
@@ -58,7 +59,7 @@ pub fn run(command: &[OsString], state: &Path, grace: Duration, zero_when_stoppe
 struct Shell {
     init: Init,
     signals: OwnedFd,
-    /// The state folder of the supervisor.
+    /// The supervisor's state folder.
     state: PathBuf,
     /// The pid of the command.
     command: i32,
@@ -79,7 +80,7 @@ impl Shell {
         match effect {
             Effect::Drain => match self.start_ourselves(&["drain"]) {
                 Some(pid) => self.drain = Some(pid),
-                None => self.handle(Input::Drained), // the command is asked next
+                None => self.handle(Input::Drained), // without a drain, the command is stopped next
             },
             Effect::Reload => drop(self.start_ourselves(&["reload", "--no-wait"])),
             Effect::Forward(signal) => signals::send(self.command, signal),
@@ -94,10 +95,10 @@ impl Shell {
         }
     }
 
-    /// Until a signal or the next deadline.
+    /// Waits for a signal or the next deadline.
     fn wait(&self) {
         let timeout = self.init.next_moment().map(|due| sys::timeout(due.saturating_sub(self.origin.elapsed())));
-        let _ = poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], timeout.as_ref()); // what follows looks itself
+        let _ = poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], timeout.as_ref()); // the caller checks
     }
 
     fn reap(&mut self) {
@@ -107,7 +108,8 @@ impl Shell {
                 self.handle(Input::CommandExited(ended.status));
             }
             if self.drain.take_if(|drain| *drain == ended.pid).is_some() {
-                // Between two supervisors nobody answers.
+                // A drain fails if no supervisor is up. That counts only while the folder is locked: then the next
+                // one is about to start.
                 let failed = ended.status != 0 && StateFolder::is_taken(&self.state);
                 self.handle(if failed { Input::NotDrained } else { Input::Drained });
             }
@@ -117,16 +119,18 @@ impl Shell {
         }
     }
 
-    /// A verb of ours, for the supervisor on our state folder. Nobody who answers is an end, too.
+    /// Runs a kasm-void verb against the supervisor of our state folder. Returns its pid, or `None` if it could not
+    /// be started.
     fn start_ourselves(&self, words: &[&str]) -> Option<i32> {
         let words = ["/proc/self/exe"].iter().chain(words).chain(&["--state"]).map(OsString::from);
         start(&words.chain([self.state.as_os_str().into()]).collect::<Vec<_>>(), &[]).ok()
     }
 }
 
-/// The launcher falls back to the VNC password, but an entry point may take that out of the environment before the
-/// launcher starts, as KASM's does. So the password travels as a file in memory that lives as long as this process;
-/// nothing can sweep it away. `None`: the launcher's token is set already, or there is no password.
+/// Keeps the VNC password for the launcher, which uses it when no token is set. An entry point may remove the
+/// password from the environment before it starts the launcher, as KASM's does. So the password is kept in an in-memory
+/// file that lives as long as this process and that no cleaner can delete. Returns `None` if the launcher's token is
+/// already set, or if there is no password.
 fn token_for_the_launcher() -> anyhow::Result<Option<File>> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let [own, password] = token::VARIABLES;
@@ -137,7 +141,7 @@ fn token_for_the_launcher() -> anyhow::Result<Option<File>> {
     Ok(Some(file))
 }
 
-/// In a process group of its own, so that a terminal's Ctrl-C comes to us alone.
+/// Starts the command in its own process group, so that a terminal's Ctrl-C reaches only us.
 fn start(words: &[OsString], environment: &[(&str, String)]) -> anyhow::Result<i32> {
     let program = &words[0];
     let mut command = Command::new(program);

@@ -1,5 +1,5 @@
-//! The URL launcher: opens pages on the shared screen for callers who have the token. `model::url` decides what may be
-//! opened, and `model::visit` what happens on the way. The launcher does not know the supervisor.
+//! The URL launcher: opens pages on the shared screen for callers with the token. `model::url` decides which URLs are
+//! allowed, and `model::visit` controls each visit. The launcher does not know the supervisor.
 
 pub mod audit;
 pub mod cdp;
@@ -22,9 +22,10 @@ use crate::model::url::Policy;
 use navigate::Navigator;
 use token::Token;
 
-/// For answers under way to be finished at the end.
+/// Time limit for the last replies at shutdown.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
+/// The launcher's settings.
 pub struct Options {
     pub listen: SocketAddr,
     /// The port of the browser's DevTools, on 127.0.0.1.
@@ -32,7 +33,7 @@ pub struct Options {
     pub policy: Policy,
 }
 
-/// Serves until somebody ends it with INT or TERM.
+/// Serves until SIGINT or SIGTERM.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let Options { listen, cdp_port, policy } = options;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -48,6 +49,6 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     navigator.close().await;
     server.close(LAST_ANSWERS).await;
-    tracing::info!(event = "launcher.ended", "no more pages are opened");
+    tracing::info!(event = "launcher.ended", "the launcher has stopped");
     Ok(())
 }

@@ -24,14 +24,14 @@ fn main() -> ExitCode {
     code(&ended)
 }
 
-/// Help, the version, or what is wrong with the arguments, which it shows.
+/// Prints help, the version or a usage error, and returns clap's exit code.
 fn misused(error: &clap::Error) -> ExitCode {
     use std::io::Write;
     let text = styled(&error.render().ansi().to_string());
     let _ = match error.use_stderr() {
         true => write!(anstream::stderr(), "{text}"),
         false => write!(anstream::stdout(), "{text}"),
-    }; // when nobody reads it, there is no place left to say so
+    }; // a failed write cannot be reported anywhere
     ExitCode::from(error.exit_code() as u8)
 }
 

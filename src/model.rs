@@ -1,4 +1,4 @@
-//! Decides. Pure: no tokio, no IO, no clock, no environment. A module uses only what stands above it.
+//! Makes all decisions. Pure: no tokio, no IO, no clock, no environment. A module uses only modules declared above it.
 
 pub mod plain;
 pub mod signal;

@@ -1,6 +1,6 @@
 #!/bin/sh
-# apt.sh ARGUMENTS…: `apt-get ARGUMENTS…`, quietly. While another package manager holds a lock (an unattended
-# upgrade, a second build), it waits up to five minutes. apt's own lock timeout covers only one of its three locks.
+# apt.sh ARGUMENTS…: runs `apt-get ARGUMENTS…` quietly. If another package manager holds a lock (an unattended upgrade, a
+# second build), it waits up to five minutes. apt's own lock timeout covers only one of its three locks.
 set -eu
 
 patience=${APT_PATIENCE:-300}

@@ -1,5 +1,5 @@
-//! Tells what a test could not try on this machine, so that nobody takes a pass for more than it is. `tests/run.sh`
-//! gathers it and reports it at the end.
+//! Reports which tests could not run on this machine, so that a pass does not hide them. `tests/run.sh` collects the
+//! reports and prints them at the end.
 
 use std::io::Write;
 

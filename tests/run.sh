@@ -1,8 +1,8 @@
 #!/bin/sh
-# All tests, from a fresh clone: installs what they need (as root), then runs formatting, lints, the purity of the
-# model, shell scripts and every test, up to a real browser on a real display and the workspace image in a real
-# container. A step that fails stops no other. The end says what passed, what failed, what did not run, and how much
-# disk it took. Arguments go to the test runner: `tests/run.sh logs::` runs the tests with that in their name.
+# Runs all tests from a fresh clone. Installs what they need (as root), then checks formatting, lints, the purity of the
+# model and the shell scripts, and runs every test, including a real browser on a real display and the workspace image in a
+# real container. If a step fails, the others still run. The summary lists what passed, failed or did not run, and the disk
+# space used. Arguments go to the test runner: `tests/run.sh logs::` runs the tests with `logs::` in their names.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -18,7 +18,7 @@ note() {
    $(printf '%-8s' "$1") $2${3:+ ($3)}"
 }
 
-# step NAME COMMAND…: runs it, whatever became of those before
+# step NAME COMMAND…: runs COMMAND, even if an earlier step failed
 step() {
 	name=$1
 	shift
@@ -33,7 +33,7 @@ step() {
 	note "$word" "$name" "$(($(date +%s) - step_began)) s"
 }
 
-# What single tests could not try on this machine; they write it themselves.
+# Tests that cannot run on this machine add a line to this file.
 KASM_VOID_NOT_RUN=$PWD/$target/not-run.txt
 case $target in /*) KASM_VOID_NOT_RUN=$target/not-run.txt ;; esac
 export KASM_VOID_NOT_RUN
@@ -84,8 +84,8 @@ fi
 
 gather_not_run
 
-# The image needs a docker that answers, or root to make a private engine. The binary of the tests is good enough:
-# the stand-in for KASM's image has this system's own C library.
+# The image needs a running docker, or root to set up a private one. The tests' own binary will do, because the stand-in for
+# KASM's image has this system's C library.
 if tests/image/engine.sh target/image/docker docker info >"$target/engine.log" 2>&1; then
 	step "the workspace image" env KASM_VOID_BINARY="$target/debug/kasm-void" image/test.sh
 else

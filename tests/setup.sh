@@ -1,8 +1,7 @@
 #!/bin/sh
-# Makes a Debian or Ubuntu machine ready: `setup.sh session` for the desktop session, `setup.sh tests` (the default)
-# for the tests as well. As root it installs what is missing through apt; as anybody else it says what to ask root for.
-# What cannot be installed is reported first, all at once, before anything is changed. It changes nothing when
-# everything is there.
+# Prepares a Debian or Ubuntu machine: `setup.sh session` for the desktop session, `setup.sh tests` (the default) for the
+# tests as well. As root it installs missing packages with apt; as another user it prints what root has to install.
+# It reports everything that cannot be installed before it changes anything. If nothing is missing, it changes nothing.
 set -eu
 
 here=$(dirname "$0")
@@ -20,7 +19,7 @@ fail() {
 	exit 1
 }
 
-# add_wrong SENTENCE: something that only the person can put right
+# add_wrong SENTENCE: adds a problem that only the user can fix
 add_wrong() {
 	wrong="$wrong
   - $1"
@@ -34,13 +33,13 @@ root() {
 	[ "$(id -u)" -eq 0 ]
 }
 
-# Under sudo, the tests and the build later run as the person who called it: their Rust counts, not root's.
+# Under sudo, the build and the tests later run as the calling user, so check that user's Rust, not root's.
 person=$(id -un)
 if root && [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ]; then
 	person=$SUDO_USER
 fi
 
-# as_person COMMAND…: with the person's home, and with cargo where rustup puts it
+# as_person COMMAND…: runs COMMAND with that user's home, and with rustup's cargo on PATH
 as_person() {
 	if [ "$person" = "$(id -un)" ]; then
 		PATH=$PATH:$HOME/.cargo/bin "$@"
@@ -98,7 +97,7 @@ list_missing() {
 	fi
 }
 
-# rust_ok: the person's cargo and rustc are new enough
+# rust_ok: succeeds if the user's cargo and rustc are new enough
 rust_ok() {
 	as_person_has cargo && as_person_has rustc || return 1
 	version=$(as_person rustc --version 2>/dev/null | cut -d' ' -f2)
@@ -109,12 +108,12 @@ lints_ok() {
 	[ "$purpose" = session ] || { as_person cargo fmt --version && as_person cargo clippy --version; } >/dev/null 2>&1
 }
 
-# in_apt PACKAGE: apt can install it
+# in_apt PACKAGE: succeeds if apt can install it
 in_apt() {
 	apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [^(]'
 }
 
-# refresh_apt: brings apt's lists up to date, once; a new machine has none
+# refresh_apt: updates apt's lists, once; a new machine has none
 refresh_apt() {
 	if root && [ -z "${refreshed:-}" ]; then
 		"$here/apt.sh" update
@@ -122,7 +121,7 @@ refresh_apt() {
 	fi
 }
 
-# Everything that stands in the way, before the first package is installed.
+# Finds every problem before the first package is installed.
 find_obstacles() {
 	if [ -n "$missing" ]; then
 		if ! have apt-get; then

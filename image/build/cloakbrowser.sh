@@ -1,6 +1,6 @@
 #!/bin/bash
-# cloakbrowser.sh ARCHIVES DIR: unpacks CloakBrowser into DIR, from ARCHIVES/cloakbrowser.tar.gz if that is
-# there, else from CLOAK_URL. Its SHA-256 must be CLOAK_SHA256, unless CLOAK_UNVERIFIED is set.
+# cloakbrowser.sh ARCHIVES DIR: unpacks CloakBrowser into DIR, from ARCHIVES/cloakbrowser.tar.gz if it exists, otherwise
+# from CLOAK_URL. Its SHA-256 must be CLOAK_SHA256, unless CLOAK_UNVERIFIED is set.
 set -euo pipefail
 
 archives=$1 dir=$2
@@ -34,7 +34,7 @@ verify() {
 		fail "the archive's SHA-256 is $found, and CLOAK_SHA256 is $CLOAK_SHA256: is it the checksum of this version?"
 }
 
-# The browser's folder: the archive itself (flat), or a folder in it (wrapped).
+# The browser's folder is the root of the archive (flat) or a folder in it (wrapped).
 unpack() {
 	mkdir "$work/unpacked"
 	tar --extract --gzip --no-same-owner --file "$archive" --directory "$work/unpacked"

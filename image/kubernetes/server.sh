@@ -1,9 +1,9 @@
 #!/bin/bash
-# server.sh DIR COMMAND…: runs COMMAND beside a real Kubernetes API server, of version 1.20, with KUBECONFIG set. The
-# server is built from Debian's source package, some five minutes of two cores the first time, and kept in DIR; nothing is
-# installed. It ends with COMMAND. There is no kubelet and no scheduler: a pod is never started.
+# server.sh DIR COMMAND…: starts a real Kubernetes API server (version 1.20), sets KUBECONFIG, and runs COMMAND. The server
+# stops when COMMAND exits. It is built from Debian's source package (some five minutes on two cores the first time) and kept
+# in DIR; nothing is installed. There is no kubelet and no scheduler, so no pod is ever started.
 #
-#   KUBECONFIG         an administrator's
+#   KUBECONFIG         administrator access
 #   SERVER_CA, SERVER  the server's certificate authority and address, for clients of your own
 set -euo pipefail
 
@@ -16,9 +16,9 @@ mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 shift
 exec 9>"$dir/lock"
-flock 9 # another one may be building
+flock 9 # another process may be building the server
 
-# Debian 12 is the last with this source and the Go that compiles it.
+# Debian 12 is the last release with this source and a Go that compiles it.
 packages() {
 	local mirror apt=$dir/apt
 	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | grep -m1 '/debian/*$') ||
@@ -43,12 +43,12 @@ packages() {
 	rm -rf "$apt"
 }
 
-# Go wants the source where its import path says, and a newer reflect2 than the vendored one, which crashes on custom
-# resources. The definitions of OpenAPI are generated, as upstream's build does.
+# Go needs the source at its import path. The vendored reflect2 crashes on custom resources, so a newer one is used. The
+# OpenAPI definitions are generated, as in upstream's build.
 build() {
 	local gopath=$dir/go
 	export GOROOT=$dir/root/usr/lib/go-1.19 GOPATH=$gopath GOCACHE=$dir/cache GO111MODULE=off CGO_ENABLED=0 GOFLAGS=-p=2
-	# Debian splits Go into two folders, joined by links that lead out of this one.
+	# Debian splits Go into two folders, joined by links that lead out of this folder. Link them again.
 	local name
 	for name in api misc pkg/include src test; do
 		ln -sfn "$dir/root/usr/share/go-1.19/$name" "$GOROOT/$name"

@@ -1,12 +1,11 @@
 #!/bin/bash
-# try.sh [DIR]: applies the Kubernetes files to a real API server and plays what operators and the dashboard do with
-# them: the swap from the predecessor and back, scaling, rights, the rotation of the password, an edit of the manifests.
-# DIR keeps the server (target/kubernetes). Needs Debian, openssl, curl, and, on PATH or in the folder TOOLS, kubectl and a
-# python3 that has yaml.
+# try.sh [DIR]: applies the Kubernetes files to a real API server and does what operators and the dashboard do: the swap
+# from the older image and back, scaling, rights, the rotation of the password, an edit of the manifests.
+# DIR keeps the server (default: target/kubernetes). Needs Debian, openssl, curl, and kubectl and a python3 with yaml, on PATH
+# or in the folder TOOLS.
 #
-# What is not real: Cilium's and the monitoring's kinds are stand-ins without a schema, nothing runs a pod, and the server
-# is 1.20: what is newer is taken out before it sees it (native sidecars and their probes, policy/v1). The schemas of 1.29
-# and 1.37 check those.
+# Not real: the kinds of Cilium and the monitoring are stand-ins without a schema, and no pod runs. The server is 1.20, so
+# newer fields are removed first (native sidecars and their probes, policy/v1); the schemas of 1.29 and 1.37 check those.
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
@@ -19,7 +18,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 passed=0
 
-# is WANTED WHAT COMMAND…: what the command says.
+# is WANTED WHAT COMMAND…: the command must print WANTED.
 is() {
 	local wanted=$1 what=$2 said
 	shift 2
@@ -40,7 +39,7 @@ quiet() {
 	}
 }
 
-# rendered FOLDER: what `kubectl apply -k FOLDER` sends, as a server of 1.20 understands it.
+# rendered FOLDER: prints what `kubectl apply -k FOLDER` sends, reduced to what a 1.20 server understands.
 rendered() {
 	kubectl kustomize "$here/$1" | python3 -c '
 import sys, yaml
@@ -74,7 +73,7 @@ step() {
 	printf '\n== %s\n' "$1"
 }
 
-# kind GROUP VERSION KIND PLURAL: a custom kind that accepts anything.
+# kind GROUP VERSION KIND PLURAL: defines a custom kind that accepts anything.
 kind() {
 	kubectl apply --filename - <<-END
 		apiVersion: apiextensions.k8s.io/v1
@@ -92,7 +91,7 @@ kind() {
 	END
 }
 
-# What the predecessor has in the cluster, as far as names and immutable fields go.
+# The older image's objects in the cluster, reduced to names and immutable fields.
 predecessor() {
 	kubectl apply --filename - <<-'END'
 		apiVersion: v1
@@ -163,7 +162,7 @@ quiet kubectl --namespace kasm create secret generic vpn-wireguard --from-litera
 volume=$(field pvc/kasm-discord-profile .metadata.uid)
 
 step "the swap, as docs/migrate.md says it"
-# Otherwise the apply takes "no replicas" for "remove replicas", and the server starts one.
+# Otherwise the apply reads "no replicas" as "remove replicas", and the server starts one.
 kubectl --namespace kasm apply view-last-applied deployment/kasm-vpn --output yaml | sed '/^  replicas:/d' >"$work/last-applied.yaml"
 quiet kubectl --namespace kasm apply set-last-applied --filename "$work/last-applied.yaml"
 quiet apply overlays/kbve

@@ -6,13 +6,13 @@ use super::plan::tell_plan;
 use super::print::{BAD, GOOD, plain, say, say_json};
 use crate::model::protocol::{Outcome, Route, Snapshot};
 
-/// The apps that a verb applies to.
+/// The apps to change.
 pub enum Which {
     All,
     Named(Vec<String>),
 }
 
-/// Sends all requests at once, and prints the outcomes in the order in which the apps were named.
+/// Sends all requests at once, and prints the outcomes in the order of the app names.
 pub async fn each(client: &Client, which: Which, route: Route, waiting: Waiting, json: bool) -> anyhow::Result<Ended> {
     let names = match which {
         Which::Named(names) => names,
@@ -35,7 +35,7 @@ pub async fn each(client: &Client, which: Which, route: Route, waiting: Waiting,
     Ok(ended)
 }
 
-/// Sends a verb with an argument for one app.
+/// Sends a request with an argument, such as an action or a signal, for one app.
 pub async fn one(
     client: &Client,
     app: &str,

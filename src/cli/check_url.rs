@@ -1,4 +1,4 @@
-//! `check-url`: the launcher's verdict about URLs, without a launcher. Decides nothing: the policy does.
+//! `check-url`: checks URLs with the launcher's policy, without a launcher. All decisions are the policy's.
 
 use std::io::{self, BufRead};
 use std::net::IpAddr;
@@ -10,10 +10,10 @@ use super::print::{BAD, DIM, GOOD, plain, say, say_json};
 use crate::launcher::resolve::Resolver;
 use crate::model::url::{Policy, Refused, Target};
 
-/// What may be opened, and where its name leads.
+/// The URL to open with the addresses of its host, or the reason for the refusal.
 type Verdict = Result<(Target, Vec<IpAddr>), Refused>;
 
-/// Tells the verdict about each URL as soon as it is there; refused when one is.
+/// Prints the verdict on each URL as soon as it is known. The result is `Refused` if any URL is refused.
 pub async fn check(policy: &Policy, urls: &[String], resolving: bool, json: bool) -> anyhow::Result<Ended> {
     let (mut ended, resolver) = (Ended::Done, Resolver::default());
     for url in urls.iter().flat_map(|word| given(word)) {
@@ -27,7 +27,7 @@ pub async fn check(policy: &Policy, urls: &[String], resolving: bool, json: bool
     Ok(ended)
 }
 
-/// The URL itself, or those of stdin.
+/// The URL itself, or the URLs from stdin for `-`.
 fn given(word: &str) -> Box<dyn Iterator<Item = io::Result<String>>> {
     if word != "-" {
         return Box::new(std::iter::once(Ok(word.to_owned())));

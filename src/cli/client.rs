@@ -1,5 +1,4 @@
-//! The client: asks the supervisor over its control socket and tells apart no supervisor, refused and
-//! timed out. Prints nothing.
+//! The client of the control socket. Distinguishes between "no supervisor", "refused" and "timed out". Prints nothing.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,48 +19,50 @@ use crate::host::layout;
 use crate::model::manifest::quantity::Span;
 use crate::model::protocol::{HEAD_BYTES, Identity, Outcome, Refusal, Route};
 
-/// Nobody listens on the control socket.
+/// No supervisor listens on the control socket.
 #[derive(Debug, thiserror::Error)]
 #[error("no supervisor is running (no socket at {}): start one with `kasm-void run DIR`", .0.display())]
 pub struct NoSupervisor(pub PathBuf);
 
-/// A question was not answered in time: why, in words.
+/// A request was not answered in time; the text is for people.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NoAnswer(pub String);
 
-/// How long plain questions may take.
+/// Time limit for plain requests.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How much longer than the supervisor we wait for what it waits for.
+/// How much longer the client waits than the timeout that it sends to the supervisor.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// How long a session without a guard may be without a supervisor.
+/// How long to wait for the next supervisor in a session without a guard.
 const SUCCESSION: Duration = Duration::from_secs(1);
+/// Between two attempts to reach the next supervisor.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How a change is waited for.
+/// Whether to wait for a change, and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waiting {
     pub wait: bool,
     pub timeout: Span,
 }
 
+/// Sends requests to the supervisor of one state folder. Each request opens its own connection.
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
 }
 
-/// An answer that is read as it comes. A connection that breaks ends it.
+/// A response body that is read as it arrives. A lost connection ends it without an error.
 pub struct Stream {
     response: hyper::Response<Incoming>,
-    /// Bytes that were there before the rest comes.
+    /// Bytes of output that existed when the stream was opened.
     head: usize,
-    /// What was read beyond the head.
+    /// Bytes that were read past the head.
     rest: Option<Bytes>,
 }
 
 impl Stream {
-    /// The next piece; `None`: there are no more.
+    /// The next piece, or `None` at the end.
     pub async fn next(&mut self) -> Option<Bytes> {
         if let Some(rest) = self.rest.take() {
             return Some(rest);
@@ -74,7 +75,7 @@ impl Stream {
         }
     }
 
-    /// What was there when the stream was opened.
+    /// The output that existed when the stream was opened.
     pub async fn head(&mut self) -> Vec<u8> {
         let mut head = Vec::new();
         while head.len() < self.head {
@@ -97,12 +98,12 @@ impl Client {
         self.socket.parent().unwrap_or(Path::new("/"))
     }
 
-    /// Gets what is at `path`; a refusal is an error in the supervisor's words.
+    /// Sends a GET request. A refusal is an error with the supervisor's message.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.within(PATIENCE, async { read(self.send(Method::GET, path).await?).await }).await
     }
 
-    /// As [`Client::get`] of the answer that comes with any status.
+    /// Like [`Client::get`], but returns the status and accepts any.
     pub async fn probe(&self, path: &str) -> anyhow::Result<(StatusCode, serde_json::Value)> {
         let answer = async {
             let response = self.send(Method::GET, path).await?;
@@ -112,13 +113,13 @@ impl Client {
         self.within(PATIENCE, answer).await
     }
 
-    /// As [`Client::get`], for what changes something and may take until `limit`.
+    /// Sends a POST request that may take until `limit`. A refusal is an error.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, limit: Span) -> anyhow::Result<T> {
         let path = format!("{path}?timeout={}", limit);
         self.within(limit.0.saturating_add(MARGIN), async { read(self.send(Method::POST, &path).await?).await }).await
     }
 
-    /// Asks for a change; a refusal is an outcome too.
+    /// Sends a POST request for a change. A refusal is an outcome, not an error.
     pub async fn change(&self, path: &str, Waiting { wait, timeout }: Waiting) -> anyhow::Result<Outcome> {
         let path = format!("{path}?wait={wait}&timeout={}", timeout);
         let answer = async {
@@ -129,7 +130,7 @@ impl Client {
         self.within(timeout.0.saturating_add(MARGIN), answer).await
     }
 
-    /// Opens an answer that is read as it comes.
+    /// Sends a GET request, and returns its body as a stream.
     pub async fn open(&self, path: &str) -> anyhow::Result<Stream> {
         let response = self.within(PATIENCE, self.send(Method::GET, path)).await?;
         if !response.status().is_success() {
@@ -139,11 +140,12 @@ impl Client {
         Ok(Stream { response, head: head.unwrap_or(0), rest: None })
     }
 
-    /// The supervisor that answers once a stream from `before` has ended; `None`: the session has ended.
+    /// Waits for the supervisor that follows `before`, after a stream from `before` has ended. `None` if the session
+    /// has ended.
     pub async fn successor(&self, before: &Identity) -> anyhow::Result<Option<Identity>> {
         let began = Instant::now();
         loop {
-            // As long as the guard lives there is a next supervisor; without one it is a matter of moments.
+            // While the guard lives, it starts another supervisor. Without a guard, one answers soon or never.
             let guarded = before.guard.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists());
             match self.get(&Route::Supervisor.path(&[])).await {
                 Ok(now) => return Ok(Some(now)),
@@ -158,20 +160,20 @@ impl Client {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(error))?;
         self.trust(stream.peer_cred()?.uid())?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection); // ends with the answer; its errors are the answer's as well
+        tokio::spawn(connection); // ends with the response, which also reports its errors
         let request =
             Request::builder().method(method).uri(path).header("host", "kasm-void").body(Empty::<Bytes>::new());
         let request = request.with_context(|| format!("cannot ask for {path}"))?;
-        sender.send_request(request).await.context("the supervisor has broken off")
+        sender.send_request(request).await.context("the supervisor closed the connection")
     }
 
-    /// In a folder of everybody's, somebody else could have made the socket.
+    /// In a shared folder such as /tmp, another user could have created the socket.
     fn trust(&self, uid: u32) -> anyhow::Result<()> {
         let ours = rustix::process::getuid();
         let socket = self.socket.display();
         ensure!(
             uid == ours.as_raw() || uid == 0 || ours.is_root(),
-            "the supervisor at {socket} is that of user {uid}: name the folder of ours with --state"
+            "the supervisor at {socket} belongs to user {uid}: name your own state folder with --state"
         );
         Ok(())
     }
@@ -180,11 +182,11 @@ impl Client {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => NoSupervisor(self.socket.clone()).into(),
             io::ErrorKind::InvalidInput => anyhow::Error::new(error).context(format!(
-                "{} is too long for a socket's path: name a shorter state folder with --state",
+                "{} is too long for a socket path: name a shorter state folder with --state",
                 self.socket.display()
             )),
             _ => anyhow::Error::new(error).context(format!(
-                "cannot reach the supervisor at {}: be the user it runs as, or name its folder with --state",
+                "cannot reach the supervisor at {}: run this as its user, or name another state folder with --state",
                 self.socket.display()
             )),
         }
@@ -193,13 +195,12 @@ impl Client {
     async fn within<T>(&self, limit: Duration, answer: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         timeout(limit, answer).await.unwrap_or_else(|_| {
             let limit = Span(limit);
-            Err(NoAnswer(format!("the supervisor has not answered within {limit}: it may hang, its log says more"))
-                .into())
+            Err(NoAnswer(format!("the supervisor has not answered within {limit}: it may hang, see its log")).into())
         })
     }
 }
 
-/// Whether the outcome is one that took too long.
+/// Whether the change timed out.
 pub fn timed_out(outcome: &Outcome) -> bool {
     outcome.refusal == Some(Refusal::TimedOut)
 }
@@ -216,12 +217,12 @@ async fn read<T: DeserializeOwned>(response: hyper::Response<Incoming>) -> anyho
 
 async fn collected(response: hyper::Response<Incoming>) -> anyhow::Result<Bytes> {
     let body = response.into_body().collect().await;
-    Ok(body.context("the supervisor has broken off")?.to_bytes())
+    Ok(body.context("the supervisor closed the connection")?.to_bytes())
 }
 
 fn parsed<T: DeserializeOwned>(body: &[u8]) -> anyhow::Result<T> {
     serde_json::from_slice(body)
-        .context("cannot understand the supervisor's answer: it may be of another version than this command")
+        .context("cannot read the supervisor's answer: it may be another version than this command")
 }
 
 fn complaint(body: &[u8]) -> String {

@@ -1,4 +1,4 @@
-//! `doctor`: looks for what keeps the supervisor from keeping its promises, and says the way out.
+//! `doctor`: checks the machine and the session for problems, and says how to fix them.
 
 use std::fs;
 use std::path::Path;
@@ -9,12 +9,12 @@ use super::print::{BAD, BUSY, GOOD, plain, say, say_json};
 use crate::host::{proc, sys};
 use crate::model::protocol::{Identity, Route, Snapshot};
 
-/// What was looked at.
+/// The result of one check.
 #[derive(serde::Serialize)]
 struct Finding {
     what: &'static str,
     verdict: Verdict,
-    /// What was found, and the way out where one is needed.
+    /// What was found, and how to fix it if it is a problem.
     text: String,
 }
 
@@ -22,12 +22,12 @@ struct Finding {
 #[serde(rename_all = "snake_case")]
 enum Verdict {
     Fine,
-    /// Works, but not as well as it could.
+    /// Works, but with limits.
     Doubtful,
     Broken,
 }
 
-/// Refused when something is broken.
+/// Prints all findings. The result is `Refused` if anything is broken.
 pub async fn doctor(client: &Client, state: &Path, json: bool) -> anyhow::Result<Ended> {
     let mut found = of_the_machine(state);
     found.extend(of_the_supervisor(client).await?);
@@ -62,7 +62,7 @@ async fn of_the_supervisor(client: &Client) -> anyhow::Result<Vec<Finding>> {
         (Some(guard), None) => format!("version {version}, pid {pid}, guarded by pid {guard}"),
         (Some(guard), Some(after)) => {
             format!(
-                "version {version}, pid {pid}, guarded by pid {guard}; {deaths} died in this session, started after: {after}"
+                "version {version}, pid {pid}, guarded by pid {guard}; {deaths} supervisors died in this session; started after: {after}"
             )
         }
         (None, _) => format!("version {version}, pid {pid}"),
@@ -71,12 +71,13 @@ async fn of_the_supervisor(client: &Client) -> anyhow::Result<Vec<Finding>> {
     found.push(finding("supervisor", verdict, text));
     found.extend(troubles.into_iter().map(|trouble| finding("supervisor", Verdict::Broken, trouble)));
     found.extend(strays.into_iter().map(|stray| {
-        let text = format!("{stray} belongs to no app, and ends with the session: end it, or start it as an app");
+        let text =
+            format!("{stray} belongs to no app and will be killed when the session ends: stop it, or run it as an app");
         finding("processes", Verdict::Doubtful, text)
     }));
     if restored > 0 {
         let text = format!(
-            "deleted or changed {restored} times while the session ran, and restored; exclude it from whatever cleans up there"
+            "deleted or changed {restored} times while the session ran, and restored: exclude it from the program that cleans up there"
         );
         found.push(finding("state folder", Verdict::Doubtful, text));
     }
@@ -100,27 +101,27 @@ fn finding(what: &'static str, verdict: Verdict, text: impl Into<String>) -> Fin
 fn processes() -> Finding {
     let own = rustix::process::getpid().as_raw_nonzero().get();
     match (proc::process(own), proc::children(own)) {
-        (Some(_), Some(_)) => finding("processes", Verdict::Fine, "/proc tells what is needed"),
+        (Some(_), Some(_)) => finding("processes", Verdict::Fine, "/proc is readable"),
         (Some(_), None) => finding(
             "processes",
             Verdict::Doubtful,
-            "the kernel does not list children (CONFIG_PROC_CHILDREN): each end of an app costs a look at all processes",
+            "the kernel does not list children (CONFIG_PROC_CHILDREN): all processes are scanned whenever an app exits",
         ),
         (None, _) => finding(
             "processes",
             Verdict::Broken,
-            "/proc cannot be read: apps that are running are not found, and their trees not swept; mount it",
+            "/proc cannot be read: running apps are not found and their trees are not swept; mount it",
         ),
     }
 }
 
 fn pidfd() -> Finding {
     match sys::pidfd_works() {
-        true => finding("pidfd", Verdict::Fine, "the end of any process is told at once"),
+        true => finding("pidfd", Verdict::Fine, "process exits are noticed at once"),
         false => finding(
             "pidfd",
             Verdict::Doubtful,
-            "pidfd_open is refused (a seccomp profile?): the end of a process that is not the supervisor's child is noticed up to 100 ms late",
+            "pidfd_open is refused (a seccomp profile?): the exit of a process that is not a child of the supervisor is noticed up to 100 ms late",
         ),
     }
 }
@@ -131,10 +132,10 @@ fn descriptors() -> Finding {
         Some(limit) if limit < 1024 => finding(
             "descriptors",
             Verdict::Doubtful,
-            format!("{limit} open files at most: three for each app are needed; raise `ulimit -Hn`"),
+            format!("at most {limit} open files, and each app needs three: raise `ulimit -Hn`"),
         ),
-        Some(limit) => finding("descriptors", Verdict::Fine, format!("{limit} open files at most")),
-        None => finding("descriptors", Verdict::Fine, "as many as wanted"),
+        Some(limit) => finding("descriptors", Verdict::Fine, format!("at most {limit} open files")),
+        None => finding("descriptors", Verdict::Fine, "no limit on open files"),
     }
 }
 
@@ -150,10 +151,10 @@ fn watches() -> Finding {
             "inotify",
             Verdict::Doubtful,
             format!(
-                "{instances} instances and {watches} watches for all programs of a user: when they are used up, changed manifests are found by looking every 2 s"
+                "{instances} instances and {watches} watches, shared by all programs of the user: when they are used up, the manifests are polled every 2 s"
             ),
         ),
-        _ => finding("inotify", Verdict::Doubtful, "not there: changed manifests are found by looking every 2 s"),
+        _ => finding("inotify", Verdict::Doubtful, "not available: the manifests are polled every 2 s"),
     }
 }
 
@@ -163,7 +164,7 @@ fn room(state: &Path) -> Finding {
         Ok(is) if is.f_bavail * is.f_frsize < 1 << 20 => finding(
             "state folder",
             Verdict::Broken,
-            format!("less than 1 MiB is free on {}: make room", folder.display()),
+            format!("less than 1 MiB is free on {}: free some space", folder.display()),
         ),
         Ok(is) => finding(
             "state folder",

@@ -1,4 +1,4 @@
-//! Verbs that keep reading: `logs`, `events`.
+//! The verbs that stream: `logs` and `events`.
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal, stdout};
@@ -11,11 +11,11 @@ use super::print::{DIM, complain, pass_on, plain, plain_output, say, say_json, s
 use crate::daemon::logs;
 use crate::model::protocol::{Identity, Route};
 
-/// A line that grows beyond this is shown in parts.
+/// A longer line is shown in parts, in bytes.
 const LONGEST_LINE: usize = 64 << 10;
-/// So many lines tell where a log was when the connection broke.
+/// How many of the last lines to remember, to find the position again after the connection was lost.
 const REMEMBERED: usize = 20;
-/// So many lines are asked for to find that place again.
+/// How many lines to request from the next supervisor to find that position.
 const LOOKED_THROUGH: usize = 10_000;
 
 pub async fn logs(client: &Client, app: &str, (follow, lines): (bool, usize), json: bool) -> anyhow::Result<Ended> {
@@ -37,7 +37,7 @@ pub async fn logs(client: &Client, app: &str, (follow, lines): (bool, usize), js
     }
 }
 
-/// Shows a log, and goes on with the next supervisor where the last one was.
+/// Prints a log. If a new supervisor takes over, continues at the same position in its log.
 async fn read_log(
     client: &Client,
     app: &str,
@@ -91,7 +91,7 @@ pub async fn events(client: &Client, json: bool) -> anyhow::Result<Ended> {
     }
 }
 
-/// Says that another supervisor answers now.
+/// Prints a notice that another supervisor has taken over.
 fn notice(before: &Identity, now: &Identity) {
     complain(&match now.pid == before.pid {
         true => "the connection was lost and is back".to_string(),
@@ -108,15 +108,15 @@ fn notice(before: &Identity, now: &Identity) {
     });
 }
 
-/// Where what is read goes, piece by piece.
+/// The destination of the log, which arrives in pieces.
 trait Output {
     fn take(&mut self, piece: &[u8]) -> anyhow::Result<()>;
 
-    /// No more will come.
+    /// Called after the last piece.
     fn end(&mut self) -> anyhow::Result<()>;
 }
 
-/// Into a pipe or a file, as it comes.
+/// Output to a pipe or a file, unchanged.
 struct Raw;
 
 impl Output for Raw {
@@ -129,7 +129,7 @@ impl Output for Raw {
     }
 }
 
-/// Line by line.
+/// Output line by line.
 struct Lines<F> {
     show: F,
     rest: Vec<u8>,
@@ -163,11 +163,11 @@ impl<F: FnMut(&[u8]) -> anyhow::Result<()>> Output for Lines<F> {
     }
 }
 
-/// The end of what was read of a log, to go on from.
+/// The last lines that were read of a log, to find the position again.
 #[derive(Default)]
 struct Seen {
     lines: VecDeque<Vec<u8>>,
-    /// The line that has no end yet.
+    /// The unfinished last line.
     rest: Vec<u8>,
 }
 
@@ -186,7 +186,7 @@ impl Seen {
         self.lines.drain(..self.lines.len().saturating_sub(REMEMBERED));
     }
 
-    /// What of a log's last lines has not been read yet; `None`: they do not hold what was read last.
+    /// The part of `head` that has not been read yet, or `None` if `head` does not contain the lines read last.
     fn unseen<'a>(&mut self, head: &'a [u8]) -> Option<&'a [u8]> {
         let lines: Vec<&[u8]> = head.split_inclusive(|byte| *byte == b'\n').collect();
         let seen = self.lines.make_contiguous();
@@ -197,12 +197,12 @@ impl Seen {
     }
 }
 
-/// Output on a terminal. A line without an end, such as a prompt, is shown as far as it has come.
+/// Output on a terminal. An unfinished line, such as a prompt, is shown as far as it has arrived.
 #[derive(Default)]
 struct Screen {
-    /// The line that has no end yet.
+    /// The unfinished last line.
     rest: Vec<u8>,
-    /// What of it is on the screen.
+    /// The part of it that is on the screen.
     shown: String,
 }
 
@@ -233,7 +233,7 @@ impl Output for Screen {
 }
 
 impl Screen {
-    /// Shows a whole line, or what is missing of it.
+    /// Shows a whole line, or the rest of it if its beginning is on the screen already.
     fn show(&mut self, line: &[u8]) -> anyhow::Result<()> {
         let text = plain_output(line);
         let shown = std::mem::take(&mut self.shown);
@@ -244,8 +244,8 @@ impl Screen {
     }
 }
 
-/// What of the beginning of a line will not look different when more of it comes: without half a character, and
-/// without a colour that has only begun.
+/// The part of an unfinished line that will not change when more arrives: without an incomplete character or colour
+/// sequence at its end.
 fn settled(bytes: &[u8]) -> &[u8] {
     let begun = bytes.iter().rposition(|byte| *byte == b'\x1b');
     let begun = begun.filter(|at| !bytes[at + 1..].iter().any(u8::is_ascii_alphabetic));
@@ -257,7 +257,7 @@ fn settled(bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// `TS EVENT APP key=value …`: the first three by position, the rest as they come.
+/// An event as text: `TS EVENT APP key=value …`.
 fn in_words(event: &Map<String, Value>) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
     let first = ["ts", "event", "app"];
@@ -277,14 +277,14 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// However a log is cut by a death, also within a line, no byte is shown twice and none is left out.
+        /// Wherever a log is cut off, also within a line, no byte is shown twice and none is lost.
         #[test]
         fn a_log_goes_on_where_it_was(cut in 0usize..400, more in 0usize..60, every in 1usize..7) {
             let all: String = (0..60 + more).map(|i| format!("line {}\n", i / every)).collect();
             let all = all.as_bytes();
             let mut seen = Seen::default();
             seen.note(&all[..cut]);
-            // A line that repeats from the very first one on cannot be told from its copies.
+            // If all remembered lines are equal, their position is ambiguous.
             prop_assume!(seen.lines.len() > every);
             let unseen = seen.unseen(all).unwrap();
             prop_assert_eq!([&all[..cut], unseen].concat(), all);

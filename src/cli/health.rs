@@ -1,4 +1,4 @@
-//! `kasm-void health`: for the probes of Docker and Kubernetes.
+//! `health`: for Docker and Kubernetes probes.
 
 use axum::http::StatusCode;
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! `icons` writes the desktop entries of apps. `show` is what a click on one does.
+//! `icons` writes desktop entries for apps. `show` runs when such an icon is clicked.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -21,9 +21,9 @@ use crate::model::manifest::Manifest;
 use crate::model::manifest::icon::{self, Entry};
 use crate::model::protocol::{AppStatus, CommandLine, Route, StateName};
 
-/// Writes the desktop entries of all manifests into `into`. A broken manifest costs only its own icons.
+/// Writes the desktop entries of all manifests into `into`. A broken manifest loses only its own icons.
 pub fn write(folders: &[PathBuf], into: &Path, through: Option<&str>, json: bool) -> anyhow::Result<Ended> {
-    std::fs::create_dir_all(into).with_context(|| format!("cannot make the folder {}", into.display()))?;
+    std::fs::create_dir_all(into).with_context(|| format!("cannot create the folder {}", into.display()))?;
     let mut ended = Ended::Done;
     let mut written = Vec::new();
     for source in load::load(folders).sources.iter().filter(|source| source.name != WORKSPACE) {
@@ -42,7 +42,7 @@ pub fn write(folders: &[PathBuf], into: &Path, through: Option<&str>, json: bool
     }
     match json {
         true => say_json(&json!({ "files": written }))?,
-        false => say(&format!("wrote {} icons into {}", written.len(), into.display()))?,
+        false => say(&format!("wrote {} icons to {}", written.len(), into.display()))?,
     }
     Ok(ended)
 }
@@ -52,7 +52,7 @@ fn manifest(source: &Source) -> Result<Manifest, Vec<Problem>> {
     parse(&source.file, text)
 }
 
-/// Writes an entry as an executable file. Desktops ask before they start any other.
+/// Writes an entry as an executable file; desktops ask for confirmation before they start any other.
 fn put(into: &Path, Entry { file, text }: &Entry) -> anyhow::Result<PathBuf> {
     let file = into.join(file);
     std::fs::write(&file, text)
@@ -61,8 +61,8 @@ fn put(into: &Path, Entry { file, text }: &Entry) -> anyhow::Result<PathBuf> {
     Ok(file)
 }
 
-/// Starts the app. If it is running and its manifest says so, runs its command line once more, so that the running
-/// app shows itself. `more` replaces `args_last`.
+/// Starts the app. If it is running and its icon has `again`, runs its command line once more, so that the running app
+/// shows itself. `more` replaces `args_last`.
 pub async fn show(client: &Client, app: &str, more: &[String], waiting: Waiting, json: bool) -> anyhow::Result<Ended> {
     let status: AppStatus = client.get(&Route::App.path(&[app])).await?;
     if status.state != StateName::Running {
@@ -73,8 +73,8 @@ pub async fn show(client: &Client, app: &str, more: &[String], waiting: Waiting,
     }
     let command: CommandLine = client.get(&Route::Command.path(&[app])).await?;
     let Some(again) = &command.again else {
-        ensure!(more.is_empty(), "cannot hand anything to `{app}`: its icon has no `again`");
-        say_shown(app, "is up already", json)?;
+        ensure!(more.is_empty(), "cannot pass arguments to `{app}`, which is running: its icon has no `again`");
+        say_shown(app, "is already running", json)?;
         return Ok(Ended::Done);
     };
     let last = if more.is_empty() { &command.last } else { more };
@@ -83,8 +83,8 @@ pub async fn show(client: &Client, app: &str, more: &[String], waiting: Waiting,
     Ok(Ended::Done)
 }
 
-/// The new process hands over to the running app and exits. If the running app exits at that moment, the new process
-/// is the app: it has the same environment, and the supervisor adopts it.
+/// Starts a second process, which passes its arguments to the running app and exits. If the running app exits at that
+/// moment, the second process becomes the app: it has the same environment, and the supervisor adopts it.
 fn run(command: &CommandLine, again: &[String], last: &[String]) -> std::io::Result<()> {
     let mut process = Command::new(&command.argv[0]);
     process.args(&command.argv[1..]).args(again).args(last).process_group(0);
@@ -95,7 +95,7 @@ fn run(command: &CommandLine, again: &[String], last: &[String]) -> std::io::Res
     process.spawn().map(drop)
 }
 
-/// Variables that mark the caller as a process of an app. What it starts here is not one of that app.
+/// Variables that mark the caller as a process of its own app. The new process does not belong to that app.
 const OF_THE_CALLER: [&str; 4] = [marks::APP, marks::PLACE, marks::LEADER, marks::HOOK];
 
 fn say_shown(app: &str, what: &str, json: bool) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! Verbs about manifests, without a supervisor: `check`, `new`.
+//! The verbs for manifests that need no supervisor: `check` and `new`.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ use crate::daemon;
 use crate::model::loading::problem::{Problem, Severity};
 use crate::model::manifest::name;
 
-/// Finds every mistake in the manifests of these folders. A folder that does not exist is one: only a running
+/// Prints every mistake in the manifests of these folders. A missing folder is an error here, although a running
 /// supervisor waits for it.
 pub fn check(mut folders: Vec<PathBuf>, json: bool) -> anyhow::Result<Ended> {
     if folders.is_empty() {
@@ -28,7 +28,7 @@ pub fn check(mut folders: Vec<PathBuf>, json: bool) -> anyhow::Result<Ended> {
     tell_problems((files, problems), json)
 }
 
-/// Prints how many files there are and what is wrong with them; refused when one of them cannot be applied.
+/// Prints the number of files and their problems. The result is `Refused` if any problem is an error.
 pub fn tell_problems((files, problems): (usize, Vec<Problem>), json: bool) -> anyhow::Result<Ended> {
     let errors = problems.iter().filter(|problem| problem.is_error()).count();
     if json {
@@ -63,25 +63,25 @@ pub fn new(name: &str, command: &[String], folder: Option<PathBuf>, force: bool,
         say_json(&json!({ "file": file }))?;
     } else {
         let (shown, folder) = (file.display(), folder.display());
-        say(&format!("wrote {shown}: look it over, then `kasm-void check {folder}`"))?;
+        say(&format!("wrote {shown}: review it, then run `kasm-void check {folder}`"))?;
     }
     Ok(Ended::Done)
 }
 
 fn write(file: &Path, text: &str, force: bool) -> anyhow::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).create_new(!force);
     match options.open(file).and_then(|mut file| file.write_all(text.as_bytes())) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            bail!("{} is there already: choose another name, or write over it with --force", file.display())
+            bail!("{} already exists: choose another name, or overwrite it with --force", file.display())
         }
         written => written.with_context(|| format!("cannot write {}", file.display())),
     }
 }
 
-/// The manifest's text, with what people change most as comments.
+/// The manifest's text, with the most common fields as comments.
 fn manifest(name: &str, command: &[String]) -> anyhow::Result<String> {
     ensure!(name::is_allowed(name), "`{name}` cannot be the name of an app: {}", name::RULE);
     ensure!(name != name::WORKSPACE, "`{name}` is the session's own manifest: choose another name");
@@ -99,12 +99,12 @@ fn manifest(name: &str, command: &[String]) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// As the manifest must write it for the app to get these very characters.
+/// Escapes `text` so that the app receives exactly these characters.
 fn literal(text: &str) -> String {
     text.replace('$', "$$")
 }
 
-/// A path from here is made one that holds everywhere; a bare name is looked up on PATH at each start.
+/// Makes a path absolute. A bare name stays as it is: it is looked up in PATH at each start.
 fn absolute(program: &str) -> anyhow::Result<String> {
     if !program.contains('/') {
         return Ok(program.into());
@@ -113,22 +113,22 @@ fn absolute(program: &str) -> anyhow::Result<String> {
     path.into_os_string().into_string().ok().with_context(|| format!("the path of `{program}` is not UTF-8"))
 }
 
-const TEACHING: &str = r#"    // Which live process is this app, however it was started (a desktop icon, a dead supervisor):
+const TEACHING: &str = r#"    // How to recognize a process of this app that something else started (a desktop icon, an earlier supervisor):
     // matches: Match(cmdline: "^/usr/bin/program", exclude: "--type="),
 
-    // Before every start; each step has a timeout and says what its failure means:
+    // Steps before every start; each has a timeout and a setting for its failure:
     // prelaunch: [WaitFor(what: Display, timeout: "30s")],
 
-    // Started, but is it of use? And later: is it still?
+    // When the app is ready after its start, and whether it still works later:
     // ready: Ready(probe: Tcp(address: "127.0.0.1:9222"), within: "30s"),
     // health: Health(probe: Tcp(address: "127.0.0.1:9222"), every: "10s", failures: 3),
 
-    // Always | OnFailure | Never; and what it means that somebody closes it: Restart | Hold
+    // Always | OnFailure | Never; and what happens when a user closes it: Restart | Hold
     // restart: Always,
     // on_close: Restart,
     // backoff: Backoff(first: "1s", factor: 2.0, max: "30s", give_up: Never),
 
-    // How it is asked to end, and when it is made to:
+    // The signal that stops it, and the time until it is killed:
     // stop: Stop(signal: "TERM", grace: "5s"),
 
     // log: Log(max_size: "10MiB", keep: 3),

@@ -1,4 +1,4 @@
-//! `nav-shim`: runs the URL launcher as options and environment say.
+//! `nav-shim`: runs the URL launcher with the settings from its options and the environment.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,13 +11,13 @@ use crate::launcher;
 
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Where to listen
+    /// The port to listen on
     #[arg(long, env = "NAV_SHIM_PORT", hide_env_values = true, default_value_t = 9998)]
     port: u16,
     /// The address to listen on
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
     listen: IpAddr,
-    /// Where the browser's DevTools listen, on 127.0.0.1
+    /// The port of the browser's DevTools, on 127.0.0.1
     #[arg(long, value_name = "PORT", env = "CDP_PORT", hide_env_values = true, default_value_t = 9222)]
     cdp_port: u16,
     #[command(flatten)]

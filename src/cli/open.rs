@@ -1,5 +1,4 @@
-//! `open`: asks the launcher of this machine to show a page, and tells what became of it. Decides nothing: the
-//! launcher does.
+//! `open`: asks the launcher on this machine to show a page, and prints the result. All decisions are the launcher's.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -20,9 +19,9 @@ use super::client::NoAnswer;
 use super::print::{DIM, plain, say, say_json};
 use crate::launcher::token::{FILE, Token, VARIABLES};
 
-/// Nobody listens where the launcher should.
+/// No launcher listens on the port.
 #[derive(Debug, thiserror::Error)]
-#[error("no launcher is running (nobody listens on 127.0.0.1:{0}): `kasm-void start nav-shim` starts it")]
+#[error("no launcher is running (nothing listens on 127.0.0.1:{0}): start it with `kasm-void start nav-shim`")]
 pub struct NoLauncher(pub u16);
 
 /// The launcher answers within 8 s, whatever the browser does.
@@ -31,9 +30,8 @@ const REPLY_BYTES: usize = 64 << 10;
 
 pub async fn open(url: &str, port: u16, json: bool) -> anyhow::Result<Ended> {
     let token = Token::new(|name| std::env::var_os(name)).get().map_err(anyhow::Error::msg)?;
-    let token = token.with_context(|| {
-        format!("no token to ask the launcher with: set {FILE}, {} or {}", VARIABLES[0], VARIABLES[1])
-    })?;
+    let token = token
+        .with_context(|| format!("no token for the launcher: set {FILE}, {} or {}", VARIABLES[0], VARIABLES[1]))?;
     let late = |_| NoAnswer(format!("the launcher has not answered within {} seconds", PATIENCE.as_secs()));
     let (status, reply) = timeout(PATIENCE, ask(url, port, &token)).await.map_err(late)??;
     if json {
@@ -58,27 +56,26 @@ async fn ask(url: &str, port: u16, token: &str) -> anyhow::Result<(StatusCode, V
         _ => anyhow::Error::new(error).context(format!("cannot reach the launcher on 127.0.0.1:{port}")),
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection); // ends with the answer; its errors are the answer's as well
+    tokio::spawn(connection); // ends with the response, which also reports its errors
     let request = Request::post("/open")
         .header(header::HOST, format!("127.0.0.1:{port}"))
         .header(header::AUTHORIZATION, format!("Bearer {token}"))
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(json!({ "url": url }).to_string())))
-        .map_err(|_| anyhow!("the token has characters that no header can have"))?;
-    let response = sender.send_request(request).await.context("the launcher has broken off")?;
+        .map_err(|_| anyhow!("the token contains characters that are not allowed in a header"))?;
+    let response = sender.send_request(request).await.context("the launcher closed the connection")?;
     let status = response.status();
     let body = Limited::new(response.into_body(), REPLY_BYTES).collect().await;
-    let Ok(body) = body.map(|body| body.to_bytes()) else { bail!("the launcher has broken off") };
-    let reply = serde_json::from_slice(&body).with_context(|| {
-        format!("cannot understand the answer from 127.0.0.1:{port}: something else than the launcher may listen there")
-    })?;
+    let Ok(body) = body.map(|body| body.to_bytes()) else { bail!("the launcher closed the connection") };
+    let reply = serde_json::from_slice(&body)
+        .with_context(|| format!("cannot read the answer from 127.0.0.1:{port}: another program may listen there"))?;
     Ok((status, reply))
 }
 
 fn complaint(status: StatusCode, reply: &Value) -> anyhow::Error {
     let error = plain(reply["error"].as_str().unwrap_or("no reason given"));
     match (status, reply["reason"].as_str()) {
-        (StatusCode::UNAUTHORIZED, _) => anyhow!("the launcher does not take this token: is it the launcher's own?"),
+        (StatusCode::UNAUTHORIZED, _) => anyhow!("the launcher does not accept this token: use the launcher's own"),
         (StatusCode::SERVICE_UNAVAILABLE, _) => anyhow!("{error}: the browser is not running, or has just started"),
         (_, Some(reason)) => anyhow!("{error}: {}", plain(reason)),
         _ => anyhow!(error),

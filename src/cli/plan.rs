@@ -1,4 +1,4 @@
-//! `kasm-void plan`: what a reload would do, and what it did.
+//! `plan`: prints what a reload would do, or what it did.
 
 use super::Ended;
 use super::client::Client;
@@ -9,7 +9,7 @@ pub async fn plan(client: &Client, json: bool) -> anyhow::Result<Ended> {
     tell_plan(&client.get(&Route::Plan.path(&[])).await?, json)
 }
 
-/// Refused when the plan leaves something out because of a problem.
+/// Prints the plan. The result is `Refused` if an app is kept back because of a problem.
 pub fn tell_plan(plan: &PlanReport, json: bool) -> anyhow::Result<Ended> {
     if json {
         say_json(plan)?;

@@ -1,4 +1,4 @@
-//! The URL policy as people set it, by option or variable; the same for every verb that opens or judges URLs.
+//! The options and variables of the URL policy, shared by every verb that opens or checks URLs.
 
 use clap::Args;
 
@@ -10,13 +10,13 @@ pub struct PolicyOptions {
     /// Ports that may be opened [default: 80 443 8080 8443]
     #[arg(long, value_name = "PORTS", env = "URL_POLICY_PORTS", hide_env_values = true, value_parser = ports)]
     ports: Vec<Words>,
-    /// Names to refuse with all that is below them, beside those that always are
+    /// Names to refuse, with all their subdomains, in addition to the built-in ones
     #[arg(long, value_name = "NAMES", env = "URL_POLICY_REFUSE", hide_env_values = true, value_parser = refuse)]
     refuse: Vec<Words>,
-    /// Hosts to allow, refusing all others; `*.example.com` is what is below example.com
+    /// Hosts to allow; all others are refused. `*.example.com` means the subdomains of example.com
     #[arg(long, value_name = "HOSTS", env = "URL_POLICY_ALLOW", hide_env_values = true, value_parser = allow)]
     allow: Vec<Words>,
-    /// Endings of names that count as public, beside the public suffix list
+    /// Name endings that count as public, in addition to the public suffix list
     #[arg(long, value_name = "NAMES", env = "URL_POLICY_PUBLIC", hide_env_values = true, value_parser = public)]
     public: Vec<Words>,
 }
@@ -28,7 +28,7 @@ impl PolicyOptions {
     }
 }
 
-/// Words of one option or variable, separated by spaces or commas.
+/// The values of one option or variable, separated by spaces or commas.
 #[derive(Debug, Clone)]
 struct Words(Vec<String>);
 
@@ -40,7 +40,7 @@ fn split(text: &str) -> Vec<String> {
     text.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty()).map(String::from).collect()
 }
 
-// Judged here already, so that a bad word is wrong usage with the name of its option.
+// Each option is checked while it is parsed, so that clap reports a bad value with the option's name.
 
 fn ports(text: &str) -> Result<Words, String> {
     let words = split(text);

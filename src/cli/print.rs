@@ -1,5 +1,5 @@
-//! What a person sees: colours, numbers as people read them, problems with their source line. Foreign text passes
-//! through `plain` where it is put into a line; and every line once more, through [`styled`], before it is written.
+//! Output for people: colours, readable numbers, problems with their source line. Text from elsewhere is escaped by
+//! `plain` when it is put into a line. Every line is escaped once more by [`styled`] before it is written.
 
 use std::io::{self, Write};
 
@@ -19,23 +19,23 @@ pub const BUSY: Style = AnsiColor::Yellow.on_default();
 pub const BAD: Style = AnsiColor::Red.on_default().bold();
 pub const DIM: Style = Style::new().dimmed();
 
-/// The program that read our output has ended (`kasm-void logs x | head`).
+/// The program that read our output has exited, as in `kasm-void logs x | head`.
 #[derive(Debug, thiserror::Error)]
-#[error("nobody reads the output any more")]
+#[error("the reader of the output has exited")]
 pub struct ReaderLeft;
 
-/// Writes a line to stdout; colours only where they are wanted.
+/// Writes a line to stdout, in colour if stdout is a terminal that supports it.
 pub fn say(line: &str) -> anyhow::Result<()> {
     written(writeln!(anstream::stdout(), "{}", styled(line)))
 }
 
-/// Writes the beginning of a line, or more of it.
+/// Writes a part of a line to stdout.
 pub fn say_part(part: &str) -> anyhow::Result<()> {
     let mut out = anstream::stdout();
     written(write!(out, "{}", styled(part)).and_then(|()| out.flush()))
 }
 
-/// Writes a line to stderr. When nobody reads that, there is no place left to say so.
+/// Writes a line to stderr. A failure is ignored, because there is nowhere left to report it.
 pub fn complain(line: &str) {
     let _ = writeln!(anstream::stderr(), "kasm-void: {}", styled(line));
 }
@@ -45,12 +45,12 @@ pub fn say_json(value: &impl Serialize) -> anyhow::Result<()> {
     say_json_text(&serde_json::to_string(value)?)
 }
 
-/// Writes text that is JSON already.
+/// Writes text that is already JSON.
 pub fn say_json_text(text: &str) -> anyhow::Result<()> {
     written(writeln!(io::stdout(), "{}", json(text)))
 }
 
-/// Writes bytes as they are: not for a terminal.
+/// Writes bytes unchanged. Not for a terminal.
 pub fn pass_on(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     written(out.write_all(bytes).and_then(|()| out.flush()))
@@ -63,14 +63,14 @@ fn written(result: io::Result<()>) -> anyhow::Result<()> {
     }
 }
 
-/// A line of an app's output: its colours are taken out, tabs stay, and the rest is as [`plain`].
+/// A line of an app's output without its colours. Tabs stay; the rest is escaped as by [`plain`].
 pub fn plain_output(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
     let colourless = anstream::adapter::strip_str(&text).to_string();
     colourless.split('\t').map(plain).collect::<Vec<_>>().join("\t")
 }
 
-/// The colour of an app's state; an app in a crash loop is as bad as one that gave up.
+/// The colour of an app's state. An app in a crash loop has the same colour as one that gave up.
 pub fn state_style(state: StateName, failures: u32) -> Style {
     match state {
         StateName::Starting | StateName::Backoff if failures >= CRASH_LOOP => BAD,
@@ -81,7 +81,7 @@ pub fn state_style(state: StateName, failures: u32) -> Style {
     }
 }
 
-/// The two largest units: `3d 4h`, `2m 5s`, `900ms`.
+/// A duration in its two largest units: `3d 4h`, `2m 5s`, `900ms`.
 pub fn duration(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
     let units = [("d", seconds / 86_400), ("h", seconds / 3600 % 24), ("m", seconds / 60 % 60), ("s", seconds % 60)];
@@ -94,6 +94,7 @@ pub fn duration(milliseconds: u64) -> String {
     }
 }
 
+/// A size in KiB, MiB or GiB, with one decimal.
 pub fn bytes(count: u64) -> String {
     let (unit, size) = match count {
         0..=0xfffff => ("KiB", 10),
@@ -103,7 +104,7 @@ pub fn bytes(count: u64) -> String {
     format!("{:.1} {unit}", count as f64 / (1u64 << size) as f64)
 }
 
-/// A time of the wire, as people read it: `2026-01-02 03:04:05 UTC`.
+/// A timestamp of the API as `2026-01-02 03:04:05 UTC`.
 pub fn utc(time: &str) -> String {
     match time.split_once('T').zip(time.strip_suffix('Z')) {
         Some(((day, clock), _)) if clock.len() >= 8 => format!("{} {} UTC", plain(day), plain(&clock[..8])),
@@ -111,7 +112,7 @@ pub fn utc(time: &str) -> String {
     }
 }
 
-/// No wider than `most` columns.
+/// Cuts `text` to `most` columns.
 pub fn cut(text: &str, most: usize) -> String {
     if text.width() <= most {
         return text.into();
@@ -126,7 +127,7 @@ pub fn cut(text: &str, most: usize) -> String {
     shown + "…"
 }
 
-/// A problem as compilers show it: where, the source line with a caret, and the way out.
+/// A problem as compilers show it: position, source line with a caret, and help.
 pub fn problem(problem: &Problem) -> String {
     let level = match problem.severity {
         Severity::Error => Level::ERROR,

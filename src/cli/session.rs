@@ -1,5 +1,5 @@
-//! The folder that `run` takes when it is given none: the person's own. A desktop session that is built in is written
-//! there when there is nothing yet, and never written over.
+//! The default folder of `run`: the user's own. If it does not exist, the built-in desktop session is written there. An
+//! existing folder is never changed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("workspace.ron", include_str!("../../manifests/desktop/workspace.ron")),
 ];
 
-/// What the built-in session reads its numbers from, and how each follows from the number of the display.
+/// The variables with the built-in session's numbers, each with its offset from the display number.
 const NUMBERS: [(&str, u16); 4] = [("DISPLAY_NUMBER", 0), ("VNC_PORT", 5900), ("NOVNC_PORT", 6073), ("CDP_PORT", 9215)];
 const FIRST_DISPLAY: u16 = 7;
 const LAST_DISPLAY: u16 = 99;
@@ -32,8 +32,8 @@ const LAST_DISPLAY: u16 = 99;
 /// Variables by name.
 type Environment = BTreeMap<String, String>;
 
-/// Becomes the guard of a session. Its folder and numbers are chosen first when no folder was `named`, unless this is
-/// the supervisor of a session that has lost its guard.
+/// Runs as the guard of a session. If no folder was `named`, the folder and numbers are chosen first, unless this
+/// process is the supervisor of a session that has lost its guard.
 pub fn start(state: &Path, named: bool) -> anyhow::Result<ExitCode> {
     let inherited = Handover::inherited();
     let mut environment = Environment::new();
@@ -45,23 +45,23 @@ pub fn start(state: &Path, named: bool) -> anyhow::Result<ExitCode> {
     guard::run(state, environment, inherited)
 }
 
-/// What was chosen for a session without named folders.
+/// The settings chosen for a session without named folders.
 struct Chosen {
-    /// For the person who started it.
+    /// The message for the user who started it.
     said: String,
-    /// For every supervisor of the session. Chosen once, because a display that is our own looks taken to the next one.
+    /// For every supervisor of the session. Chosen once, because the next one would see our own display as taken.
     environment: Environment,
 }
 
-/// The person's own manifest folder, which is written when there is none, and free numbers for the session in it.
+/// Chooses the user's own manifest folder, which is created if it does not exist, and free numbers for its session.
 fn choose(state: &Path) -> anyhow::Result<Chosen> {
     let folder = own_folder()?;
     let unpacked = unpack(&folder).with_context(|| {
-        format!("cannot write the built-in session into {}: name a folder, as in `kasm-void run DIR`", folder.display())
+        format!("cannot write the built-in session to {}: name a folder, as in `kasm-void run DIR`", folder.display())
     })?;
     let mut said = match unpacked {
         true => format!(
-            "no manifest folder was named: the built-in desktop session is now in {}, yours to edit",
+            "no manifest folder was named: the built-in desktop session was written to {}, where you can edit it",
             folder.display()
         ),
         false => format!("supervising {}", folder.display()),
@@ -73,14 +73,14 @@ fn choose(state: &Path) -> anyhow::Result<Chosen> {
         if folder.join("novnc.ron").exists() {
             let port = &environment["NOVNC_PORT"];
             said.push_str(&format!(
-                "; look at http://127.0.0.1:{port}/vnc.html?autoconnect=true&reconnect=true&resize=scale"
+                "; open http://127.0.0.1:{port}/vnc.html?autoconnect=true&reconnect=true&resize=scale"
             ));
         }
     }
     Ok(Chosen { said, environment })
 }
 
-/// The folder of manifests that `run`, `check` and `new` use when none is named:
+/// The default manifest folder of `run`, `check` and `new`:
 /// `$XDG_CONFIG_HOME/kasm-void/manifests`, or the same in `~/.config`.
 ///
 /// # Errors
@@ -89,11 +89,11 @@ pub fn own_folder() -> anyhow::Result<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let home = || home::folder(variable("HOME").as_ref().and_then(|home| home.to_str()));
     let config = variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| Some(Path::new(&home()?).join(".config")));
-    let config = config.context("there is no home folder to look for manifests in: name a folder, or set HOME")?;
+    let config = config.context("cannot find the manifests without a home folder: name a folder, or set HOME")?;
     Ok(config.join("kasm-void/manifests"))
 }
 
-/// Writes the session in one step, unless something is there already. Whether it was written.
+/// Writes the session in one step, unless `folder` exists. Returns whether it was written.
 fn unpack(folder: &Path) -> std::io::Result<bool> {
     if folder.symlink_metadata().is_ok() {
         return Ok(false);
@@ -102,26 +102,26 @@ fn unpack(folder: &Path) -> std::io::Result<bool> {
     fs::create_dir_all(parent)?;
     let aside = tempfile::Builder::new().prefix(".manifests-").tempdir_in(parent)?;
     BUILT_IN.iter().try_for_each(|(name, text)| fs::write(aside.path().join(name), text))?;
-    // Fails when somebody else has written there meanwhile: a folder that is not empty is never replaced.
+    // Fails if another process has written there meanwhile: a folder that is not empty is never replaced.
     fs::rename(aside.keep(), folder)?;
     Ok(true)
 }
 
-/// Whether the workspace is the built-in one in this respect, edited or not.
+/// Whether the workspace takes its display number from the environment, as the built-in one does.
 fn asks_for_numbers(folder: &Path) -> bool {
     fs::read_to_string(folder.join("workspace.ron")).is_ok_and(|text| text.contains("${DISPLAY_NUMBER"))
 }
 
-/// Who has a display.
+/// Whether a display is in use, and by which session.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Display {
     Free,
     Taken,
-    /// An X server of this session, which has outlived its supervisor and guard.
+    /// Used by an X server of this session that has outlived its supervisor and guard.
     Ours,
 }
 
-/// The first display that is free and whose ports are free too. What is `given` is not looked at.
+/// Finds the first free display whose ports are free too. Numbers that are `given` are used without a check.
 fn free_numbers(
     given: &dyn Fn(&str) -> Option<String>,
     display: &dyn Fn(u16) -> Display,
@@ -191,7 +191,7 @@ mod tests {
         assert!(!folder.join("wm.ron").exists(), "what somebody removed stays away");
         let left: Vec<_> = fs::read_dir(home.path().join("kasm-void")).unwrap().collect();
         assert_eq!(left.len(), 1, "{left:?}");
-        // An empty folder, a file or a dangling link is somebody's too.
+        // An empty folder, a file and a dangling link are left alone too.
         let link = home.path().join("link");
         std::os::unix::fs::symlink("nowhere", &link).unwrap();
         assert!(!unpack(&link).unwrap());

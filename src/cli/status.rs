@@ -1,5 +1,4 @@
-//! `kasm-void status`: a table that reads at a glance, trouble first, and below it in words what the table has no room
-//! for.
+//! `status`: a table of the apps, problems first, and below it notes that do not fit into the table.
 
 mod table;
 
@@ -23,7 +22,7 @@ pub async fn status(client: &Client, names: &[String], json: bool) -> anyhow::Re
     Ok(Ended::Done)
 }
 
-/// Leaves only the apps of these names; no names leave all.
+/// Keeps only the apps with these names; without names, keeps all.
 fn narrow(snapshot: &mut Snapshot, names: &[String]) -> anyhow::Result<()> {
     for name in names {
         let known = || snapshot.apps.iter().map(|app| app.name.as_str());
@@ -40,7 +39,7 @@ fn narrow(snapshot: &mut Snapshot, names: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The table and what is below it, for lines of `width` columns; `None`: as wide as they need to be.
+/// The table and the notes for lines of `width` columns, or `None` for no limit.
 fn report(snapshot: &Snapshot, width: Option<usize>) -> String {
     if snapshot.apps.is_empty() && snapshot.problems.is_empty() && !snapshot.draining {
         return "no apps yet: `kasm-void new NAME -- COMMAND` writes a first manifest".into();
@@ -53,7 +52,7 @@ fn report(snapshot: &Snapshot, width: Option<usize>) -> String {
     [table, gap, notes].concat().join("\n")
 }
 
-/// What needs a person comes first.
+/// The sort key of the table: apps that need attention come first.
 fn urgency(app: &AppStatus) -> u8 {
     match app.state {
         StateName::GaveUp => 0,
@@ -90,10 +89,10 @@ fn notes(app: &AppStatus) -> Vec<String> {
         _ => {}
     }
     if let Some(problem) = &app.stale {
-        notes.push(format!("{BUSY}{name} runs as its last good manifest says{BUSY:#}: {}", plain(problem)));
+        notes.push(format!("{BUSY}{name} runs with its last good manifest{BUSY:#}: {}", plain(problem)));
     }
     if let Some(trouble) = &app.log_trouble {
-        notes.push(format!("{BAD}output of {name} is not kept{BAD:#}: {}", plain(trouble)));
+        notes.push(format!("{BAD}the output of {name} is not saved{BAD:#}: {}", plain(trouble)));
     }
     notes
 }
@@ -104,15 +103,15 @@ fn notes_of_all(snapshot: &Snapshot) -> Vec<String> {
     let untold = snapshot.problems.iter().filter(|problem| !told.contains(problem));
     let mut notes: Vec<String> = untold.map(|problem| format!("{BAD}problem{BAD:#}: {}", plain(problem))).collect();
     if snapshot.staging {
-        notes.push(format!("{BUSY}the session's own steps are not done yet: no app starts before{BUSY:#}"));
+        notes.push(format!("{BUSY}the steps of `workspace.ron` are still running: apps start after them{BUSY:#}"));
     }
     if snapshot.draining {
-        notes.push(format!("{BUSY}the supervisor is stopping everything and will end{BUSY:#}"));
+        notes.push(format!("{BUSY}the supervisor is stopping all apps and will exit{BUSY:#}"));
     }
     notes
 }
 
-/// The state with what its name leaves open: `Running (adopted)`, `Stopped (by hand)`.
+/// The state with its details: `Running (adopted)`, `Stopped (by hand)`.
 pub fn state(app: &AppStatus) -> String {
     match detail(app).as_str() {
         "" => app.state.to_string(),
@@ -120,7 +119,7 @@ pub fn state(app: &AppStatus) -> String {
     }
 }
 
-/// What the name of the state leaves open. What it says already is not said again.
+/// The details of the state, without words that repeat the state's name.
 fn detail(app: &AppStatus) -> String {
     let adopted = if app.adopted { "adopted" } else { "" };
     let own = match app.state {
@@ -179,7 +178,7 @@ terminal      Stopped     -       -         0          -  by hand
 zeta gave up: exit code 3
   `kasm-void start zeta` starts it again, `kasm-void why zeta` shows its last output
 discord starts again in 12s (retry 3): hook failed: WaitFor the X display: nobody is there to answer
-discord runs as its last good manifest says: discord.ron:3:1: unknown field `x`
+discord runs with its last good manifest: discord.ron:3:1: unknown field `x`
 problem: new.ron: it is empty";
         assert_eq!(shown(&snapshot, 90), expected);
     }

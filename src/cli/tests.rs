@@ -254,7 +254,7 @@ async fn what_is_up_is_shown_without_a_start() {
     assert_eq!(icons::show(&fake.client(), "a", &[], MINUTE, true).await.unwrap(), Ended::Done);
     assert_eq!([fake.next_ask().await, fake.next_ask().await], ["apps", "command a"]);
     let refused = icons::show(&fake.client(), "a", &["x".into()], MINUTE, true).await.unwrap_err();
-    assert_eq!(refused.to_string(), "cannot hand anything to `a`: its icon has no `again`");
+    assert_eq!(refused.to_string(), "cannot pass arguments to `a`, which is running: its icon has no `again`");
 }
 
 #[tokio::test]

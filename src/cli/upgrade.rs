@@ -1,4 +1,5 @@
-//! `upgrade`: another binary goes on with the session. Makes sure that it can before anything is given up.
+//! `upgrade`: hands the session over to another binary. Checks that the new binary can take over before anything is
+//! stopped.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,14 +14,14 @@ use crate::daemon;
 use crate::model::manifest::quantity::Span;
 use crate::model::protocol::{Identity, Outcome, Route};
 
-/// Between two looks whether the next supervisor answers.
+/// Between two checks whether the next supervisor answers.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Hands the session on `state` over to a supervisor from `binary`, and waits until it has taken over.
+/// Hands the session over to a supervisor from `binary` (default: this one), and waits up to `limit` until it answers.
 pub async fn upgrade(client: &Client, binary: Option<PathBuf>, limit: Span, json: bool) -> anyhow::Result<Ended> {
     let binary = match binary {
         Some(binary) => binary,
-        None => std::env::current_exe().context("cannot tell which binary this is: name one")?,
+        None => std::env::current_exe().context("cannot find the path of this binary: name one")?,
     };
     let binary = binary.canonicalize().with_context(|| format!("cannot find {}", binary.display()))?;
     let before: Identity = client.get(&Route::Supervisor.path(&[])).await?;
@@ -34,23 +35,30 @@ pub async fn upgrade(client: &Client, binary: Option<PathBuf>, limit: Span, json
         say_json(&after)?;
     }
     if !taken_over {
-        bail!("{}; the old version (pid {}) goes on, no app was touched", after.after.unwrap_or_default(), after.pid);
+        bail!(
+            "{}; the old version (pid {}) is running again, no app was restarted",
+            after.after.unwrap_or_default(),
+            after.pid
+        );
     }
     if !json {
         let (from, to) = (plain(&before.version), plain(&after.version));
-        say(&format!("{GOOD}ok{GOOD:#} {to} (pid {}) goes on where {from} (pid {}) was", after.pid, before.pid))?;
+        say(&format!(
+            "{GOOD}ok{GOOD:#} upgraded: pid {} ({to}) replaced pid {} ({from}); no app was restarted",
+            after.pid, before.pid
+        ))?;
     }
     Ok(Ended::Done)
 }
 
-/// The new binary says itself whether it can go on from where the old one is.
+/// Asks the new binary whether it can take over the session.
 fn try_out(binary: &Path, before: &Identity) -> anyhow::Result<()> {
     let said = binary.display();
     let mut command = Command::new(binary);
     command.args(["takes-over", "--ledger", &before.ledger.to_string(), "--"]).args(&before.folders);
     let output = command.output().with_context(|| format!("cannot run {said}"))?;
     let text = String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr });
-    ensure!(output.status.success(), "{said} cannot take over, and nothing was changed: {}", plain(text.trim()));
+    ensure!(output.status.success(), "{said} cannot take over; nothing was changed: {}", plain(text.trim()));
     Ok(())
 }
 
@@ -58,25 +66,24 @@ async fn next(client: &Client, before: &Identity, limit: Span) -> anyhow::Result
     let until = Instant::now() + limit.0;
     loop {
         tokio::time::sleep(LOOK).await;
-        // Between the two nobody answers.
+        // No supervisor answers during the change.
         if let Ok(now) = client.get::<Identity>(&Route::Supervisor.path(&[])).await
             && now.pid != before.pid
         {
             return Ok(now);
         }
         if Instant::now() > until {
-            return Err(NoAnswer(format!("no supervisor has answered within {limit}: its log says more")).into());
+            return Err(NoAnswer(format!("no supervisor has answered within {limit}: see its log")).into());
         }
     }
 }
 
-/// Whether this binary could go on with a session: it reads the same ledger, and finds no fault with the
-/// manifests.
+/// Checks whether this binary could take over a session: it must read the same ledger version and accept the manifests.
 pub fn takes_over(ledger: u32, folders: &[PathBuf], json: bool) -> anyhow::Result<Ended> {
     let ours = daemon::state::VERSION;
     ensure!(
         ledger == ours,
-        "it reads what a supervisor leaves in version {ours}, and this one leaves version {ledger}: drain, and start it"
+        "it reads state of version {ours}, but the running supervisor writes version {ledger}: drain the session, then start the new binary"
     );
     manifests::tell_problems(daemon::check(folders), json)
 }

@@ -1,4 +1,4 @@
-//! `kasm-void why`: how an app ended the last times, with its last output.
+//! `why`: prints why an app last exited, with its last output.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ pub async fn why(client: &Client, app: &str, last: usize, json: bool) -> anyhow:
         say(&story(crash))?;
     }
     if alone {
-        complain("no supervisor is running; this is what the last one wrote down");
+        complain("no supervisor is running; these are the crashes that the last one saved");
         return Ok(Ended::Done);
     }
     let status: AppStatus = client.get(&Route::App.path(&[app])).await?;
@@ -32,7 +32,7 @@ pub async fn why(client: &Client, app: &str, last: usize, json: bool) -> anyhow:
     Ok(Ended::Done)
 }
 
-/// The crashes that a supervisor wrote down which has died; `None` when there are none.
+/// The crashes that the last supervisor saved, or `None` if there are none.
 fn written_down(state: &Path, app: &str) -> Option<Vec<Crash>> {
     state::crashes(state, app).ok().filter(|crashes| !crashes.is_empty())
 }

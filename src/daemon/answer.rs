@@ -1,5 +1,5 @@
-//! Answers what the control socket asks the loop, at once or when the supervisor says so. Adds to the supervisor's
-//! own answer what only the machine knows, such as memory and processes.
+//! Answers requests from the control socket, at once or when the supervisor says so. Adds what only the machine
+//! knows, such as memory and processes, to the supervisor's answer.
 
 use std::collections::HashMap;
 
@@ -19,9 +19,9 @@ pub struct Answers {
     pending: HashMap<AskId, oneshot::Sender<Outcome>>,
     reloads: HashMap<AskId, oneshot::Sender<PlanReport>>,
     last: AskId,
-    /// Wait for a drain to begin.
+    /// Requests that wait for a drain to begin.
     to_drain: Vec<oneshot::Sender<()>>,
-    /// Wait for a drain to end.
+    /// Requests that wait for a drain to end.
     draining: Vec<oneshot::Sender<()>>,
 }
 
@@ -33,21 +33,21 @@ impl Answers {
         }
     }
 
-    /// The manifests were applied, maybe on a request; its client may have disconnected.
+    /// Answers the request, if any, that had the manifests applied; its client may have disconnected.
     pub fn applied(&mut self, ask: Option<AskId>, plan: PlanReport) {
         if let Some(reply) = ask.and_then(|id| self.reloads.remove(&id)) {
             let _ = reply.send(plan);
         }
     }
 
-    /// A drain is under way, and the guard knows of it.
+    /// Answers those who wait for a drain to begin. Call it once the guard knows of the drain.
     pub fn drain_begun(&mut self) {
         for reply in self.to_drain.drain(..) {
             let _ = reply.send(()); // its client may have disconnected
         }
     }
 
-    /// Everything is down.
+    /// Answers those who wait for the drain to end.
     pub fn drained(&mut self) {
         for reply in self.draining.drain(..) {
             let _ = reply.send(()); // its client may have disconnected
@@ -59,14 +59,14 @@ impl Answers {
         self.last
     }
 
-    /// Takes out the requests whose client has disconnected.
+    /// Removes and returns the requests whose client has disconnected.
     fn take_disconnected(&mut self) -> Vec<AskId> {
         self.pending.extract_if(|_, reply| reply.is_closed()).map(|(id, _)| id).collect()
     }
 }
 
 impl Daemon {
-    /// A client that has disconnected meanwhile does not take its answer: every failed send here is that.
+    /// Handles one request. A send fails only if the client has disconnected, so its result is ignored.
     pub(super) fn take_ask(&mut self, ask: Ask) {
         match ask {
             Ask::Apps(reply) => drop(reply.send(self.snapshot())),
@@ -145,10 +145,10 @@ impl Daemon {
         let refuse =
             |message: String| Outcome { app: String::new(), done: false, message, refusal: Some(Refusal::WrongState) };
         if self.processes.guard().is_none() {
-            return refuse(format!("cannot go on with {binary}: {}", process::UNGUARDED));
+            return refuse(format!("cannot upgrade to {binary}: {}", process::UNGUARDED));
         }
         if self.supervisor.session().draining.is_some() {
-            return refuse(format!("cannot go on with {binary}: the session is ending"));
+            return refuse(format!("cannot upgrade to {binary}: the session is ending"));
         }
         tracing::info!(event = "supervisor.upgrading", binary, "making way for {binary}");
         self.processes.tell_guard(&ToGuard::Upgrade(binary.clone()), None);
@@ -164,7 +164,7 @@ impl Daemon {
         let logs = self.logs.clone();
         tokio::task::spawn_local(async move {
             let head = logs.lines(&app, lines);
-            let follow = logs.follow(&app); // goes on exactly where the head ends
+            let follow = logs.follow(&app); // starts exactly where the head ends
             let _ = reply.send(Some(control::LogStream { head: head.await, follow }));
         });
     }

@@ -1,5 +1,5 @@
-//! The control socket: turns requests into questions to the loop and its answers into JSON. Owns the
-//! routes, the statuses and the waiting; holds no state and decides nothing about apps.
+//! The control socket: turns HTTP requests into questions to the loop, and answers into JSON. Owns the routes, the
+//! status codes and the waiting. Holds no state and makes no decisions about apps.
 
 mod stream;
 
@@ -33,20 +33,20 @@ use crate::model::signal::signal_number;
 use crate::model::spelling::closest;
 use stream::follow_on;
 
-/// A question to the loop. Who drops the receiving end does not want the answer any more.
+/// A question to the loop. To cancel it, drop the receiving end.
 pub enum Ask {
     /// With `memory_bytes` filled in.
     Apps(oneshot::Sender<Snapshot>),
-    /// Answered when the workspace's own conditions have been asked.
+    /// Answered when the `ready` conditions of the workspace have been probed.
     Readiness(oneshot::Sender<Readiness>),
-    /// Answered at once, or with `wait` when the app has reached what was asked.
+    /// Answered at once or, with `wait`, when the app has reached the requested state.
     Verb {
         app: String,
         verb: Verb,
         wait: bool,
         reply: oneshot::Sender<Outcome>,
     },
-    /// `None`: no such app; as below.
+    /// Answered with `None` if there is no such app; the same holds below.
     Crashes {
         app: String,
         reply: oneshot::Sender<Option<Vec<Crash>>>,
@@ -62,12 +62,12 @@ pub enum Ask {
     },
     Plan(oneshot::Sender<PlanReport>),
     Reload(oneshot::Sender<PlanReport>),
-    /// Answered when the drain has begun and will go on, whatever becomes of this supervisor.
+    /// Answered when the drain has begun and would continue even if this supervisor died.
     BeginDrain(oneshot::Sender<()>),
-    /// Answered when everything is down.
+    /// Answered when every app is down.
     Drain(oneshot::Sender<()>),
     Supervisor(oneshot::Sender<Identity>),
-    /// Make way for a supervisor from this binary.
+    /// Hand over to a supervisor from this binary.
     Upgrade {
         binary: String,
         reply: oneshot::Sender<Outcome>,
@@ -78,13 +78,14 @@ pub enum Ask {
 pub struct LogStream {
     /// The last lines.
     pub head: Vec<u8>,
-    /// What comes after them, in whole lines; `None` when the app's output is not captured.
+    /// The output after `head`, in whole lines. `None` if the app's output is not captured.
     pub follow: Option<broadcast::Receiver<Bytes>>,
 }
 
-/// Opens the control socket, in place of a dead one. Whoever calls holds the lock of the state folder.
+/// Opens the control socket, replacing a dead one. The caller must hold the lock of the state folder.
 pub fn start(socket: &Path, asks: mpsc::Sender<Ask>, events: broadcast::Sender<Arc<str>>) -> io::Result<Server> {
-    // Bound aside and then renamed: there is no moment with open access, and none without a socket.
+    // Bound under another name and then renamed: the socket never exists with open permissions, and is never
+    // missing.
     let aside = socket.with_extension("new");
     match std::fs::remove_file(&aside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -102,7 +103,7 @@ pub fn start(socket: &Path, asks: mpsc::Sender<Ask>, events: broadcast::Sender<A
     Ok(http::serve(listener, router(asks, events), Limits::LOCAL))
 }
 
-/// Serves metrics and the two probes, nothing else, to the network.
+/// Serves only metrics and the two probes, over the network.
 pub async fn start_metrics(address: &str, asks: mpsc::Sender<Ask>) -> io::Result<Server> {
     let desk = Desk { asks: Loop(asks), events: broadcast::channel(1).0 };
     let router = with_fallbacks(serving(Route::is_public)).with_state(desk);
@@ -129,7 +130,7 @@ fn router(asks: mpsc::Sender<Ask>, events: broadcast::Sender<Arc<str>>) -> Route
     with_fallbacks(serving(|_| true)).layer(middleware::from_fn(only_ours)).with_state(desk)
 }
 
-/// The routes of the table that are `served`, each with its handler.
+/// The routes for which `served` is true, each with its handler.
 fn serving(served: impl Fn(Route) -> bool) -> Router<Desk> {
     let routes = Route::ALL.iter().copied().filter(|route| served(*route));
     routes.fold(Router::new(), |router, route| {
@@ -177,7 +178,7 @@ fn with_fallbacks(router: Router<Desk>) -> Router<Desk> {
         })
 }
 
-/// The socket's mode keeps others out already; this also holds when somebody has changed it.
+/// Rejects other users. The socket's mode already keeps them out; this check also holds if the mode was changed.
 async fn only_ours(request: Request, next: Next) -> Response {
     let ours = rustix::process::getuid().as_raw();
     match request.extensions().get::<Peer>() {
@@ -190,7 +191,7 @@ async fn only_ours(request: Request, next: Next) -> Response {
 }
 
 impl Loop {
-    /// Asks and waits for the answer; or the error to give.
+    /// Asks the loop and waits for the answer, or returns the error to send.
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.send(question(reply)).await?;
@@ -216,7 +217,7 @@ impl Loop {
     }
 }
 
-/// The names in a request's path; `Asked` are its options. What cannot be read is told like every error.
+/// The names in a request's path. `Asked` holds its query options. Both report invalid input as an ordinary error.
 struct Named<T>(T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Named<T> {
@@ -244,7 +245,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
 }
 
 fn ending() -> Error {
-    Error::new(StatusCode::SERVICE_UNAVAILABLE, "the supervisor is ending and answers no more")
+    Error::new(StatusCode::SERVICE_UNAVAILABLE, "the supervisor is shutting down")
 }
 
 async fn apps(State(asks): State<Loop>) -> Result<Json<Snapshot>, Error> {
@@ -346,7 +347,7 @@ async fn reload(
     match timeout(limit.0, asks.ask(Ask::Reload)).await {
         Ok(plan) => Ok(Json(plan?).into_response()),
         Err(_) => {
-            Err(Error(StatusCode::GATEWAY_TIMEOUT, format!("the reload is not done within {limit}, and goes on")))
+            Err(Error(StatusCode::GATEWAY_TIMEOUT, format!("the reload is not done within {limit}; it continues")))
         }
     }
 }
@@ -381,7 +382,7 @@ async fn upgrade(State(asks): State<Loop>, Named(binary): Named<String>) -> Resu
     Ok(told(asks.ask(|reply| Ask::Upgrade { binary, reply }).await?))
 }
 
-/// An outcome that is no single app's.
+/// An outcome that concerns no single app.
 fn of_all(message: impl Into<String>, refusal: Option<Refusal>) -> Outcome {
     Outcome { app: String::new(), done: refusal.is_none(), message: message.into(), refusal }
 }
@@ -416,7 +417,7 @@ impl Default for Reading {
     }
 }
 
-/// More lines than this are read from the file.
+/// The most lines that a client can ask for; a larger number is lowered to this.
 const MOST_LINES: usize = 100_000;
 
 async fn logs(

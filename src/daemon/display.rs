@@ -1,6 +1,6 @@
-//! Questions to the X display: is it up, is a window there, maximise it. Each question is one connection of its
-//! own on a blocking thread, with a deadline on every wait, so that a stopped server holds up nobody and a
-//! cancelled hook leaves no client behind.
+//! Queries to the X display: whether it is up, whether a window exists, maximise a window. Each query uses its own
+//! connection on a blocking thread, with a deadline on every wait. So a stopped server blocks nothing, and a cancelled
+//! hook leaves no client behind.
 
 mod client;
 mod windows;
@@ -14,25 +14,25 @@ use crate::model::hooks::maximize::Maximized;
 use crate::model::manifest::pattern::Pattern;
 use client::{DisplayClient, DisplayError, Limits};
 
-/// Which display, and the file that holds the key to it.
+/// A display, and the file that holds its key.
 #[derive(Debug, Clone, Default)]
 pub struct Screen {
     pub display: Option<String>,
     pub authority: Option<PathBuf>,
 }
 
-/// Between two attempts to reach a server that is not there yet.
+/// Time between two attempts to reach a server that is not up yet.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// The server accepts a client.
+/// Succeeds if the server accepts a client.
 ///
 /// # Errors
-/// Why not, in words; so below.
+/// Says in words why not; the same holds for the functions below.
 pub async fn is_up(screen: &Screen, within: Duration) -> Result<(), String> {
     ask(screen, within, |_| Ok(())).await
 }
 
-/// As [`is_up`], asked until it is, or the time is over.
+/// Like [`is_up`], but retries until the server is up or the time is over.
 pub async fn wait_up(screen: &Screen, within: Duration) -> Result<(), String> {
     let deadline = from_now(within);
     loop {
@@ -45,7 +45,7 @@ pub async fn wait_up(screen: &Screen, within: Duration) -> Result<(), String> {
     }
 }
 
-/// A visible window of this class is there now.
+/// Succeeds if a visible window of this class exists now.
 pub async fn window_exists(screen: &Screen, class: &Pattern, within: Duration) -> Result<(), String> {
     let class = class.clone();
     ask(screen, within, move |client| match client.windows_of(&class)?.is_empty() {
@@ -55,7 +55,7 @@ pub async fn window_exists(screen: &Screen, class: &Pattern, within: Duration) -
     .await
 }
 
-/// As [`window_exists`], waiting for it without polling.
+/// Like [`window_exists`], but waits for the window, without polling.
 pub async fn wait_window(screen: &Screen, class: &Pattern, within: Duration) -> Result<(), String> {
     let class = class.clone();
     ask(screen, within, move |client| {
@@ -65,7 +65,7 @@ pub async fn wait_window(screen: &Screen, class: &Pattern, within: Duration) -> 
     .await
 }
 
-/// Maximises and raises each window of this class, once, for as long as `within`. `progress` is told of each.
+/// For as long as `within`, maximises and raises each window of this class once. Calls `progress` for each.
 pub async fn maximize(
     screen: &Screen,
     class: &Pattern,
@@ -85,14 +85,14 @@ fn no_window(class: &Pattern, within: Duration) -> String {
     format!("no window of class `{class}` within {}", humantime::format_duration(within))
 }
 
-/// Runs one question on a thread of its own.
+/// Runs one query on its own thread.
 async fn ask<T: Send + 'static>(
     screen: &Screen,
     within: Duration,
     question: impl FnOnce(&DisplayClient) -> Result<T, DisplayError> + Send + 'static,
 ) -> Result<T, String> {
     let screen = screen.clone();
-    // A dropped question drops its end of the pair, and that wakes the thread.
+    // When the future is dropped, its end of the pair is dropped too, and that wakes the thread.
     let (_asking, cancelled) = UnixStream::pair().map_err(|error| format!("cannot ask the X server: {error}"))?;
     let limits = Limits { deadline: from_now(within), cancelled };
     let answer = tokio::task::spawn_blocking(move || {

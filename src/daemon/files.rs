@@ -1,7 +1,7 @@
-//! Performs the file steps of hooks, one step a file. Blocking, so it runs on a thread of its own. Does not decide
-//! whether a step runs, nor what its failure means.
+//! Performs the file steps of hooks, one file per step. Blocks, so it runs on its own thread. Does not decide
+//! whether a step runs, or what its failure means.
 //!
-//! The operator wrote the path of a step, so links in that path are followed. Below it no link is: folders are
+//! The operator wrote the path of a step, so links in that path are followed. Links below it are not: folders are
 //! entered by handle, one name at a time.
 
 mod clear;
@@ -27,21 +27,21 @@ use tree::Folder;
 
 /// What a step needs to know about its app and this machine.
 pub struct Around<'a> {
-    /// The name of this host, as browsers write it into their locks.
+    /// This host's name, as browsers write it into their locks.
     pub hostname: &'a str,
-    /// Never cleared or removed. Neither is a folder that contains it.
+    /// The home folder. It and the folders above it are never cleared or removed.
     pub home: &'a Path,
     /// The app's DISPLAY.
     pub display: Option<&'a str>,
     /// The app's program.
     pub program: &'a Path,
-    /// Whether a live process belongs to the app, by pattern or cookie.
+    /// Whether a live process belongs to the app, by its pattern or its marks.
     pub of_app: &'a dyn Fn(i32) -> bool,
-    /// Whether the step was cancelled. Asked between the entries of a folder.
+    /// Whether the step was cancelled. Checked between the entries of a folder.
     pub cancelled: &'a dyn Fn() -> bool,
 }
 
-/// One line about what was done, empty if nothing had to be done; or what could not be done, and the way out.
+/// `Ok`: one line about what was done, empty if nothing had to be done. `Err`: what failed, and how to fix it.
 type Done = Result<String, String>;
 
 /// Performs a file step. Other steps are refused: they do not run on a blocking thread.
@@ -88,12 +88,12 @@ fn remove(path: &Path, around: &Around) -> Done {
     }
 }
 
-/// The path without a slash or dot at its end, which would turn a link into its target.
+/// The path without a trailing slash or dot, which would turn a link into its target.
 fn plain(path: &Path) -> PathBuf {
     path.components().collect()
 }
 
-/// Refuses the home folder, the folders above it and `/`: no hook is meant to remove those.
+/// Refuses the home folder, the folders above it and `/`. No hook should remove those.
 fn refuse_precious(path: &Path, around: &Around) -> Result<(), String> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err("it names no file or folder of its own: name one".into());
@@ -107,7 +107,7 @@ fn refuse_precious(path: &Path, around: &Around) -> Result<(), String> {
     Ok(())
 }
 
-/// "cannot do this: why: the way out".
+/// Formats an error as "cannot do this: why: how to fix it".
 fn cannot(what: impl Display, error: impl Into<io::Error>) -> String {
     let error = error.into();
     let uid = rustix::process::geteuid().as_raw();

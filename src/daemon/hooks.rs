@@ -1,6 +1,6 @@
-//! Runs hooks: one step after the other, each within its time, and says what a failure means. The only part of
-//! the daemon that calls others: `files` and `display` do the work, `targets` asks probes, and the loop starts
-//! the commands of steps, because it alone starts processes.
+//! Runs hooks: one step after the other, each within its time limit. Decides what a failure means. The only part of
+//! the daemon that calls others: `files` and `display` do the work, `targets` runs probes, and the loop starts the
+//! commands, because only the loop starts processes.
 
 mod browser;
 mod command;
@@ -23,27 +23,28 @@ use crate::model::supervisor::AppId;
 
 pub use command::{Request, Started};
 
-/// A step that knows its own limit says more about what was missing than we could: it goes first.
+/// Extra time for a step with its own limit: its own error says more about what was missing than ours.
 const SLACK: Duration = Duration::from_millis(200);
 
-/// Runs the steps and probes of one app in one run. Dropping a future of it cancels what it does.
+/// Runs the steps and probes of one app in one run. To cancel, drop the future.
 #[derive(Clone)]
 pub struct HookRunner {
     pub app: Arc<App>,
     pub id: AppId,
     pub run: u64,
     pub screen: Screen,
-    /// The name of this host, as browsers write it into their locks.
+    /// This host's name, as browsers write it into their locks.
     pub hostname: Arc<str>,
     pub home: PathBuf,
     pub requests: mpsc::UnboundedSender<Request>,
 }
 
 impl HookRunner {
-    /// The steps of a start: the action's, if one was asked for, then `prelaunch`.
+    /// Runs the steps of a start: those of the action, if one was requested, then `prelaunch`.
     ///
     /// # Errors
-    /// The first failure that fails the start, with the step's place in the manifest; so for [`Self::run`].
+    /// The first failure that fails the start, with the step's place in the manifest. The same holds for
+    /// [`Self::run`].
     pub async fn before_start(&self, action: Option<String>) -> Result<(), String> {
         if let Some(name) = action {
             let steps = self.app.hooks.actions.get(&name).map_or(&[][..], Vec::as_slice);
@@ -52,7 +53,7 @@ impl HookRunner {
         self.run("prelaunch", &self.app.hooks.prelaunch).await
     }
 
-    /// All steps of one list, in order. `list` is the field's name.
+    /// Runs all steps of one list, in order. `list` is the name of the manifest field.
     pub async fn run(&self, list: &str, hooks: &[Hook]) -> Result<(), String> {
         let app = &self.app.name;
         for (i, hook) in hooks.iter().enumerate() {
@@ -73,7 +74,7 @@ impl HookRunner {
         Ok(())
     }
 
-    /// What was done, empty when there was nothing to do.
+    /// Runs one step. Returns what was done, empty if there was nothing to do.
     async fn perform(&self, hook: &Hook) -> Result<String, String> {
         let nothing_to_tell = |()| String::new();
         match &hook.step {
@@ -98,7 +99,7 @@ impl HookRunner {
         display::maximize(&self.screen, class, within, progress).await
     }
 
-    /// On a thread of its own: a slow disk must not hold up the loop.
+    /// Runs a file step on its own thread: a slow disk must not block the loop.
     async fn change_files(&self, step: Step) -> Result<String, String> {
         let (app, hostname, home) = (self.app.clone(), self.hostname.clone(), self.home.clone());
         let display = self.screen.display.clone();
@@ -125,7 +126,7 @@ fn report(app: &str, hook: &str, done: &str) {
     }
 }
 
-/// Tells a blocking step that nobody waits for it any more.
+/// Tells a blocking step that it was cancelled.
 #[derive(Default)]
 struct Cancelled(Arc<AtomicBool>);
 

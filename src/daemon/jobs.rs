@@ -1,5 +1,5 @@
-//! Jobs: the hooks and probes that are under way, at most one of each for an app. Owns their tasks and turns how
-//! they end into inputs of the loop; the steps themselves are in `hooks`.
+//! Jobs: the hooks and probes in progress, at most one of each per app. Owns their tasks and turns their results
+//! into inputs of the loop. The steps themselves are in `hooks`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -23,13 +23,13 @@ pub struct Jobs {
     running: HashMap<AppId, Running>,
     environment: Environment,
     hostname: Arc<str>,
-    /// How jobs end.
+    /// Receives the results of jobs.
     inputs: mpsc::UnboundedSender<Input>,
-    /// Commands that the loop starts for them.
+    /// Receives the commands that the loop starts for jobs.
     commands: mpsc::UnboundedSender<Request>,
 }
 
-/// What is under way for one app.
+/// The jobs in progress for one app.
 #[derive(Default)]
 struct Running {
     hooks: Option<AbortHandle>,
@@ -46,7 +46,7 @@ impl Jobs {
         Jobs { running: HashMap::new(), environment, hostname, inputs, commands }
     }
 
-    /// Runs the action's steps, if one is named, then `prelaunch`.
+    /// Runs the action's steps, if an action is named, then `prelaunch`.
     pub fn run_hooks(&mut self, id: AppId, run: u64, app: Arc<App>, action: Option<String>) {
         let (runner, inputs) = (self.hook_runner(id, run, app), self.inputs.clone());
         let task = tokio::task::spawn_local(async move {
@@ -70,7 +70,7 @@ impl Jobs {
         abort(self.running.entry(id).or_default().hooks.replace(task.abort_handle()));
     }
 
-    /// Asks a browser to close. It gets its signal after all if it cannot be asked.
+    /// Asks a browser to close. If that fails, the browser gets its stop signal instead.
     pub fn close_browser(&mut self, (id, run, app): (AppId, u64, Arc<App>), leader: Pid) {
         let Some(port) = app.stop.devtools else { return };
         let (name, signal) = (app.name.clone(), app.stop.signal);
@@ -93,7 +93,7 @@ impl Jobs {
         abort(self.running.entry(id).or_default().hooks.take());
     }
 
-    /// Asks the probe once.
+    /// Runs the probe once.
     pub fn probe(&mut self, id: AppId, run: u64, app: Arc<App>, kind: ProbeKind) {
         let asked = match kind {
             ProbeKind::Ready => app.ready.as_ref().map(|ready| (ready.probe.clone(), ready.within)),
@@ -111,13 +111,13 @@ impl Jobs {
         abort(self.running.entry(id).or_default().probe.replace(task.abort_handle()));
     }
 
-    /// Asks the app's display whether it accepts clients. An app without a display is as well off as with one.
+    /// Checks whether the app's display accepts clients. An app without a display counts as having one.
     pub fn ask_display(&mut self, id: AppId, run: u64, app: Arc<App>) {
         const WITHIN: Duration = Duration::from_secs(1);
         let (runner, inputs) = (self.hook_runner(id, run, app), self.inputs.clone());
         let task = tokio::task::spawn_local(async move {
             let there = runner.screen.display.is_none() || runner.probe(&Target::Display, WITHIN).await.is_ok();
-            let _ = inputs.send(Input::Happened(id, Event::DisplayAnswered { run, there })); // as above
+            let _ = inputs.send(Input::Happened(id, Event::DisplayAnswered { run, there })); // the loop may have ended
         });
         abort(self.running.entry(id).or_default().probe.replace(task.abort_handle()));
     }
@@ -126,7 +126,7 @@ impl Jobs {
         abort(self.running.entry(id).or_default().probe.take());
     }
 
-    /// Runs the session's own steps like an app's hooks, under the name `workspace`.
+    /// Runs the workspace's own steps like an app's hooks, under the name `workspace`.
     pub fn stage(&mut self, app: App, workspace: Arc<Workspace>) {
         let (runner, inputs) = (self.hook_runner(AppId::WORKSPACE, 0, Arc::new(app)), self.inputs.clone());
         tokio::task::spawn_local(async move {
@@ -134,15 +134,15 @@ impl Jobs {
                 tracing::error!(
                     event = "stage.failed",
                     reason = why,
-                    "workspace.ron: {why}; the apps are started all the same"
+                    "workspace.ron: {why}; the apps are started anyway"
                 );
             }
             let _ = inputs.send(Input::Staged); // the loop may have ended
         });
     }
 
-    /// Asks for everything that the workspace's `ready` names, and tells `answer` what does not hold; `None`: it names
-    /// nothing.
+    /// Checks everything in the workspace's `ready` and passes the unmet conditions to `answer`, or `None` if
+    /// `ready` is empty.
     pub fn ask_session(&self, workspace: Arc<Workspace>, answer: impl FnOnce(Option<Vec<String>>) + 'static) {
         const WITHIN: Duration = Duration::from_secs(2);
         if workspace.ready.is_empty() {
@@ -160,7 +160,7 @@ impl Jobs {
         });
     }
 
-    /// The app is gone, and nothing of it is under way.
+    /// Forgets an app that is gone. None of its jobs is in progress.
     pub fn forget(&mut self, id: AppId) {
         self.running.remove(&id);
     }

@@ -1,7 +1,7 @@
-//! The apps' output: a pipe for each app that outlives us, a task that empties it, and one thread that writes files.
-//! Decides nothing about apps, and never makes one wait for a disk. The way of a line: `pipe`, `reader`, `queue`,
-//! `writer`, `outlet`, `file`; beside it `followers`, `forwarding` and `checkpoint`. A file uses only what is above
-//! it in the list of modules.
+//! The apps' output: a pipe for each app that outlives the supervisor, a task that empties it, and one thread that
+//! writes files. Makes no decisions about apps, and never makes an app wait for a disk. A line passes through `pipe`,
+//! `reader`, `queue`, `writer`, `outlet` and `file`; beside them are `followers`, `forwarding` and `checkpoint`. A file
+//! uses only those above it in the list of modules.
 
 mod generations;
 mod pipe;
@@ -45,7 +45,7 @@ use crate::host::sync::lock;
 use crate::model::manifest::log::Log;
 use crate::model::plain;
 
-/// A client that asks for lines waits no longer than this for the disk.
+/// How long a client that asks for lines waits for the disk.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The output of all apps. Cheap to clone.
@@ -58,7 +58,7 @@ struct Inner {
     peek: OnceLock<Arc<PipePeek>>,
     checkpoint: Arc<Mutex<Checkpoint>>,
     apps: Mutex<BTreeMap<String, Attached>>,
-    /// Pipes of an earlier supervisor that no app has asked for yet.
+    /// Pipes of an earlier supervisor whose app is not attached yet.
     inherited: Mutex<BTreeMap<String, OwnedFd>>,
 }
 
@@ -66,7 +66,7 @@ struct Inner {
 struct Attached {
     reader: Arc<Reader>,
     task: AbortHandle,
-    /// For hooks and probes; made with the first.
+    /// The pipe for hooks and probes, made when the first one runs.
     commands: Option<(Arc<Commands>, AbortHandle)>,
 }
 
@@ -79,7 +79,7 @@ impl Drop for Attached {
     }
 }
 
-/// Whose lines a crash is told with.
+/// Whose last lines to report with a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaker {
     App,
@@ -87,19 +87,20 @@ pub enum Speaker {
     Commands,
 }
 
-/// What became of an app's output since this supervisor began.
+/// Statistics of an app's output since this supervisor began.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Stats {
-    /// Bytes the app wrote.
+    /// Bytes read from the app.
     pub bytes: u64,
     /// Lines that are not in the file.
     pub dropped_lines: u64,
-    /// Why output is being dropped now.
+    /// Why output is being dropped, if it is.
     pub trouble: Option<String>,
 }
 
 impl Logs {
-    /// `state`: the supervisor's folder. Log files without a path are in `logs/` there, and the checkpoint.
+    /// `state` is the state folder. It holds the checkpoint and, in `logs/`, the files of apps whose manifest names no
+    /// path.
     pub fn new(state: &Path) -> Logs {
         Logs::with_opener(state, writer::opener())
     }
@@ -111,13 +112,13 @@ impl Logs {
         Logs(Arc::new(Inner { state, queue, peek, checkpoint, apps: Mutex::default(), inherited: Mutex::default() }))
     }
 
-    /// These pipes were made by an earlier supervisor, by app. Each is used when its app is attached.
+    /// Takes the pipes that an earlier supervisor made, by app. Each is used when its app is attached.
     pub fn take_over(&self, pipes: BTreeMap<String, OwnedFd>) {
         *lock(&self.0.inherited) = pipes;
     }
 
-    /// Reads the app's output from now on, through the pipe that the guard kept or a new one. For an app that is
-    /// attached already, the settings are those of all output that comes. Call it within the runtime.
+    /// Starts reading the app's output, through the pipe that the guard kept or a new one. If the app is already
+    /// attached, only changes the settings for future output. Must be called within the runtime.
     pub fn attach(&self, app: &str, log: &Log) -> io::Result<()> {
         let mut apps = lock(&self.0.apps);
         if let Some(Attached { reader, .. }) = apps.get(app) {
@@ -137,9 +138,9 @@ impl Logs {
         Ok(())
     }
 
-    /// The app was running already, as `leader`. An app of ours may write into a pipe that we do not have: that of a
-    /// supervisor which died together with its guard. Then it is opened through the app and read from now on; the
-    /// app's new pipe is not used. Returns whether that was so.
+    /// Call this when an app that was already running is adopted as `leader`. The app may write into a pipe that we do
+    /// not have, because its supervisor died together with its guard. If so, opens that pipe through the app and reads
+    /// it from now on, in place of the app's new pipe, and returns true.
     pub fn adopted(&self, app: &str, leader: i32) -> bool {
         let mut apps = lock(&self.0.apps);
         let Some(attached) = apps.get_mut(app) else { return false };
@@ -167,7 +168,8 @@ impl Logs {
         if let (Some(left), Ok(peek)) = (left, self.peek()) {
             checkpoint::recover(left, &pipe, &peek, &destination.path, destination.keep);
         }
-        // Another pipe than that of an app which may still run is noted when it is used.
+        // If the record names another pipe, an app may still write into that one. Keep the record until the new pipe is
+        // used.
         if left.is_none_or(|left| left.pipe == pipe.id()) {
             checkpoint.attached(&destination.app, pipe.id(), &destination.path);
         }
@@ -177,7 +179,7 @@ impl Logs {
         Attached { reader, task, commands: None }
     }
 
-    /// All apps' pipes, for a process that is to hold them.
+    /// The pipes of all apps, for the process that is to hold them.
     pub fn descriptors(&self) -> BTreeMap<String, OwnedFd> {
         let apps = lock(&self.0.apps);
         let pipe = |(app, attached): (&String, &Attached)| {
@@ -186,12 +188,12 @@ impl Logs {
         apps.iter().filter_map(pipe).collect()
     }
 
-    /// The pipe of the app's output. To look at: a program that is started gets it from [`Logs::begin_run`].
+    /// The app's output pipe, for inspection only. To start a program, use [`Logs::begin_run`].
     pub fn pipe(&self, app: &str) -> Option<Arc<OutputPipe>> {
         Some(self.reader(app)?.pipe().clone())
     }
 
-    /// A run of the app begins: what its program gets as stdout and stderr.
+    /// Begins a run of the app. Returns the pipe for its program's stdout and stderr.
     pub fn begin_run(&self, app: &str) -> Option<Arc<OutputPipe>> {
         let reader = self.reader(app)?;
         reader.begin_run();
@@ -201,7 +203,7 @@ impl Logs {
         Some(reader.pipe().clone())
     }
 
-    /// What a hook or probe of this run gets as stdout and stderr.
+    /// The pipe for the stdout and stderr of a hook or probe of this run.
     pub fn command_pipe(&self, app: &str, run: u64) -> io::Result<Arc<OutputPipe>> {
         let mut apps = lock(&self.0.apps);
         let attached = apps.get_mut(app).ok_or_else(|| io::Error::other("its output is not read"))?;
@@ -217,8 +219,8 @@ impl Logs {
         Ok(commands.pipe().clone())
     }
 
-    /// The last `lines` lines of this run up to now, fit to be shown. For an app that has just died: nothing waits
-    /// here, and a last line without an end is taken as ended.
+    /// The last `lines` lines of this run, escaped for display. For an app that has just died: does not wait for the
+    /// disk, and treats an unfinished last line as finished.
     pub fn tail(&self, app: &str, lines: usize, speaker: Speaker) -> Vec<String> {
         let Some((reader, commands)) = self.both(app) else { return Vec::new() };
         if let Some(commands) = &commands {
@@ -233,9 +235,9 @@ impl Logs {
         })
     }
 
-    /// The last `lines` lines as they are in the files, those written up to this call included; from memory, which
-    /// holds less, when the disk does not answer. A `follow` right after this call (before the future is awaited)
-    /// goes on exactly where these end.
+    /// The last `lines` lines from the files, including everything written before this call. If the disk does not
+    /// answer, they come from memory, which holds fewer. A `follow` right after this call (before awaiting the future)
+    /// continues exactly where these lines end.
     pub fn lines(&self, app: &str, lines: usize) -> impl Future<Output = Vec<u8>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         let in_memory = self.both(app).map(|(reader, commands)| {
@@ -243,7 +245,7 @@ impl Logs {
                 commands.drain();
             }
             reader.drain();
-            // Without a writer the reply is dropped, which is an answer.
+            // Without a writer the reply is dropped, and the lines come from memory.
             let _ = self.0.queue.push(Job::Lines(reader.destination(), lines, reply));
             reader.last_lines(lines)
         });
@@ -255,7 +257,7 @@ impl Logs {
         }
     }
 
-    /// Output as it comes. A client that is too slow loses the oldest and gets `Lagged`.
+    /// Follows the app's output. A client that is too slow loses the oldest pieces and gets `Lagged`.
     pub fn follow(&self, app: &str) -> Option<broadcast::Receiver<Piece>> {
         Some(self.reader(app)?.follow())
     }
@@ -276,14 +278,14 @@ impl Logs {
         Stats { bytes: reader.bytes(), dropped_lines, trouble: destination.trouble() }
     }
 
-    /// Adds `[kasm-void: text]` to the app's log, behind its output so far.
+    /// Adds `[kasm-void: text]` to the app's log, after its output so far.
     pub fn note(&self, app: &str, text: &str) {
         if let Some(reader) = self.reader(app) {
             reader.note(text);
         }
     }
 
-    /// The app is no more: what it wrote is kept, its pipe goes.
+    /// Forgets an app that is gone. Its output so far is kept; its pipe is closed.
     pub fn detach(&self, app: &str) {
         let Some(attached) = lock(&self.0.apps).remove(app) else { return };
         if let Some((commands, _)) = &attached.commands {
@@ -292,13 +294,13 @@ impl Logs {
         }
         attached.reader.drain();
         if self.0.queue.is_started() {
-            // A writer that ended has closed its files.
+            // A writer that has ended has closed its files.
             let _ = self.0.queue.push(Job::Close(app.into()));
         }
         lock(&self.0.checkpoint).remove(app);
     }
 
-    /// Everything apps have written up to now is in their files, or `within` is over.
+    /// Waits until everything the apps have written is in their files, or `within` is over.
     pub async fn flush(&self, within: Duration) {
         let names: Vec<String> = lock(&self.0.apps).keys().cloned().collect();
         let written = async {
@@ -311,7 +313,7 @@ impl Logs {
             }
             let (reply, answer) = oneshot::channel();
             if self.0.queue.is_started() && self.0.queue.push(Job::Sync(reply)).is_ok() {
-                // A writer that ended has written all it will.
+                // A writer that has ended has written all it will.
                 let _ = answer.await;
             }
         };
@@ -349,12 +351,13 @@ impl Logs {
     }
 }
 
-/// Where the output of an app goes whose manifest names no file.
+/// The log file of an app whose manifest names none.
 fn default_file(state: &Path, app: &str) -> PathBuf {
     layout::log(state, app)
 }
 
-/// The last `lines` lines of an app's log files, without its supervisor, whose folder was `state`; at most 8 MiB.
+/// Reads the last `lines` lines of an app's log files when no supervisor runs; at most 8 MiB. `state` is the folder of
+/// the last supervisor.
 pub fn read_files(state: &Path, app: &str, lines: usize) -> io::Result<Vec<u8>> {
     let path = checkpoint::log_of(state, app).unwrap_or_else(|| default_file(state, app));
     file::read_last_lines(&path, u32::MAX, lines)

@@ -1,5 +1,5 @@
-//! The manifest folders: when they are read, what the checker is told of the machine, and the copies of good
-//! versions. What a manifest means, and which copy of it counts, is the model's.
+//! The manifest folders: when they are read, what the checker is told about the machine, and the copies of good
+//! versions. The model decides what a manifest means and which copy of it is used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,21 +19,21 @@ use crate::model::loading::surroundings::Surroundings;
 use crate::model::protocol::PlanReport;
 use crate::model::supervisor::AskId;
 
-/// How long after manifests that could not be read are tried again, where nothing will tell of a change.
+/// The time before unreadable manifests are read again, when no change event will come.
 const REREAD: Duration = Duration::from_secs(2);
 
-/// The environment that manifests may name. Variables that are not UTF-8 are passed on to apps, but no manifest can
-/// name them.
+/// The environment that manifests may refer to. Variables that are not UTF-8 are passed on to apps, but a manifest
+/// cannot name them.
 #[derive(Clone)]
 pub struct Environment {
     pub variables: Arc<BTreeMap<String, String>>,
-    /// `/` when the user has none.
+    /// The home folder, or `/` if the user has none.
     pub home: Arc<str>,
     has_home: bool,
 }
 
 impl Environment {
-    /// What this process was started with.
+    /// The environment of this process.
     pub fn inherited() -> Self {
         let utf8 = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
@@ -49,9 +49,9 @@ impl Environment {
     }
 }
 
-/// What the folders were read for.
+/// Why the folders are read.
 pub enum Purpose {
-    /// On this request, or because something changed.
+    /// To apply them, for this request or because something changed.
     Apply(Option<AskId>),
     Plan(oneshot::Sender<PlanReport>),
 }
@@ -63,10 +63,10 @@ pub struct Manifests {
     checker: Checker,
     copies: Copies,
     environment: Environment,
-    /// Manifests that may only be away for a moment; its times count from `origin`.
+    /// Manifests that may only be missing for a moment. Its times count from `origin`.
     absences: Absences,
     origin: Instant,
-    /// When the folders are read again: because they could not be read, or because something is away.
+    /// When to read the folders again, because they could not be read or a manifest is missing.
     reread: Option<Instant>,
     readings: mpsc::UnboundedSender<Reading>,
 }
@@ -90,12 +90,12 @@ impl Manifests {
         }
     }
 
-    /// Reads the folders in place; for the first turn alone, when there is nothing yet to hold up.
+    /// Reads the folders on this thread. Only for the first turn, when there is nothing to block yet.
     pub fn load(&self) -> Loaded {
         load::load(&self.folders)
     }
 
-    /// Reads the folders on another thread; the reading comes back to the loop.
+    /// Reads the folders on another thread. The result comes back to the loop.
     pub fn read(&self, purpose: Purpose) {
         let (folders, readings) = (self.folders.clone(), self.readings.clone());
         tokio::task::spawn_blocking(move || readings.send((load::load(&folders), purpose)));
@@ -105,8 +105,9 @@ impl Manifests {
         check(&mut self.checker, loaded, loaded.complete, &self.environment)
     }
 
-    /// As [`Manifests::check`], for manifests that are about to be applied: good versions are kept, what could not be
-    /// read is read again, and what is away for a moment is not called deleted, unless somebody `asked` for it.
+    /// Like [`Manifests::check`], for manifests that will be applied. Keeps copies of good versions and schedules
+    /// another read of what could not be read. Unless the read was `asked` for, a manifest that is missing for a moment
+    /// does not count as deleted.
     pub fn take(&mut self, loaded: &Loaded, asked: bool) -> Checked {
         let names = loaded.effective().map(|source| source.name.as_str());
         let back = match (loaded.complete, asked) {
@@ -124,7 +125,7 @@ impl Manifests {
         checked
     }
 
-    /// When the folders are to be read again, whatever happens.
+    /// When to read the folders again.
     pub fn next(&self) -> Option<Instant> {
         self.reread
     }
@@ -135,8 +136,8 @@ impl Manifests {
         }
     }
 
-    /// Teaches the checker what an earlier supervisor knew of manifests that are broken now. Returns the apps of
-    /// manifests that were deleted meanwhile, as they were.
+    /// Gives the checker the last good copies of manifests that are broken now. Returns the apps of manifests that were
+    /// deleted while no supervisor was running, in their last version.
     pub fn recall<'a>(
         &mut self,
         loaded: &Loaded,
@@ -172,7 +173,7 @@ impl Manifests {
             let told = checked.problems.iter().any(|problem| problem.is_error() && problem.file == source.file);
             told || checked.stale.contains_key(&source.name)
         };
-        // The session's own manifest stays in use when it is gone, so its copy stays too.
+        // `workspace.ron` stays in use after it is deleted, so its copy stays too.
         let (mut good, mut others) = (Vec::new(), BTreeSet::from([WORKSPACE]));
         for source in loaded.effective() {
             match &source.text {
@@ -183,19 +184,19 @@ impl Manifests {
         self.copies.keep(&good, &others, checked.complete);
     }
 
-    /// The copies are gone: they are written again when the folders have been read.
+    /// Call this when the copies were deleted. They are written again at the next read.
     pub fn write_copies_again(&mut self) {
         self.copies.write_again();
         self.read(Purpose::Apply(None));
     }
 
-    /// The session is over, or was another one: what was good in it is nothing to continue from.
+    /// Deletes the copies. The session is over, or the copies belong to another session.
     pub fn forget_copies(&self) {
         self.copies.forget();
     }
 }
 
-/// Checks what was read, and adds what could not be read. `complete`: what was not read has no manifest.
+/// Checks what was read, and adds the problems of reading. With `complete`, an app without a source has no manifest.
 pub fn check(checker: &mut Checker, loaded: &Loaded, complete: bool, environment: &Environment) -> Checked {
     let mut checked = checker.check(&loaded.sources, complete, &environment.around());
     checked.problems.splice(0..0, loaded.problems.iter().cloned());

@@ -1,5 +1,5 @@
-//! `check` and `plan` without a supervisor: what one that was started here, with nothing running yet, would find
-//! and do.
+//! `check` and `plan` without a supervisor: what a supervisor started here, with nothing running yet, would find and
+//! do.
 
 use std::path::PathBuf;
 
@@ -10,14 +10,14 @@ use crate::model::loading::problem::Problem;
 use crate::model::protocol::PlanReport;
 use crate::model::supervisor::Supervisor;
 
-/// How many files these folders hold, and all that is wrong with them.
+/// The number of manifests in these folders, and everything wrong with them.
 pub fn check(folders: &[PathBuf]) -> (usize, Vec<Problem>) {
     let loaded = load::load(folders);
     let checked = manifests::check(&mut Checker::default(), &loaded, loaded.complete, &Environment::inherited());
     (loaded.sources.len(), checked.problems)
 }
 
-/// What a supervisor would do with these folders.
+/// What a supervisor started on these folders would do.
 pub fn plan(folders: &[PathBuf]) -> PlanReport {
     Supervisor::default().plan(&checked(folders))
 }

@@ -1,4 +1,4 @@
-//! Performs the effects of the supervisor, one after the other. What they bring about comes back as inputs.
+//! Performs the effects of the supervisor, one after the other. Their results come back as inputs.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -104,7 +104,7 @@ impl Daemon {
         if let Report::Crashed { run, end, .. } = &report {
             let speaker = if matches!(end.exit, Exit::HookFailed(_)) { Speaker::Commands } else { Speaker::App };
             tail.lines = self.logs.tail(&app.name, app.log.tail, speaker);
-            // Somebody who reads only the app's log wants to know; an app without output has no log to say it in.
+            // For people who read only the app's log. An app without output has no log file, and gets none for this.
             if end.exit.unexpected() && !tail.lines.is_empty() {
                 self.logs.note(&app.name, &format!("run {run} ended: {}", end.exit));
             }
@@ -113,7 +113,7 @@ impl Daemon {
     }
 
     fn spawn(&mut self, id: AppId, run: u64, app: &App) {
-        // What kept its output from being captured earlier, such as a lack of descriptors, may be over.
+        // If the output could not be captured earlier, for example for lack of descriptors, try again.
         let pipe = self.logs.begin_run(&app.name).or_else(|| {
             self.attach_log(id, &app.name, &app.log);
             self.logs.begin_run(&app.name)
@@ -138,7 +138,8 @@ impl Daemon {
         self.make_pipe_known(id, name);
     }
 
-    /// The guard keeps the app's output pipe open, whoever dies; and a process that holds it is one of the app's.
+    /// Registers the app's output pipe. The guard keeps it open across supervisors, and a process that holds it counts
+    /// as one of the app's.
     fn make_pipe_known(&mut self, id: AppId, name: &str) {
         let pipe = self.logs.pipe(name);
         let fd = pipe.as_ref().map(AsFd::as_fd);

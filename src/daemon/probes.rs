@@ -1,4 +1,4 @@
-//! Probes that need only the network or the file system. Each asks once and gives up after its time limit.
+//! Probes that need only the network or the file system. Each tries once and gives up after its time limit.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,20 +10,20 @@ use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
-/// A connection succeeds. Returns the address it was made to.
+/// Succeeds if a TCP connection can be made. Returns the address it was made to.
 pub async fn tcp(address: &str, within: Duration) -> Result<SocketAddr, String> {
     limited(within, async { peer(&connect(address).await?) }).await
 }
 
-/// A connection to a unix stream socket succeeds.
+/// Succeeds if a connection to a unix stream socket can be made.
 pub async fn unix_socket(path: &Path, within: Duration) -> Result<(), String> {
     let connected =
         async { UnixStream::connect(path).await.map_err(|error| format!("{}: {}", kind(&error), path.display())) };
     limited(within, connected).await.map(|_| ())
 }
 
-/// Something of this name exists, even a link that leads nowhere. Runs on a thread of its own, because a dead mount
-/// would hold up the loop.
+/// Succeeds if the path exists, even as a dangling link. Runs on its own thread, because a dead mount would block the
+/// loop.
 pub async fn path(path: &Path, within: Duration) -> Result<(), String> {
     let path = path.to_owned();
     let exists = async {
@@ -36,8 +36,8 @@ pub async fn path(path: &Path, within: Duration) -> Result<(), String> {
     limited(within, exists).await
 }
 
-/// A GET is answered with a status below 400. Returns the address it was sent to. Follows no redirect and reads no
-/// body.
+/// Succeeds if a GET returns a status below 400. Returns the address it was sent to. Does not follow redirects or read
+/// the body.
 pub async fn http(url: &str, within: Duration) -> Result<SocketAddr, String> {
     limited(within, get(url)).await
 }
@@ -48,7 +48,7 @@ async fn get(url: &str) -> Result<SocketAddr, String> {
     let address = format!("{host}:{}", uri.port_u16().unwrap_or(80));
     let stream = connect(&address).await?;
     let peer = peer(&stream)?;
-    let failed = |error: hyper::Error| format!("no proper HTTP answer from {address}: {error}");
+    let failed = |error: hyper::Error| format!("no valid HTTP answer from {address}: {error}");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
         .header("host", uri.authority().map_or(host, |authority| authority.as_str()))
@@ -59,7 +59,7 @@ async fn get(url: &str) -> Result<SocketAddr, String> {
     tokio::pin!(connection, response);
     let response = tokio::select! {
         response = &mut response => response,
-        // A server that closes the connection may have answered first.
+        // A server may answer and then close the connection.
         _ = &mut connection => response.await,
     }
     .map_err(failed)?;
@@ -96,7 +96,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
-    /// A server that answers each request with these bytes, or never.
+    /// A server that answers each request with these bytes, or never answers.
     async fn server(answer: Option<&'static str>) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -120,7 +120,7 @@ mod tests {
             (Some("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"), Ok(())),
             (Some("HTTP/1.1 302 Found\r\nlocation: /x\r\n\r\n"), Ok(())),
             (Some("HTTP/1.1 503 No\r\n\r\n"), Err("status 503")),
-            (Some("SSH-2.0-x\r\n"), Err("no proper HTTP answer")),
+            (Some("SSH-2.0-x\r\n"), Err("no valid HTTP answer")),
             (Some(""), Err("127.0.0.1")),
         ];
         for (answer, wanted) in table {

@@ -1,9 +1,9 @@
-//! Processes: starts them, learns of their end, and clears the trees they belong to. Nothing else in the program calls
-//! `wait` or `kill`. Which process belongs to which app is decided in `model::tree`.
+//! Processes: starts them, learns how they exit, and clears the trees they belong to. In the supervisor, only this
+//! module and its parts wait for processes or kill them. `model::tree` decides which process belongs to which app.
 //!
-//! The end of our children is noticed by SIGCHLD and one `wait` each. That needs no descriptor for each app, and
-//! collects whatever was left to us as subreaper. Other processes are watched by pidfd. Children of an earlier
-//! supervisor are the guard's now, and the guard tells how they ended.
+//! SIGCHLD reports that children have exited, and one `wait` each collects them. That needs no descriptor per app, and
+//! also collects processes left to us as subreaper. Other processes are watched by pidfd. Children of an earlier
+//! supervisor are now the guard's, and the guard reports how they exited.
 
 mod clear;
 mod guard;
@@ -46,30 +46,30 @@ pub struct Processes {
     spawner: Spawner,
     /// Children that we started and have not collected.
     children: HashMap<Pid, Role>,
-    /// Processes that we did not start.
+    /// Watches processes that are not our children.
     watcher: Watcher,
     guard: Option<Guard>,
     sight: Sight,
-    /// Leaders that an earlier supervisor wrote down, by app, until they are looked up.
+    /// Leaders that an earlier supervisor recorded, by app, until they are looked up.
     inherited: BTreeMap<String, Leader>,
-    /// The last leaders that an earlier supervisor knew, by app: pid and start time.
+    /// The last known leaders of an earlier supervisor, by app: pid and start time.
     sessions: BTreeMap<String, (Pid, u64)>,
     clearing: BTreeMap<AppId, Clearing>,
-    /// When what is left of a tree is looked at again, because something could not be seen.
+    /// When to look again at what is left of a tree, because something could not be seen.
     look: Option<Instant>,
     out_of_memory: OutOfMemory,
     happened: VecDeque<(AppId, Event)>,
 }
 
-/// What a child of ours is.
+/// The role of a child.
 enum Role {
     Leader { app: AppId, run: u64, clues: SpawnClues },
     Hook { app: AppId, done: oneshot::Sender<Exit> },
 }
 
 impl Processes {
-    /// `state`: the state folder. `inherited`: the leaders that an earlier supervisor wrote down, by app. `sessions`: the
-    /// last leaders that it knew, whose sessions may outlive them.
+    /// `state` is the state folder. `inherited` are the leaders that an earlier supervisor recorded, by app. `sessions`
+    /// are the last leaders it knew; their process sessions may outlive them.
     pub fn new(
         state: &Path,
         home: &Path,
@@ -98,36 +98,36 @@ impl Processes {
         })
     }
 
-    /// Readable when a watched process has ended. Then call [`Processes::watched_ended`].
+    /// A descriptor that is readable when a watched process has ended. Then call [`Processes::watched_ended`].
     pub fn wakes(&self) -> io::Result<OwnedFd> {
         self.watcher.wakes()
     }
 
-    /// Readable when the guard has something to say. Then call [`Processes::hear_guard`].
+    /// A descriptor that is readable when the guard has sent a message. Then call [`Processes::hear_guard`].
     pub fn guard_wakes(&self) -> io::Result<Option<OwnedFd>> {
         self.guard.as_ref().map(Guard::wakes).transpose()
     }
 
-    /// The guard's pid, while it lives.
+    /// The guard's pid. `None` once it has died.
     pub fn guard(&self) -> Option<Pid> {
         self.guard.as_ref().map(|guard| guard.pid)
     }
 
-    /// A message that the guard cannot take now is dropped: it only matters if we die.
+    /// Sends a message to the guard. If the guard cannot take it now, it is dropped: it only matters if we die.
     pub fn tell_guard(&self, message: &ToGuard, fd: Option<BorrowedFd<'_>>) {
         if let Some(guard) = &self.guard {
             guard.tell(message, fd);
         }
     }
 
-    /// Tells the guard how long a drain may take and whether one has begun, when that has changed.
+    /// Tells the guard how long a drain may take and whether one has begun, if that has changed.
     pub fn tell_guard_of_session(&mut self, stop_budget: Duration, draining: Option<u8>) {
         if let Some(guard) = &mut self.guard {
             guard.tell_of_session(stop_budget, draining);
         }
     }
 
-    /// What cannot be done as it should be, with the way out.
+    /// What does not work as it should, and how to fix it.
     pub fn troubles(&self) -> Vec<String> {
         let unguarded = self.guard.is_none().then(|| UNGUARDED.to_string());
         let denied = self.clearing.values().filter_map(Clearing::trouble);
@@ -140,7 +140,7 @@ impl Processes {
         self.sight.strays().into_iter().filter_map(proc::in_words).collect()
     }
 
-    /// An app has appeared. `output`: where its output goes.
+    /// Adds an app. `output` is the pipe its output goes to.
     pub fn appeared(&mut self, id: AppId, name: &str, output: Option<BorrowedFd<'_>>) {
         if self.sight.lineage.named(id, name) {
             self.sight.forget();
@@ -153,25 +153,25 @@ impl Processes {
         }
     }
 
-    /// An app is gone, and so is its tree.
+    /// Forgets an app that is gone, and its tree with it.
     pub fn vanished(&mut self, id: AppId) {
         self.sight.lineage.forgotten(id);
     }
 
-    /// All manifests have been looked at, so nobody looks for an earlier supervisor's apps any more.
+    /// Call this when all manifests are applied. Apps of an earlier supervisor are not looked up after this.
     pub fn taken_over(&mut self) {
         if let Some(guard) = &mut self.guard {
             guard.all_looked_for();
         }
     }
 
-    /// When something has to be looked at again, whatever happens.
+    /// When something must be looked at again.
     pub fn next(&self) -> Option<Instant> {
         let guard = self.guard.as_ref().and_then(Guard::next);
         [guard, self.watcher.next(), self.look].into_iter().flatten().min()
     }
 
-    /// The pid and start time of a living leader that we know.
+    /// The pid and start time of a live leader that we know.
     pub fn leader(&self, pid: Pid) -> Option<(Pid, u64)> {
         let started = match self.watcher.get(pid) {
             Some(watched) => watched.process.started,
@@ -180,17 +180,17 @@ impl Processes {
         Some((pid, started))
     }
 
-    /// What has happened since the last call, oldest first.
+    /// The next event that has happened, oldest first. `None` if there is none.
     pub fn happened(&mut self) -> Option<(AppId, Event)> {
         self.happened.pop_front()
     }
 
-    /// A new turn of the loop: what was seen in the last one is out of date.
+    /// Call this at the start of a turn: the process table of the last turn is out of date.
     pub fn forget_table(&mut self) {
         self.sight.forget();
     }
 
-    /// Starts the app's program. The error says what could not be done and why.
+    /// Starts the app's program. The error says what failed and why.
     pub fn spawn(&mut self, id: AppId, run: u64, app: &App, output: BorrowedFd<'_>) -> Result<Pid, String> {
         let program = Program { app, run, argv: &app.program.argv, hook: false, output };
         let pid = self.spawner.start(&program, self.sight.lineage.place())?;
@@ -199,7 +199,7 @@ impl Processes {
         Ok(pid)
     }
 
-    /// Starts a hook's command in the app's environment. The receiver is told how it ended.
+    /// Starts a hook's command in the app's environment. The receiver gets its exit.
     pub fn spawn_hook(
         &mut self,
         id: AppId,
@@ -215,7 +215,7 @@ impl Processes {
         Ok((pid, ended))
     }
 
-    /// Watches a process that we did not start. False: it has already ended.
+    /// Watches a process that we did not start. Returns false if it has already ended.
     fn watch(&mut self, process: Process, app: AppId, leads: Option<u64>) -> bool {
         if !self.watcher.watch(process, app, leads) {
             return false;
@@ -227,12 +227,12 @@ impl Processes {
         true
     }
 
-    /// Signals an app's leader. A child that has not been collected keeps its pid, so the pid is enough.
+    /// Signals an app's leader. The pid is enough, because a child keeps its pid until it is collected.
     pub fn signal(&self, pid: Pid, signal: i32) {
-        let _ = self.send(pid, signal); // what refuses it is told when its tree is cleared
+        let _ = self.send(pid, signal); // a denied signal is reported when the tree is cleared
     }
 
-    /// Signals a process that we know. One that is gone is no error.
+    /// Signals a process that we know. It is no error if the process is gone.
     fn send(&self, pid: Pid, signal: i32) -> Result<(), Denied> {
         let Some(signal) = Signal::from_named_raw(signal) else { return Ok(()) };
         let sent = match (self.watcher.get(pid), rustix::process::Pid::from_raw(pid)) {

@@ -1,5 +1,5 @@
-//! Tells people: log lines, the event stream, and the last crashes that `why` shows. What a turn of the loop has to
-//! tell waits until its work is done, so that no line is written between a crash and its respawn.
+//! Reports to people: log lines, the event stream, and the last crashes that `why` shows. Reports of a turn wait until
+//! the turn's work is done, so that writing a line never delays a respawn.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use crate::model::manifest::restart::{Decision, Stay};
 use crate::model::protocol::{Crash, EventLine, PlanReport, SessionEvent, StateName};
 use crate::model::supervisor::DrainCause;
 
-/// Crashes kept for `why`, of each app.
+/// Crashes kept per app for `why`.
 const CRASHES_KEPT: usize = 10;
-/// Events a slow client may be behind before it loses some.
+/// How many events a slow client may lag behind before it loses some.
 const EVENTS_KEPT: usize = 512;
 /// Bytes of the tail in a log line.
 const TAIL_IN_LOG: usize = 4 << 10;
@@ -27,7 +27,7 @@ pub struct Reports {
     events: broadcast::Sender<Arc<str>>,
     crashes: BTreeMap<String, VecDeque<Crash>>,
     pending: Vec<Pending>,
-    /// Problems of the manifests that have been reported.
+    /// Manifest problems that have already been reported.
     problems: BTreeSet<String>,
 }
 
@@ -42,12 +42,12 @@ struct Pending {
 #[derive(Debug, Default)]
 pub struct Tail {
     pub lines: Vec<String>,
-    /// The manifest wants the app's output in the supervisor's log.
+    /// The manifest forwards the app's output to the supervisor's log.
     pub forward: bool,
 }
 
 impl Reports {
-    /// `crashes`: what an earlier supervisor has left, oldest first.
+    /// `crashes`: those recorded by an earlier supervisor, oldest first.
     pub fn with_crashes(crashes: Vec<(String, Crash)>) -> Self {
         let (events, _) = broadcast::channel(EVENTS_KEPT);
         let mut reports = Reports { events, crashes: BTreeMap::new(), pending: Vec::new(), problems: BTreeSet::new() };
@@ -55,7 +55,7 @@ impl Reports {
         reports
     }
 
-    /// Each is an [`EventLine`] as JSON.
+    /// The event stream. Each event is an [`EventLine`] as JSON.
     pub fn events(&self) -> broadcast::Sender<Arc<str>> {
         self.events.clone()
     }
@@ -69,12 +69,12 @@ impl Reports {
         self.crashes.remove(app);
     }
 
-    /// To be told at the end of the turn. `tail`: for a crash.
+    /// Queues a report until the end of the turn. `tail` is for a crash.
     pub fn take(&mut self, app: &str, report: Report, tail: Tail) {
         self.pending.push(Pending { at: SystemTime::now(), app: app.into(), report, tail });
     }
 
-    /// The turn's work is done: tells what it brought. Returns the new crashes.
+    /// Writes the reports of the turn, once its work is done. Returns the new crashes.
     pub fn tell(&mut self) -> Vec<(String, Crash)> {
         let mut crashes = Vec::new();
         for Pending { at, app, report, tail } in std::mem::take(&mut self.pending) {
@@ -107,10 +107,10 @@ impl Reports {
         crashes
     }
 
-    /// Manifests were applied: what that changes, and what is wrong with them. The same problem is reported once,
-    /// not at every reload.
+    /// Reports what applied manifests change, and what is wrong with them. A problem is reported once, not at every
+    /// reload.
     pub fn applied(&mut self, plan: &PlanReport, problems: &[Problem]) {
-        // A broken manifest is reported with its place below.
+        // A broken manifest is reported below, with its position.
         for step in plan.steps.iter().filter(|step| step.sign != '!') {
             tracing::info!(event = "manifest.applied", app = step.app, "{} {} {}", step.sign, step.app, step.text);
         }
@@ -198,11 +198,11 @@ fn log_crash(app: &str, crash: &Crash, next: Option<Decision>, forward: bool) {
     let hint = hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
     let class = crash.exit.class();
     let tail = Some(end_of(crash.tail.join("\n"))).filter(|text| !text.is_empty());
-    // An app's output may hold what must not leave the machine with the log; `why` shows all of it.
+    // An app's output may contain secrets that must not leave the machine with the log. `why` shows all of it.
     let (tail, terminal_tail) = if forward { (tail, None) } else { (None, tail) };
     let (tail, terminal_tail) = (tail.as_deref(), terminal_tail.as_deref());
     let text = format!("{app} ended {after}: {reason}; {}{hint}", next_text(app, next));
-    // A level has to be written down for the compiler; everything else is the same.
+    // The level must be a constant, so each level needs its own call. The rest is the same.
     macro_rules! log {
         ($level:ident, $event:literal) => {
             tracing::$level!(
@@ -227,7 +227,7 @@ fn log_crash(app: &str, crash: &Crash, next: Option<Decision>, forward: bool) {
     }
 }
 
-/// As much of the end of the text as a log line holds.
+/// The end of the text, cut to what a log line holds.
 fn end_of(mut text: String) -> String {
     let mut from = text.len().saturating_sub(TAIL_IN_LOG);
     while !text.is_char_boundary(from) {
@@ -245,7 +245,7 @@ fn log_state(app: &str, run: u64, to: StateName, pid: Option<i32>) {
     }
 }
 
-/// What follows a crash; `None`: a request decides.
+/// What follows a crash. `None` if a request decides that.
 fn next_text(app: &str, next: Option<Decision>) -> String {
     match next {
         Some(Decision::AtOnce) => "starting again".into(),
@@ -267,7 +267,7 @@ fn milliseconds(span: Duration) -> u64 {
     span.as_millis() as u64
 }
 
-/// Milliseconds below ten seconds, whole seconds from there.
+/// Formats milliseconds below ten seconds, and whole seconds from there.
 fn short(span: Duration) -> String {
     let rounded = match span.as_secs() {
         0..10 => Duration::from_millis(milliseconds(span)),

@@ -1,4 +1,5 @@
-//! Start-up: hears the guard, opens what the loop needs and takes its first turn. Decides nothing about apps.
+//! Start-up: receives the session from the guard, opens what the loop needs, and takes the first turn. Makes no
+//! decisions about apps.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -23,7 +24,7 @@ use crate::host::{layout, session, sys};
 use crate::model::guard::{Hello, ToGuard, ToSupervisor};
 use crate::model::supervisor::{DrainCause, Input, Supervisor};
 
-/// What the guard tells a new supervisor first.
+/// What the guard sends to a new supervisor first.
 pub struct Welcome {
     pub guard: process::Guard,
     pub hello: Hello,
@@ -32,8 +33,8 @@ pub struct Welcome {
 }
 
 impl Welcome {
-    /// Waits until the guard has handed everything over. The lock of the state folder is to be held as long as this
-    /// process lives: should the guard die, nobody else may start on the folder.
+    /// Waits until the guard has handed everything over. The caller must hold the returned lock of the state folder as
+    /// long as this process lives, so that no other supervisor can start on the folder if the guard dies.
     pub fn hear(line: Line) -> anyhow::Result<(Welcome, OwnedFd)> {
         let (mut greeting, mut pipes, mut exits) = (None, BTreeMap::new(), Vec::new());
         loop {
@@ -58,8 +59,8 @@ impl Welcome {
 }
 
 impl Daemon {
-    /// Opens what the loop needs, and gives the ends of the channels that it reads. `open_files`: the soft limit that
-    /// apps get.
+    /// Opens what the loop needs, and returns the receiving ends of its channels. `open_files` is the soft limit for
+    /// apps.
     pub(super) fn new(
         mut folder: Folder,
         folders: Vec<PathBuf>,
@@ -79,7 +80,7 @@ impl Daemon {
         let processes = Processes::new(state, home, open_files, guard, inherited.leaders, inherited.sessions)
             .context("cannot supervise processes")?;
         let mut supervisor = Supervisor::default();
-        // The guard knows about the drain of this session. The ledger may be of one that was told to end long ago.
+        // The guard knows whether this session is draining. The ledger may be from an older one.
         let mut saved = inherited.session;
         saved.session.draining = hello.draining;
         supervisor.inherit(saved);
@@ -100,7 +101,7 @@ impl Daemon {
             Ok(control) => Some(control),
             Err(error) if first => return Err(error),
             Err(error) => {
-                // The apps are more than the means to control them: it is tried again.
+                // The apps matter more than the control socket. It is tried again later.
                 tracing::error!(event = "state.trouble", "{error:#}");
                 folder.changed();
                 None
@@ -124,7 +125,7 @@ impl Daemon {
         Ok((daemon, Inbox { inputs, commands, readings, asks, asks_sender, control, servers: Vec::new() }))
     }
 
-    /// Restores what somebody has taken away from the state folder, when it is time to look.
+    /// Restores what was removed from the state folder, when it is time to look.
     pub(super) fn tend_folder(&mut self, inbox: &mut Inbox) {
         let Some(restored) = self.folder.look_if_due(Instant::now()) else { return };
         if restored.lock {
@@ -137,7 +138,7 @@ impl Daemon {
         if restored.socket || inbox.control.is_none() {
             let socket = layout::control_socket(self.folder.path());
             match control::start(&socket, inbox.asks_sender.clone(), self.reports.events()) {
-                // Who was connected to the old one stays so.
+                // Clients of the old socket stay connected.
                 Ok(control) => inbox.servers.extend(inbox.control.replace(control)),
                 Err(error) => {
                     tracing::error!(event = "state.trouble", "cannot open {}: {error}", socket.display());
@@ -147,7 +148,7 @@ impl Daemon {
         }
     }
 
-    /// The first turn: takes over what an earlier supervisor left, and starts the rest.
+    /// Takes the first turn: takes over what an earlier supervisor left, and starts the rest.
     pub(super) fn begin(&mut self) {
         if !self.hello.cause.is_empty() {
             let Hello { deaths, cause, .. } = &self.hello;

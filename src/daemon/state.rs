@@ -1,4 +1,5 @@
-//! What outlives a supervisor, in the state folder: the ledger, and copies of good manifests; and the folder itself.
+//! What outlives a supervisor in the state folder: the ledger, and copies of good manifests. Also keeps the folder
+//! itself usable.
 
 mod copies;
 mod folder;

@@ -1,4 +1,4 @@
-//! All timers of all apps in one table, and the one moment the loop sleeps until.
+//! All timers of all apps in one table, and the next moment the loop must wake up.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
@@ -13,7 +13,7 @@ pub struct Timers {
 }
 
 impl Timers {
-    /// `run` comes back when it fires; an app's timer of the same kind is replaced.
+    /// Arms a timer and replaces the app's timer of the same kind. `run` is returned when it fires.
     pub fn arm(&mut self, app: AppId, timer: Timer, run: u64, at: Instant) {
         self.disarm(app, timer);
         self.order.insert((at, app, timer));
@@ -26,12 +26,12 @@ impl Timers {
         }
     }
 
-    /// When the next one is due.
+    /// When the next timer is due.
     pub fn next(&self) -> Option<Instant> {
         self.order.first().map(|(at, ..)| *at)
     }
 
-    /// Takes out one that is due.
+    /// Removes and returns a timer that is due.
     pub fn fire(&mut self, now: Instant) -> Option<(AppId, Timer, u64)> {
         let (at, app, timer) = *self.order.first()?;
         if at > now {

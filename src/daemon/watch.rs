@@ -1,14 +1,14 @@
-//! Says when something in the manifest folders may have changed. Owns which folders are watched, the
-//! settling of bursts, and the polling where inotify cannot be had or trusted. Must not read a manifest
-//! and must not judge a change: a false alarm costs one comparison, a missed one a reload.
+//! Reports when something in the manifest folders may have changed. Owns the choice of watched folders, the settling of
+//! bursts, and the polling where inotify is unavailable or unreliable. Must not read a manifest or judge a change: a
+//! false alarm costs one comparison, a missed change costs a reload.
 //!
-//! A watch follows an inode, not a path: it says nothing once its folder was replaced, and nothing at all
-//! of a link that was re-pointed. So a folder is watched together with its parent, every link on the way
-//! with the folder that holds it, and a missing folder by its nearest ancestor; and all that is worked
-//! out anew after every change. A grandparent that is renamed away, or mounted over, is not seen.
+//! A watch follows an inode, not a path. It reports nothing once its folder was replaced, and nothing about a link that
+//! was re-pointed. So each folder is watched together with its parent, each link on the way through the folder that
+//! holds it, and a missing folder through its nearest existing ancestor. All of that is worked out again after every
+//! change. A grandparent that is renamed, or covered by a mount, is not noticed.
 //!
-//! Idle costs nothing. A parent that is busy with other files wakes notify's thread, which drops the event;
-//! the loop sleeps on.
+//! An idle watch costs nothing. If a parent is busy with other files, that wakes notify's thread, which drops the
+//! event; the loop is not woken.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -27,15 +27,15 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// Silence that ends a burst of changes.
+/// A burst of changes ends after this much silence.
 const SETTLE: Duration = Duration::from_millis(100);
-/// A burst that does not end is told all the same.
+/// A burst that does not end is reported after this time.
 const SETTLE_CAP: Duration = Duration::from_secs(2);
-/// How often the folders are looked at where inotify is no help.
+/// How often to check the folders if inotify does not help.
 const POLL: Duration = Duration::from_secs(2);
-/// As many links as the kernel follows in one path.
+/// The most links followed in one path, as in the kernel.
 const MAX_LINKS: usize = 40;
-/// Folders that are swapped while they are being watched are tried again this often at once.
+/// How often to retry at once if folders are swapped while watches are set up.
 const MAX_AIMS: usize = 8;
 
 /// Watches until dropped.
@@ -44,17 +44,17 @@ pub struct Watch {
     task: JoinHandle<()>,
 }
 
-/// Watches `folders`, which need not exist. What changes after this returned is told, so start before the
-/// first load. Needs a tokio runtime.
+/// Watches `folders`, which need not exist. Every change after this returns is reported, so start before the first
+/// load. Needs a tokio runtime.
 pub fn start(folders: Vec<PathBuf>) -> Watch {
     start_with(folders, notify::recommended_watcher)
 }
 
 impl Watch {
-    /// Returns once something may have changed since the last time, settled. Cancel-safe.
+    /// Returns once something may have changed since the last call, and the burst has settled. Cancel-safe.
     pub async fn changed(&mut self) {
         if self.changes.recv().await.is_none() {
-            // The task ends only by a panic of ours, which was told; the loop's other work goes on.
+            // The task ends only if it panics, which was reported. The loop's other work continues.
             std::future::pending::<()>().await;
         }
     }
@@ -90,9 +90,9 @@ async fn follow(mut lookout: Lookout, tell: mpsc::Sender<()>) {
         let before = lookout.seen;
         let Ok(aimed) = spawn_blocking(move || lookout.aimed()).await else { return };
         lookout = aimed;
-        // Told after aiming: what changed before the new watches stood is in the load that follows.
+        // Report only after the new watches are set: earlier changes are part of the load that follows.
         if before.is_none() || before != lookout.seen {
-            // A full channel holds a change nobody has fetched yet: it stands for this one too.
+            // A full channel already holds a pending change, which stands for this one too.
             let _ = tell.try_send(());
         }
     }
@@ -109,7 +109,7 @@ async fn settle(dirty: &Notify) {
     }
 }
 
-/// The watches, and what they are for.
+/// The watches and their purpose.
 struct Lookout {
     folders: Vec<PathBuf>,
     open: Open,
@@ -118,16 +118,16 @@ struct Lookout {
     dirty: Arc<Notify>,
     /// The folders watched now.
     watched: Identities,
-    /// What the folders looked like; only while polling.
+    /// The fingerprint of the folders. Only set while polling.
     seen: Option<u64>,
     warned: bool,
 }
 
 type Interests = BTreeMap<PathBuf, Interest>;
-/// Device and inode by path.
+/// Maps a path to its device and inode.
 type Identities = BTreeMap<PathBuf, (u64, u64)>;
 
-/// What is worth waking for in a watched folder.
+/// The names in a watched folder whose change matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Interest {
     All,
@@ -155,7 +155,7 @@ impl Lookout {
         self.seen.is_some()
     }
 
-    /// Watches what there is to watch now, and polls if that is not enough.
+    /// Sets watches on what exists now, and polls if they do not suffice.
     fn aimed(mut self) -> Self {
         let mut lack = self.watcher().err();
         let mut route = Route::to(&self.folders);
@@ -167,7 +167,7 @@ impl Lookout {
             if now == route {
                 break;
             }
-            // Something was swapped between the look and the watch.
+            // Something was swapped between reading the folders and watching them.
             route = now;
             self.dirty.notify_one();
         }
@@ -197,12 +197,12 @@ impl Lookout {
         let Some(watcher) = &mut self.watcher else { return Ok(()) };
         for (path, id) in std::mem::take(&mut self.watched) {
             if route.ids.get(&path) != Some(&id) {
-                // An error: the watch went with its folder.
+                // Fails if the watch was removed together with its folder.
                 let _ = watcher.unwatch(&path);
             }
         }
         let mut result = Ok(());
-        // All of them, not only the new: an inode number can be used again by the folder made anew.
+        // Watch all of them, not only new ones: a recreated folder may get the same inode number.
         for (path, id) in &route.ids {
             match watcher.watch(path, RecursiveMode::NonRecursive) {
                 Ok(()) => {
@@ -220,16 +220,20 @@ impl Lookout {
             && !self.warned
         {
             self.warned = true;
-            tracing::warn!(event = "watch.polling", reason, "cannot be told of changed manifests, so looks every 2 s");
+            tracing::warn!(
+                event = "watch.polling",
+                reason,
+                "cannot watch the manifest folders; checking them every 2 s"
+            );
         }
     }
 }
 
-/// Which folders tell all that can happen to the manifest folders.
+/// The folders to watch to see every change that concerns the manifest folders.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Route {
     interests: Interests,
-    /// The manifest folders that exist, free of links.
+    /// The manifest folders that exist, with links resolved.
     found: Vec<PathBuf>,
     ids: Identities,
 }
@@ -246,8 +250,8 @@ impl Route {
         route
     }
 
-    /// Follows `path` as the kernel does, and notes the names whose change would lead elsewhere. Returns
-    /// where it leads, if anything is there.
+    /// Follows `path` as the kernel does, and notes each name whose change would lead elsewhere. Returns the final
+    /// path, if it exists.
     fn walk(&mut self, path: &Path) -> Option<PathBuf> {
         let mut rest: VecDeque<OsString> = names(path);
         let mut here = PathBuf::from("/");
@@ -283,7 +287,7 @@ impl Route {
         Some(here)
     }
 
-    /// A manifest folder: everything in it, and where its linked manifests lead.
+    /// Adds a manifest folder: everything in it, and the targets of linked manifests.
     fn whole(&mut self, folder: PathBuf) {
         let entries = read_dir(&folder).into_iter().flatten().flatten();
         let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
@@ -319,7 +323,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
-/// Whether an event is worth a look. That somebody read a file (we, for one) is not.
+/// Whether an event matters. A read does not: we read the files ourselves.
 fn stirs(interests: &Interests, event: &notify::Result<Event>) -> bool {
     let Ok(event) = event else { return true };
     match event.kind {
@@ -361,7 +365,7 @@ fn refused(error: &notify::Error) -> String {
     }
 }
 
-/// File systems whose content others change without this kernel's knowledge: the reason to poll.
+/// Names the file system if its content can change without this kernel's knowledge. That is the reason to poll.
 fn untrusted(folder: &Path) -> Option<String> {
     const REMOTE: [(u32, &str); 9] = [
         (0x6969, "NFS"),
@@ -374,13 +378,13 @@ fn untrusted(folder: &Path) -> Option<String> {
         (0x5346_414f, "AFS"),
         (0x7375_7245, "Coda"),
     ];
-    // The magic is 32 bits wide in a field whose width differs between machines.
+    // The magic number has 32 bits, but the field's width differs between machines.
     let kind = rustix::fs::statfs(folder).ok()?.f_type as u32;
     let (_, name) = REMOTE.iter().find(|(magic, _)| *magic == kind)?;
-    Some(format!("`{}` is on {name}, where changes made elsewhere are not told", folder.display()))
+    Some(format!("`{}` is on {name}, which does not report changes made elsewhere", folder.display()))
 }
 
-/// Differs when a name, a size, a time or a target in the folders does.
+/// A value that changes with any name, size, time or link target in the folders.
 fn fingerprint(folders: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for folder in folders {
@@ -395,7 +399,7 @@ fn fingerprint(folders: &[PathBuf]) -> u64 {
     hasher.finish()
 }
 
-/// Inode, size, and when content and inode last changed.
+/// Inode, size, and the times of the last change of content and inode.
 fn stamp(path: &Path) -> Option<(u64, u64, [i64; 4])> {
     let found = std::fs::metadata(path).ok()?;
     Some((found.ino(), found.size(), [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()]))
@@ -410,7 +414,7 @@ mod tests {
 
     use super::*;
 
-    /// A watched folder `m` in a folder of its own.
+    /// A watched folder `m` inside a temporary folder.
     struct Ground {
         dir: tempfile::TempDir,
         watch: Watch,
@@ -443,12 +447,12 @@ mod tests {
             while !self.silent().await {}
         }
 
-        /// Whether nothing is told for a while. Longer than the settling, so a stray notification is seen.
+        /// Whether nothing is reported for a while, which is longer than the settling, so that a stray event is seen.
         async fn silent(&mut self) -> bool {
             timeout(SETTLE * 5, self.watch.changed()).await.is_err()
         }
 
-        /// The change is told, and so is the next one in the folder that is there then.
+        /// Checks that the change is reported, and so is the next one in the folder that exists then.
         async fn told_and_still_watched(&mut self) {
             self.told().await;
             self.still_watched().await;

@@ -1,9 +1,9 @@
-//! Moments that lie ahead.
+//! Moments in the future.
 
 use std::time::{Duration, Instant};
 
-/// The moment `span` from now; thirty years from now when the span is longer. The clock cannot count for ever, and
-/// panics where it would have to.
+/// The moment `span` from now, or thirty years from now if `span` is longer. `Instant` cannot hold every sum, and would
+/// panic.
 pub fn from_now(span: Duration) -> Instant {
     const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
     let now = Instant::now();

@@ -1,4 +1,5 @@
-//! X displays of this machine: where one is, which key opens it, and whether somebody listens there. Speaks no X.
+//! X displays of this machine: where a display is, which key opens it, and whether a server listens there. Does not
+//! speak the X protocol.
 
 use std::fs;
 use std::io;
@@ -18,7 +19,7 @@ impl Address {
     /// Reads `:N` or `:N.S`, also with `unix` or `localhost` before the colon.
     ///
     /// # Errors
-    /// Displays of other machines are refused: they are not ours to supervise.
+    /// Displays of other machines are refused, because we do not supervise them.
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = || format!("DISPLAY is `{text}`: only a display of this machine can be used, as in \":1\"");
         let (host, rest) = text.rsplit_once(':').ok_or_else(wrong)?;
@@ -30,7 +31,7 @@ impl Address {
         Ok(Address { number, screen: screen.parse().map_err(|_| wrong())? })
     }
 
-    /// The file in which the server names its pid.
+    /// The lock file, which holds the server's pid.
     pub fn lock(&self) -> PathBuf {
         format!("/tmp/.X{}-lock", self.number).into()
     }
@@ -41,11 +42,11 @@ impl Address {
     }
 }
 
-/// Connects to the display without waiting: to its socket file, or to the abstract socket of the same name, which
-/// a server has too and keeps when /tmp is cleaned or not shared.
+/// Connects to the display without waiting: to its socket file, or else to the abstract socket with the same name. A
+/// server has both, and keeps the abstract one if /tmp is cleaned or not shared.
 ///
 /// # Errors
-/// Those of [`socket::connect`], from the socket file.
+/// The error of [`socket::connect`] for the socket file.
 pub fn connect(address: Address) -> io::Result<UnixStream> {
     let path = address.socket();
     socket::connect(&path).or_else(|error| match error.kind() {
@@ -57,8 +58,8 @@ pub fn connect(address: Address) -> io::Result<UnixStream> {
     })
 }
 
-/// Name and data of the key to a display, from an Xauthority file: records of a family, then address, number,
-/// name and data, each with its length in two bytes, most significant first.
+/// Reads the name and data of a display's key from an Xauthority file. The file holds records of a family, then
+/// address, number, name and data, each with its length in two bytes, most significant first.
 pub fn key(file: &Path, display: u16) -> Option<(Vec<u8>, Vec<u8>)> {
     let bytes = fs::read(file).ok()?;
     let mut rest = bytes.as_slice();

@@ -1,5 +1,5 @@
 //! What a supervisor passes on when it becomes the guard: descriptors that stay open across its exec, and a list of
-//! them in a file in memory, whose own descriptor is named in the environment.
+//! them. The list is an in-memory file, whose descriptor is named in the environment.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ use rustix::io::FdFlags;
 use super::link::GUARD;
 use super::sys;
 
-/// In the environment of a process that was a supervisor: the descriptor of the list.
+/// The environment variable with the descriptor of the list.
 const LIST: &str = "KASM_VOID_HANDOVER";
 
 /// What a guard holds.
@@ -27,13 +27,13 @@ pub struct Handover {
     pub pipes: BTreeMap<String, OwnedFd>,
     /// Supervisors of this session that have died.
     pub deaths: u32,
-    /// The soft limit of open files that the session was started with, where it was raised.
+    /// The soft limit of open files that the session was started with, if it was raised.
     pub open_files: Option<u64>,
 }
 
 impl Handover {
-    /// Makes this process a guard that holds all of this: it keeps its pid and its children. Returns only when that
-    /// fails.
+    /// Turns this process into a guard that holds all of this. It keeps its pid and its children. Returns only on
+    /// failure.
     pub fn exec(self) -> io::Error {
         let fail = || -> io::Result<io::Error> {
             let mut list = File::from(rustix::fs::memfd_create("kasm-void-handover", MemfdFlags::empty())?);
@@ -47,7 +47,7 @@ impl Handover {
         fail().unwrap_or_else(|error| error)
     }
 
-    /// The list; what it names stays open across an exec.
+    /// Writes the list, and keeps its descriptors open across an exec.
     fn list(&self) -> io::Result<String> {
         let keep = |fd: &OwnedFd| rustix::io::fcntl_setfd(fd, FdFlags::empty());
         let mut list = format!("of {}\ndeaths {}\nlock {}\n", std::process::id(), self.deaths, self.lock.as_raw_fd());
@@ -62,7 +62,7 @@ impl Handover {
         Ok(list)
     }
 
-    /// What this process was given when it was a supervisor; `None` when it was none.
+    /// What this process kept from its time as a supervisor. `None` if it was not one.
     pub fn inherited() -> Option<Handover> {
         let list = std::env::var(LIST).ok()?.parse().ok()?;
         let mut text = String::new();
@@ -72,7 +72,7 @@ impl Handover {
 
     fn parse(text: &str) -> Option<Handover> {
         let mut lines = text.lines();
-        // The variable could have come from anywhere else.
+        // The variable may have been inherited from another process.
         (lines.next()? == format!("of {}", std::process::id())).then_some(())?;
         let (mut lock, mut pipes, mut deaths, mut open_files) = (None, BTreeMap::new(), 0, None);
         for line in lines {
@@ -90,7 +90,7 @@ impl Handover {
         Some(Handover { lock: lock?, pipes, deaths, open_files })
     }
 
-    /// Takes the variable out of the environment of a command.
+    /// Removes the variable from the environment of a command.
     pub fn forget(command: &mut Command) {
         command.env_remove(LIST);
     }

@@ -1,8 +1,8 @@
-//! The home folder of the user that we run as.
+//! The home folder of our user.
 
 use std::path::Path;
 
-/// `HOME`, else what `/etc/passwd` says; `None` when neither says anything.
+/// `HOME`, else the entry in `/etc/passwd`. `None` if neither names a folder.
 pub fn folder(variable: Option<&str>) -> Option<String> {
     let known = variable.filter(|home| !home.is_empty()).map(str::to_owned);
     known.or_else(|| {

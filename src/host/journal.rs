@@ -1,10 +1,9 @@
-//! The supervisor's own log: one JSON object a line on stdout (`ts level msg event app …`), readable lines on a
-//! terminal, and a daily file by tracing-appender when asked. Never blocks the loop: a thread writes, and what a
-//! stuck reader of stdout does not take within a bound is dropped and counted.
+//! The supervisor's own log: one JSON object per line on stdout (`ts level msg event app …`), readable lines on a
+//! terminal and, on request, a daily file by tracing-appender. Never blocks the loop: a thread writes. If the reader of
+//! stdout is stuck, lines beyond a fixed limit are dropped and counted.
 //!
-//! Two fields are special. `entry` is a whole line of another log, an app's own, and takes the place of ours. A
-//! `terminal_tail` is an app's output that only a person at a terminal is shown: it must not leave the machine with
-//! the log.
+//! Two fields are special. `entry` is a whole line of another log, such as an app's, and replaces our line.
+//! `terminal_tail` is app output that is shown only on a terminal, because it must not leave the machine with the log.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
@@ -29,30 +28,30 @@ use crate::model::plain;
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
-    /// Readable on a terminal, else JSON.
+    /// Text on a terminal, else JSON.
     #[default]
     Auto,
     Json,
     Text,
 }
 
-/// Bytes that may wait for stdout's reader.
+/// The most bytes that wait for stdout's reader.
 const BACKLOG: usize = 1 << 20;
-/// A field's text is cut after this many bytes, so that a line stays under 16 KiB.
+/// A field's text is cut after this many bytes, to keep a line under 16 KiB.
 const FIELD_LIMIT: usize = 6 << 10;
-/// The field that is a whole line of another log. Not cut: whoever passes it on keeps it short enough.
+/// The field that is a whole line of another log. It is not cut; the sender keeps it short enough.
 const ENTRY: &str = "entry";
-/// The field that only a terminal gets.
+/// The field that is shown only on a terminal.
 const TERMINAL_TAIL: &str = "terminal_tail";
 
-/// Keeps the log going; dropping it writes what waits, for half a second at most.
+/// Keeps the log running. When dropped, writes what still waits, for at most half a second.
 pub struct Journal {
     backlog: Arc<Backlog>,
     _file: Option<WorkerGuard>,
 }
 
 impl Journal {
-    /// Starts the log of this process. `folder`: also write `kasm-void.DATE.log` files there, seven kept.
+    /// Starts the log of this process. With `folder`, also writes `kasm-void.DATE.log` files there and keeps seven.
     pub fn start(format: Format, folder: Option<&Path>) -> anyhow::Result<Journal> {
         let terminal = io::stdout().is_terminal();
         let lines = match format {
@@ -94,12 +93,12 @@ impl Drop for Journal {
     }
 }
 
-/// `KASM_VOID_LOG=debug` tells more; the default is `info`.
+/// The level from `KASM_VOID_LOG`, such as `debug`. The default is `info`.
 fn level_wanted() -> Level {
     std::env::var("KASM_VOID_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(Level::INFO)
 }
 
-/// Lines between the loop and the thread that writes them.
+/// The lines between the loop and the writing thread.
 #[derive(Default)]
 struct Backlog {
     waiting: Mutex<Waiting>,
@@ -163,7 +162,7 @@ impl Backlog {
     }
 }
 
-/// When stdout is closed, there is no place left to say so.
+/// Ignores errors: if stdout is closed, they cannot be reported anywhere.
 fn write_lines(lines: VecDeque<u8>, dropped: u64) {
     let mut stdout = io::stdout().lock();
     let (first, second) = lines.as_slices();
@@ -201,7 +200,7 @@ impl MakeWriter<'_> for Stdout {
     }
 }
 
-/// How an event becomes a line.
+/// Formats an event as a line.
 enum Lines {
     Json,
     Text { terminal: bool, colour: bool },
@@ -252,7 +251,7 @@ impl Fields {
             _ => ("", ""),
         };
         let (level, message) = (level.as_str().to_ascii_lowercase(), plain::text(&self.message));
-        // With the Z of UTC.
+        // Only the time of day, with the Z of UTC.
         let mut line = format!("{} {on}{level:5}{off} {message}", &time[11..]);
         let shown = |name: &str| match name {
             "tail" | "error" | "help" => true,
@@ -261,7 +260,7 @@ impl Fields {
         };
         for (name, value) in self.others.iter().filter(|(name, _)| shown(name)) {
             let text = value.as_str().map_or_else(|| value.to_string(), ToString::to_string);
-            // The message says what is wrong in words; as a field it is for machines.
+            // The message already contains it. The field is for machines.
             if self.message.contains(&text) {
                 continue;
             }
@@ -316,7 +315,7 @@ impl Visit for Fields {
 mod tests {
     use super::*;
 
-    /// What a subscriber with our format writes.
+    /// The line that a subscriber with our format writes.
     fn line(lines: Lines, log: impl FnOnce()) -> String {
         #[derive(Clone, Default)]
         struct Page(Arc<Mutex<Vec<u8>>>);

@@ -1,5 +1,5 @@
-//! The state folder: where it is, every name in it, that it is ours alone, and the lock that makes us the only one in
-//! it. Nobody else builds a path into the folder.
+//! The state folder: its path, every name in it, its permissions, and the lock that makes us its only user. No other
+//! module builds paths into the folder.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -16,16 +16,16 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::host::{proc, socket};
 
-/// Held by the guard and its supervisor, so that nobody else runs on the folder. A `flock`.
+/// A `flock` held by the guard and its supervisor, so that no other session runs on the folder.
 const LOCK: &str = "lock";
 /// The control socket, bound by the supervisor.
 const CONTROL_SOCKET: &str = "control.sock";
-/// What one supervisor leaves for the next.
+/// The state that one supervisor leaves for the next.
 const LEDGER: &str = "ledger.jsonl";
-/// Copies of manifests as they were when they were last good. Not `manifests`, where earlier versions unpacked a
-/// session that people may have edited.
+/// Copies of the last good version of each manifest. Not named `manifests`: earlier versions unpacked a session there,
+/// which people may have edited.
 const LAST_GOOD: &str = "last-good";
-/// How far each log file is written.
+/// The progress of each log file.
 const CHECKPOINT: &str = "checkpoint";
 /// Log files of apps whose manifest names none.
 const LOGS: &str = "logs";
@@ -56,7 +56,7 @@ pub fn log(state: &Path, app: &str) -> PathBuf {
     state.join(LOGS).join(format!("{app}.log"))
 }
 
-/// Held as long as the supervisor lives; the kernel lets go of it when the process ends, however it ends.
+/// A locked state folder. The kernel releases the lock when the process ends, however it ends.
 pub struct StateFolder {
     pub path: PathBuf,
     lock: OwnedFd,
@@ -72,7 +72,7 @@ pub fn default_path() -> PathBuf {
 }
 
 impl StateFolder {
-    /// Makes the folder if need be, and takes it for this process.
+    /// Creates the folder if it is missing, and locks it for this process.
     pub fn take(path: &Path) -> anyhow::Result<StateFolder> {
         let path = ours_alone(path)?;
         let lock = take_lock(&path.join(LOCK), &path)?;
@@ -80,19 +80,19 @@ impl StateFolder {
         Ok(StateFolder { path, lock: lock.into(), name })
     }
 
-    /// Whether somebody holds the lock of the folder at `path`.
+    /// Whether any process holds the lock of the folder at `path`.
     pub fn is_taken(path: &Path) -> bool {
         let Ok(lock) = File::open(path.join(LOCK)) else { return false };
         flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
     }
 
-    /// The lock, and the name beside it: see [`take_name`].
+    /// The lock and the name, for which see [`take_name`].
     pub fn into_lock(self) -> (OwnedFd, Option<OwnedFd>) {
         (self.lock, self.name)
     }
 }
 
-/// The folder's own path, once it is sure that nobody else can enter it.
+/// Creates the folder if it is missing, checks that other users cannot enter it, and returns its canonical path.
 fn ours_alone(path: &Path) -> anyhow::Result<PathBuf> {
     let found = made(path)?;
     let said = path.display();
@@ -104,7 +104,7 @@ fn ours_alone(path: &Path) -> anyhow::Result<PathBuf> {
     path.canonicalize().with_context(|| format!("cannot reach the state folder {said}"))
 }
 
-/// Makes the folder if there is none; it is a folder of ours, and no link.
+/// Creates the folder if it is missing. Checks that it is ours and not a link.
 fn made(path: &Path) -> anyhow::Result<fs::Metadata> {
     let said = path.display();
     let uid = rustix::process::getuid().as_raw();
@@ -113,7 +113,7 @@ fn made(path: &Path) -> anyhow::Result<fs::Metadata> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("cannot make the state folder {said}"))?;
-    // In /tmp anybody could have laid a link to a folder of ours.
+    // In /tmp, any user could have placed a link to one of our folders.
     let link = path.symlink_metadata().with_context(|| format!("cannot look at the state folder {said}"))?;
     ensure!(!link.is_symlink(), "the state folder {said} is a link: name the folder itself with --state");
     ensure!(
@@ -124,20 +124,20 @@ fn made(path: &Path) -> anyhow::Result<fs::Metadata> {
     Ok(link)
 }
 
-/// What was wrong with the folder of a running session.
+/// What was repaired about the folder of a running session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mended {
     Nothing,
-    /// It was not there.
+    /// It was missing and was created.
     Made,
-    /// Other users could enter it.
+    /// Other users could enter it; its mode was changed.
     Closed,
 }
 
 /// Makes the folder of a running session usable again.
 ///
 /// # Errors
-/// Something else is in its place, or it belongs to somebody else.
+/// Something else is in its place, or it belongs to another user.
 pub fn mend(path: &Path) -> anyhow::Result<Mended> {
     let was_there = path.symlink_metadata().is_ok();
     let there = made(path)?;
@@ -153,12 +153,12 @@ pub fn mend(path: &Path) -> anyhow::Result<Mended> {
     Ok(Mended::Closed)
 }
 
-/// The folder's own path, whatever has become of it.
+/// The folder's canonical path, or its absolute path if it does not exist.
 pub fn resolved(path: &Path) -> PathBuf {
     path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.into())
 }
 
-/// A new lock, when the one that is `held` is not the one in the folder any more.
+/// Takes a new lock if the one `held` is no longer the lock file in the folder.
 pub fn lock_again(path: &Path, held: &OwnedFd) -> anyhow::Result<Option<OwnedFd>> {
     let file = path.join(LOCK);
     let held = rustix::fs::fstat(held).context("cannot look at the lock that is held")?;
@@ -168,7 +168,7 @@ pub fn lock_again(path: &Path, held: &OwnedFd) -> anyhow::Result<Option<OwnedFd>
     Ok(Some(take_lock(&file, path)?.into()))
 }
 
-/// How long a dying supervisor may take to let go of the lock: the kernel first tears down all its threads.
+/// How long to wait for a dying supervisor to release the lock: the kernel first ends all its threads.
 const LETTING_GO: Duration = Duration::from_secs(2);
 
 fn take_lock(file: &Path, folder: &Path) -> anyhow::Result<File> {
@@ -185,17 +185,17 @@ fn take_lock(file: &Path, folder: &Path) -> anyhow::Result<File> {
             holder => return Err(taken(holder, folder)),
         }
     }
-    // Only a help for the message above; the lock is what counts.
+    // The pid is only for the error message above; the lock is what counts.
     let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
     Ok(lock)
 }
 
-/// Takes the folder once more, by a name that the kernel keeps and no file stands for: the lock goes with its file when
-/// somebody deletes the folder, and until it is made again anybody would be let in. `None`: there is no such name to be
-/// had, and the lock alone has to do.
+/// Takes the folder a second time, through an abstract socket name that has no file. If the folder is deleted, its lock
+/// file goes too, and until it is restored another session could start there. The name prevents that. Returns `None` if
+/// the name is not available; then the lock alone must do.
 ///
 /// # Errors
-/// Another supervisor of ours has the name.
+/// Another supervisor of our user has the name.
 pub fn take_name(path: &Path) -> anyhow::Result<Option<OwnedFd>> {
     let name = name_of(path);
     let patience = Instant::now() + LETTING_GO;
@@ -207,7 +207,7 @@ pub fn take_name(path: &Path) -> anyhow::Result<Option<OwnedFd>> {
         }
         let holder = socket::connect_abstract(&name).and_then(|holder| Ok(socket_peercred(&holder)?));
         match holder {
-            // Somebody else's user may have any name.
+            // Any other user may have taken the name.
             Ok(holder) if holder.uid != rustix::process::getuid() => return Ok(None),
             // It has just let go, or is about to.
             Ok(holder) if is_alive(holder.pid.as_raw_nonzero().get()) => {
@@ -219,8 +219,8 @@ pub fn take_name(path: &Path) -> anyhow::Result<Option<OwnedFd>> {
     }
 }
 
-/// Equal for two processes only when they mean the same folder: an abstract name is seen in the whole network namespace,
-/// which containers may share.
+/// The abstract name for a folder. Equal for two processes only if they mean the same folder: an abstract name is
+/// visible in the whole network namespace, which containers may share.
 fn name_of(path: &Path) -> Vec<u8> {
     let namespace = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap_or_default();
     let uid = rustix::process::getuid().as_raw();
@@ -232,7 +232,7 @@ fn bind(name: &[u8]) -> Result<OwnedFd, rustix::io::Errno> {
     let address = SocketAddrUnix::new_abstract_name(name)?;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, 8)?; // nobody is ever accepted: whoever connects sees who we are
+    rustix::net::listen(&socket, 8)?; // never accepted: a client only reads our credentials
     Ok(socket)
 }
 

@@ -1,5 +1,5 @@
-//! The line between the guard and its supervisor: one packet a message, so that none is ever read in part, and at
-//! most one descriptor beside it. Owns the transport; `model::guard` owns the messages.
+//! The line between the guard and its supervisor. Each message is one packet, so it is never read in part, with at most
+//! one descriptor attached. Owns the transport; `model::guard` owns the messages.
 
 use std::fmt::Display;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -18,21 +18,21 @@ use crate::model::guard::UnknownMessage;
 
 pub use super::marks::GUARD;
 
-/// Longer than any message.
+/// Bytes; more than any message has.
 const PACKET: usize = 8 << 10;
 
-/// What was heard.
+/// The result of reading from the line.
 #[derive(Debug)]
 pub enum Heard<T> {
     /// A message, and the descriptor that came with it.
     Message(T, Option<OwnedFd>),
-    /// Nothing now.
+    /// There is no message now.
     Nothing,
     /// The other end is closed, and everything it sent has been read.
     Closed,
 }
 
-/// One end of the line. Nothing here waits for the other end.
+/// One end of the line. Sending and reading never block.
 pub struct Line(OwnedFd);
 
 impl Line {
@@ -42,7 +42,7 @@ impl Line {
         Ok((Line(ours), Line(theirs)))
     }
 
-    /// The supervisor's end, if a guard has started us. It was our stdin, which is `/dev/null` from now on.
+    /// The supervisor's end, if a guard has started us. It was our stdin, which is now `/dev/null`.
     pub fn of_our_guard() -> Option<Line> {
         let guard: i32 = std::env::var(GUARD).ok()?.parse().ok()?;
         if rustix::process::getppid().map(|parent| parent.as_raw_nonzero().get()) != Some(guard) {
@@ -62,7 +62,7 @@ impl Line {
         self.0
     }
 
-    /// Sends a message, with a descriptor that belongs to it. `WouldBlock`: there is no room for it now.
+    /// Sends a message, with a descriptor if it has one. Fails with `WouldBlock` if there is no room now.
     pub fn send(&self, message: &impl Display, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let text = message.to_string();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -76,7 +76,7 @@ impl Line {
         Ok(())
     }
 
-    /// The next message. An error is a packet that is not a message of this version; the next one may be.
+    /// Reads the next message. An error means that the packet is not a message of this version; the next one may be.
     pub fn hear<T: FromStr<Err = UnknownMessage>>(&self) -> Result<Heard<T>, UnknownMessage> {
         let mut packet = [0; PACKET];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -87,8 +87,8 @@ impl Line {
                 Ok(received) if received.bytes == 0 => return Ok(Heard::Closed),
                 Ok(received) => break received,
                 Err(rustix::io::Errno::AGAIN) => return Ok(Heard::Nothing),
-                // The other end was closed before it had read everything. That is reported once, before the packets
-                // that it sent and that are still queued here.
+                // The other end was closed with messages unread. This is reported once, before the packets that it sent
+                // and that are still queued here.
                 Err(rustix::io::Errno::CONNRESET | rustix::io::Errno::INTR) => {}
                 Err(_) => return Ok(Heard::Closed),
             }
@@ -107,14 +107,14 @@ impl Line {
     /// Waits until there is room to send something, for no longer than `within`.
     pub fn wait_for_room(&self, within: Duration) {
         let time = Timespec { tv_sec: within.as_secs() as i64, tv_nsec: within.subsec_nanos().into() };
-        // However this ends, `send` finds out.
+        // On any result, `send` finds out.
         let _ = poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], Some(&time));
     }
 
     /// Waits until there is something to hear.
     pub fn wait(&self, seconds: u32) {
         let time = Timespec { tv_sec: seconds.into(), tv_nsec: 0 };
-        // However this ends, `hear` finds out what is there.
+        // On any result, `hear` finds out.
         let _ = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&time));
     }
 }
@@ -154,7 +154,8 @@ mod tests {
         assert!(matches!(other.hear::<ToGuard>().unwrap(), Heard::Closed));
     }
 
-    /// A supervisor that leaves without having read everything makes the kernel report a reset, before its last words.
+    /// If a supervisor closes the line with messages unread, the kernel reports a reset before the supervisor's last
+    /// messages.
     #[test]
     fn the_last_messages_of_an_end_that_has_not_read_everything_are_heard() {
         for unread in 0..3 {

@@ -9,8 +9,8 @@ use super::proc::{self, Pid};
 /// `TCP_LISTEN` of the kernel's `tcp_states.h`.
 const LISTEN: &str = "0A";
 
-/// The processes that listen where a connection to `address` arrives. Empty when nobody does, or only processes
-/// that we may not look into.
+/// The processes that listen where a connection to `address` arrives. Empty if none does, or if we may not inspect
+/// those that do.
 pub fn of(address: SocketAddr) -> Vec<Pid> {
     let sockets = sockets(address);
     if sockets.is_empty() {
@@ -24,7 +24,7 @@ pub fn of(address: SocketAddr) -> Vec<Pid> {
     proc::table().processes.iter().map(|process| process.pid).filter(|pid| listens(*pid)).collect()
 }
 
-/// The inodes of the listening sockets: those of this very address, else those of all addresses.
+/// The inodes of the sockets that listen on exactly this address, else of those that listen on all addresses.
 fn sockets(address: SocketAddr) -> Vec<u64> {
     let listening: Vec<(SocketAddr, u64)> = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
         .iter()
@@ -46,7 +46,7 @@ fn listening(line: &str) -> Option<(SocketAddr, u64)> {
         return None;
     }
     let (ip, port) = address.split_once(':')?;
-    // Words of four bytes, each in the machine's own order.
+    // Words of four bytes, each in the machine's byte order.
     let words: Option<Vec<u32>> =
         (0..ip.len() / 8).map(|i| u32::from_str_radix(ip.get(i * 8..i * 8 + 8)?, 16).ok()).collect();
     let bytes: Vec<u8> = words?.into_iter().flat_map(u32::to_ne_bytes).collect();

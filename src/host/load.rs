@@ -1,5 +1,5 @@
-//! Reads manifest folders into sources. Owns which files count, the size cap and what is said of a file
-//! or folder that cannot be read. Must not parse, and must never hang on what somebody named `x.ron`.
+//! Reads manifest folders into sources. Owns which files count, the size limit, and the errors for files and folders
+//! that cannot be read. Must not parse, and must never hang on whatever is named `x.ron`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,27 +15,26 @@ use crate::model::loading::source::Source;
 use crate::model::loading::surroundings::FileKind;
 use crate::model::manifest::name::WORKSPACE;
 
-/// A larger file is no manifest.
+/// Bytes. A larger file is not a manifest.
 const MAX_SIZE: u64 = 1 << 20;
 
-/// All that the folders hold.
+/// Everything that the folders hold.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// One per name, sorted by it; of `workspace.ron` all layers, the one that counts last. A file that cannot be read
-    /// is here too, with the reason.
+    /// One source per name, sorted by name. `workspace.ron` has all its layers, with the effective one last. A file
+    /// that cannot be read is included, with the reason.
     pub sources: Vec<Source>,
-    /// What is wrong with the folders themselves.
+    /// Problems of the folders themselves.
     pub problems: Vec<Problem>,
-    /// Every folder was listed, or is plainly not there. When false, an app without a source was not
-    /// necessarily deleted.
+    /// Every folder was listed, or does not exist. If false, an app without a source was not necessarily deleted.
     pub complete: bool,
-    /// Something could not be read for a reason that goes away without a change to tell of, such as a lack
-    /// of descriptors: worth another look.
+    /// Something could not be read for a reason that passes without a change event, such as a lack of descriptors. Read
+    /// again later.
     pub look_again: bool,
 }
 
 impl Loaded {
-    /// The sources that count: one of each name.
+    /// The effective sources: one per name.
     pub fn effective(&self) -> impl Iterator<Item = &Source> {
         let next = self.sources.iter().skip(1).map(Some).chain([None]);
         let counts = |(source, next): &(&Source, Option<&Source>)| next.is_none_or(|next| next.name != source.name);
@@ -43,7 +42,7 @@ impl Loaded {
     }
 }
 
-/// Files by name, one for each folder that has it, in the order of the folders and with the folder's number.
+/// Files by name: one for each folder that has it, in the order of the folders, with the folder's number.
 type Files = BTreeMap<String, Vec<(usize, PathBuf)>>;
 
 /// Reads every `*.ron` of every folder. If two folders hold the same file name, the later folder wins, unless an
@@ -73,7 +72,7 @@ pub fn load(folders: &[PathBuf]) -> Loaded {
 }
 
 impl Loaded {
-    /// Reads all layers of the session's own manifest that count, and learns what they lock.
+    /// Reads all layers of `workspace.ron` that are not locked out, and collects their locks.
     fn read_workspace(&mut self, layers: Vec<(usize, PathBuf)>) -> Vec<Lock> {
         let mut locks = Vec::new();
         for (folder, path) in layers {
@@ -86,7 +85,7 @@ impl Loaded {
         locks
     }
 
-    /// The layers of a name that are not locked out. The others are reported.
+    /// The layers of a name that are not locked out. Reports the others.
     fn unlocked(&mut self, name: &str, layers: Vec<(usize, PathBuf)>, locks: &[Lock]) -> Vec<PathBuf> {
         let mut counting = Vec::new();
         for (folder, path) in layers {
@@ -112,7 +111,7 @@ fn untrusted(folder: &Path, why: String) -> Problem {
         .help(why)
 }
 
-/// What there is at a path that a manifest names.
+/// The kind of file at a path that a manifest names.
 pub fn look(path: &str) -> FileKind {
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => FileKind::Folder,
@@ -143,8 +142,8 @@ fn list(number: usize, folder: &Path, files: &mut Files, problems: &mut Vec<Prob
     Ok(())
 }
 
-/// Hidden files, and Emacs's `.#x.ron` and `#x.ron`: an editor's, not the operator's. The other editor
-/// files (`x.ron~`, `x.ron.swp`, `4913`, `#x.ron#`) do not end in `.ron`.
+/// Whether the file is an editor's and not the operator's: hidden files, and Emacs's `.#x.ron` and `#x.ron`. Other
+/// editor files (`x.ron~`, `x.ron.swp`, `4913`, `#x.ron#`) do not end in `.ron`.
 fn is_temporary(stem: &str) -> bool {
     stem.starts_with(['.', '#'])
 }
@@ -169,7 +168,7 @@ fn unlisted(folder: &Path, error: &io::Error) -> Problem {
     }
 }
 
-/// Not for what the file is or who may read it, but for what the machine lacks just now.
+/// Whether the error comes from a temporary shortage on this machine, and not from the file or its permissions.
 fn may_pass(error: &io::Error) -> bool {
     use rustix::io::Errno;
     const PASSING: [Errno; 8] =
@@ -192,7 +191,7 @@ impl From<String> for Unread {
 fn read(path: &Path) -> Result<String, Unread> {
     let file = open(path)?;
     let mut bytes = Vec::new();
-    // One byte past the cap tells "too large" without reading the rest.
+    // One byte past the limit shows that the file is too large, without reading the rest.
     file.take(MAX_SIZE + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| Unread { reason: format!("cannot be read: {error}"), may_pass: may_pass(&error) })?;
@@ -202,8 +201,8 @@ fn read(path: &Path) -> Result<String, Unread> {
     Ok(String::from_utf8(bytes).map_err(|error| not_utf8(&error))?)
 }
 
-/// A regular file, or a link to one. Others are refused before they are opened: opening a FIFO or a
-/// device can wait for ever, and can itself do something.
+/// Opens a regular file, or a link to one. Refuses others before opening them: to open a FIFO or a device can block
+/// forever or have side effects.
 fn open(path: &Path) -> Result<File, Unread> {
     let seen = fs::stat(path).map_err(|error| unopened(path, error))?;
     refuse_special(FileType::from_raw_mode(seen.st_mode))?;

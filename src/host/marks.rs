@@ -1,5 +1,5 @@
-//! The variables with which we mark the environment of what we start, so that its app can be told later. Owns their
-//! names and their form; `model::tree` says what they mean.
+//! The variables that mark the environment of what we start, so that its app can be recognised later. Owns their names
+//! and format; `model::tree` defines their meaning.
 
 use super::proc::{self, Pid};
 use crate::model::tree::{Marks, Place};
@@ -8,16 +8,16 @@ use crate::model::tree::{Marks, Place};
 pub const APP: &str = "KASM_VOID_APP";
 /// The state folder of its session.
 pub const STATE: &str = "KASM_VOID_STATE";
-/// Which of several folders with that path, and in which container.
+/// Tells apart folders with the same path, for example in different containers.
 pub const PLACE: &str = "KASM_VOID_PLACE";
-/// The pid of the process that was started with these marks, which tells it from those that inherited them.
+/// The pid of the process that was started with these marks. It tells that process from those that inherited the marks.
 pub const LEADER: &str = "KASM_VOID_LEADER";
-/// In hooks and probes, and in what they start.
+/// In hooks and probes, and in the processes they start.
 pub const HOOK: &str = "KASM_VOID_HOOK";
 /// In a supervisor: the pid of its guard.
 pub const GUARD: &str = "KASM_VOID_GUARD";
 
-/// What an app must not inherit from us.
+/// Variables that an app must not inherit from us.
 pub const ALL: [&str; 6] = [APP, STATE, PLACE, LEADER, HOOK, GUARD];
 
 /// `NAME=value` for a process of this app in this run. The child itself adds [`LEADER`].
@@ -30,7 +30,7 @@ pub fn entries(app: &str, run: u64, hook: bool, place: &Place) -> Vec<String> {
     entries
 }
 
-/// The marks of a live process. None of them if its environment cannot be read, or was overwritten.
+/// The marks of a live process. Empty if its environment cannot be read, or was overwritten.
 pub fn of(pid: Pid) -> Marks {
     let environment = proc::environment(pid);
     let variable = |name| proc::variable(&environment, name);

@@ -1,5 +1,5 @@
-//! Reads `/proc`: which processes there are, whose children they are, and what one of them shows of itself. Knows no
-//! app and decides nothing.
+//! Reads `/proc`: the processes, their parents, and details of a single process. Knows nothing about apps and makes no
+//! decisions.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -18,16 +18,16 @@ use crate::model::tree::{Place, Table};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leader {
     pub pid: Pid,
-    /// Clock ticks since boot. Together with the pid it identifies a process for good.
+    /// Start time in clock ticks since boot. Together with the pid it identifies a process uniquely.
     pub started: u64,
     pub ended: Option<Ended>,
 }
 
-/// All processes that `/proc` shows, of every user, oldest first. Threads of the kernel are left out.
+/// All processes that `/proc` shows, of every user, oldest first, without kernel threads.
 pub fn table() -> Table {
     let before = misses();
     let Ok(folder) = with_spare(|| fs::read_dir("/proc")) else { return Table::default() };
-    // The folder is closed before the first process is read: each read needs the descriptor that it takes now.
+    // Close the folder before reading the first process: each read needs the descriptor that it frees.
     let pids: Vec<Pid> = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     keep_spare();
     let mut processes: Vec<Process> = pids.into_iter().filter_map(process).collect();
@@ -35,10 +35,10 @@ pub fn table() -> Table {
     Table { processes, complete: misses() == before }
 }
 
-/// `None`: there is no such process, or it is a thread of the kernel.
+/// One process. `None` if it does not exist or is a kernel thread.
 pub fn process(pid: Pid) -> Option<Process> {
     let stat = text(&format!("/proc/{pid}/stat"))?;
-    // The name stands in parentheses and may contain any character, including parentheses.
+    // The name is in parentheses and may contain any character, including parentheses.
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
@@ -50,12 +50,12 @@ pub fn process(pid: Pid) -> Option<Process> {
     if flags & KERNEL_THREAD != 0 {
         return None;
     }
-    // If only its first thread has ended, the process lives on in the others.
+    // If only the first thread has ended, the process lives on in the others.
     let zombie = matches!(state, "Z" | "X") && threads <= 1;
     Some(Process { pid, parent, session, group, started, zombie, signallable: signallable(pid) })
 }
 
-/// Whether a process has ended or is ending: then it has given up its memory, and with it its environment.
+/// Whether a process has ended or is ending. If so, its memory is gone, and its environment with it.
 pub fn is_ending(pid: Pid) -> bool {
     let flags = text(&format!("/proc/{pid}/stat")).and_then(|stat| {
         let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
@@ -69,8 +69,8 @@ fn signallable(pid: Pid) -> bool {
     asked != Some(Err(rustix::io::Errno::PERM))
 }
 
-/// Whether the process that had this pid and this start time is still there and not dead. One that cannot be seen for
-/// want of a descriptor is taken to be there.
+/// Whether the process with this pid and start time still exists and is not dead. If it cannot be read for lack of a
+/// descriptor, it counts as alive.
 pub fn lives(pid: Pid, started: u64) -> bool {
     let before = misses();
     match process(pid) {
@@ -79,7 +79,7 @@ pub fn lives(pid: Pid, started: u64) -> bool {
     }
 }
 
-/// Names a process for people, and says what keeps it from ending. `None` if it has ended.
+/// Describes a process for people, and says what keeps it from ending. `None` if it has ended.
 pub fn in_words(pid: Pid) -> Option<String> {
     let stat = text(&format!("/proc/{pid}/stat"))?;
     let (before, after) = stat.rsplit_once(')')?;
@@ -95,20 +95,20 @@ pub fn in_words(pid: Pid) -> Option<String> {
             format!("{name}, which runs as {user} and may not be signalled by us")
         }
         (true, "D") => {
-            format!("{name}, which waits in the kernel, perhaps for a disk, so that SIGKILL does not end it")
+            format!("{name}, which is stuck in the kernel, perhaps waiting for a disk, so SIGKILL does not end it")
         }
         (true, "T" | "t") => format!("{name}, which is stopped by a signal or a debugger"),
         (true, _) => name,
     })
 }
 
-/// The real user id that a process runs with.
+/// The real user id of a process.
 fn user(pid: Pid) -> Option<u32> {
     let status = text(&format!("/proc/{pid}/status"))?;
     status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok())
 }
 
-/// The file name of the program it runs, whether or not that file still exists. `None` if it may not be read.
+/// The file name of the process's program, even if the file is deleted. `None` if it may not be read.
 pub fn program_name(pid: Pid) -> Option<String> {
     let path = program(pid).ok()?;
     let name = path.file_name()?.to_string_lossy().into_owned();
@@ -120,7 +120,7 @@ pub fn mount_namespace(pid: Pid) -> Option<u64> {
     Some(fs::metadata(format!("/proc/{pid}/ns/mnt")).ok()?.ino())
 }
 
-/// Device and inode of what its standard output and standard error lead to.
+/// The device and inode of its standard output and standard error.
 pub fn outputs(pid: Pid) -> impl Iterator<Item = (u64, u64)> {
     let file = move |number| fs::metadata(format!("/proc/{pid}/fd/{number}")).ok();
     [1, 2].into_iter().filter_map(file).map(|file| (file.dev(), file.ino()))
@@ -139,13 +139,13 @@ const EXITING: u32 = 0x4;
 /// PF_KTHREAD of the kernel's `sched.h`.
 const KERNEL_THREAD: u32 = 0x0020_0000;
 
-/// A file of `/proc`, which has no size to ask for.
+/// Reads a file of `/proc`, whose size is not known in advance.
 fn bytes(path: &str) -> Option<Vec<u8>> {
     read_with(path, 2048)
 }
 
-/// `room`: how much is read at once. What belongs to a process's memory is lost between two reads if it executes another
-/// program meanwhile.
+/// `room` is how many bytes to read at once. If a process executes another program between two reads, the rest of its
+/// old data is lost.
 fn read_with(path: &str, room: usize) -> Option<Vec<u8>> {
     let file = with_spare(|| fs::File::open(path)).ok()?;
     let mut bytes = Vec::with_capacity(room);
@@ -162,11 +162,11 @@ fn read_with(path: &str, room: usize) -> Option<Vec<u8>> {
     read
 }
 
-/// A descriptor kept for the moment when there is none left: whoever cannot see that an app is alive would start
-/// a second one.
+/// A spare descriptor for when none is left. Without it we could not see that an app is alive, and would start it
+/// twice.
 static SPARE: Mutex<Option<fs::File>> = Mutex::new(None);
 
-/// Keeps the spare descriptor, from before there is none, and again after it was needed.
+/// Opens the spare descriptor. Call it early, and again after the spare was used.
 pub fn keep_spare() {
     let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
     if spare.is_none() {
@@ -176,8 +176,8 @@ pub fn keep_spare() {
 
 static MISSES: AtomicU64 = AtomicU64::new(0);
 
-/// How often something could not be looked at for want of a descriptor: what is seen while this grows is not all
-/// there is.
+/// How often something could not be read for lack of a descriptor. If this number grows during a look, the look is
+/// incomplete.
 pub fn misses() -> u64 {
     MISSES.load(Ordering::Relaxed)
 }
@@ -191,78 +191,78 @@ fn with_spare<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
     drop(SPARE.lock().unwrap_or_else(PoisonError::into_inner).take());
     open().inspect_err(|error| {
         if full(error) {
-            MISSES.fetch_add(1, Ordering::Relaxed); // another thread was quicker
+            MISSES.fetch_add(1, Ordering::Relaxed); // another thread took the spare first
         }
     })
 }
 
 fn text(path: &str) -> Option<String> {
-    // A process may call itself anything.
+    // A process name may hold any bytes.
     Some(String::from_utf8_lossy(&bytes(path)?).into_owned())
 }
 
-/// Arguments joined by single spaces; empty for kernel threads, zombies and the gone.
+/// The arguments, joined by single spaces. Empty for kernel threads, zombies and processes that are gone.
 pub fn command_line(pid: Pid) -> String {
     let bytes = bytes(&format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
     String::from_utf8_lossy(words).replace('\0', " ")
 }
 
-/// The arguments, each by itself; none for kernel threads, zombies, the gone, and in the middle of `execve`.
+/// The arguments. Empty for kernel threads, zombies, processes that are gone, and in the middle of `execve`.
 pub fn arguments(pid: Pid) -> Vec<String> {
     let bytes = bytes(&format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let Some(words) = bytes.strip_suffix(b"\0") else { return Vec::new() };
     words.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
-/// The file that a process executes. Once the file is deleted, ` (deleted)` stands behind its name.
+/// The program file of a process. If the file is deleted, the path ends in ` (deleted)`.
 ///
 /// # Errors
-/// When the process is gone, or we may not look into it.
+/// The process is gone, or we may not inspect it.
 pub fn program(pid: Pid) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/{pid}/exe"))
 }
 
-/// What a process has open, and the folder it works in. Sockets and pipes are there too, as the kernel names them.
+/// The open files of a process, and its working folder. Includes sockets and pipes, with the names the kernel gives
+/// them.
 ///
 /// # Errors
 /// As [`program`].
 pub fn open_files(pid: Pid) -> io::Result<Vec<PathBuf>> {
     let mut files = vec![fs::read_link(format!("/proc/{pid}/cwd"))?];
     for entry in with_spare(|| fs::read_dir(format!("/proc/{pid}/fd")))? {
-        // It may close any of them while we look.
+        // The process may close any of them while we look.
         files.extend(entry.and_then(|entry| fs::read_link(entry.path())).ok());
     }
     keep_spare();
     Ok(files)
 }
 
-/// The value of one variable in the environment the process was executed with. `None` also when it may
-/// not be read.
+/// The value of one variable in an environment block. `None` also if the block could not be read and is empty.
 pub fn variable(environment: &[u8], name: &str) -> Option<String> {
     let entries = environment.split(|byte| *byte == 0);
     let value = entries.filter_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")).next()?;
     Some(String::from_utf8_lossy(value).into_owned())
 }
 
-/// The whole environment block; empty when there is none, or when it may not be read.
+/// The whole environment block. Empty if there is none, or if it may not be read.
 ///
-/// A process in the middle of `execve` shows neither environment nor arguments for a moment. To take that for "has no
-/// marks" would lose it from its app's tree, so the moment is waited for.
+/// A process in the middle of `execve` shows neither environment nor arguments for a moment. If that were taken for
+/// "has no marks", the process would be lost from its app's tree, so this waits.
 pub fn environment(pid: Pid) -> Vec<u8> {
     let mut seen_empty = 0;
     for _ in 0..LOOKS_AT_EXEC {
-        // One that may not be read is not waited for.
+        // Do not wait for one that may not be read.
         let Some(block) = read_with(&format!("/proc/{pid}/environ"), 128 << 10) else { return Vec::new() };
         if !block.is_empty() || seen_empty == 3 {
             return block;
         }
         let Some((start, end)) = room_for_environment(pid) else { return block };
-        // Empty, or the kernel is about to set its end.
+        // It is empty, or the kernel is about to set its end.
         if start == end && end != 0 {
             seen_empty += 1;
         }
-        // With room for it, it has just become the next program.
+        // If it has room for one, it has just become the next program: read again at once.
         if start == end {
             std::thread::sleep(EXEC_PAUSE);
         }
@@ -270,7 +270,8 @@ pub fn environment(pid: Pid) -> Vec<u8> {
     Vec::new()
 }
 
-/// Where in its memory a process has its environment; zeros in the middle of `execve`. `None` if it has ended.
+/// The start and end address of a process's environment; zeros in the middle of `execve`. `None` if the process has
+/// ended.
 fn room_for_environment(pid: Pid) -> Option<(u64, u64)> {
     let stat = text(&format!("/proc/{pid}/stat"))?;
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
@@ -279,19 +280,19 @@ fn room_for_environment(pid: Pid) -> Option<(u64, u64)> {
     (!dead).then_some((start, end))
 }
 
-/// Together 100 ms, hardly ever more than the first: a busy machine lets it come to an end, a dead disk
-/// does not hold us up for good.
+/// How often to look: together 100 ms, though the first look is nearly always enough. Gives an exec on a busy machine
+/// time to finish, and limits the wait for a dead disk.
 const LOOKS_AT_EXEC: u32 = 500;
 const EXEC_PAUSE: Duration = Duration::from_micros(200);
 
-/// Our direct children, those that were handed to us as subreaper too. `None` where the kernel does not
-/// tell (it was built without CONFIG_PROC_CHILDREN).
+/// Our direct children, including those we inherited as subreaper. `None` if the kernel does not list them (it was
+/// built without CONFIG_PROC_CHILDREN).
 pub fn children(main_thread: Pid) -> Option<Vec<Pid>> {
     let text = text(&format!("/proc/{main_thread}/task/{main_thread}/children"))?;
     Some(text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect())
 }
 
-/// The given processes and all that descend from them.
+/// The given processes and all their descendants.
 pub fn with_descendants<'a>(
     table: impl IntoIterator<Item = &'a Process>,
     roots: impl IntoIterator<Item = Pid>,
@@ -310,27 +311,28 @@ pub fn with_descendants<'a>(
     found
 }
 
-/// Resident bytes of one process; 0 when it is gone. Memory that it shares with others counts in full.
+/// Resident bytes of one process, or 0 if it is gone. Memory shared with others counts in full.
 pub fn resident(pid: Pid) -> u64 {
     let pages = text(&format!("/proc/{pid}/statm"));
     let pages = pages.and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
     pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
 
-/// The process's share of its resident bytes: memory that n processes share counts a n-th for each of them. `None`
-/// where it may not be read.
+/// The process's proportional share of its resident bytes: memory shared by n processes counts 1/n for each. `None` if
+/// it may not be read.
 pub fn share(pid: Pid) -> Option<u64> {
     let rollup = text(&format!("/proc/{pid}/smaps_rollup"))?;
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }
 
-/// How the kernel is told to weigh a process when memory runs out; 0 when it is gone.
+/// The process's `oom_score_adj`, which the kernel uses to choose what to kill when memory runs out. 0 if the process
+/// is gone.
 pub fn oom_score_adj(pid: Pid) -> i32 {
     text(&format!("/proc/{pid}/oom_score_adj")).and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
-/// The file in which the kernel counts the processes of our memory group that it has killed for want of memory.
+/// The file in which the kernel counts the out-of-memory kills in our memory cgroup.
 pub fn out_of_memory_file() -> Option<fs::File> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = groups.lines().filter_map(|line| {
@@ -345,12 +347,12 @@ pub fn out_of_memory_file() -> Option<fs::File> {
             _ => None,
         }
     });
-    // In a container its own group is often mounted as the root, whatever /proc says its name is.
+    // A container often sees its own cgroup mounted as the root, whatever name /proc gives.
     let roots = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"].map(PathBuf::from);
     own.chain(roots).find_map(|file| fs::File::open(file).ok())
 }
 
-/// How many that are.
+/// The number of out-of-memory kills in the file.
 pub fn out_of_memory_kills(file: &fs::File) -> Option<u64> {
     let mut room = [0; 1024];
     let read = rustix::io::pread(file, &mut room, 0).ok()?;

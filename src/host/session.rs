@@ -1,16 +1,17 @@
-//! Which session of which machine this is. A state folder may lie on a disk that outlives a container: what another
-//! session wrote there says nothing about the processes and wishes of this one.
+//! Identifies this session on this machine. A state folder may be on a disk that outlives a container. What another
+//! session wrote there does not apply to the processes and requests of this one.
 
 use std::fs;
 
 use super::proc;
 
-/// Equal in two processes only when they run since the same boot, see the same process ids, and have the same first
-/// process: a container that is stopped and started again has another one, also when it was not recreated.
+/// The session's id. Equal in two processes only if they run since the same boot, see the same process ids, and have
+/// the same first process. A container that is stopped and started again has a new first process, even if it was not
+/// recreated.
 pub fn id() -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    // Hidden from us where /proc is mounted with hidepid; the rest has to do then.
+    // Not visible if /proc is mounted with hidepid; then the rest must do.
     let first = proc::process(1).map_or(0, |first| first.started);
     format!("{} {} {first}", boot.trim(), namespace.display())
 }

@@ -1,4 +1,4 @@
-//! Signals, as the guard and PID 1 receive and send them.
+//! Sends signals, and tells whether a process handles one.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,15 +7,15 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::proc::{self, Process};
 
-/// Signals a process that may be gone. A child of ours keeps its pid until we collect it.
+/// Signals a process, which may be gone. A child keeps its pid until we collect it.
 pub fn send(pid: i32, signal: i32) {
     if let (Some(pid), Some(signal)) = (Pid::from_raw(pid), Signal::from_named_raw(signal)) {
-        let _ = kill_process(pid, signal); // it may be ending
+        let _ = kill_process(pid, signal); // the process may be gone
     }
 }
 
-/// Signals every process that descends from us, but not `spared` and what descends from them. We are a subreaper:
-/// whatever loses its parent becomes our child, so nothing escapes.
+/// Signals all our descendants, except `spared` and their descendants. We are a subreaper: a process that loses its
+/// parent becomes our child, so none escapes.
 pub fn send_to_descendants(signals: &[i32], spared: &[Process]) {
     let table = proc::table().processes;
     let own = std::process::id() as i32;

@@ -1,4 +1,4 @@
-//! Asks a unix socket whether a process accepts connections on it, without ever waiting.
+//! Connects to unix sockets without ever waiting, to find out whether a process accepts connections there.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// Connects to the socket of this path. The stream is non-blocking.
+/// Connects to the socket at this path. The stream is non-blocking.
 ///
 /// # Errors
 /// `WouldBlock` when a process listens but its queue is full (it is stopped, or overloaded); `ConnectionRefused`
@@ -16,7 +16,7 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
     connect_to(&SocketAddrUnix::new(path)?)
 }
 
-/// As [`connect`], to an abstract name: one that no file stands for.
+/// Like [`connect`], but to an abstract name, which has no file.
 ///
 /// # Errors
 /// Those of [`connect`].
@@ -31,7 +31,7 @@ fn connect_to(address: &SocketAddrUnix) -> io::Result<UnixStream> {
     Ok(end.into())
 }
 
-/// Whether a process accepts connections. One that is stopped still does: the kernel queues them.
+/// Whether a process accepts connections. True also for a stopped process: the kernel queues connections.
 pub fn answers(connected: &io::Result<UnixStream>) -> bool {
     match connected {
         Ok(_) => true,

@@ -1,5 +1,5 @@
-//! The few calls that no safe crate offers: spawning by vfork, reaping with resource usage, tokio's
-//! descriptor registration. The only file that may hold unsafe code; it decides nothing.
+//! The few calls that no safe crate offers: spawning by vfork, reaping with resource usage, and tokio's descriptor
+//! registration. The only file that may contain unsafe code. Makes no decisions.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
@@ -12,17 +12,17 @@ use rustix::event::Timespec;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// A child that ended and has not been collected yet.
+/// A child that has exited and is not collected yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
     pub pid: i32,
-    /// As `wait(2)` gives it.
+    /// The wait status, as in `wait(2)`.
     pub status: i32,
-    /// Peak resident bytes of it and of the children it waited for.
+    /// Peak resident bytes of the child and of the children it waited for.
     pub peak: u64,
 }
 
-/// One child that has ended, whichever comes first; it stays there until it is collected.
+/// Any child that has exited. It stays there until [`collect`] is called.
 pub fn ended() -> Option<Ended> {
     // SAFETY: all-zero values of both are valid, and both pointers live through the call. The C library's
     // `waitid` has no usage.
@@ -45,7 +45,7 @@ pub fn ended() -> Option<Ended> {
     (pid > 0).then_some(Ended { pid, status, peak: usage.ru_maxrss as u64 * 1024 })
 }
 
-/// Whether there is no child at all, running or ended.
+/// Whether we have no children at all, running or exited.
 pub fn childless() -> bool {
     // SAFETY: an all-zero value is valid, and the pointer lives through the call.
     unsafe {
@@ -56,13 +56,13 @@ pub fn childless() -> bool {
     }
 }
 
-/// Collects a child that has ended.
+/// Collects a child that has exited.
 pub fn collect(pid: i32) {
     // SAFETY: no pointer is passed. An error means that there is nothing to collect.
     unsafe { libc::waitpid(pid, ptr::null_mut(), libc::WNOHANG) };
 }
 
-/// Our own highest resident memory, in bytes.
+/// Our own peak resident memory, in bytes.
 pub fn own_peak() -> u64 {
     // SAFETY: an all-zero value is valid, and the pointer lives through the call.
     let usage = unsafe {
@@ -73,13 +73,13 @@ pub fn own_peak() -> u64 {
     usage.ru_maxrss as u64 * 1024
 }
 
-/// Time since the machine was started, sleep included: the same for all supervisors of a session.
+/// Time since boot, including sleep. All supervisors of a session share this clock.
 pub fn since_boot() -> std::time::Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     std::time::Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
 }
 
-/// These signals are read from the descriptor from now on, and do nothing else.
+/// Blocks these signals and returns a descriptor from which they are read.
 pub fn signal_fd(signals: &[c_int]) -> io::Result<OwnedFd> {
     // SAFETY: an all-zero set is valid memory for `sigemptyset`; a descriptor that was just made is ours alone.
     unsafe {
@@ -97,7 +97,8 @@ pub fn signal_fd(signals: &[c_int]) -> io::Result<OwnedFd> {
     }
 }
 
-/// All signals that end a process which does not catch them, and SIGCHLD. Not those that stop and continue one.
+/// All signals that end a process by default and can be caught, and SIGCHLD. Not the signals that stop or continue a
+/// process.
 pub fn catchable_signals() -> Vec<c_int> {
     let left_alone = [
         libc::SIGKILL,
@@ -113,7 +114,7 @@ pub fn catchable_signals() -> Vec<c_int> {
     (1..32).chain(real_time).filter(|signal| !left_alone.contains(signal)).collect()
 }
 
-/// The next signal that a descriptor of [`signal_fd`] has received.
+/// The next signal received by a descriptor of [`signal_fd`].
 pub fn next_signal(signals: &OwnedFd) -> Option<c_int> {
     let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
     let read = rustix::io::retry_on_intr(|| rustix::io::read(signals, &mut info));
@@ -121,14 +122,14 @@ pub fn next_signal(signals: &OwnedFd) -> Option<c_int> {
         .then(|| u32::from_ne_bytes([info[0], info[1], info[2], info[3]]) as c_int)
 }
 
-/// How long `poll` may sleep so that `span` has passed when it returns. A deadline that is further away than an hour
-/// is looked at again.
+/// The `poll` timeout for `span`, rounded up so that `span` has passed when it returns. At most an hour; the caller
+/// then checks its deadline again.
 pub fn timeout(span: Duration) -> Timespec {
     let span = span.min(Duration::from_secs(3600)) + Duration::from_millis(1);
     Timespec { tv_sec: span.as_secs() as i64, tv_nsec: span.subsec_nanos().into() }
 }
 
-/// These signals do nothing from now on; what is started by [`spawn`] gets the default back.
+/// Ignores these signals. Programs started by [`spawn`] get the default back.
 pub fn ignore_signals(signals: &[c_int]) {
     for signal in signals {
         // SAFETY: ignoring a signal runs no code of ours.
@@ -136,7 +137,7 @@ pub fn ignore_signals(signals: &[c_int]) {
     }
 }
 
-/// No signal is held back, whatever our parent did with its own.
+/// Unblocks all signals, whatever our parent had blocked.
 fn unblock_signals() {
     // SAFETY: an all-zero set is valid memory for `sigemptyset`.
     unsafe {
@@ -146,7 +147,7 @@ fn unblock_signals() {
     }
 }
 
-/// What is started does not inherit the signals we hold back, and gets this soft limit of open files.
+/// Makes the command start with no signals blocked, and with this soft limit of open files.
 pub fn start_unblocked(command: &mut std::process::Command, open_files: Option<u64>) {
     use std::os::unix::process::CommandExt;
     // SAFETY: what is called is async-signal-safe and allocates nothing.
@@ -161,8 +162,8 @@ pub fn start_unblocked(command: &mut std::process::Command, open_files: Option<u
     }
 }
 
-/// Raises the soft limit of open files to the hard one. Returns the old limit, for what is started: a program that uses
-/// `select` breaks above 1024.
+/// Raises the soft limit of open files to the hard limit. Returns the old limit, which programs get back: a program
+/// that uses `select` breaks above 1024.
 pub fn raise_open_files() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -181,8 +182,8 @@ fn set_open_files(soft: u64) {
     }
 }
 
-/// A descriptor of this number that this process had before it was executed, close-on-exec from now on; `None` when
-/// there is none. Call it once for each number, and before anything else may have opened it.
+/// Takes a descriptor that this process had before its exec, and makes it close-on-exec. `None` if this number is not
+/// open. Call it once for each number, before anything else may have opened it.
 pub fn inherited_descriptor(number: c_int) -> Option<OwnedFd> {
     // SAFETY: `fcntl` fails for a number that is not open. By the contract above nobody else owns it.
     unsafe {
@@ -191,20 +192,20 @@ pub fn inherited_descriptor(number: c_int) -> Option<OwnedFd> {
     }
 }
 
-/// Whether the kernel gives us descriptors for processes.
+/// Whether `pidfd_open` works.
 pub fn pidfd_works() -> bool {
     rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty()).is_ok()
 }
 
-/// A file that would grow beyond an inherited `ulimit -f` is an error to be told, not the end of us. Children
-/// get the default back.
+/// Ignores SIGXFSZ: a write beyond an inherited `ulimit -f` then fails with an error instead of ending us. Children get
+/// the default back.
 pub fn survive_file_size_limit() {
     // SAFETY: ignoring a signal runs no code of ours.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Gives back what only the start has needed: the code that ran once, which the page cache still has, and the
-/// heap that is free. What is needed again comes back by itself, page by page.
+/// Frees memory that only the start needed: code that ran once, which the page cache still has, and free heap. What is
+/// needed again is loaded again, page by page.
 pub fn slim_down() {
     // SAFETY: touches only memory that is free.
     unsafe { libc::malloc_trim(0) };
@@ -216,7 +217,7 @@ pub fn slim_down() {
     }
 }
 
-/// The bounds of a mapping of a file's code.
+/// The bounds of a mapping, if it is code from a file.
 fn code(line: &str) -> Option<(usize, usize)> {
     let mut words = line.split_ascii_whitespace();
     let (from, to) = words.next()?.split_once('-')?;
@@ -224,7 +225,7 @@ fn code(line: &str) -> Option<(usize, usize)> {
     code.then_some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
 }
 
-/// One heap for all threads: those beside the main one use little, and each would keep a heap of its own.
+/// Makes all threads share one heap. Other threads than the main one use little, and each would keep a heap of its own.
 pub fn share_one_heap() {
     // SAFETY: passes two numbers.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
@@ -237,11 +238,10 @@ pub fn async_fd(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>>
     unsafe { Ok(AsyncFd::register_with_interest(fd, interest)?) }
 }
 
-/// What a child is before it becomes the program. Everything is ready to be read by a child that may
-/// not allocate.
+/// How to set up a child before it executes the program. Everything is prepared, because the child may not allocate.
 pub struct Child<'a> {
     pub program: &'a CStr,
-    /// With the name it is called by first.
+    /// The arguments, with the program's name first.
     pub argv: &'a [CString],
     /// `KEY=value`.
     pub env: &'a [&'a CStr],
@@ -252,14 +252,14 @@ pub struct Child<'a> {
     pub nice: Option<i32>,
     /// Text for `/proc/self/oom_score_adj`.
     pub oom_score_adj: Option<&'a CStr>,
-    /// Soft limit of open files to give back, where ours was raised.
+    /// The soft limit of open files to restore, if ours was raised.
     pub open_files: Option<u64>,
 }
 
-/// Room for the entry of `marks::LEADER`: the child writes its pid over the zeros, because it cannot allocate.
+/// Room for the entry of `marks::LEADER`. The child writes its pid over the zeros, because it cannot allocate.
 const LEADER_ENTRY: [u8; 28] = *b"KASM_VOID_LEADER=0000000000\0";
 
-/// Which step of becoming the program failed.
+/// The step between fork and exec that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Clone,
@@ -279,8 +279,8 @@ struct Hand<'a> {
 
 const STACK: usize = 64 * 1024;
 
-/// Starts a program as leader of a session of its own, with default signal handling, and returns when
-/// it has been executed or could not be. Never copies our memory: the child borrows it (vfork) until then.
+/// Starts a program as the leader of its own session, with default signal handling. Returns when exec has succeeded or
+/// failed. Never copies our memory: until then the child borrows it (vfork).
 pub fn spawn(child: &Child<'_>) -> Result<i32, (Step, io::Error)> {
     let pointers = |list: &mut dyn Iterator<Item = *const c_char>| list.chain([ptr::null()]).collect::<Vec<_>>();
     let mut hand = Hand {
@@ -312,11 +312,11 @@ pub fn spawn(child: &Child<'_>) -> Result<i32, (Step, io::Error)> {
         }
         pid
     };
-    // SAFETY: the child has written before it ended, and nobody writes any more.
+    // SAFETY: the child has written this before it ended, and nothing writes it any more.
     match unsafe { ptr::read_volatile(&hand.failed) } {
         None => Ok(pid),
         Some((step, error)) => {
-            // SAFETY: it is our child and has not been collected: nobody reaps while we are in here.
+            // SAFETY: it is our child and has not been collected: nothing reaps while this call runs.
             unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
             Err((step, io::Error::from_raw_os_error(error)))
         }
@@ -339,7 +339,7 @@ extern "C" fn become_program(hand: *mut c_void) -> c_int {
     }
 }
 
-/// Over the zeros before the final NUL.
+/// Writes the number over the zeros before the final NUL.
 fn write_digits(entry: &mut [u8], mut number: i32) {
     for digit in entry.iter_mut().rev().skip(1) {
         if number == 0 {
@@ -350,7 +350,7 @@ fn write_digits(entry: &mut [u8], mut number: i32) {
     }
 }
 
-/// Everything between the fork and the exec.
+/// Does everything between fork and exec.
 ///
 /// # Safety
 /// Only in a child that may be sharing its parent's memory: calls nothing that allocates or locks.
@@ -394,19 +394,19 @@ unsafe fn prepare(child: &Child<'_>) -> Result<(), Step> {
     Ok(())
 }
 
-/// No descriptor beyond the first three reaches the program: what we inherited ourselves, such as the lock that a start
-/// script holds, is not the app's.
+/// Marks all descriptors except the first three close-on-exec. A descriptor that we inherited ourselves, such as the
+/// lock of a start script, is not for the app.
 ///
 /// # Safety
-/// Only in a child that has a table of descriptors of its own. Calls nothing that allocates or locks.
+/// Only in a child with its own descriptor table. Calls nothing that allocates or locks.
 unsafe fn keep_no_descriptors() {
     // SAFETY: no pointers are passed.
     unsafe {
-        // Marked, not closed: what an error is told through is still needed.
+        // Marked, not closed: the descriptor that reports errors is still needed.
         if libc::syscall(libc::SYS_close_range, 3, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) == 0 {
             return;
         }
-        // Linux before 5.11, or a seccomp profile that does not know the call.
+        // Linux before 5.11, or a seccomp profile that does not allow the call.
         let mut limit: libc::rlimit = std::mem::zeroed();
         libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
         for fd in 3..limit.rlim_cur.min(MOST_INHERITED) as c_int {
@@ -418,7 +418,7 @@ unsafe fn keep_no_descriptors() {
     }
 }
 
-/// Descriptors that somebody handed down to us are among the first.
+/// Inherited descriptors are among the first, so checking this many is enough.
 const MOST_INHERITED: u64 = 1024;
 
 #[cfg(test)]
@@ -458,8 +458,7 @@ mod tests {
         let pid = pid.unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[..2], ["hello", &pid.to_string()]);
-        // Read by the program itself: while a shell starts another one it blocks signals for a moment.
-        // Signals 32 and 33 are the C library's own, which lets nobody change them.
+        // The program reads them itself: a shell blocks signals for a moment while it starts another program.
         let masks =
             lines[2..].iter().map(|line| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap());
         assert_eq!(masks.map(|mask| mask & !(3 << 31)).collect::<Vec<_>>(), [0, 0], "{text}");
@@ -467,7 +466,7 @@ mod tests {
 
     #[test]
     fn a_child_inherits_three_descriptors() {
-        // As a start script has it that holds a lock: not closed on exec.
+        // Like the lock of a start script: not close-on-exec.
         let inherited = rustix::io::dup(File::open("/dev/null").unwrap()).unwrap();
         rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
         let (pid, text) = run("ls /proc/$$/fd", |_| {});

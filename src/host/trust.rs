@@ -1,5 +1,6 @@
-//! Trust: whose manifests are read. A manifest says what is run as us, so whoever can write it can do what we can. As
-//! sshd does with its files, one is refused that somebody else owns, or that others may write to.
+//! Trust: whose manifests are read. A manifest decides what runs as our user, so write access to it means access to
+//! everything we can do. As sshd does with its files, we refuse one that another user owns, or that others may write
+//! to.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -7,27 +8,27 @@ use std::path::Path;
 use rustix::fs::{Stat, StatVfsMountFlags, fstatvfs, stat, statvfs};
 use rustix::process::{getegid, geteuid};
 
-/// What counts of a file or folder.
+/// The relevant permissions of a file or folder.
 #[derive(Debug, Clone, Copy)]
 struct Access {
     uid: u32,
     gid: u32,
     mode: u32,
-    /// Nobody can write to it, whatever its mode says: ConfigMaps are mounted with mode 0777.
+    /// On a read-only mount. Then its mode does not matter: ConfigMaps are mounted with mode 0777.
     read_only: bool,
 }
 
-/// Who we are.
+/// Our user and group.
 #[derive(Debug, Clone, Copy)]
 struct Identity {
     uid: u32,
     gid: u32,
 }
 
-/// Refuses a folder that others may change, or that lies in one where others may swap it for another. The error says
-/// why, and the way out.
+/// Refuses a folder that others may change, or whose parents let others replace it. The error says why, and how to fix
+/// it.
 pub fn folder(path: &Path) -> Result<(), String> {
-    let Ok(path) = path.canonicalize() else { return Ok(()) }; // whoever reads it says what is wrong
+    let Ok(path) = path.canonicalize() else { return Ok(()) }; // reading it reports the error
     let us = identity();
     let above = path.ancestors().skip(1);
     let doubts = std::iter::once((path.as_path(), false)).chain(above.map(|above| (above, true)));
@@ -40,7 +41,7 @@ pub fn folder(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Refuses an opened file that others may change.
+/// Refuses an open file that others may change.
 pub fn file(opened: impl AsFd, found: &Stat) -> Result<(), String> {
     let read_only = fstatvfs(opened).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::RDONLY));
     let access = Access { uid: found.st_uid, gid: found.st_gid, mode: found.st_mode, read_only };
@@ -60,8 +61,8 @@ fn is_read_only(path: &Path) -> bool {
     statvfs(path).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
-/// Why it is not to be trusted. In a folder with the sticky bit, as /tmp is, others cannot swap what is ours; but
-/// they can add to it, so manifests are not read from it itself.
+/// Why it is not trusted, if so. In a folder with the sticky bit, such as /tmp, others cannot replace our files. But
+/// they can add files, so manifests are not read from such a folder itself.
 fn doubt(Access { uid, gid, mode, read_only }: Access, us: Identity, is_above: bool) -> Option<String> {
     let sticky = is_above && mode & 0o1000 != 0;
     if read_only {
@@ -69,7 +70,7 @@ fn doubt(Access { uid, gid, mode, read_only }: Access, us: Identity, is_above: b
     }
     if uid != us.uid && uid != 0 {
         let way_out = format!("change its owner to root or uid {}", us.uid);
-        return Some(format!("belongs to uid {uid}, who could have anything run as uid {}: {way_out}", us.uid));
+        return Some(format!("belongs to uid {uid}, who could run anything as uid {}: {way_out}", us.uid));
     }
     if mode & 0o002 != 0 && !sticky {
         return Some("may be written by everybody: `chmod o-w` it".into());

@@ -1,4 +1,4 @@
-//! Bodies of answers: one made piece by piece, and one that keeps its client's permit until it is sent.
+//! Response bodies: one that is made piece by piece, and one that keeps the client busy until it is sent.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -10,10 +10,10 @@ use hyper::body::{Frame, SizeHint};
 
 use super::permits::Busy;
 
-/// An answer's body. The client keeps its permit until all of it is sent.
+/// A response body. The client's permit is not revoked until all of it is sent.
 pub struct Answering {
     pub body: Body,
-    /// Freed with the body.
+    /// Dropped with the body.
     pub _busy: Busy,
 }
 
@@ -37,12 +37,12 @@ impl hyper::body::Body for Answering {
     }
 }
 
-/// A body made piece by piece, each when the client has taken the one before.
+/// A body that is made piece by piece, each after the client has read the one before.
 pub struct Pieces {
     next: Pin<Box<dyn Future<Output = Next> + Send>>,
 }
 
-/// A piece and those behind it; `None` is the end.
+/// A piece and the rest of the body, or `None` at the end.
 type Next = Option<(Bytes, Pieces)>;
 
 impl Pieces {

@@ -1,8 +1,9 @@
-//! Which clients may be connected to a listener: how many in all, how many from one address, and which one is
-//! disconnected when the next arrives. Reads and writes no byte.
+//! Connection permits: how many clients may connect to a listener in total and per address, and which one is
+//! disconnected for the next. Does no I/O.
 //!
-//! A crowd must not push out the few. So the client that is disconnected is one from the address that holds most
-//! connections; a part of the permits is kept for known clients, and they are never disconnected for strangers.
+//! Many connections from a few addresses must not push out other clients. So the client to disconnect is one from the
+//! address with the most connections. Some permits are reserved for known clients, which are never disconnected for
+//! strangers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -18,13 +19,13 @@ use crate::host::sync::lock;
 pub struct Permits {
     free: Arc<Semaphore>,
     all: u32,
-    /// Of them, those that only known clients get.
+    /// How many of them are only for known clients.
     reserved: u32,
     per_address: Option<u32>,
     clients: Clients,
 }
 
-/// One client's permit to be connected. Dropping it frees it.
+/// One client's permit to be connected. Dropping it returns the permit.
 pub struct Permit {
     number: u64,
     revoked: Arc<Notify>,
@@ -43,7 +44,7 @@ struct Clients(Arc<Mutex<Connected>>);
 
 #[derive(Default)]
 struct Connected {
-    /// Counts arrivals and answers.
+    /// A counter of arrivals and finished responses.
     ticks: u64,
     by_number: BTreeMap<u64, Client>,
 }
@@ -51,7 +52,7 @@ struct Connected {
 struct Client {
     address: Option<IpAddr>,
     known: bool,
-    /// The tick since when its next request is awaited; `None` while it is served.
+    /// The tick at which the client became idle, or `None` while a request is served.
     idle: Option<u64>,
     revoked: Arc<Notify>,
 }
@@ -62,8 +63,8 @@ impl Permits {
         Permits { free, all, reserved, per_address, clients: Clients::default() }
     }
 
-    /// A permit for a new client, if need be that of an idle one. `None` when nobody can be disconnected for it. Waits
-    /// while everybody is being served.
+    /// Takes a permit for a new client. If there is none, disconnects an idle client. Returns `None` if the new client
+    /// is over a limit and no other can be disconnected for it. Waits while all clients are being served.
     pub async fn take(&self, peer: Peer, known: bool) -> Option<Permit> {
         let address = match peer {
             Peer::Unix { .. } => None,
@@ -90,19 +91,19 @@ impl Permits {
         Some(Permit { number, revoked, clients: self.clients.clone(), _permit: permit })
     }
 
-    /// Returns when nobody is connected.
+    /// Returns when no client is connected.
     pub async fn all_free(&self) {
-        let _ = self.free.acquire_many(self.all).await; // it is never closed
+        let _ = self.free.acquire_many(self.all).await; // the semaphore is never closed
     }
 }
 
 impl Permit {
-    /// Returns when another client needs it more.
+    /// Returns when the permit was given to another client.
     pub async fn revoked(&self) {
         self.revoked.notified().await;
     }
 
-    /// The client's request has come in whole, and is answered from now on.
+    /// Marks the client as busy, once its whole request has arrived.
     pub fn busy(&self) -> Busy {
         if let Some(client) = self.clients.lock().by_number.get_mut(&self.number) {
             client.idle = None;
@@ -149,8 +150,8 @@ impl Connected {
         number
     }
 
-    /// Revokes the permit of one `among` these clients for one that is arriving: from the address that holds most
-    /// connections, the arriving one included, the client that has been idle longest. False when all of them are being
+    /// Revokes the permit of one idle client `among` these for an arriving one: at the address with the most
+    /// connections, counting the arriving one, the client that has been idle longest. False if all of them are being
     /// served.
     fn revoke_idle(&mut self, arriving: Option<IpAddr>, among: impl Fn(&Client) -> bool) -> bool {
         let mut held: HashMap<Option<IpAddr>, usize> = HashMap::from([(arriving, 1)]);
@@ -163,7 +164,7 @@ impl Connected {
     }
 }
 
-/// The address, or the whole IPv6 network that one client has to itself.
+/// The IPv4 address, or the /64 network of an IPv6 address, since one client usually has all of it.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
@@ -242,7 +243,7 @@ mod tests {
     }
 
     proptest! {
-        /// However many connections a few addresses open, a client who is alone at its address is not disconnected.
+        /// However many connections a few addresses open, a client that is alone at its address is not disconnected.
         #[test]
         fn a_crowd_at_few_addresses_pushes_out_nobody_else(
             crowd in proptest::collection::vec(0..8u8, 1..400),
@@ -254,7 +255,7 @@ mod tests {
                 let mut take = |peer| {
                     let mut taken = std::pin::pin!(permits.take(peer, false));
                     let first = taken.as_mut().now_or_never();
-                    open.retain(|permit| !is_revoked(permit)); // those who were disconnected make room
+                    open.retain(|permit| !is_revoked(permit)); // disconnected clients free their permits
                     first.or_else(|| taken.now_or_never()).expect("nobody waits while others are idle")
                 };
                 if number == at.index(crowd.len()) {

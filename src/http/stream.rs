@@ -1,4 +1,4 @@
-//! A stream that gives up on a client which reads nothing for too long.
+//! A stream with a write timeout, for clients that stop reading.
 
 use std::future::Future;
 use std::io;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// Its writes fail when the other end takes nothing within `limit`.
+/// A stream whose writes fail if the other end reads nothing within `limit`.
 pub struct WriteTimeout<S> {
     stream: S,
     limit: Duration,

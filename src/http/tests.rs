@@ -1,4 +1,4 @@
-//! A server among clients that mean no good, or know no better. They speak bytes, not HTTP libraries.
+//! A server against hostile and broken clients, which send raw bytes.
 
 use std::time::Duration;
 
@@ -164,7 +164,7 @@ async fn two_hundred_clients_at_once_are_all_answered() {
     assert_eq!(answers.iter().filter(|answer| answer.ends_with("hello")).count(), 200);
 }
 
-/// An answer without end, that tells when it is dropped.
+/// An endless response that reports when it is dropped.
 fn endless(left: mpsc::UnboundedSender<()>) -> Router {
     struct Leaving(mpsc::UnboundedSender<()>);
     impl Drop for Leaving {

@@ -1,8 +1,7 @@
-//! What is written down of a request: who, which host, what became of it. Never a token, a path or a query.
+//! The audit log: peer, host and verdict of each request. Never logs a token, a path or a query.
 //!
-//! Callers with the token have a line for each request. Requests without it could be sent by the million, and would
-//! push the callers' lines out of the log: of those there is one line for each address, verdict and ten seconds, with how
-//! many there were.
+//! Each request with the token has its own line. Requests without it could be sent by the million and would push the
+//! other lines out of the log. They have one line per address, verdict and ten seconds, with a count.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,19 +10,19 @@ use std::time::Duration;
 use super::verdict::Also;
 use crate::http::{Peer, network};
 
-/// How long the requests of one stranger are counted before the next line.
+/// How long to count the requests from one stranger before the next line.
 const COUNTED: Duration = Duration::from_secs(10);
-/// Strangers who are counted apart. Those beyond share a line.
+/// How many strangers are counted separately. Further ones share a line.
 const STRANGERS: usize = 64;
 
-/// What is known of a request.
+/// The fields of an audit line.
 #[derive(Clone, Copy, Default)]
 pub struct Line<'a> {
     pub peer: Option<&'a Peer>,
     pub request: &'a str,
     pub host: Option<&'a str>,
     pub also: &'a [Also],
-    /// Further requests like this one that have no line of their own.
+    /// Similar requests since the last line that have no line of their own.
     pub more: u64,
 }
 
@@ -45,7 +44,7 @@ impl Line<'_> {
         );
     }
 
-    /// Probes ask every few seconds, so this line is for whoever turns debugging on.
+    /// Logged at debug level, because probes come every few seconds.
     pub fn write_healthz(self, ms: u64) {
         let (request, peer) = (self.request, self.from());
         tracing::debug!(event = "launcher.request", request, peer, verdict = "healthy", status = 200, ms, "healthy");
@@ -59,11 +58,11 @@ impl Line<'_> {
     }
 }
 
-/// Counts the requests of strangers. Pure: it is told the time.
+/// Counts the requests of strangers. Pure: the caller passes the time.
 #[derive(Debug, Default)]
 pub struct Strangers(HashMap<Key, Count>);
 
-/// Whose requests are counted together; no address stands for all who are beyond the table.
+/// Requests with the same key are counted together. Addresses that do not fit into the table share the key `None`.
 type Key = (Option<IpAddr>, &'static str);
 
 #[derive(Debug)]
@@ -73,7 +72,7 @@ struct Count {
 }
 
 impl Strangers {
-    /// Whether this request gets a line, and how many since the last one did not.
+    /// Counts a request. If it gets a line, returns how many requests since the last line got none; otherwise `None`.
     pub fn count(&mut self, now: Duration, peer: Option<&Peer>, verdict: &'static str) -> Option<u64> {
         let address = match peer {
             Some(Peer::Tcp(address)) => Some(network(address.ip())),

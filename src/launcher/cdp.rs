@@ -1,7 +1,7 @@
-//! Speaks the DevTools protocol with the browser on this machine: one websocket, flat sessions, replies matched by
-//! their number, events kept apart. Knows no page and no policy.
+//! A DevTools protocol client for the browser on this machine: one websocket, flat sessions, replies matched by number,
+//! events queued. Knows nothing about pages or the policy.
 //!
-//! Whatever the browser says about itself, only its port on 127.0.0.1 is ever connected to.
+//! Connects only to the browser's port on 127.0.0.1, whatever address the browser announces.
 
 pub mod shorten;
 
@@ -26,17 +26,17 @@ use tokio_websockets::{ClientBuilder, Limits, Message, WebSocketStream};
 pub use crate::model::visit::Fault;
 use shorten::{Shortened, Strings};
 
-/// For one question to be answered. What a page has to do takes longer, what the browser has to do does not.
+/// Time limit for a reply from the browser. Only commands that wait for a page take longer.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Longest answer to a plain request, and longest message, once its strings are shortened.
+/// Longest reply to a plain request and longest message in bytes, after their strings are shortened.
 const LIST_BYTES: usize = 4 << 20;
 const MESSAGE_BYTES: usize = 16 << 20;
-/// Events that wait to be read while a reply is waited for.
+/// Longest queue of events while waiting for a reply.
 const WAITING: usize = 10_000;
-/// The websocket handshake asks for 16 bytes. They keep caches apart, and there is none on this way.
+/// The 16 bytes that the websocket handshake requires. They may be constant, because there is no cache in between.
 const KEY: &str = "a2FzbS12b2lkLWxhdW5jaA==";
 
-/// Something that happened, in a session or (when there is none) in the browser.
+/// An event of a session, or of the browser itself if `session` is `None`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     pub session: Option<String>,
@@ -44,14 +44,14 @@ pub struct Event {
     pub params: Value,
 }
 
-/// What the browser says next.
+/// A message from the browser.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Incoming {
     Reply { id: u64, result: Result<Value, String> },
     Event(Event),
 }
 
-/// The tabs in the order in which they were used, the last one first, as far as the browser says so.
+/// The ids of the tabs in order of use, the last used first. Empty if the browser does not answer.
 pub async fn recent(port: u16) -> Vec<String> {
     get(port, "/json/list").await.map(|list| ids(&list)).unwrap_or_default()
 }
@@ -66,7 +66,7 @@ pub fn ids(list: &[u8]) -> Vec<String> {
     listed.into_iter().map(|target| target.id).collect()
 }
 
-/// A conversation with the whole browser.
+/// A connection to the whole browser.
 pub struct Browser {
     socket: WebSocketStream<Shortened<TokioIo<Upgraded>>>,
     last: u64,
@@ -88,7 +88,7 @@ impl Browser {
         Ok(Browser { socket, last: 0, waiting: VecDeque::new() })
     }
 
-    /// Tells the browser, or the page of a session, to do something; the reply comes with this number.
+    /// Sends a command to the browser, or to the page of a session. Returns the number that its reply will have.
     pub async fn send(&mut self, session: Option<&str>, method: &str, params: Value) -> Result<u64, Fault> {
         self.last += 1;
         let mut command = json!({ "id": self.last, "method": method, "params": params });
@@ -100,7 +100,7 @@ impl Browser {
         Ok(self.last)
     }
 
-    /// As [`Browser::send`], and waits for the reply. What comes before it is told by [`Browser::next`] later.
+    /// Like [`Browser::send`], and waits for the reply. Events that arrive before it are queued for [`Browser::next`].
     pub async fn call(&mut self, session: Option<&str>, method: &str, params: Value) -> Result<Value, Fault> {
         let asked = self.send(session, method, params).await?;
         let answer = async {
@@ -109,7 +109,7 @@ impl Browser {
                     Incoming::Reply { id, result } if id == asked => {
                         return result.map_err(|text| Fault::Refused { method: method.into(), text });
                     }
-                    Incoming::Reply { .. } => {} // to what nobody waits for any more
+                    Incoming::Reply { .. } => {} // to a command whose caller no longer waits
                     event => self.keep(event)?,
                 }
             }
@@ -117,7 +117,7 @@ impl Browser {
         timeout(PATIENCE, answer).await.unwrap_or(Err(Fault::Mute))
     }
 
-    /// What the browser says next, whenever that is. Nothing is lost when nobody waits for it to the end.
+    /// The next message, however long it takes. Cancel safe: dropping this loses no message.
     pub async fn next(&mut self) -> Result<Incoming, Fault> {
         match self.waiting.pop_front() {
             Some(incoming) => Ok(incoming),
@@ -127,7 +127,7 @@ impl Browser {
 
     fn keep(&mut self, incoming: Incoming) -> Result<(), Fault> {
         if self.waiting.len() >= WAITING {
-            return Err(Fault::Broken("it tells more than anybody can take in".into()));
+            return Err(Fault::Broken("it sent too many events before its reply".into()));
         }
         self.waiting.push_back(incoming);
         Ok(())
@@ -148,7 +148,7 @@ impl Browser {
     }
 }
 
-/// None of what is neither reply nor event: a later browser may say more. Public for the fuzz targets.
+/// Parses a message. `None` if it is neither reply nor event, as a later browser may send. Public for the fuzz targets.
 pub fn understood(text: &str) -> Result<Option<Incoming>, Fault> {
     #[derive(Deserialize)]
     struct Said {
@@ -177,8 +177,8 @@ pub fn understood(text: &str) -> Result<Option<Incoming>, Fault> {
     })
 }
 
-/// Pages name their frames and windows with halves of characters, which Chromium passes on and no reader of JSON
-/// takes. Whoever names them must not end the conversation.
+/// Replaces unpaired surrogates. Pages can put them into the names of frames and windows. Chromium passes them on, but
+/// no JSON parser accepts them, and no page may break the connection.
 fn mended(text: &str) -> String {
     let escape = |at: usize| u16::from_str_radix(text.get(at..at + 6)?.strip_prefix("\\u")?, 16).ok();
     let (mut out, mut from, mut at) = (String::new(), 0, 0);
@@ -199,10 +199,10 @@ fn mended(text: &str) -> String {
     out + &text[from..]
 }
 
-/// Turns a connection into a websocket. The stream below is ours, so that long messages can be shortened on the way.
+/// Opens a websocket. Its stream is returned, so that long messages can be shortened while they are read.
 async fn upgrade(port: u16, path: &str) -> Result<TokioIo<Upgraded>, Fault> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(dial(port).await?)).await.map_err(broken)?;
-    tokio::spawn(connection.with_upgrades()); // ends with the stream; its errors are the stream's as well
+    tokio::spawn(connection.with_upgrades()); // ends with the stream, which also reports its errors
     let request = Request::get(path)
         .header("host", format!("127.0.0.1:{port}"))
         .header("connection", "Upgrade")
@@ -219,7 +219,7 @@ async fn upgrade(port: u16, path: &str) -> Result<TokioIo<Upgraded>, Fault> {
 async fn get(port: u16, path: &str) -> Result<Vec<u8>, Fault> {
     let answer = async {
         let (mut sender, connection) = http1::handshake(TokioIo::new(dial(port).await?)).await.map_err(broken)?;
-        let connection = tokio::spawn(connection); // its errors are the answer's as well
+        let connection = tokio::spawn(connection); // its errors are also in the response
         let request = Request::get(path).header("host", format!("127.0.0.1:{port}")).header("connection", "close");
         let request = request.body(Empty::<Bytes>::new()).map_err(broken)?;
         let response = sender.send_request(request).await.map_err(broken)?;

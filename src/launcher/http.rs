@@ -1,5 +1,5 @@
-//! The launcher's two routes: `POST /open` and `GET /healthz`. Owns the order of the checks and every word of the
-//! replies; opens nothing itself.
+//! The launcher's two routes: `POST /open` and `GET /healthz`. Owns the order of the checks and the texts of the
+//! replies. The navigator opens the pages.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
@@ -25,17 +25,17 @@ use super::verdict::{Outcome, Verdict};
 use crate::http::{self, Gate, Limits, Peer, Server, network};
 use crate::model::url;
 
-/// When a caller has an answer at the latest. Callers give up after 10 s.
+/// Time limit for a reply to `/open`. Callers give up after 10 s.
 pub const ANSWERED: Duration = Duration::from_millis(7500);
-/// Longest body; the longest URL that may be opened fits twice.
+/// Longest body in bytes: twice the longest URL that may be opened.
 const BODY_BYTES: usize = 4096;
-/// Names a request in its reply and in the audit line.
+/// The header with the request's id, which is also in the audit line.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const LIMITS: Limits =
     Limits { head: Duration::from_secs(3), body: Duration::from_secs(2), body_bytes: BODY_BYTES, ..Limits::NETWORK };
 
-/// What all requests share.
+/// The state that all requests share.
 struct Launcher {
     navigator: Arc<Navigator>,
     token: Token,
@@ -44,7 +44,7 @@ struct Launcher {
     began: Instant,
 }
 
-/// A request that has come in.
+/// When a request arrived, and its id.
 #[derive(Clone)]
 struct Arrival {
     at: Instant,
@@ -61,7 +61,7 @@ impl Arrival {
     }
 }
 
-/// Serves both routes to all who connect.
+/// Serves both routes on `listener`, in the background.
 pub fn serve(listener: TcpListener, navigator: Arc<Navigator>, token: Token) -> Server {
     token.warn_when_missing();
     let gauge = Mutex::new(Gauge::new(rate::ADDRESS, rate::ALL));
@@ -76,7 +76,7 @@ impl Gate for Launcher {
         self.gauge().knows(network(address(Some(peer))))
     }
 
-    /// All that can be said of a request without its body.
+    /// Makes all checks that do not need the body.
     fn admit(&self, parts: &mut Parts) -> Option<Response> {
         let arrival = Arrival::now();
         let refusal = match route(parts) {
@@ -93,7 +93,7 @@ impl Gate for Launcher {
 
     fn reject(&self, parts: &Parts, http::Error(status, error): http::Error) -> Response {
         let admitted: Option<&Arrival> = parts.extensions.get();
-        let of_a_stranger = admitted.is_none() || !matches!(route(parts), Some(Route::Open)); // the others need no token
+        let of_a_stranger = admitted.is_none() || !matches!(route(parts), Some(Route::Open)); // other routes need no token
         let arrival = admitted.cloned().unwrap_or_else(Arrival::now);
         let refusal = Refusal { status, error: error.into(), of_a_stranger, ..Refusal::UNREADABLE };
         self.tell(refusal, parts.extensions.get(), &arrival)
@@ -101,9 +101,9 @@ impl Gate for Launcher {
 }
 
 impl Launcher {
-    /// The token is looked at before anything is charged to all strangers, or they could keep callers out.
+    /// The token is checked before the rate limit is charged. Otherwise strangers could use up the callers' share.
     fn refuse(&self, headers: &HeaderMap, peer: IpAddr) -> Option<Refusal> {
-        // Browsers send these of themselves, and no page has business here.
+        // Browsers add these headers to requests from web pages, which must not use the launcher.
         if headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site") {
             return Some(Refusal::WEB_PAGE);
         }
@@ -117,7 +117,7 @@ impl Launcher {
         }
     }
 
-    /// Tells the client, and the log: of strangers not each time.
+    /// Replies to the client, and logs the refusal. Refusals of strangers are not all logged.
     fn tell(&self, refusal: Refusal, peer: Option<&Peer>, arrival: &Arrival) -> Response {
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
         let more = match refusal.of_a_stranger {
@@ -142,7 +142,7 @@ enum Route {
     Healthz,
 }
 
-/// Exactly these: no other method, no query, no other way to write them.
+/// Accepts exactly these two: no other method, no query, no other spelling.
 fn route(parts: &Parts) -> Option<Route> {
     let plain = parts.uri.authority().is_none() && parts.uri.query().is_none();
     match (plain, &parts.method, parts.uri.path()) {
@@ -175,7 +175,7 @@ async fn open(
     Extension(arrival): Extension<Arrival>,
     body: Bytes,
 ) -> Response {
-    // In a task of its own, so that a request whose client disconnects is written down as well.
+    // In a task of its own, so that a request is logged even if its client disconnects.
     let answered = tokio::spawn(async move { launcher.answer(&body, &peer, &arrival).await });
     answered.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
@@ -206,12 +206,12 @@ impl Launcher {
     }
 }
 
-/// The answer to a request that is not looked at as one to open a page.
+/// The reply to a request that is refused before its URL is judged.
 struct Refusal {
     status: StatusCode,
     error: Cow<'static, str>,
     verdict: &'static str,
-    /// It had no token, as far as anybody looked. Its connection is closed.
+    /// The request had no token, or the token was not checked. Its connection is closed.
     of_a_stranger: bool,
     retry_after: Option<u64>,
 }
@@ -221,7 +221,7 @@ impl Refusal {
     const WEB_PAGE: Refusal = Refusal::stranger(StatusCode::FORBIDDEN, "web pages may not ask", "web_page");
     const UNAUTHORIZED: Refusal = Refusal::stranger(StatusCode::UNAUTHORIZED, "unauthorized", "unauthorized");
     const TOO_MANY: Refusal = Refusal::stranger(StatusCode::TOO_MANY_REQUESTS, "too many requests", "too_many");
-    /// In words of the server.
+    /// The status and the error come from the server.
     const UNREADABLE: Refusal = Refusal::stranger(StatusCode::BAD_REQUEST, "", "unreadable");
     const LENGTH: Refusal = Refusal::caller(StatusCode::BAD_REQUEST, "invalid body length", "invalid_length");
     const JSON: Refusal = Refusal::caller(StatusCode::BAD_REQUEST, "invalid json", "invalid_json");

@@ -1,5 +1,5 @@
-//! Opens pages in the browser: performs what a [`Visit`] decides, one visit at a time. Owns the connection to the
-//! browser, and clears a tab whose guard was lost.
+//! Opens pages in the browser, one visit at a time: performs the effects that a [`Visit`] returns. Owns the connection
+//! to the browser, and clears a tab whose guard was lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use crate::model::visit::{
     Command, Effect, End, Fault, Input, Note, Outcome, PageRequest, STOPPING, Time, Verdict, Visit, Waits,
 };
 
-/// For an answer that is given at the last moment.
+/// Extra time for a verdict that comes at the deadline.
 const GRACE: Duration = Duration::from_millis(200);
-/// For one attempt to clear a tab.
+/// Time limit for one attempt to clear a tab.
 const CLEARING: Duration = Duration::from_secs(2);
-/// Between two attempts.
+/// The pause between two attempts.
 const AGAIN: Duration = Duration::from_millis(200);
-/// For the browser to say which tab was used last.
+/// Time limit for the browser to return its tabs in order of use.
 const ORDERING: Duration = Duration::from_millis(500);
 
 /// Opens pages in one browser.
@@ -33,25 +33,24 @@ pub struct Navigator {
     policy: Policy,
     waits: Waits,
     resolver: Arc<Resolver>,
-    /// The visits' clocks count from here.
+    /// The origin of the visits' clocks.
     origin: Instant,
     newest: watch::Sender<u64>,
     /// Locked for the duration of one visit, and until its tab is cleared if the guard was lost.
     last: Mutex<Last>,
 }
 
-/// What one visit leaves to the next.
+/// State that one visit passes to the next.
 #[derive(Default)]
 struct Last {
     tab: Option<String>,
-    /// The connection of a visit that was superseded: while it is open, the browser keeps holding what the tab asks
-    /// for.
+    /// The connection of a superseded visit. While it is open, the browser holds the tab's requests.
     guard: Option<Guard>,
 }
 
 /// A connection that guards a tab.
 struct Guard {
-    /// Never read: open is all it has to be.
+    /// Never read; it only has to stay open.
     _browser: Browser,
     tab: String,
 }
@@ -62,7 +61,7 @@ impl Navigator {
         Self::with_waits(port, policy, Waits::default())
     }
 
-    /// As [`Navigator::new`], for a machine on which other waits are right.
+    /// Like [`Navigator::new`], with other time limits.
     pub fn with_waits(port: u16, policy: Policy, waits: Waits) -> Arc<Self> {
         Arc::new(Navigator {
             port,
@@ -75,14 +74,14 @@ impl Navigator {
         })
     }
 
-    /// Judges a URL and all addresses of its host.
+    /// Checks a URL and all addresses of its host with the policy.
     pub async fn judge(&self, raw: &str) -> Result<Target, Refused> {
         let target = self.policy.judge(raw)?;
         self.resolver.judge(&self.policy, &target).await?;
         Ok(target)
     }
 
-    /// Opens a page. The verdict comes by `deadline`; a page that is still loading then goes on under guard.
+    /// Opens a page. The verdict comes by `deadline`; a page that is still loading then continues under guard.
     pub async fn open(self: &Arc<Self>, target: Target, deadline: Instant) -> Verdict {
         let (reply, verdict) = oneshot::channel();
         let turn = self.take_turn();
@@ -94,7 +93,7 @@ impl Navigator {
         }
     }
 
-    /// Stops what is loading: once the launcher has ended, nobody judges where it goes.
+    /// Stops a page that is loading, because no request is judged after the launcher has exited.
     pub async fn close(&self) {
         self.take_turn();
         let _ = timeout(2 * STOPPING, self.last.lock()).await;
@@ -122,7 +121,7 @@ impl Navigator {
             Ok(browser) => self.visit(browser, target, &mut turn, deadline, &mut reply, &mut last).await,
             Err(fault) => reply.send(Outcome::Browser(fault).into()),
         }
-        // A newer visit takes over the guard of an older one. Where none could, the older page is cleared.
+        // A newer visit takes over the guard of an older one. If it could not, the older page is cleared.
         if let Some(guard) = last.guard.take_if(|_| !turn.is_over()) {
             self.clear(&guard.tab).await;
         }
@@ -164,8 +163,8 @@ impl Navigator {
         self.origin.elapsed()
     }
 
-    /// Empties a tab whose guard was lost, because nobody has judged what it shows. Returns when the tab is empty or
-    /// closed, or the browser has ended; until then nothing else is opened.
+    /// Empties a tab whose guard was lost, because its page may not have been judged. Returns when the tab is empty or
+    /// closed, or the browser has exited. No other page is opened until then.
     async fn clear(&self, tab: &str) {
         let mut warned = false;
         loop {
@@ -174,14 +173,14 @@ impl Navigator {
                 return;
             }
             if !std::mem::replace(&mut warned, true) {
-                let (event, help) = ("launcher.guard_lost", "nothing is opened until the tab is empty");
-                tracing::warn!(event, help, "the guard over a page was lost: the page is taken off the screen");
+                let (event, help) = ("launcher.guard_lost", "no page is opened until the tab is empty");
+                tracing::warn!(event, help, "the guard of a page was lost: the page is being removed from the screen");
             }
             match cleared {
-                Ok(_) => return tracing::info!(event = "launcher.guard_cleared", "the page without a guard is gone"),
+                Ok(_) => return tracing::info!(event = "launcher.guard_cleared", "the unguarded page was removed"),
                 Err(fault) => {
                     tracing::debug!(event = "launcher.clear_failed", "cannot empty the tab yet: {fault}");
-                    let _ = timeout(CLEARING, self.close_tab(tab)).await; // the next attempt sees whether it worked
+                    let _ = timeout(CLEARING, self.close_tab(tab)).await; // the next attempt checks whether it worked
                     sleep(AGAIN).await;
                 }
             }
@@ -207,7 +206,8 @@ impl Navigator {
         }
     }
 
-    /// A page that computes for ever cannot be left, only closed. A browser that loses its last tab ends.
+    /// Closes a tab, because a page whose script never returns cannot be emptied. A browser exits with its last tab, so
+    /// an empty one is opened first.
     async fn close_tab(&self, tab: &str) -> Result<(), Fault> {
         let mut browser = Browser::connect(self.port).await?;
         if browser.tabs().await?.len() < 2 {
@@ -220,11 +220,11 @@ impl Navigator {
 /// How a tab was cleared.
 enum Cleared {
     Empty,
-    /// It was closed, or the browser has ended.
+    /// The tab was closed, or the browser has exited.
     Gone,
 }
 
-/// The caller's answer, which is given once.
+/// The channel for the caller's verdict, which is sent once.
 struct Reply(Option<oneshot::Sender<Verdict>>);
 
 impl Reply {
@@ -235,7 +235,7 @@ impl Reply {
     }
 }
 
-/// One request's place among all.
+/// The number of a request. The highest number is the newest request.
 struct Turn {
     mine: u64,
     newest: watch::Receiver<u64>,
@@ -246,7 +246,7 @@ impl Turn {
         *self.newest.borrow() != self.mine
     }
 
-    /// Returns when a newer request came.
+    /// Returns when a newer request has arrived.
     async fn over(&mut self) {
         let mine = self.mine;
         if self.newest.wait_for(|newest| *newest != mine).await.is_err() {
@@ -255,17 +255,17 @@ impl Turn {
     }
 }
 
-/// What performs one visit.
+/// Performs the effects of one visit.
 struct Shell<'a> {
     navigator: &'a Navigator,
     browser: Browser,
     visit: Visit,
-    /// The visit's numbers of the commands that were sent, by the connection's.
+    /// The visit's number of each sent command, by the connection's number.
     asked: HashMap<u64, u64>,
     lookups: Lookups,
 }
 
-/// Look-ups that are running. Dropping them stops them.
+/// The running look-ups. Dropping them cancels them.
 #[derive(Default)]
 struct Lookups {
     running: JoinSet<Input>,
@@ -327,7 +327,8 @@ impl Shell<'_> {
     }
 }
 
-/// The browser lists its tabs in no order. Which one was used last is worth a question, but not a failure.
+/// Sorts the tabs by their last use, because the browser lists them in no order. If the order cannot be read, they stay
+/// as they are.
 async fn order_tabs(input: &mut Input, port: u16) {
     if let Input::Replied { reply: Ok(reply), .. } = input
         && reply.tabs.len() > 1
@@ -337,7 +338,7 @@ async fn order_tabs(input: &mut Input, port: u16) {
     }
 }
 
-/// The next thing the browser says that means something to the visit. Nothing is lost when this is dropped.
+/// The next message from the browser that the visit handles. Cancel safe: dropping this loses no message.
 async fn hear(browser: &mut Browser, asked: &mut HashMap<u64, u64>) -> Input {
     loop {
         match browser.next().await {
@@ -375,10 +376,10 @@ impl Lookups {
 fn log(note: Note) {
     match note {
         Note::HopRefused(refused) => {
-            tracing::warn!(event = "launcher.hop_refused", rule = %refused.reason, "a page led to what may not be opened: {refused}");
+            tracing::warn!(event = "launcher.hop_refused", rule = %refused.reason, "a page led to a URL that is not allowed: {refused}");
         }
         Note::PageReplaced(refused) => {
-            tracing::warn!(event = "launcher.page_replaced", rule = %refused.reason, "a page that may not be shown was replaced: {refused}");
+            tracing::warn!(event = "launcher.page_replaced", rule = %refused.reason, "a page that is not allowed was replaced: {refused}");
         }
         Note::HopsDropped => {
             tracing::warn!(

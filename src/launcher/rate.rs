@@ -1,25 +1,26 @@
-//! How often somebody may ask: a bucket for each address, one for all requests without the token, and one for all with
-//! it, so that strangers take nothing from callers. Pure: it is told the time.
+//! Rate limits: one bucket per address, one for all requests without the token, and one for all requests with it, so
+//! that strangers cannot use up the callers' share. Pure: the caller passes the time.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// So many at once, and again so many a second.
+/// The size of a bucket, and how many requests it regains per second.
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
     pub burst: f64,
     pub per_second: f64,
 }
 
-/// For one address: a person who clicks, or a dashboard behind one proxy.
+/// Limit for one address, which may be one user or a dashboard behind a proxy.
 pub const ADDRESS: Rate = Rate { burst: 20.0, per_second: 5.0 };
-/// For all requests without the token together, and for all with it: what a browser can take.
+/// Limit for all requests without the token together, and for all with it: as many as a browser can handle.
 pub const ALL: Rate = Rate { burst: 100.0, per_second: 25.0 };
 
-/// Addresses that are remembered. Strangers are forgotten first, and of them the one that has been quiet longest.
+/// How many addresses are remembered. The first to be forgotten is the stranger that has been idle longest.
 const ADDRESSES: usize = 1024;
 
+/// The buckets of one launcher.
 #[derive(Debug)]
 pub struct Gauge {
     address: Rate,
@@ -62,7 +63,7 @@ impl Gauge {
         all.take(self.all, now)
     }
 
-    /// Whether this address has had the token.
+    /// Whether this address has sent the token before.
     pub fn knows(&self, address: IpAddr) -> bool {
         self.addresses.get(&address).is_some_and(|one| one.known)
     }

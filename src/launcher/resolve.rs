@@ -1,5 +1,5 @@
-//! Looks up names as this machine is set up to (`/etc/hosts`, `/etc/resolv.conf` with its search domains), within a
-//! deadline. A look-up that nobody waits for any more stops. Decides nothing: the policy judges what was found.
+//! Resolves names with the machine's own settings (`/etc/hosts`, `/etc/resolv.conf` with its search domains), within a
+//! deadline. Dropping a look-up cancels it. The policy judges the addresses, not this module.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,25 +14,25 @@ use tokio::time::timeout;
 
 use crate::model::url::{Policy, Refused, Target};
 
-/// Longest wait for all name servers together.
+/// Time limit for all name servers together.
 const DEADLINE: Duration = Duration::from_secs(1);
-/// How long an answer is used again. A page asks for the same few names many times.
+/// How long an answer is cached. A page requests the same few names many times.
 const REMEMBERED: Duration = Duration::from_secs(5);
-/// The files that say whom to ask.
+/// The resolver's configuration files.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
-/// Looks up names; one look-up for each name at a time.
+/// Resolves names, with at most one look-up per name at a time.
 #[derive(Default)]
 pub struct Resolver {
     client: Mutex<Option<(Stamp, TokioResolver)>>,
     busy: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
-/// When the files that say whom to ask were last written.
+/// When the configuration files were last written.
 type Stamp = [Option<SystemTime>; FILES.len()];
 
 impl Resolver {
-    /// Looks up the target's name, when it has one, and has the addresses judged. Returns those that passed.
+    /// Resolves the target's name, if it has one, and checks all addresses with the policy.
     pub async fn judge(&self, policy: &Policy, target: &Target) -> Result<Vec<IpAddr>, Refused> {
         let Some(name) = target.name() else { return Ok(Vec::new()) };
         let found = self.addresses(name).await.map_err(|why| Refused::unresolved(target, &why))?;
@@ -40,7 +40,7 @@ impl Resolver {
         Ok(found)
     }
 
-    /// All addresses of `name`, IPv4 and IPv6, each once. The error says why there are none.
+    /// All IPv4 and IPv6 addresses of `name`, without duplicates. The error says why there are none.
     pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, String> {
         let late = |_| Err(format!("no name server answered within {DEADLINE:?}"));
         timeout(DEADLINE, self.look_up(name)).await.unwrap_or_else(late)
@@ -48,7 +48,7 @@ impl Resolver {
 
     async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, String> {
         let turn = self.turn(name);
-        let _turn = turn.lock().await; // whoever comes second finds the first one's answer in the cache
+        let _turn = turn.lock().await; // a second look-up waits here, then finds the answer in the cache
         let found = self.client()?.lookup_ip(name).await.map_err(|error| reason(&error))?;
         let mut found: Vec<IpAddr> = found.iter().collect();
         found.sort_unstable();
@@ -67,7 +67,7 @@ impl Resolver {
         turn
     }
 
-    /// A client for the files as they are now: networks change, and so do the files.
+    /// The DNS client, rebuilt whenever the configuration files have changed.
     fn client(&self) -> Result<TokioResolver, String> {
         let stamp = FILES.map(|file| fs::metadata(file).and_then(|file| file.modified()).ok());
         let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,6 +120,6 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&first, &resolver.turn("b.com")));
         drop((first, second));
         drop(resolver.turn("c.com"));
-        assert!(resolver.busy.lock().unwrap().len() <= 1, "names that nobody asks for any more are remembered");
+        assert!(resolver.busy.lock().unwrap().len() <= 1, "unused names are not forgotten");
     }
 }

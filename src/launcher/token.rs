@@ -1,5 +1,4 @@
-//! The bearer token: where it is read from, and whether it is the one that a caller sent. Tells it to nobody but
-//! `kasm-void open`.
+//! The bearer token: reads it, and compares it with the one in a request. Only `kasm-void open` gets the token itself.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -10,26 +9,26 @@ use std::sync::{Mutex, PoisonError};
 
 use subtle::ConstantTimeEq;
 
-/// Names a file with the token in it; read again for every request, for secrets rotate.
+/// The variable that names the token file. The file is read again for every request, because secrets rotate.
 pub const FILE: &str = "URL_LAUNCHER_TOKEN_FILE";
-/// The token itself: the first of them that is not empty, when no file has one.
+/// The variables that hold the token if no file is named. The first one that is not empty counts.
 pub const VARIABLES: [&str; 2] = ["URL_LAUNCHER_TOKEN", "VNC_PW"];
 
-/// Far more than any token has.
+/// Longest token file in bytes, far longer than any token.
 const LONGEST: u64 = 4096;
-/// A shorter token can be guessed: whoever has many addresses may try often.
+/// A token with fewer characters can be guessed, because an attacker with many addresses has many tries.
 const SHORT: usize = 16;
 
-/// Knows where the token is.
+/// The source of the token.
 pub struct Token {
     file: Option<PathBuf>,
     variable: Option<String>,
-    /// What is wrong with the file, as it was last warned of.
+    /// The last warning about the file, so that it is not repeated.
     warned: Mutex<Option<String>>,
 }
 
 impl Token {
-    /// As the environment says; `variable` looks there.
+    /// Reads the settings from the environment through `variable`.
     pub fn new(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let text = |name: &&str| Some(set(name)?.to_str()?.trim().to_owned()).filter(|text| !text.is_empty());
@@ -40,8 +39,8 @@ impl Token {
         }
     }
 
-    /// The token, when there is one. A file that cannot be trusted is an error and no reason to take another one:
-    /// whoever names a file does not mean the password that is also there.
+    /// The token, if there is one. A file that cannot be read or trusted is an error, without a fallback to a variable:
+    /// if a file is named, the password that is also set is not meant.
     pub fn get(&self) -> Result<Option<String>, String> {
         match &self.file {
             None => Ok(self.variable.clone()),
@@ -49,7 +48,7 @@ impl Token {
         }
     }
 
-    /// Whether an `Authorization` header has it.
+    /// Whether this `Authorization` header contains the token.
     pub fn is_in(&self, header: &[u8]) -> bool {
         let token = self.get();
         self.warn_once(token.as_ref().err());
@@ -57,7 +56,7 @@ impl Token {
         sent.ct_eq(token.as_bytes()).into()
     }
 
-    /// Says why all requests will be refused, when they will.
+    /// Logs a warning if there is no token, or if it is short.
     pub fn warn_when_missing(&self) {
         let token = self.get();
         self.warn_once(token.as_ref().err());
@@ -88,19 +87,19 @@ impl Token {
 fn read(path: &Path) -> Result<String, String> {
     let named = path.display();
     let failed = |error| format!("cannot read the token from {named} ({FILE}): {error}");
-    // A named pipe must not hold up the launcher.
+    // A named pipe must not block the launcher.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(format!("{named} ({FILE}) is not a file"));
     }
     if metadata.mode() & 0o004 != 0 {
-        return Err(format!("everybody can read the token in {named} ({FILE}): `chmod o-r` it"));
+        return Err(format!("everybody can read the token in {named} ({FILE}): run `chmod o-r` on it"));
     }
     let mut text = String::new();
     file.take(LONGEST + 1).read_to_string(&mut text).map_err(failed)?;
     if text.len() as u64 > LONGEST {
-        return Err(format!("{named} ({FILE}) is longer than {LONGEST} bytes: it holds no token"));
+        return Err(format!("{named} ({FILE}) is longer than {LONGEST} bytes: this is not a token"));
     }
     match text.trim() {
         "" => Err(format!("{named} ({FILE}) is empty: write the token into it, or unset {FILE}")),
@@ -108,7 +107,7 @@ fn read(path: &Path) -> Result<String, String> {
     }
 }
 
-/// What follows the scheme, which may be written in any case.
+/// The token after the scheme `Bearer`, which is compared without case.
 fn bearer(header: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = header.trim_ascii().split_at_checked("bearer".len())?;
     let spaced = token.first().is_some_and(u8::is_ascii_whitespace);

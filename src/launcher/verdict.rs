@@ -1,4 +1,4 @@
-//! How a caller is told what became of a request: status, words, and a body that fits where callers cut it. Pure.
+//! Turns a verdict into a reply: its status, and a body short enough that callers do not cut it. Pure.
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 use crate::model::url::Reason;
 pub use crate::model::visit::{Also, Fault, Outcome, Verdict};
 
-/// Callers keep no more of a body.
+/// Callers read no more bytes of a body than this.
 const BODY_BYTES: usize = 511;
 
 impl Outcome {
+    /// The HTTP status of the reply.
     pub fn status(&self) -> StatusCode {
         match self {
             Outcome::Committed { .. }
@@ -29,7 +30,7 @@ impl Outcome {
         }
     }
 
-    /// The frame that shows it, or what went wrong.
+    /// The frame that shows the page, or an error text.
     fn told(&self) -> Result<&str, String> {
         Err(match self {
             Outcome::Committed { frame }
@@ -49,7 +50,7 @@ impl Outcome {
 }
 
 impl Verdict {
-    /// The reply's body.
+    /// The reply's body. `ms`: how long the request took.
     pub fn body(&self, ms: u64) -> String {
         let (key, text) = match self.outcome.told() {
             Ok(frame) => ("frameId", frame.to_owned()),
@@ -70,7 +71,7 @@ impl Verdict {
     }
 }
 
-/// Adds as much of the text as there is room for.
+/// Adds as much of the text as fits into the body.
 fn fit(body: &mut Value, key: &str, text: &str) {
     let mut room = BODY_BYTES;
     loop {
@@ -79,12 +80,12 @@ fn fit(body: &mut Value, key: &str, text: &str) {
         if length <= BODY_BYTES || room == 0 {
             return;
         }
-        // What is no letter is written six times as long.
+        // An escaped character takes up to six bytes (`\u0001`).
         room = room.min(text.len()).saturating_sub((length - BODY_BYTES).div_ceil(6).max(1));
     }
 }
 
-/// No more bytes than this, and a sign when there were more.
+/// Cuts `text` to `most` bytes, and marks the cut with an ellipsis.
 fn cut(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.into();

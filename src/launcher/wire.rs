@@ -1,5 +1,5 @@
-//! The DevTools spelling of what a visit says and hears: commands to JSON, replies and events from it. Each message
-//! is read once, here; nothing else in the launcher knows a method's name.
+//! Translates between a visit and the DevTools protocol: commands to JSON, replies and events from JSON. Each message
+//! is parsed once, here. Only `navigate` also names methods, to clear a tab.
 
 use serde_json::{Value, json};
 
@@ -7,13 +7,13 @@ use super::cdp::{self, Browser, Fault};
 use crate::model::visit::{Command, Event, Input, Reply, Tab};
 
 impl Browser {
-    /// All tabs that show pages, in no order.
+    /// All tabs that show pages, in no particular order.
     pub async fn tabs(&mut self) -> Result<Vec<Tab>, Fault> {
         let (method, params) = spelled(&Command::ListTabs);
         self.call(None, method, params).await.map(|result| tabs(&result))
     }
 
-    /// A session with a tab.
+    /// Opens a session with a tab, and returns its id.
     pub async fn attach(&mut self, tab: &str) -> Result<String, Fault> {
         let (method, params) = spelled(&Command::Attach { tab: tab.into() });
         let session = reply(&self.call(None, method, params).await?).session;
@@ -32,7 +32,7 @@ pub fn spelled(command: &Command) -> (&'static str, Value) {
         Command::Attach { tab } => ("Target.attachToTarget", json!({ "targetId": tab, "flatten": true })),
         Command::WatchCrashes => ("Inspector.enable", json!({})),
         Command::WatchPage => ("Page.enable", json!({})),
-        // Bodies are not kept for us.
+        // The browser does not need to keep bodies: none is read.
         Command::WatchResponses => {
             ("Network.enable", json!({ "maxTotalBufferSize": 0, "maxResourceBufferSize": 0, "maxPostDataSize": 0 }))
         }
@@ -57,7 +57,7 @@ pub fn spelled(command: &Command) -> (&'static str, Value) {
     }
 }
 
-/// A reply, with the fields that any command of ours asks for.
+/// Parses a reply, with the fields of all commands.
 pub fn reply(result: &Value) -> Reply {
     let frame = &result["frameTree"]["frame"];
     Reply {
@@ -72,7 +72,7 @@ pub fn reply(result: &Value) -> Reply {
     }
 }
 
-/// The tabs in a list of targets, without what nobody sees.
+/// The visible tabs in a list of targets.
 pub fn tabs(result: &Value) -> Vec<Tab> {
     let targets = result["targetInfos"].as_array().map(Vec::as_slice).unwrap_or_default();
     let pages = targets.iter().filter(|target| target["type"] == "page");
@@ -82,7 +82,7 @@ pub fn tabs(result: &Value) -> Vec<Tab> {
     tabs.filter(|tab| !tab.url.starts_with("devtools:")).collect()
 }
 
-/// An event, when it means something to a visit.
+/// Parses an event, or returns `None` if the visit does not handle it.
 pub fn event(event: &cdp::Event) -> Option<Input> {
     let params = &event.params;
     let happened = match event.method.as_str() {
@@ -112,7 +112,7 @@ pub fn event(event: &cdp::Event) -> Option<Input> {
         "Inspector.targetReloadedAfterCrash" => Event::ReloadedAfterCrash,
         _ => return None,
     };
-    // The end of a session with a tab is told to the browser's own session.
+    // The end of a tab's session is reported in the browser's own session.
     let session = match (&event.session, &happened) {
         (Some(session), _) => session.clone(),
         (None, Event::Detached { session }) => session.clone(),

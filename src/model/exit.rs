@@ -1,4 +1,4 @@
-//! How a run ended: from a wait status and its clues to an exit class, in one place.
+//! How a run ended: turns a wait status and other clues into an exit class.
 
 mod memory;
 
@@ -10,22 +10,22 @@ use super::signal::signal_name;
 
 pub use memory::{Candidate, Kills, peak};
 
-/// SIGKILL, with which the kernel ends a process when memory has run out.
+/// SIGKILL, which the kernel uses to end a process when memory has run out.
 const KILL: i32 = 9;
 
 /// The exit code of a Chromium whose profile is locked.
 const PROFILE_LOCKED: i32 = 21;
 
-/// What a wait status does not say.
+/// Facts that a wait status does not contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Clues {
-    /// It is a Chromium: the app clears its locks before a start.
+    /// It is a Chromium. We know this because the app clears the profile locks before a start.
     pub locks: bool,
-    /// It was one of the processes that the kernel killed for want of memory.
+    /// The kernel killed the process because memory ran out.
     pub out_of_memory: bool,
 }
 
-/// How a run ended. The names are those of status, logs and metrics.
+/// How a run ended. The same names appear in status, logs and metrics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "class", content = "detail")]
 pub enum Exit {
@@ -37,25 +37,25 @@ pub enum Exit {
     Signal(i32),
     /// Ended by the kernel because memory ran out.
     OutOfMemory,
-    /// Exit code 21 of a Chromium: its profile is locked by another one.
+    /// Exit code 21 of a Chromium: another browser has locked its profile.
     ProfileLocked,
-    /// A prelaunch step failed: which and why.
+    /// A prelaunch step failed. Names the step and the reason.
     HookFailed(String),
-    /// The program could not be executed: why.
+    /// The program could not be executed, for this reason.
     SpawnFailed(String),
-    /// Not ready in time: what the probe said last.
+    /// Not ready in time. Holds the last failure of the probe.
     NotReady(String),
-    /// The health probe failed too often: what it said last.
+    /// The health probe failed too often. Holds its last failure.
     Unhealthy(String),
-    /// The tree held more than `limits.max_rss`: how many bytes.
+    /// The tree used more than `limits.max_rss`. Holds its size in bytes.
     TooMuchMemory(u64),
-    /// Asked by an operator, a reload or a drain.
+    /// Stopped on request of an operator, a reload or a drain.
     StoppedByUs,
-    /// Gone, and nobody could say how (it was not our child).
+    /// Gone for an unknown reason, because it was not our child.
     Unknown,
 }
 
-/// Whether a status as `wait(2)` gives it says "killed by SIGKILL".
+/// Whether a `wait(2)` status means "killed by SIGKILL".
 pub fn was_killed(status: i32) -> bool {
     signal_of(status) == Some(KILL)
 }
@@ -65,7 +65,7 @@ fn signal_of(status: i32) -> Option<i32> {
 }
 
 impl Exit {
-    /// Of a status as `wait(2)` gives it.
+    /// The exit class of a `wait(2)` status.
     pub fn of(status: i32, clues: Clues) -> Exit {
         match (signal_of(status), (status >> 8) & 0xff) {
             (Some(KILL), _) if clues.out_of_memory => Exit::OutOfMemory,
@@ -76,7 +76,7 @@ impl Exit {
         }
     }
 
-    /// Unexpected ends count towards giving up.
+    /// Whether the end was unexpected and so counts towards giving up.
     pub fn unexpected(&self) -> bool {
         !matches!(self, Exit::Clean | Exit::StoppedByUs)
     }

@@ -1,15 +1,15 @@
-//! The guard: decides when a supervisor is started, what it is told, and how the session ends. Pure: it is told
-//! the time, and answers each input with effects. `crate::guard` is the shell that carries them out.
+//! The guard: decides when to start a supervisor, which messages to send it, and how the session ends. Pure: it takes
+//! inputs with the current time and returns effects. `crate::guard` carries them out.
 //!
-//! A session that was told to end goes through three stages, each of which has a deadline:
+//! A session that was asked to end goes through three stages. Each stage has a deadline:
 //!
-//! 1. **Draining**: the supervisor stops the apps in order. One that dies meanwhile is replaced, and the next is told
-//!    to go on draining.
-//! 2. **Terminating**: supervisors cannot do it (they die before they are ready, or again and again). The guard sends
-//!    TERM to every process it has.
-//! 3. **Killing**: the stop budget is used up, or the supervisor has finished. Whatever is left gets KILL.
+//! 1. **Draining**: the supervisor stops the apps in order. If it dies, the guard starts another one, which continues
+//!    the drain.
+//! 2. **Terminating**: no supervisor can finish the drain, because they die before they are ready, or too often. The
+//!    guard sends TERM to all its descendants.
+//! 3. **Killing**: the stop budget is used up, or the supervisor has finished. The guard kills all remaining processes.
 //!
-//! So the end comes within the stop budget and one second, whatever the supervisor does.
+//! So the session ends within the stop budget plus one second, whatever the supervisor does.
 
 mod message;
 #[cfg(test)]
@@ -24,67 +24,67 @@ use super::exit::Exit;
 use super::manifest::workspace::Workspace;
 use super::signal::{HUP, INT, QUIT, TERM};
 
-/// A supervisor that lived this long started well: the next one is started at once.
+/// A supervisor that lived this long started well. If it dies, the next one is started at once.
 const STARTED_WELL: Duration = Duration::from_secs(1);
 
 /// The wait after the second early death in a row; it doubles from there.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// A new binary has this long to take over, and an old supervisor this long to make way for it.
+/// A new binary has this long to take over, and the old supervisor has this long to exit before it.
 const TAKE_OVER: Duration = Duration::from_secs(10);
 
-/// A supervisor that has said it is finished has this long to exit.
+/// A supervisor that has reported `Finished` has this long to exit.
 const LAST_STEP: Duration = Duration::from_secs(3);
 
-/// Child exits that are kept for a supervisor that has not heard of them.
+/// How many child exits are kept for the next supervisor.
 const EXITS_KEPT: usize = 4096;
 
-/// How long after the stop budget the guard stops waiting for the supervisor. Together with `KILL_WITHIN` less than
-/// the second that is promised.
+/// How long after the stop budget the guard stops waiting for the supervisor. Together with `KILL_WITHIN` this must be
+/// less than the promised second.
 pub const OVER_BUDGET: Duration = Duration::from_millis(700);
 
-/// After a second request to end, the supervisor has this long, since it only has to kill.
+/// After a second request to end, the supervisor has this long. It then only has to kill.
 const HURRY: Duration = Duration::from_secs(2);
 
-/// How long the guard kills before it exits all the same: a process may be stuck in the kernel.
+/// How long the guard keeps killing before it exits anyway: a process may be stuck in the kernel.
 const KILL_WITHIN: Duration = Duration::from_millis(250);
 
-/// Between two rounds of killing: what is killed may just have forked.
+/// The wait between two rounds of killing: a killed process may just have forked.
 const KILL_AGAIN: Duration = Duration::from_millis(20);
 
 /// Supervisors that may die while they drain before the guard ends the session itself.
 const DEATHS_WHILE_DRAINING: u32 = 3;
 
-/// What the guard is told.
+/// An input of the guard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// The session begins. The first input, and only once.
+    /// The session begins. This is the first input and comes once.
     Began,
     /// The supervisor of [`Effect::Start`] was started.
     Started,
-    /// It could not be started, and why.
+    /// The supervisor could not be started, for this reason.
     NotStarted(String),
     /// The guard received this signal.
     Signalled(i32),
     /// The supervisor sent a message.
     Heard(ToGuard),
-    /// The supervisor's end of the line is closed, and all its messages have been heard.
+    /// The supervisor closed its end of the connection, and all its messages have been read.
     LineClosed,
-    /// The supervisor exited with this status of `wait(2)`. Comes after all its messages.
+    /// The supervisor exited with this `wait(2)` status. Comes after all its messages.
     SupervisorExited(i32),
     /// Another child exited.
     ChildExited(ChildExit),
-    /// The guard has no child at all.
+    /// The guard has no children.
     NoChildren,
-    /// It is at least the time that [`Guard::next_moment`] named.
+    /// The time that [`Guard::next_moment`] returned has come.
     TimePassed,
 }
 
-/// What the shell does, in this order, after it has sent what [`Guard::unsent`] offers.
+/// A task for `crate::guard`. Tasks are performed in order, after all messages of [`Guard::unsent`] are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Start a supervisor from this binary; `None`: from the guard's own.
+    /// Start a supervisor from this binary; `None` means the guard's own.
     Start(Option<String>),
     /// Send this signal to the supervisor.
     Forward(i32),
@@ -95,50 +95,50 @@ pub enum Effect {
     KillAll,
     /// Collect this child, which has exited.
     Collect(i32),
-    /// Keep the descriptor of the message that was just heard as this app's pipe.
+    /// Keep the descriptor of the current message as this app's pipe.
     Hold(String),
     /// Close this app's pipe.
     Release(String),
-    /// Keep the descriptor of the message that was just heard as the lock of the state folder.
+    /// Keep the descriptor of the current message as the lock of the state folder.
     KeepLock,
-    /// Tell this to whoever reads stderr.
+    /// Write this warning to stderr.
     Warn(String),
-    /// The session is over: remove what its supervisors wrote down for one another, so that the next session inherits
-    /// nothing. A supervisor that ends well has done so; one that was killed has not.
+    /// The session is over: remove the saved state of its supervisors, so that the next session inherits nothing. A
+    /// supervisor that exits cleanly has done this; one that was killed has not.
     Forget,
-    /// Exit with this code. The last effect of all.
+    /// Exit with this code. Always the last effect.
     Exit(u8),
 }
 
-/// The state of one session's guard.
+/// The guard of one session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Guard {
-    /// What supervisors are started from; `None`: the guard's own binary.
+    /// The binary to start supervisors from; `None` means the guard's own.
     binary: Option<String>,
     /// A new binary that has not taken over yet.
     trial: Option<String>,
     supervisor: Option<Supervisor>,
     respawn: Respawn,
-    /// Apps whose pipe is held.
+    /// Apps whose pipe the guard holds open.
     pipes: BTreeSet<String>,
     /// Exits since the last supervisor took over, oldest first.
     exits: VecDeque<ChildExit>,
-    /// A supervisor has taken over once: from then on a dead one is replaced.
+    /// A supervisor has become ready once. From then on a dead one is replaced.
     begun: bool,
     /// How long the supervisor may take to stop all apps.
     stop_budget: Duration,
-    /// A reload was asked for while the supervisor was not ready.
+    /// A reload was requested while the supervisor was not ready.
     reload: bool,
     ending: Option<Ending>,
     exited: bool,
 }
 
-/// When the next supervisor is started, and what it is told about the ones before it.
+/// When to start the next supervisor, and what to tell it about earlier ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct Respawn {
     due: Option<Duration>,
     deaths: u32,
-    /// Deaths in a row that came before the supervisor had started well.
+    /// Supervisors in a row that died before they had started well.
     early: u32,
     cause: String,
 }
@@ -147,28 +147,28 @@ struct Respawn {
 struct Supervisor {
     began: Duration,
     briefing: Briefing,
-    /// How many of the exits it has been told.
+    /// How many of `exits` were sent to it.
     told: usize,
-    /// How many it had been told when it was told to go.
+    /// How many of `exits` had been sent when `Go` was sent.
     told_at_go: usize,
     line_closed: bool,
     ready: bool,
     /// It was asked to end the session.
     asked: bool,
-    /// It has said that it drains, or was told so when it began.
+    /// It has reported that it drains, or was started to continue a drain.
     draining: bool,
-    /// It was asked a second time.
+    /// It was asked to end the session a second time.
     hurried: bool,
     finished: Option<u8>,
-    /// When it is killed if it is still there, or still not ready.
+    /// The time at which it is killed unless it has exited, or has become ready.
     leave_by: Option<Duration>,
 }
 
-/// How far a new supervisor has been told what it needs.
+/// How much of what a new supervisor needs has been sent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Briefing {
     Hello,
-    /// These pipes are still to be passed.
+    /// These pipes still have to be sent.
     Pipes(Vec<String>),
     Exits,
     Done,
@@ -177,13 +177,13 @@ enum Briefing {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Ending {
     began: Duration,
-    /// What the session ends with when no supervisor reports another code.
+    /// The exit code of the session, unless a supervisor reports another one.
     code: u8,
-    /// The signal that asked for it.
+    /// The signal that requested the end.
     signal: i32,
-    /// When it was asked for again.
+    /// The time of the second request.
     hurried: Option<Duration>,
-    /// Supervisors that have died since.
+    /// Supervisors that have died since the first request.
     deaths: u32,
     stage: Stage,
 }
@@ -214,13 +214,14 @@ impl Default for Guard {
 }
 
 impl Guard {
-    /// The guard of a session whose guard died, and whose supervisor took its place. It holds the pipes of these apps.
+    /// A guard for a session whose guard died, so that its supervisor becomes the guard. It holds the pipes of these
+    /// apps.
     pub fn resumed(deaths: u32, pipes: BTreeSet<String>) -> Guard {
         let cause = "the guard died, and its supervisor took its place".into();
         Guard { begun: true, pipes, respawn: Respawn { deaths, cause, ..Respawn::default() }, ..Guard::default() }
     }
 
-    /// Takes one input at `now`, a time since any fixed origin.
+    /// Handles one input. `now` is the time since any fixed origin.
     pub fn handle(&mut self, now: Duration, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         if self.exited {
@@ -243,7 +244,7 @@ impl Guard {
         effects
     }
 
-    /// When [`Input::TimePassed`] is wanted, if no other input comes before.
+    /// When to send [`Input::TimePassed`], unless another input comes first.
     pub fn next_moment(&self) -> Option<Duration> {
         let ending = self.ending.as_ref().map(|ending| match ending.stage {
             Stage::Killing { again, until } => again.min(until),
@@ -253,8 +254,8 @@ impl Guard {
         self.respawn.due.into_iter().chain(ending).chain(leave_by).min()
     }
 
-    /// The next message for the supervisor. Call [`Guard::sent`] when it is on its way, and ask again; when it cannot
-    /// be sent now, ask again when there is room.
+    /// The next message for the supervisor. Once it is sent, call [`Guard::sent`] and then this again. If it cannot be
+    /// sent now, call this again when there is room.
     pub fn unsent(&self) -> Option<ToSupervisor> {
         let supervisor = self.supervisor.as_ref().filter(|supervisor| !supervisor.line_closed)?;
         let exit = || self.exits.get(supervisor.told).copied().map(ToSupervisor::Exited);
@@ -270,7 +271,7 @@ impl Guard {
         }
     }
 
-    /// The message that [`Guard::unsent`] offered is on its way.
+    /// Records that the message from [`Guard::unsent`] was sent.
     pub fn sent(&mut self) {
         let Some(supervisor) = &mut self.supervisor else { return };
         let pipes = |apps: Vec<String>| if apps.is_empty() { Briefing::Exits } else { Briefing::Pipes(apps) };
@@ -328,7 +329,8 @@ impl Guard {
     fn reload(&mut self, effects: &mut Vec<Effect>) {
         match &self.supervisor {
             Some(supervisor) if supervisor.ready => effects.push(Effect::Forward(HUP)),
-            // It may have read the manifests already. The next one, where there is none, has not.
+            // It may have read the manifests already, so reload once it is ready. Without a supervisor, the next one
+            // reads them anyway.
             Some(_) => self.reload = true,
             None => {}
         }
@@ -348,11 +350,12 @@ impl Guard {
     fn begin_to_end(&mut self, now: Duration, code: u8, signal: i32) {
         let stage = Stage::Draining;
         self.ending.get_or_insert(Ending { began: now, code, signal, hurried: None, deaths: 0, stage });
-        // Nobody who wants the end wants to wait for a start first.
+        // The session is ending, so do not delay the next start.
         self.respawn.due = self.respawn.due.map(|_| now);
     }
 
-    /// Asks the supervisor for what it has not been asked for. One that is not ready would die of a signal.
+    /// Sends the supervisor the requests to end that it has not received yet. A signal would kill one that is not
+    /// ready.
     fn press(&mut self, effects: &mut Vec<Effect>) {
         let (Some(ending), Some(supervisor)) = (&self.ending, &mut self.supervisor) else { return };
         if !supervisor.ready {
@@ -362,7 +365,7 @@ impl Guard {
             supervisor.asked = true;
             effects.push(Effect::Forward(ending.signal));
         } else if ending.hurried.is_some() && supervisor.draining && !supervisor.hurried {
-            supervisor.hurried = true; // only now: two equal signals that are pending are one
+            supervisor.hurried = true; // only now, because two pending signals of one kind merge into one
             effects.push(Effect::Forward(ending.signal));
         }
     }
@@ -404,7 +407,7 @@ impl Guard {
             return;
         }
         self.begun = true;
-        // It has heard everything up to `Go`; what was sent after that it may not have read yet.
+        // It has read everything up to `Go`. It may not have read what was sent after that.
         self.exits.drain(..supervisor.told_at_go);
         supervisor.told -= supervisor.told_at_go;
         supervisor.told_at_go = 0;
@@ -433,7 +436,7 @@ impl Guard {
             }
         }
         self.exits.push_back(exit);
-        // After the message: whoever finds the process gone can be sure that the message is there.
+        // Collect it after the message is sent: once the process is gone, the supervisor can rely on the message.
         effects.push(Effect::Collect(exit.pid));
     }
 
@@ -449,7 +452,7 @@ impl Guard {
             return self.give_up(now, code, effects);
         }
         if !self.begun && !matches!(exit, Exit::Signal(_)) {
-            // It could not begin, and has said why.
+            // It failed to start and has reported why.
             return self.give_up(now, code_of(&exit), effects);
         }
         match self.trial.take() {
@@ -466,7 +469,7 @@ impl Guard {
         }
     }
 
-    /// There is no supervisor: when is the next one due?
+    /// Decides when the next supervisor is due.
     fn replace(&mut self, now: Duration, cause: String, started_well: bool) {
         let Respawn { due, early, .. } = &mut self.respawn;
         *early = if started_well { 0 } else { *early + 1 };
@@ -502,7 +505,7 @@ impl Guard {
         }
     }
 
-    /// The session is over with this code, and nothing of it may stay.
+    /// Ends the session with this code and kills all its processes.
     fn give_up(&mut self, now: Duration, code: u8, effects: &mut Vec<Effect>) {
         self.begin_to_end(now, code, TERM);
         if let Some(ending) = &mut self.ending {
@@ -529,12 +532,12 @@ impl Guard {
 
     fn exit(&mut self, code: u8, effects: &mut Vec<Effect>) {
         self.exited = true;
-        // What a session left that this one could not follow is for one that can.
+        // If no supervisor ever became ready, keep the state of the earlier session for a version that can read it.
         effects.extend(self.begun.then_some(Effect::Forget));
         effects.push(Effect::Exit(code));
     }
 
-    /// When the guard stops waiting for anybody.
+    /// When the guard stops waiting and kills everything.
     fn kill_at(&self, ending: &Ending) -> Duration {
         let in_time = ending.began.saturating_add(self.stop_budget).saturating_add(OVER_BUDGET);
         ending.hurried.map_or(in_time, |hurried| in_time.min(hurried.saturating_add(HURRY)))

@@ -1,4 +1,4 @@
-//! What the built-in steps decide, each for itself; `daemon` gathers their facts and does what they say.
+//! The decisions of the built-in steps, one file each. `daemon` gathers the facts and carries out the decisions.
 
 pub mod display_lock;
 pub mod json_edit;

@@ -1,51 +1,50 @@
 //! PID 1 of a container whose entry point is another program: decides what its signals mean and how the container
-//! ends. Pure: it is told the time, and answers each input with effects. `crate::init` is the shell that carries them
-//! out.
+//! ends. Pure: it takes inputs with the current time and returns effects. `crate::init` carries them out.
 //!
-//! A container that is told to stop goes through these stages, within its grace:
+//! A container that is asked to stop goes through these stages within its grace:
 //!
 //! 1. **Draining**: the supervisor stops the apps in order.
-//! 2. **Stopping**: the command gets TERM. When the drain took too long, every other process gets it too, which makes
-//!    the guard of the session hurry.
-//! 3. **Killing**: whatever is left gets KILL.
+//! 2. **Stopping**: the command gets TERM. If the drain took too long, all other processes get it too, which makes the
+//!    session's guard hurry.
+//! 3. **Killing**: all remaining processes get KILL.
 
 use std::time::Duration;
 
 use super::signal::{HUP, INT, QUIT, TERM, USR1, USR2, WINCH};
 
-/// Of the grace, what is left for everything after the drain.
+/// The part of the grace that is reserved for everything after the drain.
 const AFTER_THE_DRAIN: Duration = Duration::from_secs(3);
 
-/// Of the grace, what is left for the kernel after everything was killed.
+/// The part of the grace that is reserved for the kernel, after everything was killed.
 const AFTER_THE_KILL: Duration = Duration::from_millis(500);
 
-/// After a second request to stop, processes have this long before they are killed. Longer than the guard takes.
+/// After a second request to stop, processes have this long before they are killed. The guard needs less.
 const HURRY: Duration = Duration::from_millis(2500);
 
-/// After a drain that could not be asked for, the next try.
+/// The wait before a drain is requested again, after a request that failed.
 const DRAIN_AGAIN: Duration = Duration::from_millis(100);
 
-/// Between two rounds of killing: what is killed may just have forked.
+/// The wait between two rounds of killing: a killed process may just have forked.
 const KILL_AGAIN: Duration = Duration::from_millis(20);
 
-/// What PID 1 is told.
+/// An input of PID 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
     /// This signal was received.
     Signalled(i32),
-    /// The command exited with this status of `wait(2)`.
+    /// The command exited with this `wait(2)` status.
     CommandExited(i32),
-    /// What [`Effect::Drain`] asked for is done, or there is no session to drain.
+    /// The drain of [`Effect::Drain`] is done, or there is no session to drain.
     Drained,
-    /// The session could not be asked now: its supervisor may be about to be replaced.
+    /// The drain could not be requested now: the supervisor may be about to be replaced.
     NotDrained,
-    /// There is no child at all.
+    /// There are no children.
     NoChildren,
-    /// It is at least the time that [`Init::next_moment`] named.
+    /// The time that [`Init::next_moment`] returned has come.
     TimePassed,
 }
 
-/// What the shell does.
+/// A task for `crate::init`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// Ask the supervisor to drain, and report [`Input::Drained`] or [`Input::NotDrained`].
@@ -54,22 +53,22 @@ pub enum Effect {
     Reload,
     /// Send this signal to the command.
     Forward(i32),
-    /// Send this signal to the command if it catches it: it would die of it otherwise.
+    /// Send this signal to the command, but only if the command catches it. Otherwise it would die.
     ForwardIfCaught(i32),
     /// Send TERM to every process.
     TerminateAll,
     /// Send KILL to every process.
     KillAll,
-    /// Exit with this code. The last effect of all.
+    /// Exit with this code. Always the last effect.
     Exit(u8),
 }
 
 /// The state of PID 1.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Init {
-    /// From the first request to stop to the end of everything.
+    /// The time from the first request to stop until everything has ended.
     grace: Duration,
-    /// A stop in order counts as success, whatever the command's code.
+    /// An orderly stop counts as success, whatever the command's exit code.
     zero_when_stopped: bool,
     /// How the command exited.
     status: Option<i32>,
@@ -80,16 +79,16 @@ pub struct Init {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Ending {
     began: Duration,
-    /// Somebody asked for it: the command did not end by itself.
+    /// The stop was requested; the command did not end by itself.
     asked: bool,
-    /// When it was asked for again.
+    /// The time of the second request.
     hurried: Option<Duration>,
     stage: Stage,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
-    /// `again`: when the drain is asked for again.
+    /// `again`: when to request the drain again.
     Draining {
         again: Option<Duration>,
     },
@@ -101,13 +100,13 @@ enum Stage {
 }
 
 impl Init {
-    /// `grace`: from the first request to stop to the end of everything. `zero_when_stopped`: a stop in order counts
-    /// as success, whatever the command's code.
+    /// `grace` is the time from the first request to stop until everything has ended. With `zero_when_stopped`, an
+    /// orderly stop counts as success, whatever the command's exit code.
     pub fn new(grace: Duration, zero_when_stopped: bool) -> Init {
         Init { grace, zero_when_stopped, status: None, ending: None, exited: false }
     }
 
-    /// Takes one input at `now`, a time since any fixed origin.
+    /// Handles one input. `now` is the time since any fixed origin.
     pub fn handle(&mut self, now: Duration, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         if self.exited {
@@ -128,7 +127,7 @@ impl Init {
         effects
     }
 
-    /// When [`Input::TimePassed`] is wanted, if no other input comes before.
+    /// When to send [`Input::TimePassed`], unless another input comes first.
     pub fn next_moment(&self) -> Option<Duration> {
         let ending = self.ending.as_ref()?;
         Some(match ending.stage {
@@ -157,7 +156,7 @@ impl Init {
     fn command_exited(&mut self, now: Duration, status: i32, effects: &mut Vec<Effect>) {
         self.status = Some(status);
         match self.ending.as_ref().map(|ending| ending.stage) {
-            // Its apps end as well as ever.
+            // The apps are still drained.
             None => self.begin_to_end(now, false, effects),
             Some(Stage::Stopping) => self.kill(now, effects),
             Some(Stage::Draining { .. } | Stage::Killing { .. }) => {}
@@ -216,23 +215,23 @@ impl Init {
         effects.push(Effect::Exit(match self.status {
             _ if in_order && self.zero_when_stopped => 0,
             Some(status) => code_of(status),
-            None => code_of(9), // it was killed, and does not go
+            None => code_of(9), // it was killed but has not exited
         }));
     }
 
-    /// When a drain has taken so long that everything else is told to end.
+    /// When a drain has taken too long and all other processes are asked to end.
     fn drain_until(&self, ending: &Ending) -> Duration {
         let most = self.grace.saturating_sub(AFTER_THE_DRAIN).max(self.grace / 2);
         ending.began.saturating_add(most)
     }
 
-    /// When whatever is left is killed.
+    /// When all remaining processes are killed.
     fn kill_at(&self, ending: &Ending) -> Duration {
         let in_time = ending.began.saturating_add(self.grace.saturating_sub(AFTER_THE_KILL));
         ending.hurried.map_or(in_time, |hurried| in_time.min(hurried.saturating_add(HURRY)))
     }
 
-    /// When PID 1 goes, whatever is left.
+    /// When PID 1 exits, even if processes are left.
     fn exit_at(&self, ending: &Ending) -> Duration {
         self.kill_at(ending).saturating_add(AFTER_THE_KILL)
     }
@@ -257,7 +256,7 @@ impl Init {
     }
 }
 
-/// The code that a shell gives for a status of `wait(2)`.
+/// The exit code that a shell reports for a `wait(2)` status.
 fn code_of(status: i32) -> u8 {
     match status & 0x7f {
         0 => (status >> 8) as u8,
@@ -274,16 +273,16 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    /// What a container holds, and how it behaves.
+    /// The behaviour of a simulated container.
     #[derive(Debug, Clone)]
     struct Container {
-        /// How long the command takes to obey TERM, and its status; `None`: it ignores TERM.
+        /// How long the command takes to obey TERM, and its status; `None` if it ignores TERM.
         command: Option<(u64, i32)>,
-        /// How long the drain takes; `None`: for ever.
+        /// How long the drain takes; `None` if it never ends.
         drain: Option<u64>,
-        /// How often nobody answers before the drain is heard.
+        /// How many drain requests fail before one is accepted.
         silent: u8,
-        /// Processes that stay after both, and ignore TERM.
+        /// Processes that outlive both and ignore TERM.
         rest: bool,
     }
 

@@ -1,4 +1,4 @@
-//! From the texts of manifests to apps that need no second look, or to every problem at once, each with its place.
+//! Turns the texts of manifests into checked apps, or reports every problem at once, each with its place.
 
 pub mod foreign;
 pub mod index;

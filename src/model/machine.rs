@@ -1,10 +1,10 @@
-//! The one machine every app runs on. It is told what happened ([`Event`]) and when, and says what to do next
-//! ([`AppEffect`]); it reads no clock, draws no random number and touches nothing.
+//! The state machine that every app runs on. It takes events ([`Event`]) with the current time and returns effects
+//! ([`AppEffect`]). It does no I/O, reads no clock and draws no random numbers.
 //!
-//! Every phase of a start, an end and a stop is a state of its own. People see seven names ([`State::name`]), and
-//! `docs/machine.md` is written by walking all states.
+//! Every phase of a start, an end and a stop is its own state. Users see seven names ([`State::name`]). A test walks
+//! all states and writes `docs/machine.md`.
 //!
-//! One file because statig reads all states of a machine from one block.
+//! This is one file because statig needs all states of a machine in one block.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,24 +28,26 @@ pub use event::Event;
 pub use parts::{Pid, ProbeKind, RunEnd, StopReason, Then, Timer};
 pub use saved::{SavedApp, SavedState};
 
-/// A ready probe that failed is repeated after this.
+/// The wait between a failed ready probe and the next one.
 pub const READY_POLL: Duration = Duration::from_millis(100);
-/// A leader that exited with 0 may have forked its successor, which may not have called exec yet. It is looked for at
-/// this interval, and at the longer one after the first second.
+/// A leader that exited with 0 may have forked its successor, and the successor may not have called exec yet. The
+/// look-up is repeated at this interval for the first second, then at [`LOOK_AGAIN_LATER`].
 pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// See [`LOOK_AGAIN`].
 pub const LOOK_AGAIN_LATER: Duration = Duration::from_millis(500);
-/// How often the memory of an app with `limits.max_rss` is measured.
+/// How often to measure the memory of an app with `limits.max_rss`.
 pub const MEMORY_POLL: Duration = Duration::from_secs(10);
 /// Processes that outlive their leader are killed after this, or after `stop.grace` if that is shorter.
 pub const HELPERS_GRACE: Duration = Duration::from_secs(1);
-/// A clean exit so soon after, or before, the end of an app named in `after` has that cause: nobody closed a window.
+/// A clean exit this close to the end of an app named in `after`, before or after it, is blamed on that end. It does
+/// not count as a closed window.
 pub const SAME_CAUSE: Duration = Duration::from_secs(1);
-/// So many failures in a row are reported as a crash loop.
+/// This many failures in a row are reported as a crash loop.
 pub const CRASH_LOOP: u32 = 5;
 
 const TERM: i32 = 15;
 
-/// One app's machine, which is told only what concerns its present run.
+/// The machine of one app. It ignores events of earlier runs.
 #[derive(Clone)]
 pub struct AppMachine(InitializedStateMachine<Machine>);
 
@@ -55,7 +57,7 @@ impl AppMachine {
         AppMachine(Machine::new(app).uninitialized_state_machine().init_with_context(&mut cx))
     }
 
-    /// Takes one event. Events of an earlier run are ignored: this is the one place that compares runs.
+    /// Handles one event. Events of an earlier run are ignored; no other code compares runs.
     pub fn handle(&mut self, event: &Event, cx: &mut Context<'_>) {
         if event.run().is_none_or(|run| run == self.run) {
             self.0.handle_with_context(event, cx);
@@ -66,7 +68,7 @@ impl AppMachine {
         self.0.state()
     }
 
-    /// What the next supervisor has to know of it.
+    /// What the next supervisor needs to resume this app.
     pub fn saved(&self) -> SavedApp {
         self.0.inner().saved(self.0.state())
     }
@@ -80,20 +82,20 @@ impl std::ops::Deref for AppMachine {
     }
 }
 
-/// What outlives the states of one app.
+/// The data of one app that all its states share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Machine {
     pub app: Arc<App>,
     /// Number of the latest start.
     pub run: u64,
-    /// Starts that followed an exit nobody asked for.
+    /// Starts that followed an exit without a request.
     pub restarts: u64,
     pub last_exit: Option<Exit>,
     history: History,
-    /// Whether it has been looked for: an earlier supervisor may have left it.
+    /// Whether a look-up for a process of an earlier supervisor was done.
     looked: bool,
-    /// When something happened that explains a clean exit better than a person: an app named in `after` ended, or an
-    /// operator sent a signal.
+    /// The last time something other than a closed window could cause a clean exit: an app named in `after` ended, or
+    /// an operator sent a signal.
     disturbed: Option<Duration>,
 }
 
@@ -115,12 +117,12 @@ impl Machine {
         self.history.attempt
     }
 
-    /// The change itself; what it means for a live tree is for the states.
+    /// Takes over the new manifest. Each state decides what the change means for a live tree.
     fn take(&mut self, app: &Arc<App>) {
         self.app = app.clone();
     }
 
-    /// The first way to make the leader end. What it does not answer is met by the timers.
+    /// The first attempt to end the leader. If the leader ignores it, the timers take over.
     fn ask_to_end(&self, pid: Pid) -> AppEffect {
         match self.app.stop.devtools {
             Some(_) => AppEffect::CloseBrowser { run: self.run, pid, app: self.app.clone() },
@@ -128,7 +130,7 @@ impl Machine {
         }
     }
 
-    // The way up.
+    // Starting.
 
     /// The first state of the next run.
     fn start(&mut self, action: Option<String>, cx: &Context<'_>) -> State {
@@ -139,13 +141,13 @@ impl Machine {
         }
     }
 
-    /// As `start`, with the earlier ends forgotten.
+    /// Like `start`, but forgets earlier failures.
     fn start_afresh(&mut self, action: Option<String>, cx: &Context<'_>) -> State {
         self.history.forget();
         self.start(action, cx)
     }
 
-    /// First the look-up, where it can find anything; the rest of the start follows its answer.
+    /// Begins with the look-up if it can find anything; the rest of the start follows its answer.
     fn look(&mut self, action: Option<String>) -> State {
         match self.app.matcher.is_some() || !self.looked {
             true => State::looking(action),
@@ -160,7 +162,7 @@ impl Machine {
         }
     }
 
-    /// Alive: running at once, or once the ready probe passes.
+    /// The leader is alive: the app is running at once, or once the ready probe passes.
     fn alive(&self, pid: Pid, adopted: bool, cx: &mut Context<'_>) -> State {
         cx.report(match adopted {
             true => Report::Adopted { run: self.run, pid },
@@ -200,9 +202,9 @@ impl Machine {
         cx.disarm(Timer::Memory);
     }
 
-    // The way down.
+    // Stopping and ending.
 
-    /// What every request does to an app that is up; `pid`: its leader, where there is one.
+    /// Handles a request to an app that is up. `pid` is its leader, if there is one.
     fn asked_while_up(&mut self, pid: Option<Pid>, event: &Event) -> Outcome<State> {
         let action = match event {
             Event::StartAsked => return Handled,
@@ -227,7 +229,8 @@ impl Machine {
         Transition(State::stopping(Some(pid), Then::Crashed(end)))
     }
 
-    /// The leader is gone. Where a pattern can find a successor, it is looked for first.
+    /// The leader is gone. Looks for a successor first if a pattern can find one, or if the leader exited with 0 too
+    /// early.
     fn leader_gone(&self, end: RunEnd) -> Outcome<State> {
         Transition(match self.app.matcher.is_some() || self.ended_at_once(&end) {
             true => State::succeeding(end, false),
@@ -235,24 +238,24 @@ impl Machine {
         })
     }
 
-    /// It exited with 0 before anybody could use it.
+    /// The leader exited with 0 before the app was stable.
     fn ended_at_once(&self, end: &RunEnd) -> bool {
         end.exit == Exit::Clean && end.lived.is_none_or(|lived| lived < self.app.policy.backoff.stable_after)
     }
 
-    /// Asks what is left of the tree to end; it is killed when its time is over.
+    /// Asks the rest of the tree to end. The `Helpers` timer then kills it.
     fn end_helpers(&self, cx: &mut Context<'_>) {
         cx.push(AppEffect::StopRest { run: self.run });
         cx.arm(self.run, Timer::Helpers, HELPERS_GRACE.min(self.app.stop.grace));
     }
 
-    /// Whether a clean exit may be that of a person who closed the window.
+    /// Whether the clean exit may mean that a person closed the window.
     fn may_be_closed(&self, end: &RunEnd) -> bool {
         let disturbed = self.disturbed.is_some_and(|then| end.at.abs_diff(then) <= SAME_CAUSE);
         end.exit == Exit::Clean && end.lived.is_some() && !disturbed
     }
 
-    /// The tree is gone. Only where it decides whether the app stays down is the display asked first.
+    /// The tree is gone. Asks the display first, but only if its answer decides whether the app stays down.
     fn after_the_end(&mut self, end: &RunEnd, cx: &mut Context<'_>) -> Outcome<State> {
         let policy = &self.app.policy;
         let holds = policy.restart == Restart::Always && policy.on_close == OnClose::Hold;
@@ -263,7 +266,7 @@ impl Machine {
         }
     }
 
-    /// Records the end, asks the policy and goes where it says.
+    /// Records the end and moves to the state that the restart policy selects.
     fn conclude(&mut self, end: &RunEnd, closed: bool, cx: &mut Context<'_>) -> Outcome<State> {
         let ended = restart::Ended { exit: &end.exit, lived: end.lived, closed };
         let next = restart::decide(&self.app.policy, &mut self.history, &ended, cx.now, cx.chance);
@@ -290,7 +293,7 @@ impl Machine {
         cx.report(Report::Crashed { run: self.run, end: end.clone(), next });
     }
 
-    /// Told for every transition, whatever its cause.
+    /// Called after every transition.
     fn report_transition(&mut self, from: &State, to: &State, cx: &mut Context<'_>) {
         if from.name() != to.name() {
             cx.report(Report::Entered { run: self.run, from: from.name(), to: to.name(), pid: to.pid() });
@@ -328,7 +331,7 @@ impl Machine {
                     _ => Handled,
                 }
             }
-            // It went because the other did, and not because somebody closed it.
+            // It ended because its dependency ended; nobody closed it.
             Event::DependencyEnded if *why == StopReason::Closed && context.now.abs_diff(*since) <= SAME_CAUSE => {
                 self.disturbed = Some(context.now);
                 self.restarts += 1;
@@ -404,7 +407,7 @@ impl Machine {
 
     // Starting.
 
-    /// Looking for what an earlier supervisor has left, to go on as it would have.
+    /// Looks for the process that an earlier supervisor left, and resumes from its saved state.
     #[state(superstate = "starting", entry_action = "enter_resuming")]
     fn resuming(&mut self, saved: &mut SavedState, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
         if self.asked_meanwhile(saved, event) {
@@ -424,7 +427,7 @@ impl Machine {
         self.look_up(true, context);
     }
 
-    /// For the apps in `after`.
+    /// Waits for the apps in `after`.
     #[state(superstate = "starting")]
     fn waiting(&mut self, action: &mut Option<String>, event: &Event) -> Outcome<State> {
         match event {
@@ -433,7 +436,7 @@ impl Machine {
         }
     }
 
-    /// Looking for a live copy, before any hook.
+    /// Looks for a live process of the app before any hook runs.
     #[state(superstate = "starting", entry_action = "enter_looking")]
     fn looking(&mut self, action: &mut Option<String>, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
         match event {
@@ -450,7 +453,7 @@ impl Machine {
         self.look_up(first, context);
     }
 
-    /// Ending what an earlier run has left.
+    /// Ends processes that an earlier run left behind.
     #[state(superstate = "starting", entry_action = "enter_clearing", exit_action = "leave_clearing")]
     fn clearing(&mut self, action: &mut Option<String>, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
         match event {
@@ -473,12 +476,12 @@ impl Machine {
         context.disarm(Timer::Helpers);
     }
 
-    /// The action's steps, if one was asked for, then `prelaunch`.
+    /// Runs the steps of the requested action, if any, then `prelaunch`.
     #[state(superstate = "starting", entry_action = "enter_hooks", exit_action = "leave_hooks")]
     #[expect(unused_variables, reason = "the argument is the state's data: statig reads it off the signature")]
     fn hooks(&mut self, action: &mut Option<String>, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            // An app that it is started after has died meanwhile. That one may be what the steps waited for.
+            // An app named in `after` died while the hooks ran. The steps may have depended on it.
             Event::HooksDone { .. } if context.blocked => Transition(State::waiting(None)),
             Event::HooksDone { .. } => Transition(match self.app.matcher.is_some() {
                 true => State::looking_again(),
@@ -538,7 +541,7 @@ impl Machine {
 
     // Alive.
 
-    /// Alive; the ready probe is asked until it passes. `said` is its last complaint.
+    /// Alive but not ready: the ready probe runs until it passes. `said` is its last failure.
     #[state(superstate = "led", entry_action = "enter_probing", exit_action = "leave_probing")]
     fn probing(
         &mut self,
@@ -665,8 +668,8 @@ impl Machine {
 
     // Crashed.
 
-    /// The leader may have a successor: a launcher forked away, or an updater will start the new version. As long as
-    /// something of the tree is alive after a clean exit, it gets the time of `matches.successor`.
+    /// The leader may have a successor: a launcher may have forked the app, or an updater may start the new version.
+    /// After a clean exit, the tree has until `matches.successor` to produce one, as long as any of it is alive.
     #[state(superstate = "crashed", entry_action = "enter_succeeding", exit_action = "leave_succeeding")]
     fn succeeding(
         &mut self,
@@ -710,7 +713,7 @@ impl Machine {
         }
     }
 
-    /// Ending what outlived the leader.
+    /// Ends the processes that outlived the leader.
     #[state(superstate = "crashed", entry_action = "enter_sweeping", exit_action = "leave_sweeping")]
     fn sweeping(&mut self, end: &mut RunEnd, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
         match event {
@@ -736,7 +739,7 @@ impl Machine {
         context.disarm(Timer::Helpers);
     }
 
-    /// Somebody closed the window, or its display died: only the display can tell.
+    /// Either somebody closed the window or the display died. Asks the display to find out.
     #[state(superstate = "crashed", entry_action = "enter_judging", exit_action = "leave_judging")]
     fn judging(&mut self, end: &mut RunEnd, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
         match event {
@@ -761,7 +764,7 @@ impl Machine {
 
     // Stopping.
 
-    /// Asked to end with its own signal, then with TERM, then killed, all within `stop.grace`.
+    /// Ends the tree within `stop.grace`: first with `stop.signal`, then with TERM, then with KILL.
     #[state(superstate = "any", entry_action = "enter_stopping", exit_action = "leave_stopping")]
     fn stopping(
         &mut self,
@@ -779,7 +782,7 @@ impl Machine {
                 context.push(AppEffect::StopRest { run: self.run });
                 Handled
             }
-            // It was on its way up when the stop was asked for.
+            // The start was still in progress when the stop was requested.
             Event::Spawned { pid: leader, .. } | Event::Found { pid: leader, .. } => {
                 *pid = Some(*leader);
                 context.push(self.ask_to_end(*leader));
@@ -838,7 +841,7 @@ impl Machine {
 
     // Superstates.
 
-    /// It is down, and starts only when somebody asks.
+    /// The app is down. A request starts it.
     #[superstate(superstate = "any")]
     fn down(&mut self, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
         match event {
@@ -849,13 +852,13 @@ impl Machine {
         }
     }
 
-    /// On its way up, without a leader yet.
+    /// The app is starting and has no leader yet.
     #[superstate(superstate = "any")]
     fn starting(&mut self, event: &Event) -> Outcome<State> {
         self.asked_while_up(None, event)
     }
 
-    /// It has a live leader.
+    /// The app has a live leader.
     #[superstate(superstate = "any")]
     fn led(&mut self, pid: &mut Pid, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
         if let Event::SignalAsked(signal) = event {
@@ -865,7 +868,7 @@ impl Machine {
         self.asked_while_up(Some(*pid), event)
     }
 
-    /// Its leader is gone, and what follows is not decided. A request decides it.
+    /// The leader is gone and the policy has not decided what follows. A request decides instead.
     #[superstate(superstate = "any")]
     fn crashed(&mut self, end: &mut RunEnd, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
         let then = match event {
@@ -884,8 +887,8 @@ impl Machine {
         Transition(State::stopping(None, then))
     }
 
-    /// Every event is named here, so that a new one does not compile until it is placed. What arrives here came too
-    /// late, or means nothing in this state.
+    /// Names every event, so that a new one does not compile until it is handled. An event that gets here came too late
+    /// or means nothing in the current state.
     #[superstate]
     fn any(&mut self, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
         match event {
@@ -942,7 +945,7 @@ impl Machine {
     }
 }
 
-/// What a request makes of a stop that is under way; `None`: it is no request. A stop beats a restart.
+/// What follows a stop in progress after this request; `None` if the event is not a request. A stop beats a restart.
 fn asked_while_stopping(then: &Then, event: &Event) -> Option<Then> {
     let stopped = matches!(then, Then::Stopped(_));
     Some(match event {

@@ -1,8 +1,8 @@
-//! The manifest: one app as a person writes it in RON, and the settings it is made of, one file each.
+//! The manifest: one app as written in RON, and its settings, one file each.
 //!
-//! Of each setting there are two types: the *form* (`BackoffForm`) is what was read, with texts that may hold
-//! variables; the checked one (`Backoff`) has final values within their ranges. A form's `check` takes its fields
-//! apart exhaustively, so a field that is forgotten there does not compile.
+//! Most settings have two types. The *form* (`BackoffForm`) is what was read, with texts that may contain variables.
+//! The checked type (`Backoff`) has final values within their ranges. A form's `check` destructures its fields
+//! exhaustively, so a forgotten field does not compile.
 
 pub mod name;
 pub mod quantity;
@@ -41,14 +41,14 @@ use crate::model::manifest::restart::{OnClose, OnGiveUp, Restart};
 use crate::model::manifest::stop::StopForm;
 use crate::model::manifest::switch::{on, switch};
 
-/// `name.ron`: one app as it is written. [`crate::model::app::App`] is what `check` makes of it.
+/// `name.ron`: one app as written. `check` turns it into a [`crate::model::app::App`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename = "App", deny_unknown_fields)]
 pub struct Manifest {
-    /// What it is, in a line: shown by `status` and in icons.
+    /// A one-line description, shown by `status` and in icons.
     #[serde(default)]
     pub about: String,
-    /// `1/true/yes/on` or `0/false/no/off`; anything else is a warning and the app stays enabled.
+    /// `1/true/yes/on` or `0/false/no/off`. Any other value is a warning, and the app stays enabled.
     #[serde(default = "on", deserialize_with = "switch")]
     pub enabled: String,
     /// Names for use in this manifest, before the environment.
@@ -58,10 +58,10 @@ pub struct Manifest {
     pub command: String,
     #[serde(default)]
     pub args: Vec<String>,
-    /// An environment variable whose shell words, when it is set and not empty, replace `args`.
+    /// The name of an environment variable. If it is set and not empty, its shell words replace `args`.
     #[serde(default)]
     pub args_from: Option<String>,
-    /// Flags taken from `args` when the override of `args_from` lacks them.
+    /// Flags taken from `args` if the override of `args_from` lacks them.
     #[serde(default)]
     pub args_kept: Vec<String>,
     /// Arguments after all others.
@@ -70,13 +70,13 @@ pub struct Manifest {
     /// Variables set for the app, over the supervisor's own environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Variables hidden by the workspace's `env_hidden` that this app is given all the same.
+    /// Variables hidden by the workspace's `env_hidden` that this app receives anyway.
     #[serde(default)]
     pub env_secret: Vec<String>,
     /// Working folder; the home folder by default.
     #[serde(default)]
     pub cwd: Option<String>,
-    /// Which live process is this app, however it was started.
+    /// How to recognise a live process as this app, however it was started.
     #[serde(default)]
     pub matches: Option<MatchForm>,
     /// Apps that are started before this one.
@@ -89,12 +89,12 @@ pub struct Manifest {
     pub ready: Option<ReadyForm>,
     #[serde(default)]
     pub health: Option<HealthForm>,
-    /// Steps once it runs; their failure is a warning.
+    /// Steps after the app is running; a failure is a warning.
     #[serde(default)]
     pub postlaunch: Vec<HookForm>,
     #[serde(default)]
     pub restart: Restart,
-    /// What a clean exit by the person at the desktop means.
+    /// What to do when the user closes the app.
     #[serde(default)]
     pub on_close: OnClose,
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! Metrics: a snapshot as OpenMetrics text. Owns the metrics' names and help; measures nothing itself.
+//! Formats a snapshot as OpenMetrics text. Owns the names and help texts of the metrics; measures nothing itself.
 
 use std::fmt::Error;
 
@@ -9,15 +9,15 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::model::protocol::{AppStatus, Snapshot, StateName};
 
-/// Prometheus fails a scrape that does not say what it is.
+/// The content type, without which Prometheus rejects a scrape.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All metrics of one moment, ordered by app.
+/// All metrics at one moment, ordered by app.
 pub fn text(snapshot: &Snapshot) -> String {
     let mut registry = Registry::with_prefix("kasm_void");
     registry.register_collector(Box::new(Moment(snapshot.clone())));
     let mut text = String::new();
-    // Writing into a string fails only when a collector does, and ours only passes on the string's answer.
+    // Writing into a string only fails if a collector fails, and ours only returns errors of the string.
     let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
     text
 }
@@ -30,22 +30,22 @@ impl Collector for Moment {
         let apps = &self.0.apps;
         let encoder = &mut encoder;
         encoder
-            .encode_descriptor("build", "The supervisor that answers", None, MetricType::Info)?
+            .encode_descriptor("build", "Version of the running supervisor", None, MetricType::Info)?
             .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
         let problems =
             encoder.encode_descriptor("manifest_problems", "Problems found in the manifests", None, MetricType::Gauge);
         problems?.encode_gauge(&(self.0.problems.len() as i64))?;
         let draining =
-            encoder.encode_descriptor("draining", "1 while everything is being stopped", None, MetricType::Gauge);
+            encoder.encode_descriptor("draining", "1 while all apps are being stopped", None, MetricType::Gauge);
         draining?.encode_gauge(&i64::from(self.0.draining))?;
 
         gauge(encoder, apps, ("app_up", "1 while the app is running and ready", None), |app| {
             Some(i64::from(app.state == StateName::Running))
         })?;
         states(encoder, apps)?;
-        let stale = ("app_stale", "1 while the manifest is broken and its last good version in use", None);
+        let stale = ("app_stale", "1 while the manifest is broken and its last good version is in use", None);
         gauge(encoder, apps, stale, |app| Some(i64::from(app.stale.is_some())))?;
-        let failures = ("app_failures", "Starts in a row that failed; 5 and more are a crash loop", None);
+        let failures = ("app_failures", "Failed starts in a row; 5 or more are a crash loop", None);
         gauge(encoder, apps, failures, |app| Some(i64::from(app.failures)))?;
         let uptime = ("app_uptime", "Time since the app became ready", Some(Unit::Seconds));
         gauge(encoder, apps, uptime, |app| app.uptime_ms.map(|ms| ms as f64 / 1e3))?;
@@ -84,7 +84,7 @@ const STATES: [StateName; 7] = [
     StateName::GaveUp,
 ];
 
-/// One series for each state, 1 for the one the app is in: so a graph shows changes without gaps.
+/// One series for each state, with the value 1 for the current one, so that a graph shows changes without gaps.
 fn states(encoder: &mut DescriptorEncoder, apps: &[AppStatus]) -> Result<(), Error> {
     let mut family =
         encoder.encode_descriptor("app_state", "1 for the state the app is in", None, MetricType::Gauge)?;
@@ -98,7 +98,7 @@ fn states(encoder: &mut DescriptorEncoder, apps: &[AppStatus]) -> Result<(), Err
 }
 
 fn starts(encoder: &mut DescriptorEncoder, apps: &[AppStatus]) -> Result<(), Error> {
-    let help = "Starts that followed an exit nobody asked for";
+    let help = "Restarts after exits that were not requested";
     let mut family = encoder.encode_descriptor("app_restarts", help, None, MetricType::Counter)?;
     for app in apps {
         family.encode_family(&app_label(app))?.encode_counter::<[(&str, &str); 0], _, u64>(&app.restarts, None)?;

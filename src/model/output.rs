@@ -1,5 +1,5 @@
-//! An app's output as bytes and lines: what is kept in memory, where a file ends, what is dropped and how it is
-//! counted, what is passed on. Reads no pipe and writes no file.
+//! The rules for an app's output: what is kept in memory, when a log file is rotated, what is dropped and counted, and
+//! what is forwarded. Reads no pipe and writes no file.
 
 pub mod lines;
 

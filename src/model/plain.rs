@@ -1,23 +1,23 @@
-//! What may be shown on a terminal. The one place that decides it: a character that could command a terminal or
-//! change the direction of writing is written out, wherever the text comes from.
+//! The one place that decides what may be shown on a terminal. A character that could control the terminal or change
+//! the direction of text is escaped, whatever the source of the text.
 
 use std::fmt::Write;
 
 /// A line shown to a person is cut after this many bytes.
 const LONGEST: usize = 8 << 10;
 
-/// Whether a terminal would obey this character, or show what follows it in another order than it is written.
+/// Whether a terminal would obey this character, or show the text after it in another order.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Text on one line: every unsafe character is written out (`\n`, `\u{1b}`), tabs and line ends included.
+/// Text on one line: every unsafe character is escaped (`\n`, `\u{1b}`), including tabs and line ends.
 pub fn text(text: &str) -> String {
     written_out(text, |_| false)
 }
 
-/// A line of an app's output: as [`text`], but tabs stay, the line end goes, and after 8 KiB it is cut.
+/// A line of an app's output: like [`text`], but tabs stay, the line end is removed, and a line is cut at 8 KiB.
 pub fn line(line: &[u8]) -> String {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -30,13 +30,13 @@ pub fn line(line: &[u8]) -> String {
     shown
 }
 
-/// Each line of `bytes`, as [`line`].
+/// Each line of `bytes`, escaped by [`line`].
 pub fn lines(bytes: &[u8]) -> Vec<String> {
     bytes.split_inclusive(|byte| *byte == b'\n').map(line).collect()
 }
 
-/// Text of our own for a terminal: line ends, tabs and colours (`ESC [ … m`) stay, everything else is written out.
-/// The last filter before a terminal, should a piece of foreign text have been forgotten.
+/// Our own text for a terminal: line ends, tabs and colours (`ESC [ … m`) stay; any other unsafe character is escaped.
+/// This is the last filter before a terminal, in case foreign text was not escaped earlier.
 pub fn styled(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -53,7 +53,7 @@ pub fn styled(text: &str) -> String {
     shown
 }
 
-/// The length of the colour sequence that `text` begins with; 0 when it begins with something else.
+/// The length of the colour sequence at the start of `text`; 0 if there is none.
 fn colour(text: &str) -> usize {
     let Some(arguments) = text.strip_prefix("\x1b[") else { return 0 };
     match arguments.find(|c: char| !(c.is_ascii_digit() || c == ';')) {
@@ -62,12 +62,12 @@ fn colour(text: &str) -> usize {
     }
 }
 
-/// JSON with every unsafe character as `\uXXXX`: the same value for whoever reads it.
+/// JSON with every unsafe character as `\uXXXX`. It still parses to the same value.
 pub fn json(json: &str) -> String {
     let mut written = String::with_capacity(json.len());
     for c in json.chars() {
         match c {
-            // Outside strings, where it means nothing; inside, JSON has escaped it already.
+            // White space outside of strings; inside strings JSON has escaped it already.
             '\n' | '\t' => written.push(c),
             // All unsafe characters are in the Basic Multilingual Plane, so one unit is enough.
             c if is_unsafe(c) => drop(write!(written, "\\u{:04x}", u32::from(c))),
@@ -77,7 +77,7 @@ pub fn json(json: &str) -> String {
     written
 }
 
-/// Source text that is shown with marks at byte offsets: unsafe characters are replaced by ones of the same length.
+/// Source text to show with marks at byte offsets. Unsafe characters are replaced by others of the same length.
 pub fn source(text: &str) -> String {
     let replaced = |c: char| match c {
         '\n' | '\t' => c,

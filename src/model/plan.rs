@@ -1,5 +1,5 @@
-//! Plan: what differs between the apps that are known and the manifests that are wanted, as steps that the
-//! supervisor takes and as lines that people read.
+//! Plan: compares the known apps with the wanted manifests. Gives the difference as steps for the supervisor and as
+//! lines for people.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,25 +12,25 @@ use crate::model::manifest::pattern::Pattern;
 use crate::model::manifest::restart::RestartPolicy;
 use crate::model::protocol::{PlanReport, PlanStep};
 
-/// What differs between two versions of an app, by the heaviest field; the fields' names.
+/// The difference between two versions of an app: the strongest effect, and the names of the fields that have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     None,
-    /// Takes effect on the running app.
+    /// Applies to the running app.
     Live(Vec<&'static str>),
-    /// Takes effect at its next start.
+    /// Applies at the next start.
     NextStart(Vec<&'static str>),
-    /// Stops and starts it.
+    /// Stops and starts the app.
     Restart(Vec<&'static str>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// A manifest nobody knew.
+    /// A new manifest.
     Appear(Arc<App>),
-    /// Another version of a known one.
+    /// A new version of a known manifest.
     Change(Arc<App>, Change),
-    /// A known one that is gone.
+    /// A known manifest that was deleted.
     Vanish(String),
 }
 
@@ -42,8 +42,8 @@ pub enum Effect {
     Restart,
 }
 
-/// Each setting that differs, by its name in the manifest. Every field of an app is here; one that is forgotten
-/// does not compile.
+/// The settings that differ, by their name in the manifest. Destructures every field of an app: a forgotten one does
+/// not compile.
 fn differences(old: &App, new: &App) -> Vec<(&'static str, Effect)> {
     let App {
         name: _,
@@ -96,7 +96,7 @@ fn differences(old: &App, new: &App) -> Vec<(&'static str, Effect)> {
     .collect()
 }
 
-/// What of a matcher decides which process is the app.
+/// The parts of a matcher that decide which process is the app.
 fn patterns(matcher: Option<&Matcher>) -> Option<(&Pattern, Option<&Pattern>, Option<&FolderFlag>)> {
     matcher.map(|Matcher { cmdline, exclude, same_folder, successor: _ }| {
         (cmdline, exclude.as_ref(), same_folder.as_ref())
@@ -107,7 +107,7 @@ fn successor(matcher: Option<&Matcher>) -> Option<Duration> {
     matcher.map(|matcher| matcher.successor)
 }
 
-/// What differs. A change of comments, order or formatting is none.
+/// The difference between two versions. Comments, order and formatting do not count.
 pub fn change(old: &App, new: &App) -> Change {
     let differing = differences(old, new);
     let Some(heaviest) = differing.iter().map(|(_, effect)| *effect).max() else { return Change::None };
@@ -119,10 +119,10 @@ pub fn change(old: &App, new: &App) -> Change {
     }
 }
 
-/// Identifies what an app is started with: of two versions that differ in it one is restarted for the other. A
-/// running app's is kept in the state folder and compared by the next supervisor, which may be another version of
-/// this program. So the hashed text is written out here, a line for each value that is not the default: a setting
-/// that is new, and not used, changes no hash.
+/// A hash of everything an app is started with. If the hash of a new version differs, the running app is restarted.
+/// The hash of a running app is saved in the state folder. The next supervisor compares it, and that may be another
+/// version of this program. So the hashed text is defined here, with a line for each value that is not the default: a
+/// new setting does not change the hash until it is used.
 pub fn program(app: &App) -> u64 {
     let Program { argv, last: _, env, env_hidden, cwd, nice, oom_score_adj } = &app.program;
     let mut hash = Fnv::default();
@@ -135,12 +135,12 @@ pub fn program(app: &App) -> u64 {
     if let Some(Matcher { cmdline, exclude, same_folder, successor: _ }) = &app.matcher {
         hash.line("matches", cmdline.as_str());
         exclude.iter().for_each(|exclude| hash.line("exclude", exclude.as_str()));
-        same_folder.iter().for_each(|same| hash.line("same_folder", &same.flag)); // its value is in `argv`
+        same_folder.iter().for_each(|same| hash.line("same_folder", &same.flag)); // the folder is in `argv`
     }
     hash.0
 }
 
-/// FNV-1a over lines, each with its length, so that no value reads like another line.
+/// FNV-1a over lines. Each line has its length, so that a value cannot look like another line.
 struct Fnv(u64);
 
 impl Default for Fnv {
@@ -157,7 +157,7 @@ impl Fnv {
     }
 }
 
-/// From the apps that are known to those that are wanted, in order of name; those that go, first. An app
+/// The steps from the known apps to the wanted ones. Deleted apps come first; each group is in order of name. An app
 /// whose manifest is broken stays as it is.
 pub fn plan(known: &BTreeMap<String, Arc<App>>, wanted: &Checked) -> Vec<Step> {
     let stays = |name: &String| wanted.apps.contains_key(name) || wanted.stale.contains_key(name);
@@ -172,9 +172,9 @@ pub fn plan(known: &BTreeMap<String, Arc<App>>, wanted: &Checked) -> Vec<Step> {
 }
 
 impl Change {
-    /// Whether an app that has given up may do better now.
+    /// Whether an app that has given up should be tried again.
     pub fn is_worth_another_try(&self) -> bool {
-        /// What is live and decides about starts.
+        /// The live fields that decide about starts.
         const POLICY: [&str; 4] = ["restart", "backoff", "health", "limits.max_rss"];
         match self {
             Change::None => false,
@@ -184,7 +184,7 @@ impl Change {
     }
 }
 
-/// These steps of [`plan`] in words, and the problems that keep others from being taken.
+/// The steps of [`plan`] in words, and the problems that block others.
 pub fn report(known: &BTreeMap<String, Arc<App>>, wanted: &Checked, steps: &[Step]) -> PlanReport {
     let mut lines: Vec<PlanStep> = steps.iter().map(|step| line(known, step)).collect();
     lines.extend(wanted.stale.iter().map(|(app, problem)| {
@@ -238,8 +238,8 @@ mod tests {
         app
     }
 
-    /// These numbers lie in the state folders of running sessions: a supervisor that computes others restarts all
-    /// their apps when it takes over.
+    /// These hashes are saved in the state folders of running sessions. A supervisor that computes different ones would
+    /// restart all their apps when it takes over.
     #[test]
     fn every_version_of_this_program_computes_the_same_hash() {
         assert_eq!(program(&App::new("web", &["/usr/bin/web"])), 7_654_045_883_016_454_986);

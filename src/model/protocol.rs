@@ -1,4 +1,4 @@
-//! The wire: what the control socket sends and takes, as JSON. Everything a client can see is here.
+//! The wire types: the JSON that the control socket sends and receives. Everything a client can see is here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,22 +11,22 @@ mod route;
 pub use event::{EventLine, SessionEvent};
 pub use route::{HEAD_BYTES, Method, Route, RouteInfo};
 
-/// `GET /v1/apps`: everything, as it was at one moment.
+/// `GET /v1/apps`: a snapshot of all apps at one moment.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Ordered by name.
     pub apps: Vec<AppStatus>,
-    /// What is wrong with the manifests now, one line each, as `check` says it.
+    /// The current problems of the manifests, one line each, as in `check`.
     pub problems: Vec<String>,
-    /// The supervisor is stopping everything and will exit.
+    /// The supervisor is stopping all apps and will exit.
     pub draining: bool,
-    /// The session's own steps are not done yet, so no app was started.
+    /// The `stage` steps of the session are not done yet, so no app was started.
     #[serde(default)]
     pub staging: bool,
 }
 
 impl Snapshot {
-    /// The apps in other states than these, in words.
+    /// The apps that are not in one of these states, as text.
     pub fn apps_outside(&self, states: &[StateName]) -> Vec<String> {
         let others = self.apps.iter().filter(|app| !states.contains(&app.state));
         others.map(|app| format!("{} is {}", app.name, app.state_in_words())).collect()
@@ -34,7 +34,7 @@ impl Snapshot {
 }
 
 impl AppStatus {
-    /// The state and what its name leaves open, as in `Backoff (retry 3)`.
+    /// The state with its detail, as in `Backoff (retry 3)`.
     pub fn state_in_words(&self) -> String {
         match self.detail.as_str() {
             "" => self.state.to_string(),
@@ -43,19 +43,19 @@ impl AppStatus {
     }
 }
 
-/// `GET /readyz`: whether people can use the session.
+/// `GET /readyz`: whether the session is ready for use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Readiness {
     pub ready: bool,
     pub draining: bool,
     pub staging: bool,
-    /// What is missing, in words.
+    /// What is missing, as text.
     pub waiting: Vec<String>,
 }
 
 impl Readiness {
-    /// `unmet`: which of the workspace's own conditions do not hold; `None`: it has none, and every app has to run, or
-    /// to be down on purpose.
+    /// `unmet` lists the conditions of the workspace that do not hold. `None` means that it has no conditions; then
+    /// every app must be running, or down on purpose.
     pub fn of(snapshot: &Snapshot, unmet: Option<Vec<String>>) -> Readiness {
         let waiting = unmet.unwrap_or_else(|| snapshot.apps_outside(&[StateName::Running, StateName::Stopped]));
         let ready = waiting.is_empty() && !snapshot.draining && !snapshot.staging;
@@ -63,27 +63,27 @@ impl Readiness {
     }
 }
 
-/// `GET /v1/supervisor`: who is supervising.
+/// `GET /v1/supervisor`: facts about the supervisor.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Identity {
     pub version: String,
     pub pid: i32,
-    /// The process that starts the next supervisor; `None`: it has died.
+    /// The guard, which starts the next supervisor; `None` if it has died.
     pub guard: Option<i32>,
     /// Supervisors of this session that have died.
     pub deaths: u32,
-    /// Why this one was started, unless it was the first.
+    /// Why this supervisor was started, unless it is the first.
     pub after: Option<String>,
-    /// Version of what one supervisor leaves for the next.
+    /// Version of the state that one supervisor saves for the next.
     pub ledger: u32,
     /// Manifest folders; later ones win.
     pub folders: Vec<String>,
-    /// What keeps it from keeping its promises, one sentence each with the way out.
+    /// Problems that limit what the supervisor can do, one sentence each with the remedy.
     pub troubles: Vec<String>,
-    /// Processes that were left to the supervisor and belong to no app.
+    /// Processes that were reparented to the supervisor and belong to no app.
     #[serde(default)]
     pub strays: Vec<String>,
-    /// How often its state folder was deleted or changed by somebody, and restored.
+    /// How often another process deleted or changed the state folder and the supervisor restored it.
     #[serde(default)]
     pub restored: u32,
 }
@@ -94,33 +94,33 @@ pub struct AppStatus {
     pub name: String,
     pub about: String,
     pub state: StateName,
-    /// The rest of the state in words: "hooks", "waiting for display", "disabled"; empty when there is none.
+    /// Details of the state, such as "hooks" or "disabled"; empty if there are none.
     pub detail: String,
     /// The leader of the tree.
     pub pid: Option<i32>,
     /// Not started by this supervisor, but found by its pattern or by the marks in its environment.
     pub adopted: bool,
-    /// Number of this start since the supervisor began with the app; 0 before the first.
+    /// Number of this start, counted from the app's first start; 0 before it.
     pub run: u64,
     /// Milliseconds since the app became ready; `None` unless it is running.
     pub uptime_ms: Option<u64>,
-    /// Starts that followed an exit nobody asked for.
+    /// Starts that followed an exit without a request.
     pub restarts: u64,
-    /// Starts in a row that failed; 0 once it lived for `backoff.stable_after`.
+    /// Failed starts in a row; 0 once the app has lived for `backoff.stable_after`.
     #[serde(default)]
     pub failures: u32,
     pub last_exit: Option<Exit>,
     /// Milliseconds until the next start, in `Backoff`.
     pub next_retry_ms: Option<u64>,
-    /// Resident bytes of the tree's leader; only in answers, never in events.
+    /// Resident memory of the leader in bytes; only in answers, never in events.
     #[serde(default)]
     pub memory_bytes: Option<u64>,
-    /// The manifest on disk is broken and its last good version is running: the first problem.
+    /// The first problem of the manifest on disk, if it is broken and its last good version is in use.
     pub stale: Option<String>,
-    /// Its output is not being kept: why, and how many lines were dropped; only in answers.
+    /// Why output is being dropped, and how many lines were; only in answers, never in events.
     #[serde(default)]
     pub log_trouble: Option<String>,
-    /// Names that `do` takes.
+    /// The actions that `do` accepts.
     pub actions: Vec<String>,
 }
 
@@ -150,7 +150,7 @@ impl std::fmt::Display for StateName {
     }
 }
 
-/// What a client can ask of one app: `POST /v1/apps/{app}/{verb}`.
+/// A request to one app: `POST /v1/apps/{app}/{verb}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {
     Start,
@@ -158,7 +158,7 @@ pub enum Verb {
     Restart,
     /// `do/ACTION`
     Do(String),
-    /// `signal/SIG`, a signal number, to the leader.
+    /// `signal/SIG`: sends this signal number to the leader.
     Signal(i32),
 }
 
@@ -174,14 +174,14 @@ impl std::fmt::Display for Verb {
     }
 }
 
-/// Answer of a verb that changes something.
+/// The answer to a verb.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     pub app: String,
     pub done: bool,
-    /// One sentence: what happened, or why it did not and the way out.
+    /// One sentence: what happened, or why it failed and what to do about it.
     pub message: String,
-    /// Why it was not done; absent when it was.
+    /// Why it was not done; absent if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
 }
@@ -194,9 +194,9 @@ pub enum Refusal {
     NoSuchApp,
     /// 404
     NoSuchAction,
-    /// 409: the state does not allow it (signal to an app that is down, anything while draining).
+    /// 409: the state does not allow it (a signal to an app that is down, any request while draining).
     WrongState,
-    /// 409: another request ended what this one waited for.
+    /// 409: another request overrode this one.
     Overtaken,
     /// 502: it was tried and failed.
     Failed,
@@ -205,6 +205,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The HTTP status.
     pub fn status(self) -> u16 {
         match self {
             Refusal::NoSuchApp | Refusal::NoSuchAction => 404,
@@ -215,14 +216,14 @@ impl Refusal {
     }
 }
 
-/// How an app is started, for whoever shows one that is up: `GET /v1/apps/{app}/command`.
+/// `GET /v1/apps/{app}/command`: how to start an app, and how to show it while it is up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandLine {
-    /// The program and its arguments up to `args_last`.
+    /// The program and its arguments before `args_last`.
     pub argv: Vec<String>,
     /// `args_last`
     pub last: Vec<String>,
-    /// What goes between the two when the app is up; `None`: there is no use in running it again.
+    /// The arguments between the two while the app is up; `None` if it is pointless to run the program again.
     pub again: Option<Vec<String>>,
     pub env: BTreeMap<String, String>,
     pub env_hidden: BTreeSet<String>,
@@ -236,14 +237,14 @@ pub struct Crash {
     pub run: u64,
     pub pid: Option<i32>,
     pub exit: Exit,
-    /// The exit in words.
+    /// The exit as text.
     pub reason: String,
     pub uptime_ms: Option<u64>,
-    /// Peak resident bytes of the leader and the children it waited for.
+    /// Peak resident memory in bytes, of the leader and the children it waited for.
     pub peak_memory_bytes: Option<u64>,
     /// Last lines of the app's output.
     pub tail: Vec<String>,
-    /// What the cause may be, and the way out.
+    /// The likely cause, and what to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -254,10 +255,11 @@ pub struct PlanReport {
     /// Ordered by app.
     pub steps: Vec<PlanStep>,
     pub unchanged: usize,
-    /// One line each, as `check` says it.
+    /// One line each, as in `check`.
     pub problems: Vec<String>,
 }
 
+/// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanStep {
     /// `+` start, `~` restart, `·` live or at the next start, `-` stop, `!` broken: last good kept.

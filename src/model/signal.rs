@@ -1,8 +1,8 @@
 //! Signals by name and number.
 
-/// Reload.
+/// Reloads the manifests.
 pub const HUP: i32 = 1;
-/// These three end a session.
+/// These three signals end a session.
 pub const INT: i32 = 2;
 pub const QUIT: i32 = 3;
 pub const TERM: i32 = 15;
@@ -58,7 +58,7 @@ pub fn signal_number(text: &str) -> Result<i32, String> {
     }
 }
 
-/// The name without `SIG`; real-time signals have none.
+/// The name without `SIG`; `None` for real-time signals.
 pub fn signal_name(number: i32) -> Option<&'static str> {
     SIGNALS.iter().find(|(_, known)| *known == number).map(|(name, _)| *name)
 }

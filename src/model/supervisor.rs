@@ -1,9 +1,9 @@
-//! The pure root: owns every app's machine and decides what they are told. One input in, all its effects out; the
-//! daemon performs them, and what they bring about comes back as inputs.
+//! The pure core of the supervisor: owns the machines of all apps and sends them events. It takes one input and returns
+//! all its effects. The daemon performs the effects, and their results come back as inputs.
 //!
-//! Its parts, one concern a file: `apply` (manifests), `inherit` (what an earlier supervisor left), `requests`,
-//! `drain`, `snapshot` (what clients see) and `apps` (the table of machines). This file takes the inputs and lets
-//! apps follow from one another.
+//! Each submodule has one concern: `apply` (manifests), `inherit` (what an earlier supervisor left), `requests`,
+//! `drain`, `snapshot` (what clients see) and `apps` (the table of machines). This file dispatches the inputs and
+//! handles the dependencies between apps.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -33,17 +33,18 @@ pub use requests::AppRequest;
 use requests::Wait;
 pub use snapshot::Observed;
 
-/// Identifies one request that is to be answered.
+/// Identifies a request that waits for an answer.
 pub type AskId = u64;
 
+/// An input of the supervisor.
 #[derive(Debug)]
 pub enum Input {
-    /// The manifests were read and checked, on this request or because something changed.
+    /// The manifests were read and checked, because of this request or because a file changed.
     Loaded {
         checked: Box<Checked>,
         ask: Option<AskId>,
     },
-    /// The `stage` steps are done, well or not.
+    /// The `stage` steps are done, successfully or not.
     Staged,
     Happened(AppId, Event),
     Asked(AppRequest),
@@ -54,56 +55,57 @@ pub enum Input {
         code: u8,
         cause: DrainCause,
     },
-    /// The supervisor was sent a signal that ends it. The first drains, and the second hurries.
+    /// The supervisor received a signal that ends the session. The first one drains, the second one hurries the drain.
     EndSignalled(&'static str),
-    /// The time that [`Effect::ArmBudget`] gave is over.
+    /// The time of [`Effect::ArmBudget`] is over.
     BudgetSpent,
 }
 
+/// A task for the daemon.
 #[derive(Debug, PartialEq)]
 pub enum Effect {
     App(AppId, AppEffect),
-    /// A name the daemon has not heard of.
+    /// A new app appeared.
     Appeared(AppId, Arc<App>),
-    /// Its manifest changed; what is live takes effect.
+    /// The manifest changed; live settings take effect now.
     Changed(AppId, Arc<App>),
-    /// Its manifest is gone and so is its tree.
+    /// The manifest and the tree of this app are gone.
     Vanished(AppId, String),
     /// Run the steps of `workspace.ron`'s `stage`.
     Stage(Arc<Workspace>),
     Answer(AskId, Outcome),
-    /// The manifests were applied: what that changes and what is wrong with them.
+    /// The manifests were applied: the resulting changes, and the problems found.
     Applied {
         ask: Option<AskId>,
         plan: Box<PlanReport>,
         problems: Vec<Problem>,
     },
-    /// Everything is being stopped.
+    /// All apps are being stopped.
     DrainBegun(DrainCause),
-    /// What is left is being killed: why, in words.
+    /// All remaining processes are being killed, for this reason.
     DrainHurried(String),
     /// Send [`Input::BudgetSpent`] after this.
     ArmBudget(Duration),
-    /// Everything is down: exit with this code.
+    /// All apps are down: exit with this code.
     Exit(u8),
 }
 
-/// What outlives a supervisor.
+/// The data that outlives a supervisor.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SavedSession {
     pub apps: BTreeMap<String, SavedApp>,
     pub session: SessionState,
 }
 
-/// What outlives a supervisor beside its apps.
+/// The data of the session itself that outlives a supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SessionState {
     pub staged: bool,
-    /// It was stopping everything, to exit with this code.
+    /// A drain was in progress that ends with this exit code.
     pub draining: Option<u8>,
 }
 
-/// The time of one input, and where its effects go.
+/// The context of one input: the time, and the list that collects effects.
 struct Turn<'a> {
     now: Duration,
     /// A random number in 0..1.
@@ -117,17 +119,18 @@ impl Turn<'_> {
     }
 }
 
+/// The state of the supervisor.
 #[derive(Default)]
 pub struct Supervisor {
     apps: Apps,
     workspace: Arc<Workspace>,
-    /// Of the manifests, one line each.
+    /// Problems of the manifests, one line each.
     problems: Vec<String>,
     staging: Staging,
     waits: Vec<Wait>,
     drain: Option<Drain>,
     inheritance: Inheritance,
-    /// Apps that have moved since they were last asked for.
+    /// Apps that have changed since the last call of `moved_apps`.
     touched: BTreeSet<AppId>,
 }
 
@@ -140,7 +143,7 @@ enum Staging {
 }
 
 impl Supervisor {
-    /// Takes one input at the time `now`; `chance` is a random number in 0..1.
+    /// Handles one input at the time `now`. `chance` is a random number in 0..1.
     pub fn handle(&mut self, now: Duration, chance: f64, input: Input, effects: &mut Vec<Effect>) {
         let turn = &mut Turn { now, chance, effects };
         match input {
@@ -159,14 +162,14 @@ impl Supervisor {
         }
     }
 
-    /// What of the apps that have moved since the last call is to outlive this supervisor.
+    /// The data to save of each app that has changed since the last call.
     pub fn moved_apps(&mut self) -> Vec<(&str, SavedApp)> {
         let touched = std::mem::take(&mut self.touched);
         let slots = touched.into_iter().filter_map(|id| self.apps.get(id));
         slots.map(|slot| (slot.app().name.as_str(), slot.machine.saved())).collect()
     }
 
-    /// The same for what is no app's.
+    /// The data to save of the session itself.
     pub fn session(&self) -> SessionState {
         SessionState { staged: self.staging == Staging::Done, draining: self.drain.as_ref().map(|drain| drain.code) }
     }
@@ -187,7 +190,7 @@ impl Supervisor {
         &self.workspace
     }
 
-    /// Starts an app nobody has stopped by hand, unless its manifest or the session says no.
+    /// Starts an app that is not held down, unless its manifest or the session forbids it.
     fn start_if_wanted(&mut self, id: AppId, turn: &mut Turn<'_>) {
         let Some(slot) = self.apps.get(id) else { return };
         let Some(reason) = slot.state().stop_reason() else { return };
@@ -206,7 +209,7 @@ impl Supervisor {
         self.dispatch(id, event, turn);
     }
 
-    /// One event into one machine, and what follows from where it is then.
+    /// Sends an event to a machine, then handles what the new state means for other apps.
     fn dispatch(&mut self, id: AppId, event: Event, turn: &mut Turn<'_>) {
         let mut queue = VecDeque::from([(id, event)]);
         while let Some((id, event)) = queue.pop_front() {
@@ -233,7 +236,7 @@ impl Supervisor {
         }
     }
 
-    /// An app is in another state, and others may have waited for that.
+    /// An app has changed state. Other apps may have waited for that.
     fn moved(
         &mut self,
         id: AppId,
@@ -271,14 +274,14 @@ impl Supervisor {
         self.apps.get(id).is_some_and(|slot| matches!(slot.state(), State::Waiting { .. }))
     }
 
-    /// An app named in `after` is on its way up, and so this one waits.
+    /// This app has to wait because an app named in `after` is starting.
     fn blocked(&self, id: AppId) -> bool {
         let Some(slot) = self.apps.get(id) else { return false };
         let others = slot.app().after.iter().filter_map(|name| self.apps.get(self.apps.id(name)?));
         others.into_iter().any(|other| other.state().on_its_way() || self.is_about_to_start(other))
     }
 
-    /// Loaded a moment ago, together with the app that waits for it.
+    /// The app was just loaded, together with the one that waits for it.
     fn is_about_to_start(&self, slot: &apps::Slot) -> bool {
         matches!(slot.state(), State::Stopped { why: StopReason::NotStarted, .. })
             && slot.app().enabled
@@ -286,7 +289,7 @@ impl Supervisor {
             && self.drain.is_none()
     }
 
-    /// Nothing of it is left, nor its manifest.
+    /// The app and its manifest are gone.
     fn forget(&mut self, id: AppId, turn: &mut Turn<'_>) {
         self.answer(id, turn);
         self.waits.retain(|wait| wait.app != id);

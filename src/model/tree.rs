@@ -1,17 +1,17 @@
 //! Decides which processes belong to which app, which one leads it, and which belong to no app.
 //!
-//! Pure: it is given a process table, what is remembered from earlier looks ([`Lineage`]) and a way to look into a
-//! single process ([`Look`]). A process belongs to an app if one of these holds. They are tried in this order:
+//! Pure: it takes a process table, what is known from earlier scans ([`Lineage`]) and a way to inspect a single process
+//! ([`Look`]). A process belongs to an app if one of these rules applies. They are tried in this order:
 //!
-//! 1. It is a known child or a watched process of the app, or it was part of the tree at an earlier look.
-//! 2. It descends from such a process, or shares a session or process group that one of them founded. Sessions and
+//! 1. It is a known child or a watched process of the app, or it was part of the tree at an earlier scan.
+//! 2. It descends from such a process, or is in a session or process group that one of them created. Sessions and
 //!    groups are remembered after their leaders are gone, until they are empty.
 //! 3. Its environment carries the marks of the app and of this session.
 //! 4. Its output goes into the app's pipe.
-//! 5. It was orphaned to us just when the app lost a process, or when there was no other app.
+//! 5. It was reparented to us just when the app lost a process, or when there was no other app.
 //!
-//! The environment comes third because a program may overwrite it (a process title), clear it, or forbid us to read
-//! it. The first two cannot be escaped that way.
+//! The environment comes third because a program may overwrite it (to set a process title), clear it, or deny us access
+//! to it. The first two rules do not depend on it.
 
 mod lineage;
 mod marks;
@@ -35,25 +35,25 @@ pub struct Process {
     pub parent: Pid,
     pub session: Pid,
     pub group: Pid,
-    /// Clock ticks since boot. Together with the pid it identifies a process for good.
+    /// Start time in clock ticks since boot. Together with the pid it identifies a process uniquely.
     pub started: u64,
     /// Dead, but not yet collected by its parent.
     pub zombie: bool,
-    /// We are allowed to signal it.
+    /// We have permission to signal it.
     pub signallable: bool,
 }
 
-/// All processes that could be seen at one moment, oldest first.
+/// All visible processes at one moment, oldest first.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     pub processes: Vec<Process>,
-    /// Nothing was skipped for lack of a file descriptor.
+    /// No process was skipped for lack of a file descriptor.
     pub complete: bool,
 }
 
 impl Table {
-    /// Adds children that the table does not show, for example because `/proc` is mounted with `hidepid`. Nothing is
-    /// known about them except that they exist and that `parent` has to collect them.
+    /// Adds children that the table does not show, for example because `/proc` is mounted with `hidepid`. It is only
+    /// known that they exist and that `parent` has to collect them.
     pub fn add_unseen(&mut self, parent: Pid, children: &[Pid]) {
         let seen: HashSet<Pid> = self.processes.iter().map(|process| process.pid).collect();
         let unseen = children.iter().filter(|pid| !seen.contains(pid));
@@ -69,35 +69,37 @@ impl Table {
     }
 }
 
-/// What can only be learned by looking into one process. Asked only where it decides something.
+/// Facts that need an inspection of one process. Called only if the answer matters.
 pub trait Look {
-    /// What its environment says about whose it is. Nothing if it cannot be read.
+    /// The marks in its environment. Empty if the environment cannot be read.
     fn marks(&self, pid: Pid) -> Rc<Marks>;
     /// Its arguments, joined by single spaces.
     fn command_line(&self, pid: Pid) -> Rc<str>;
-    /// Its arguments name this folder, in whatever spelling.
+    /// Its arguments name this folder, in any spelling.
     fn names_folder(&self, pid: Pid, folder: &FolderFlag) -> bool;
-    /// The app into whose pipe its output goes.
+    /// The app whose pipe receives its output.
     fn output(&self, pid: Pid) -> Option<AppId>;
     /// It runs a kasm-void program: a guard, a supervisor, or a client with an app's name in its arguments.
     fn is_kasm_void(&self, pid: Pid) -> bool;
-    /// It is ending at this moment, so it has shown less of itself than there was.
+    /// It is exiting right now, so its arguments and environment may have been incomplete.
     fn is_ending(&self, pid: Pid) -> bool;
-    /// It lives in another mount namespace, so it is another container's process.
+    /// It is in another mount namespace, so it belongs to another container.
     fn is_elsewhere(&self, pid: Pid) -> bool;
 }
 
-/// Whose process it is.
+/// The owner of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
     App(AppId),
     /// A hook or probe command of the app. Part of its tree, but never adopted as the app itself.
     Hook(AppId),
-    /// Several apps lost a process at the moment this one was orphaned. None of them is empty while it lives.
+    /// Several apps lost a process when this one was orphaned. The trees of all of them count as non-empty while it
+    /// lives.
     OneOf(Rc<BTreeSet<AppId>>),
 }
 
 impl Owner {
+    /// Whether this owner is, or may be, the app.
     pub fn is(&self, app: AppId) -> bool {
         match self {
             Owner::App(owner) | Owner::Hook(owner) => *owner == app,
@@ -113,13 +115,13 @@ impl Owner {
     }
 }
 
-/// The app that a leader is looked for.
+/// The app to find a leader for.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
     pub app: AppId,
     pub name: &'a str,
     pub matcher: Option<&'a Matcher>,
-    /// Also accept the process that an earlier supervisor started as the app, by the marks in its environment.
+    /// Also accept a process that an earlier supervisor started as the app, by the marks in its environment.
     pub by_marks: bool,
 }
 
@@ -130,12 +132,12 @@ pub struct Trees {
     index: Index,
     owners: HashMap<Pid, Owner>,
     by_app: HashMap<AppId, Vec<usize>>,
-    /// Processes we hold: they are alive until we have collected them, even as zombies.
+    /// Processes we hold. Even as zombies they count as alive until we have collected them.
     held: HashSet<Pid>,
     ourselves: Vec<Pid>,
 }
 
-/// Where in the table to find the children of a parent, and the members of a session or group.
+/// Indexes into the table: the children of each parent, and the members of each session or group.
 #[derive(Debug, Default)]
 struct Index {
     by_pid: HashMap<Pid, usize>,
@@ -185,7 +187,7 @@ pub fn sort(table: Table, lineage: &Lineage, look: &dyn Look) -> Trees {
 }
 
 impl Trees {
-    /// Claims what nobody has claimed yet. A claim includes everything that descends from the process.
+    /// Assigns an owner to processes without one. The owner also gets all descendants of the process.
     fn claim_all(&mut self, owner: impl Fn(&Trees, &Process) -> Option<Owner>) {
         for at in 0..self.table.processes.len() {
             let process = self.table.processes[at];
@@ -217,11 +219,12 @@ impl Trees {
         }
     }
 
-    /// Something may be missing from the table, so no tree may be called empty.
+    /// Whether the table is complete. If it is not, no tree may be reported as empty.
     pub fn complete(&self) -> bool {
         self.table.complete
     }
 
+    /// The owner of a process, if it has one.
     pub fn owner(&self, pid: Pid) -> Option<&Owner> {
         self.owners.get(&pid)
     }
@@ -230,7 +233,7 @@ impl Trees {
         self.table.processes.iter()
     }
 
-    /// Every process that has an owner, dead ones too.
+    /// Every process that has an owner, including dead ones.
     pub fn owned(&self) -> impl Iterator<Item = (&Process, &Owner)> {
         self.processes().filter_map(|process| Some((process, self.owners.get(&process.pid)?)))
     }
@@ -239,14 +242,14 @@ impl Trees {
         self.index.by_pid.get(&pid).map(|at| &self.table.processes[*at])
     }
 
-    /// Every live process of the app, and every dead one that we have not collected yet.
+    /// All live processes of the app, and dead ones that we have not collected yet.
     pub fn members(&self, app: AppId) -> impl Iterator<Item = &Process> {
         let all = self.by_app.get(&app).into_iter().flatten().map(|at| &self.table.processes[*at]);
         all.filter(|process| !process.zombie || self.held.contains(&process.pid))
     }
 
-    /// Live processes that were left to us, the guard or the supervisor, and belong to no app; with all that descends
-    /// from them.
+    /// Live processes that were reparented to the guard or the supervisor and belong to no app, with their
+    /// descendants.
     pub fn strays(&self) -> Vec<&Process> {
         let unowned = |process: &Process| {
             !process.zombie && !self.owners.contains_key(&process.pid) && !self.ourselves.contains(&process.pid)
@@ -265,15 +268,15 @@ impl Trees {
         found
     }
 
-    /// It is our child or the guard's. Children that the guard had before it was the guard do not count: they are in the
-    /// session in which it was started, where nothing of ours ever is.
+    /// It is a child of ours or of the guard. Children that the guard had before it became the guard do not count. They
+    /// are in the session in which it was started, and none of our processes ever are.
     fn was_left_to_us(&self, process: &Process) -> bool {
         let session = self.process(process.parent).map(|parent| parent.session);
         self.ourselves.contains(&process.parent) && session != Some(process.session)
     }
 
-    /// Live processes in the session that a hook's command led, and its descendants; `own`: the command itself, if it
-    /// has not been collected.
+    /// Live processes in the session that a hook's command led, and the command's descendants. `own` is the command
+    /// itself, if it has not been collected.
     pub fn with_session(&self, leader: Pid, own: bool) -> Vec<Pid> {
         let session = self.index.sessions.get(&leader).into_iter().flatten().copied();
         let own = self.index.by_pid.get(&leader).copied().filter(|_| own);
@@ -288,7 +291,7 @@ impl Trees {
         found.into_iter().collect()
     }
 
-    /// The process to adopt as the app's leader: one that leads no app yet. The oldest one, if there are several.
+    /// The process to adopt as the app's leader: the oldest match that leads no app yet.
     pub fn leader(&self, wanted: Wanted<'_>, lineage: &Lineage, look: &dyn Look) -> Option<&Process> {
         let started_by_us = wanted.by_marks.then(|| self.spawned(wanted, lineage, look)).flatten();
         started_by_us.or_else(|| self.matching(wanted, lineage, look))
@@ -298,7 +301,7 @@ impl Trees {
         !process.zombie && !lineage.leads(process.pid) && !self.ourselves.contains(&process.pid)
     }
 
-    /// What an earlier supervisor started as the app.
+    /// Processes that an earlier supervisor started as the app.
     fn spawned(&self, wanted: Wanted<'_>, lineage: &Lineage, look: &dyn Look) -> Option<&Process> {
         self.members(wanted.app).filter(|process| self.free(process, lineage)).find(|process| {
             let marks = look.marks(process.pid);
@@ -309,7 +312,7 @@ impl Trees {
         })
     }
 
-    /// What the app's pattern matches.
+    /// Processes that match the app's pattern.
     fn matching(&self, wanted: Wanted<'_>, lineage: &Lineage, look: &dyn Look) -> Option<&Process> {
         let matcher = wanted.matcher?;
         let same_folder = |pid| matcher.same_folder.as_ref().is_none_or(|folder| look.names_folder(pid, folder));
@@ -319,7 +322,7 @@ impl Trees {
                 && matcher.is(&look.command_line(process.pid))
                 && same_folder(process.pid)
         };
-        // Looking into a process costs more than its command line does, so only matches are looked into.
+        // Inspecting a process costs more than reading its command line, so only matches are inspected.
         self.table.processes.iter().filter(may_be).find(|process| {
             let owner_allows = match self.owners.get(&process.pid) {
                 None => true,
@@ -330,7 +333,7 @@ impl Trees {
                 && !lineage.place().is_anothers(&marks)
                 && marks.app.as_deref().is_none_or(|app| app == wanted.name);
             let allowed = owner_allows && marks_allow;
-            // Last: what is not ending now was not ending while it was looked into.
+            // This check comes last: a process that is not exiting now was not exiting during the checks above.
             allowed
                 && !look.is_kasm_void(process.pid)
                 && !look.is_elsewhere(process.pid)
@@ -338,7 +341,7 @@ impl Trees {
         })
     }
 
-    /// A process was adopted as the app's leader: what descends from it belongs to the app too.
+    /// Records that a process was adopted as the app's leader. Its descendants belong to the app too.
     pub fn adopted(&mut self, app: AppId, pid: Pid) {
         self.held.insert(pid);
         if let Some(at) = self.index.by_pid.get(&pid) {

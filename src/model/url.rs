@@ -1,6 +1,6 @@
-//! The URL policy: what may be opened in the shared browser, and what is said about what may not. One place for
-//! the launcher, the redirects it meets, and `kasm-void check-url`. Must not ask a name server: whoever does
-//! brings the addresses here.
+//! The URL policy: decides which URLs may be opened in the shared browser, and explains each refusal. The only place
+//! for this, used by the launcher, for its redirects, and by `kasm-void check-url`. Must not resolve names: the caller
+//! does that and passes the addresses in.
 
 mod address;
 mod name;
@@ -12,42 +12,42 @@ use name::Pattern;
 use serde::Serialize;
 use url::{Host, ParseError, Url};
 
-/// Longest URL, in characters, as it was given and as it is navigated to.
+/// Longest URL in characters, both as given and as navigated to.
 pub const LONGEST: usize = 2048;
-/// Those of the default policy.
+/// The ports of the default policy.
 pub const PORTS: [u16; 4] = [80, 443, 8080, 8443];
 
-/// What may be opened.
+/// Decides which URLs may be opened.
 #[derive(Debug, Clone)]
 pub struct Policy {
     ports: Vec<u16>,
-    /// Names that are refused with all that is below them.
+    /// Names that are refused, together with all names below them.
     refused: Vec<String>,
-    /// When there are any, all else is refused.
+    /// If there are any, everything else is refused.
     allowed: Vec<Pattern>,
-    /// Names that count as public suffixes, beside those of the list.
+    /// Names that count as public suffixes, in addition to the public list.
     public: Vec<String>,
-    /// Ports on this machine that a test serves pages from.
+    /// Ports on this machine from which a test serves pages.
     loopback: Vec<u16>,
 }
 
-/// What passed [`Policy::judge`].
+/// A URL that passed [`Policy::judge`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     url: Url,
-    /// Known good without a name server.
+    /// Known to be allowed without resolving the name.
     settled: bool,
 }
 
-/// What may not be opened, and why.
+/// Why a URL may not be opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refused {
     pub reason: Reason,
-    /// A sentence; has no path, query or credentials of the URL.
+    /// A sentence. Never contains the path, query or credentials of the URL.
     pub text: String,
 }
 
-/// Why something is refused: one word for each rule, in the order of the rules.
+/// The reason for a refusal: one word for each rule, in the order of the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
@@ -56,19 +56,20 @@ pub enum Reason {
     Scheme,
     Credentials,
     Port,
-    /// The host is an address, and not a global one.
+    /// The host is an address that is not global.
     PrivateAddress,
     BadName,
-    /// No public name server answers for it.
+    /// No public name server answers for the name.
     ReservedName,
     SingleLabel,
-    /// Its last labels are on no list of public suffixes.
+    /// The name does not end in a public suffix.
     UnknownSuffix,
-    /// Of the configuration, as is the next.
+    /// The configuration refuses the name or a parent of it.
     Suffix,
+    /// The configuration has an allow list, and the host is not on it.
     NotAllowed,
     Unresolved,
-    /// One address of the name is not global.
+    /// The name resolves to an address that is not global.
     ResolvesPrivate,
 }
 
@@ -85,8 +86,9 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// From words as people write them. No ports: those of the default. `refuse`: names that are refused with all
-    /// that is below them. `allow`: hosts, and `*.suffix`; when there are any, all else is refused.
+    /// A policy from command-line words. Without `ports` it has the default ones. `refuse` holds names that are refused
+    /// together with all names below them. `allow` holds hosts and `*.suffix`; if there are any, everything else is
+    /// refused.
     pub fn new(ports: &[String], refuse: &[String], allow: &[String]) -> Result<Policy, String> {
         let mut policy = Policy::default();
         if !ports.is_empty() {
@@ -97,20 +99,20 @@ impl Policy {
         Ok(policy)
     }
 
-    /// Takes these names for public suffixes too. The list of them is compiled in, and new ones appear.
+    /// Adds public suffixes. The public list is compiled in, and new suffixes may appear later.
     pub fn with_public(mut self, names: &[String]) -> Result<Policy, String> {
         self.public = names.iter().map(|word| name::suffix(word)).collect::<Result<_, _>>()?;
         Ok(self)
     }
 
-    /// Lets pages of this machine be opened at this port. Only for tests that serve pages themselves: no
-    /// configuration, argument or variable leads here.
+    /// Allows pages of this machine at this port. Only for tests that serve pages themselves: no configuration,
+    /// argument or variable leads here.
     pub fn also_loopback(mut self, port: u16) -> Policy {
         self.loopback.push(port);
         self
     }
 
-    /// All that can be said without asking a name server.
+    /// Applies every rule that does not need name resolution.
     pub fn judge(&self, raw: &str) -> Result<Target, Refused> {
         let target = self.judge_frame(raw)?;
         match self.is_exempt(&target) {
@@ -119,8 +121,8 @@ impl Policy {
         }
     }
 
-    /// As [`Policy::judge`], of a frame in a page that may be opened. The allow list is about what people open, and
-    /// says nothing of what such a page embeds; every other rule holds.
+    /// Like [`Policy::judge`], for a frame in a page that may be opened. The allow list covers what people open, not
+    /// what such a page embeds. Every other rule applies.
     pub fn judge_frame(&self, raw: &str) -> Result<Target, Refused> {
         let url = parse(raw)?;
         let target = Target { url, settled: false };
@@ -135,8 +137,8 @@ impl Policy {
         Ok(Target { settled: target.literal().is_some(), ..target })
     }
 
-    /// The address that answered a request for this URL. On another port than the URL's it is a proxy's, and says
-    /// nothing about the server.
+    /// Judges the address that answered a request for this URL. If its port is not the URL's, it belongs to a proxy and
+    /// says nothing about the server.
     pub fn judge_remote(&self, raw: &str, remote: IpAddr, port: u16) -> Result<(), Refused> {
         let Ok(target) = parse(raw).map(|url| Target { url, settled: false }) else { return Ok(()) };
         if target.port() != port || self.is_exempt(&target) {
@@ -147,8 +149,8 @@ impl Policy {
         })
     }
 
-    /// The addresses that a name resolved to, all of them: one that is not global refuses it, for nobody knows
-    /// which of them the browser takes.
+    /// Judges all addresses that a name resolved to. One that is not global refuses the name, because the browser may
+    /// use any of them.
     pub fn judge_addresses(&self, target: &Target, addresses: &[IpAddr]) -> Result<(), Refused> {
         let Some(name) = target.name() else { return Ok(()) };
         if addresses.is_empty() {
@@ -174,7 +176,7 @@ impl Policy {
             return Ok(());
         }
         let ports: Vec<String> = self.ports.iter().take(8).map(u16::to_string).collect();
-        Err(refused(Reason::Port, format!("port {port} is not one of those that may be opened ({})", ports.join(", "))))
+        Err(refused(Reason::Port, format!("port {port} is not one of the allowed ports ({})", ports.join(", "))))
     }
 
     fn judge_name(&self, name: &str) -> Result<(), Refused> {
@@ -186,7 +188,7 @@ impl Policy {
         match self.refused.iter().find(|suffix| name::is_below(name, suffix)) {
             Some(suffix) => Err(refused(
                 Reason::Suffix,
-                format!("`{}` is refused here, with all of `{}`", shortened(name), shortened(suffix)),
+                format!("`{}` is refused here, like all names of `{}`", shortened(name), shortened(suffix)),
             )),
             None => Ok(()),
         }
@@ -196,17 +198,17 @@ impl Policy {
         if self.allowed.is_empty() || self.allowed.iter().any(|pattern| pattern.holds(host)) {
             return Ok(());
         }
-        Err(refused(Reason::NotAllowed, format!("`{}` is not on the list of what may be opened here", shortened(host))))
+        Err(refused(Reason::NotAllowed, format!("`{}` is not on the allow list", shortened(host))))
     }
 }
 
 impl Target {
-    /// The only thing to navigate to: what was given may read otherwise to another parser.
+    /// The only URL to navigate to: another parser may read the given text differently.
     pub fn url(&self) -> &str {
         self.url.as_str()
     }
 
-    /// For audit lines.
+    /// The host, for audit lines.
     pub fn host(&self) -> &str {
         self.url.host_str().unwrap_or_default()
     }
@@ -215,8 +217,8 @@ impl Target {
         self.url.port_or_known_default().unwrap_or_default()
     }
 
-    /// The name whose addresses are still to be judged, spelled as the browser will resolve it; none when the
-    /// host is an address.
+    /// The name whose addresses must still be judged, spelled as the browser will resolve it. `None` if the host is an
+    /// address.
     pub fn name(&self) -> Option<&str> {
         (!self.settled).then(|| self.host())
     }
@@ -235,7 +237,7 @@ impl Target {
 }
 
 impl Refused {
-    /// No name server could tell the addresses of the target's name.
+    /// The refusal of a target whose name could not be resolved.
     pub fn unresolved(target: &Target, why: &str) -> Self {
         refused(Reason::Unresolved, format!("`{}` cannot be resolved: {why}", shortened(target.host())))
     }
@@ -276,7 +278,9 @@ fn parse(raw: &str) -> Result<Url, Refused> {
 fn judge_length(url: &str) -> Result<(), Refused> {
     match url.chars().count() {
         ..=LONGEST => Ok(()),
-        length => Err(refused(Reason::TooLong, format!("the URL has {length} characters: {LONGEST} is the most"))),
+        length => {
+            Err(refused(Reason::TooLong, format!("the URL has {length} characters; at most {LONGEST} are allowed")))
+        }
     }
 }
 
@@ -288,8 +292,8 @@ fn because(error: ParseError) -> &'static str {
             "its host has characters, or punycode, that no host can have"
         }
         ParseError::InvalidPort => "its port is not a number up to 65535",
-        ParseError::InvalidIpv4Address => "its host looks like an IPv4 address and is none",
-        ParseError::InvalidIpv6Address => "its host looks like an IPv6 address and is none",
+        ParseError::InvalidIpv4Address => "its host looks like an IPv4 address but is not one",
+        ParseError::InvalidIpv6Address => "its host looks like an IPv6 address but is not one",
         _ => "no browser could read it",
     }
 }
@@ -298,7 +302,7 @@ fn judge_literal(literal: IpAddr) -> Result<(), Refused> {
     address::judge(literal).map_err(|why| refused(Reason::PrivateAddress, why.to_string()))
 }
 
-/// The scheme, when it is one: `user:password@host` has the user in its place.
+/// Names the scheme only if it is a known one: in `user:password@host` the user name is in its place.
 fn scheme(url: &Url) -> String {
     let known = "about blob chrome data file filesystem ftp javascript mailto view-source ws wss";
     match known.split(' ').find(|word| *word == url.scheme()) {
@@ -310,17 +314,17 @@ fn scheme(url: &Url) -> String {
 fn port(word: &str) -> Result<u16, String> {
     match word.parse() {
         Ok(port) if port > 0 => Ok(port),
-        _ => Err(format!("`{word}` is not a port: a number from 1 to 65535 is")),
+        _ => Err(format!("`{word}` is not a port: use a number from 1 to 65535")),
     }
 }
 
-/// A word of the allow list, unless no URL could ever match it.
+/// Reads a word of the allow list. Fails if no URL could ever match it.
 fn allowed(word: &str) -> Result<Pattern, String> {
     let pattern = Pattern::read(word)?;
     let against = match &pattern {
         Pattern::Below(suffix) => name::judge(&format!("x.{suffix}")).err().map(|(_, why)| format!("it {why}")),
         Pattern::Host(host) => match Policy::default().judge(&format!("http://{host}/")) {
-            Err(refused) if refused.reason != Reason::UnknownSuffix => Some(refused.text), // that can be configured
+            Err(refused) if refused.reason != Reason::UnknownSuffix => Some(refused.text), // suffixes can be configured
             _ => None,
         },
     };
@@ -338,7 +342,7 @@ fn refused(reason: Reason, text: impl Into<String>) -> Refused {
     Refused { reason, text: text.into() }
 }
 
-/// So much of a host that no sentence is drowned in it: callers cut replies at 512 bytes.
+/// Shortens a host so that the message stays readable: callers cut replies at 512 bytes.
 fn shortened(host: &str) -> String {
     match host.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", &host[..end]),

@@ -1,11 +1,11 @@
-//! One visit: the browser goes to a page, and nothing that the page leads to is asked for before the policy has
-//! judged it. Owns which tab is used, each request that the browser holds meanwhile, and what the caller is told.
-//! Pure: it is told the time and what the browser said, and answers with effects.
+//! One visit: the browser opens a page, and no request that follows is sent before the policy has checked it. Owns the
+//! choice of the tab, the requests that the browser holds, and the answer to the caller. Pure: it takes inputs with the
+//! current time and returns effects.
 //!
-//! What always holds, and is tested over random inputs:
+//! These invariants are tested with random inputs:
 //! - A held request is continued or failed exactly once, and continued only after the policy allowed it.
-//! - When a visit ends, it holds nothing, unless it is handed over while still connected.
-//! - The caller gets exactly one answer, and a visit ends by a time that no page can move.
+//! - When a visit ends, no request is held, unless the visit is handed over while still connected.
+//! - The caller gets exactly one answer. A visit ends by a deadline that no page can extend.
 //! - When the guard is lost, the visit ends as [`End::Lost`]: the tab must be cleared.
 
 mod event;
@@ -23,41 +23,41 @@ pub use outcome::{Also, Fault, Outcome, Verdict};
 
 use crate::model::url::{Policy, Refused, Target};
 
-/// For the browser to answer a command.
+/// How long the browser may take to answer a command.
 pub const ANSWER: Duration = Duration::from_secs(3);
-/// How long a page that missed the caller's deadline may still come; it is stopped then.
+/// How long a page that missed the caller's deadline may keep loading before it is stopped.
 const LATE: Duration = Duration::from_secs(60);
-/// For a page that may not be shown to go.
+/// How long it may take to replace a page that must not be shown.
 const REPLACING: Duration = Duration::from_secs(2);
-/// For everything to be read that the browser has said when the guard ends.
+/// How long it may take to read the browser's remaining messages before the guard ends.
 const DRAINING: Duration = Duration::from_secs(10);
-/// For a tab to stop loading at the end.
+/// How long a tab may take to stop loading at the end.
 pub const STOPPING: Duration = Duration::from_millis(500);
-/// Documents and hosts that are remembered. An honest page has a handful.
+/// The most documents and hosts to remember. A normal page has only a few.
 const REMEMBERED: usize = 256;
 
-/// The page that shows nothing.
+/// The empty page.
 const EMPTY: &str = "about:blank";
 
-/// What a visit starts from.
+/// The parameters of a visit.
 #[derive(Debug, Clone)]
 pub struct PageRequest {
     pub target: Target,
-    /// The tab of the visit before this one.
+    /// The tab of the previous visit.
     pub tab: Option<String>,
-    /// Whether the visit before this one is still connected ([`End::HandOver`]).
+    /// Whether the previous visit is still connected ([`End::HandOver`]).
     pub older: bool,
     /// When the caller must have an answer.
     pub reply_by: Time,
     pub waits: Waits,
 }
 
-/// The waits that decide what becomes of a tab.
+/// The waits that decide what happens to a tab.
 #[derive(Debug, Clone, Copy)]
 pub struct Waits {
-    /// How long a tab may take to show a sign of life before it is replaced.
+    /// How long a tab may take to respond before it is replaced.
     pub waking: Duration,
-    /// How long a page that has come is still guarded: pages lead on after a while.
+    /// How long a page is guarded after it has loaded, because a page may navigate later.
     pub watched: Duration,
 }
 
@@ -67,32 +67,32 @@ impl Default for Waits {
     }
 }
 
-/// How far a visit is.
+/// The stage of a visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// Finding a tab and opening a session with it.
     Listing,
     Creating,
     Attaching,
-    /// Waiting for a sign of life of the tab.
+    /// Waiting for the tab to respond.
     Waking,
-    /// Putting the guard up.
+    /// Setting up the guard.
     Holding,
     AttachingFrames,
-    /// Stopping what the visit before this one still holds.
+    /// Stopping the page of the previous visit, whose requests are still held.
     TakingOver,
-    /// The page was asked for.
+    /// The page is loading.
     Loading,
-    /// The caller has been told that it is late.
+    /// The page is still loading, and the caller has been told so.
     Late,
-    /// The caller knows how it ended, and the page is still guarded.
+    /// The caller has the result, and the page is still guarded.
     Watched,
-    /// A page that may not be shown is being replaced by an empty one.
+    /// A page that must not be shown is being replaced by an empty one.
     Replacing,
-    /// The guard is about to end. What the browser said until now is still being read: it may hold a request that
-    /// nobody has seen, and would let it go.
+    /// The guard is about to end. The browser's remaining messages are read first: it may hold a request that we have
+    /// not seen, and would release it.
     Draining,
-    /// The tab is told to stop; the visit ends with its answer.
+    /// The tab was told to stop loading. Its answer ends the visit.
     Stopping(End),
     Ended,
 }
@@ -118,43 +118,43 @@ pub struct Visit {
 #[derive(Debug, Clone, Default)]
 struct Calls {
     last: u64,
-    /// The one whose reply leads on.
+    /// The command whose reply advances the stage.
     expected: u64,
-    /// The question what a tab shows that has come back after a crash.
+    /// The command that asks which page a tab shows after it recovered from a crash.
     recovered: Option<u64>,
 }
 
-/// The tab, as far as it is known.
+/// What is known about the tab.
 #[derive(Debug, Clone, Default)]
 struct OpenTab {
     id: String,
     session: Option<SessionId>,
-    /// Sessions of frames of other sites, which the browser runs apart from the page.
+    /// Sessions of cross-site frames, which the browser runs in separate processes.
     frames: BTreeSet<SessionId>,
-    /// The id of the main frame. It differs from the tab's once a prerendered page was shown.
+    /// The id of the main frame. It differs from the tab's id after a prerendered page was shown.
     main_frame: Option<String>,
-    /// A tab that showed no sign of life, and is to be closed.
+    /// A tab that did not respond and will be closed.
     hung: Option<String>,
-    /// It has crashed and is not back yet; the browser may say so more than once.
+    /// The tab has crashed and has not recovered yet. The browser may report a crash more than once.
     crashed: bool,
 }
 
-/// What became of the navigation.
+/// The progress of the navigation.
 #[derive(Debug, Clone, Default)]
 struct Navigation {
-    /// The document it leads to, once its response is there.
+    /// The document it leads to, once the response has arrived.
     loader: Option<String>,
-    /// Documents that were shown since it began, and may be.
+    /// Allowed documents that were shown since it began.
     shown: Vec<String>,
-    /// Hosts whose addresses were judged since it began.
+    /// Hosts whose addresses were checked since it began.
     hosts: BTreeSet<String>,
-    /// Why the page may not go where it led.
+    /// Why a document that the navigation led to was refused.
     refused: Option<Refused>,
     download: bool,
 }
 
 impl Visit {
-    /// Begins a visit. The effects are the first to perform.
+    /// Begins a visit. Returns it with its first effects.
     pub fn begin(now: Time, policy: Policy, wanted: PageRequest) -> (Visit, Vec<Effect>) {
         let mut visit = Visit {
             policy,
@@ -177,17 +177,17 @@ impl Visit {
         (visit, effects)
     }
 
-    /// The tab that is used; empty while there is none.
+    /// The id of the current tab; empty while there is none.
     pub fn tab(&self) -> &str {
         &self.tab.id
     }
 
-    /// When the visit wants to be told that time has passed.
+    /// When to send [`Input::TimePassed`].
     pub fn wakes_at(&self) -> Time {
         self.until
     }
 
-    /// Takes in what happened, and says what to do about it.
+    /// Handles one input and returns the effects.
     pub fn handle(&mut self, now: Time, input: Input) -> Vec<Effect> {
         if self.stage == Stage::Ended {
             return Vec::new();
@@ -206,7 +206,7 @@ impl Visit {
     }
 }
 
-/// Going on, answering, and ending.
+/// Advancing, answering and ending.
 impl Visit {
     fn replied_to(&mut self, now: Time, call: u64, reply: Result<Reply, String>) {
         if self.calls.recovered == Some(call)
@@ -254,7 +254,7 @@ impl Visit {
 
     fn time_passed(&mut self, now: Time) {
         match self.stage {
-            Stage::Listing => self.create(now), // a list that does not come is a list without a tab
+            Stage::Listing => self.create(now), // no answer is treated like a list without tabs
             Stage::Waking => self.replace_tab(now),
             Stage::Loading => {
                 self.raise();
@@ -283,7 +283,7 @@ impl Visit {
         self.end(if self.is_guarding() { End::Lost } else { End::Done });
     }
 
-    /// It is decided how the visit ends; from here on the page is only guarded.
+    /// The result is known. From here on the page is only guarded.
     fn settle(&mut self, now: Time, outcome: Outcome) {
         let is_shown = |outcome: &Outcome| {
             matches!(outcome, Outcome::Committed { .. } | Outcome::SameDocument { .. } | Outcome::SignIn { .. })
@@ -302,7 +302,7 @@ impl Visit {
         self.tell_page(Command::BringToFront);
     }
 
-    /// The first answer counts.
+    /// Sends the answer to the caller. Only the first one counts.
     fn reply(&mut self, outcome: Outcome) {
         if !self.replied {
             self.replied = true;
@@ -316,14 +316,14 @@ impl Visit {
         }
     }
 
-    /// The browser cannot be used. A page that was asked for before stays guarded until it is cleared.
+    /// The browser cannot be used. A page that was requested earlier stays guarded until it is cleared.
     fn fail(&mut self, fault: Fault) {
         self.reply(Outcome::Browser(fault));
         self.drop_all();
         self.end(End::Done);
     }
 
-    /// Leaves nothing behind that could go on without having been judged.
+    /// Ends the visit so that nothing unchecked can continue.
     fn stop(&mut self, now: Time, end: End) {
         self.drop_all();
         self.ask_page(now, Stage::Stopping(end), STOPPING, Command::StopLoading);
@@ -341,13 +341,13 @@ impl Visit {
         self.effects.push(Effect::End(end));
     }
 
-    /// Whether no page was asked for yet.
+    /// Whether no page was requested yet.
     fn is_preparing(&self) -> bool {
         use Stage::{Draining, Late, Loading, Replacing, Stopping, Watched};
         !matches!(self.stage, Loading | Late | Watched | Replacing | Draining | Stopping(_))
     }
 
-    /// Whether the guard is up, or going up: requests may be held.
+    /// Whether the guard is active or being set up, so that requests may be held.
     fn is_guarding(&self) -> bool {
         !matches!(self.stage, Stage::Listing | Stage::Creating | Stage::Attaching | Stage::Waking | Stage::Ended)
     }
@@ -357,7 +357,7 @@ impl Visit {
         self.until = now.saturating_add(lasts);
     }
 
-    /// Sends a command whose reply leads on.
+    /// Sends a command whose reply advances the stage.
     fn ask(&mut self, now: Time, stage: Stage, within: Duration, session: Option<SessionId>, command: Command) {
         self.send(session, command);
         self.calls.expected = self.calls.last;
@@ -382,7 +382,7 @@ impl Visit {
 }
 
 impl Stage {
-    /// The command that the stage waits for, in the protocol's spelling, for the caller's error message.
+    /// The DevTools name of the command that the stage waits for, for the caller's error message.
     fn command(self) -> &'static str {
         match self {
             Stage::Listing => "Target.getTargets",

@@ -1,5 +1,5 @@
 #!/bin/bash
-# base.sh DIR: the stand-in for KASM's image. Makes DIR/base.tar (Debian: an X server with VNC, XFCE, and a
+# base.sh DIR: builds the stand-in for KASM's image. Makes DIR/base.tar (Debian: an X server with VNC, XFCE, and a
 # renamed Chromium as Discord) and DIR/archive/cloakbrowser.tar.gz (the same Chromium). Needs root, about two minutes.
 set -euo pipefail
 
@@ -18,8 +18,8 @@ command -v mmdebstrap >/dev/null || apt-get install -y -qq --no-install-recommen
 packages=ca-certificates,curl,dbus,dbus-x11,fonts-dejavu-core,gvfs,procps,scrot,tigervnc-standalone-server,wmctrl
 packages=$packages,x11-utils,x11-xserver-utils,xdotool,xauth,xfce4-session,xfwm4,xfdesktop4,xfce4-settings,xfce4-terminal,thunar,zenity,chromium
 
-# The browser's folder leaves twice: as CloakBrowser's archive, wrapped as its real one may be, and as Discord.
-# A copy rather than a link: Chromium finds its resources beside the file it was started from.
+# The browser's folder is used twice: as CloakBrowser's archive, wrapped as the real one may be, and as Discord. It is copied,
+# not linked, because Chromium looks for its resources beside its program file.
 mmdebstrap --quiet --format=tar --variant=minbase --mode=root --hook-dir=/usr/share/mmdebstrap/hooks/eatmydata \
 	--aptopt='APT::Install-Recommends "0"' --dpkgopt='path-exclude=/usr/share/doc/*' \
 	--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \

@@ -1,7 +1,7 @@
 #!/bin/bash
-# engine.sh DIR COMMAND…: runs COMMAND with a docker that answers. Where none does, a private engine is made in
-# DIR from Debian's packages (nothing is installed), and it ends with COMMAND. That one needs root; it has no
-# bridge network (use --network host or none) and keeps no memory, cpu or pids limits.
+# engine.sh DIR COMMAND…: runs COMMAND with a working docker. If none is running, it sets up a private engine in DIR from
+# Debian's packages (nothing is installed), which ends with COMMAND. The private engine needs root. It has no bridge network
+# (use --network host or none) and does not enforce memory, cpu or pids limits.
 set -euo pipefail
 
 fail() {
@@ -22,8 +22,8 @@ shift
 exec 9>"$dir/lock"
 flock --nonblock 9 || fail "another engine runs in $dir: wait for it to end"
 
-# The packages of Debian 13: Debian 12's docker knows no named build contexts. Its runc alone wants a newer C
-# library than Debian 12 has, so runc is this system's own.
+# Packages of Debian 13, because Debian 12's docker does not support named build contexts. Only runc is this system's own:
+# Debian 13's needs a newer C library than Debian 12 has.
 unpack() {
 	local mirror apt=$dir/apt
 	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m1 '/debian/*$') ||
@@ -54,8 +54,8 @@ unpack() {
 
 export PATH=$dir/root/usr/sbin:$dir/root/usr/bin:$PATH DOCKER_HOST=unix://$dir/run/docker.sock DOCKER_CONFIG=$dir/config
 
-# Own mounts and pids: whatever happens, nothing is left running. A cgroup2 mount, because runc refuses a machine
-# that has both versions. The limit on open files, because the engine's default is more than some machines grant.
+# Its own mount and pid namespaces, so that nothing is left running. A cgroup2 mount, because runc refuses a machine that has
+# both versions. A limit on open files, because the engine's default is more than some machines grant.
 exec unshare --mount --pid --fork --kill-child --mount-proc bash -c '
 	dir=$1
 	shift

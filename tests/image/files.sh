@@ -1,6 +1,6 @@
 #!/bin/bash
-# files.sh TOOLS: checks the image's files without building it: scripts, icons, the Dockerfile, and the two build scripts
-# with small stand-ins for what they download. TOOLS is a folder with hadolint.
+# files.sh TOOLS: checks the image's files without building it: scripts, icons and the Dockerfile. Runs the two build scripts
+# with small stand-ins for their downloads. TOOLS is a folder with hadolint.
 set -euo pipefail
 
 tools=$(cd "$1" && pwd)
@@ -9,13 +9,13 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 mapfile -t scripts < <(find image tests -name '*.sh' -type f | sort)
-# Single quotes keep `$` for a later shell in many of them, and traps call what looks like nobody does.
+# Excluded: single quotes around `$` (often meant for a later shell), and functions that only a trap calls.
 shellcheck -x --exclude SC2016,SC2317 "${scripts[@]}"
-# A base that is built anew each day has no package versions to name.
+# The base is rebuilt every day, so package versions cannot be pinned.
 "$tools/hadolint" --ignore DL3008 image/Dockerfile
 desktop-file-validate image/rootfs/opt/kasm-void/Desktop/*.desktop
 
-# refused WORDS COMMAND…: it fails, and says WORDS.
+# refused WORDS COMMAND…: COMMAND must fail and print WORDS.
 refused() {
 	local words=$1 said
 	shift
@@ -38,7 +38,7 @@ program() {
 	chmod 0755 "$1"
 }
 
-# browser NAME FOLDER-IN-ARCHIVE PROGRAM: an archive of that layout in $work/NAME.
+# browser NAME FOLDER-IN-ARCHIVE PROGRAM: makes an archive with this layout in $work/NAME.
 browser() {
 	program "$work/$1/tree/$2/$3" "echo a browser"
 	tar --create --gzip --file "$work/$1/cloakbrowser.tar.gz" --directory "$work/$1/tree" .
@@ -64,14 +64,14 @@ unpack flat "" 1 2>/dev/null
 refused "cannot download file:///nowhere" env CLOAK_URL=file:///nowhere CLOAK_SHA256=00 CLOAK_UNVERIFIED= \
 	image/build/cloakbrowser.sh "$work" "$work/opt"
 
-# Upstream's downloader, as far as it matters: DIR/app-VERSION/Discord.
+# A stand-in for upstream's downloader: it writes DIR/app-VERSION/Discord.
 discord=$work/discord
 refused "neither" image/build/discord.sh "$discord"
 program "$discord/updater_bootstrap" "exit 3"
 refused "exit code 3) brought no program" image/build/discord.sh "$discord"
 program "$discord/updater_bootstrap" ":"
 refused "brought no program" image/build/discord.sh "$discord"
-# Two versions at the depth of today, a deeper one, and a failure although the program has arrived.
+# Two versions at today's depth, a deeper one, and a downloader that fails after it has written the program.
 brings='brings() { mkdir -p "$1"; printf "#!/bin/sh\necho %s\n" "$2" >"$1/Discord"; chmod +x "$1/Discord"; }'
 program "$discord/updater_bootstrap" "$brings"'; [ "$2 $3" = "stable --no-zenity" ] || exit 2; brings "$1/app-1.0.9" 9; brings "$1/app-1.0.10" 10; exit 1'
 image/build/discord.sh "$discord"
@@ -80,11 +80,11 @@ rm -r "$discord/app" "$discord/Discord"
 program "$discord/updater_bootstrap" "$brings"'; brings "$1/stable/x64/app-1.0.11" 11; touch "$1/stable/x64/app-1.0.11/libffmpeg.so"'
 image/build/discord.sh "$discord"
 [ "$("$discord/Discord")" = 11 ]
-# One that is there is left alone.
+# An existing program is not replaced.
 program "$discord/updater_bootstrap" "exit 3"
 image/build/discord.sh "$discord"
 
-# A home of the predecessor: its icons and scripts leave, everything else stays, twice.
+# A home of the older image: its icons and scripts are moved away, and everything else stays. Run it twice.
 home=$work/home
 mkdir -p "$home/Desktop" "$home/scripts"
 printf '[Desktop Entry]\nExec=/home/kasm-user/scripts/launch-url.sh\n' >"$home/Desktop/LaunchURL.desktop"
@@ -98,7 +98,7 @@ for _ in 1 2; do
 	[ "$(cd "$home" && find Desktop scripts -type f | sort | tr '\n' ' ')" = "Desktop/Discord.desktop Desktop/notes.txt scripts/reset-discord.sh " ]
 	[ "$(cd "$home/kept" && find . -type f | sort | tr '\n' ' ')" = "./Desktop/LaunchURL.desktop ./Desktop/Terminal.desktop ./scripts/reload-cloak.sh " ]
 done
-# The predecessor ran once more and put its files back: neither copy is lost.
+# The older image ran once more and put its files back. Neither copy may be lost.
 printf '[Desktop Entry]\nExec=xfce4-terminal\nComment=again\n' >"$home/Desktop/Terminal.desktop"
 image/rootfs/opt/kasm-void/scripts/retire.sh "$home" "$home/kept"
 [ "$(find "$home/kept/Desktop" -name 'Terminal.desktop*' | wc -l)" -eq 2 ]

@@ -1,5 +1,5 @@
-"""kubernetes.py BASE OVERLAY: checks what no schema knows in two rendered sets of Kubernetes files: the names that exist in
-the cluster, who may do what, what may leave the pod. BASE is the generic set, OVERLAY the one of the existing cluster."""
+"""kubernetes.py BASE OVERLAY: checks two rendered sets of Kubernetes files for what no schema covers: the cluster's names,
+rights, and the pod's outgoing traffic. BASE is the generic set, OVERLAY the one for the existing cluster."""
 
 import ipaddress
 import pathlib
@@ -48,7 +48,7 @@ def reaches(cidr, exceptions, address):
 
 def pod_is_sound(rendered):
     deployment, pod = rendered.one("Deployment", "kasm-vpn")["spec"], rendered.pod()
-    assert "replicas" not in deployment, "`replicas` would overrule whoever scales by hand"
+    assert "replicas" not in deployment, "`replicas` would undo scaling by hand"
     equal(deployment["strategy"], {"type": "Recreate"}, "the strategy")
     equal(pod["automountServiceAccountToken"], False, "the API token of all containers")
     equal([container["name"] for container in pod["initContainers"]], ["volume-owner", "rotate-vnc-password", "gluetun"], "the order")
@@ -69,7 +69,7 @@ def pod_is_sound(rendered):
 
 
 def every_wait_fits(rendered):
-    """The drain ends before the grace, and a start before the startup probe gives up."""
+    """The drain must fit into the grace, and a slow start into the startup probe."""
     pod = rendered.pod()
     workspace = named(pod["containers"], "workspace")
     drain = workspace["lifecycle"]["preStop"]["exec"]["command"]

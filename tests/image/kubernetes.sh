@@ -1,7 +1,7 @@
 #!/bin/bash
-# kubernetes.sh TOOLS: renders the Kubernetes files, checks every field against the schemas of the oldest version they
-# need (1.29: native sidecars) and of the newest, and checks what no schema knows. TOOLS is a folder with kubectl,
-# kubernetes-validate and a Python that has yaml; no cluster is asked.
+# kubernetes.sh TOOLS: renders the Kubernetes files, checks every field against the schemas of the oldest supported version
+# (1.29: native sidecars) and of the newest, and checks what no schema covers. TOOLS is a folder with kubectl,
+# kubernetes-validate and a Python that has yaml. It needs no cluster.
 set -euo pipefail
 
 tools=$(cd "$1" && pwd)
@@ -18,7 +18,7 @@ for folder in base overlays/kbve; do
 done
 "$tools/python" tests/image/kubernetes.py "$work/base.yaml" "$work/kbve.yaml"
 
-# The rotation, run as it stands there: thirty-two letters and digits, each time others.
+# Run the rotation script as it is in the Deployment: 32 letters and digits, different each time.
 mkdir "$work/bin"
 printf '#!/bin/sh\ncat /tmp/patch.json\n' >"$work/bin/kubectl"
 chmod +x "$work/bin/kubectl"

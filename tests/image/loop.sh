@@ -1,6 +1,6 @@
 #!/bin/bash
-# loop.sh: what the supervisor replaces, to be measured beside it: a custom_startup.sh of bash loops that look for
-# each app with pgrep. The launcher is ours in both, so that what is compared is who starts it. Nothing else uses this.
+# loop.sh: what the supervisor replaces, for comparison in start.sh only: a custom_startup.sh of bash loops that look for
+# each app with pgrep. Both start our launcher, so that only the supervision differs.
 set -u
 
 mkdir -p "$HOME/scripts" "$HOME/Desktop"

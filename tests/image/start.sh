@@ -1,6 +1,6 @@
 #!/bin/bash
-# start.sh [ROUNDS]: the time from a container's start to its browser, its launcher and Discord's window, with the
-# supervisor and with the bash loops of before, in turns. Measures the image that image/test.sh has built:
+# start.sh [ROUNDS]: measures the time from a container's start to its browser, its launcher and Discord's window, with the
+# supervisor and with the older bash loops, in turns. Uses the image that image/test.sh has built:
 #
 #   KASM_VOID_BINARY=RELEASE-BUILD image/test.sh && tests/image/engine.sh target/image/docker tests/image/start.sh
 set -euo pipefail
@@ -22,7 +22,7 @@ up() {
 	fi >/dev/null
 }
 
-# since BEGAN COMMAND: milliseconds until the command succeeds in the container, where one `docker exec` looks.
+# since BEGAN COMMAND: prints the milliseconds until COMMAND succeeds in the container; one `docker exec` repeats it.
 since() {
 	local ended
 	ended=$(docker exec --env DISPLAY=:1 start bash -c "
@@ -30,7 +30,7 @@ since() {
 	echo $(((ended - $1) / 1000000))
 }
 
-# round KIND: a line "browser launcher discord all", in milliseconds.
+# round KIND: prints a line "browser launcher discord all", in milliseconds.
 round() {
 	local began work
 	work=$(mktemp -d)
@@ -45,7 +45,7 @@ round() {
 	rm -r "$work"
 }
 
-# column NUMBER FILE: median, smallest, largest.
+# column NUMBER FILE: prints the median, smallest and largest value.
 column() {
 	cut -d' ' -f"$1" "$2" | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)], v[1], v[NR] }'
 }

@@ -1,7 +1,7 @@
 #!/bin/bash
-# stories.sh: builds the image and lives with it. Needs a docker that answers, and from image/test.sh: IMAGE_WORK,
-# IMAGE_BASE (imported here from IMAGE_WORK/base.tar), IMAGE. With an empty IMAGE_BASE the IMAGE is there already and is
-# tested as it is. Containers have no network, no capabilities and uid 1000.
+# stories.sh: builds the image and uses it as people do. Needs a running docker, and from image/test.sh: IMAGE_WORK,
+# IMAGE_BASE (imported here from IMAGE_WORK/base.tar), IMAGE. If IMAGE_BASE is empty, it tests the existing IMAGE. Containers
+# have no network, no capabilities and uid 1000.
 set -uo pipefail
 
 cd "$(dirname "$0")/../.." || exit
@@ -10,13 +10,13 @@ passed=0
 failures=()
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' image/version.toml)
 
-# ---- how a story is told
+# ---- helpers
 
 step() {
 	printf '\n== %s\n' "$1"
 }
 
-# check WHAT COMMAND…: the command succeeds.
+# check WHAT COMMAND…: COMMAND must succeed.
 check() {
 	local what=$1 said
 	shift
@@ -29,7 +29,7 @@ check() {
 	fi
 }
 
-# eventually COMMAND…: it succeeds within a minute, or says what it said last.
+# eventually COMMAND…: COMMAND must succeed within a minute; otherwise prints its last output.
 eventually() {
 	local said end=$((SECONDS + 60))
 	until said=$("$@" 2>&1); do
@@ -45,7 +45,7 @@ not() {
 	! "$@"
 }
 
-# is WANTED COMMAND…: the command says just that.
+# is WANTED COMMAND…: COMMAND must print exactly WANTED.
 is() {
 	local wanted=$1 said
 	shift
@@ -56,7 +56,7 @@ is() {
 	}
 }
 
-# has WORDS COMMAND…: the words are in what the command says, however it ends.
+# has WORDS COMMAND…: the output of COMMAND must contain WORDS, whatever its exit code.
 has() {
 	local words=$1 said
 	shift
@@ -70,7 +70,7 @@ has() {
 	esac
 }
 
-# ends CODE COMMAND…
+# ends CODE COMMAND…: COMMAND must exit with CODE.
 ends() {
 	local wanted=$1 said
 	shift
@@ -88,7 +88,7 @@ configured() {
 
 # ---- containers
 
-# up NAME OPTIONS…: a workspace called NAME on a host of that name.
+# up NAME OPTIONS…: starts a workspace called NAME, with NAME as its host name.
 up() {
 	local name=$1
 	shift
@@ -99,7 +99,7 @@ up() {
 		"$@" "$IMAGE" >/dev/null
 }
 
-# at NAME COMMAND…: in the container, as KASM's own `docker exec`.
+# at NAME COMMAND…: runs COMMAND in the container, like KASM's own `docker exec`.
 at() {
 	docker exec --env DISPLAY=:1 "$@"
 }
@@ -131,7 +131,7 @@ other_pid() {
 	[ "$(state "$1" "$2")" = Running ] && [ "$(pid "$1" "$2")" != "$3" ]
 }
 
-# spawned NAME APP: how often the log, which a dashboard counts, tells of a start.
+# spawned NAME APP: the number of starts in the log, as a dashboard counts them.
 spawned() {
 	docker logs "$1" 2>/dev/null | grep -c "\"msg\":\"launching $2\""
 }
@@ -148,20 +148,20 @@ environment_of() {
 	at "$1" sh -c "tr '\\0' '\\n' </proc/$(pid "$1" "$2")/environ"
 }
 
-# on_the_bus NAME SCRIPT: in the container, with the desktop's session bus.
+# on_the_bus NAME SCRIPT: runs SCRIPT in the container, with the desktop's session bus.
 on_the_bus() {
 	local bus
 	bus=$(at "$1" sh -c "tr '\\0' '\\n' </proc/\$(pgrep -x xfce4-session)/environ | grep ^DBUS_SESSION_BUS_ADDRESS=") &&
 		at --env "$bus" "$1" sh -c "$2"
 }
 
-# click NAME ICON: what XFCE does on a double click.
+# click NAME ICON: does what XFCE does on a double click.
 click() {
 	on_the_bus "$1" "exec gio launch Desktop/$2.desktop"
 }
 
-# double_click NAME COMMAND…: on the fourth icon of the first column, Terminal, behind XFCE's own three; again while
-# the command fails, because nobody tells when the desktop has its icons.
+# double_click NAME COMMAND…: double-clicks the fourth icon of the first column (Terminal, after XFCE's own three). Repeats it
+# until COMMAND succeeds, because nothing reports when the desktop has its icons.
 double_click() {
 	local name=$1 look
 	shift
@@ -242,7 +242,7 @@ metadata() {
 	check "no token among them" not has TOKEN configured '{{json .Config.Env}}'
 }
 
-# Bytes of our layers, without the binary (a debug build here) and CloakBrowser.
+# The bytes of our layers, without the binary (a debug build here) and CloakBrowser.
 added() {
 	docker history --no-trunc --human=false --format '{{.Size}} {{.CreatedBy}}' "$IMAGE" |
 		grep -v -e 'cloakbrowser.sh' -e 'kasm-void /usr/local/bin' | sed '$d' | awk '{ sum += $1 } END { print sum }'
@@ -338,7 +338,7 @@ launcher() {
 	check "its short form too, by the environment" ends 1 docker exec --env KASM_URL=https://kubernetes/ one /dockerstartup/custom_startup.sh -g
 }
 
-# A stock deployment knows one secret, and KASM's own script takes it out of the environment.
+# A stock deployment has one secret, and KASM's own script removes it from the environment.
 vnc_password_is_the_token() {
 	step "with the VNC password alone"
 	up stock --env URL_LAUNCHER_TOKEN=
@@ -439,7 +439,7 @@ persistence() {
 	check "nobody asks about the profile" not window_named two "^(Error|Question)"
 }
 
-# mounted WORD: a ConfigMap as the kubelet lays it out, and swaps it.
+# mounted WORD: writes a ConfigMap's folder and swaps it, like the kubelet.
 mounted() {
 	local folder=$IMAGE_WORK/mounted
 	mkdir -p "$folder/..$1"
@@ -461,7 +461,7 @@ operators_app() {
 	check "the others never noticed" is "$browser" pid two cloakbrowser
 }
 
-# Both windows beside the icons, and the status in a terminal that a real double click has opened.
+# Both windows beside the icons, and the status in a terminal that a real double click opened.
 picture() {
 	step "a picture, and a double click"
 	at one sh -c '
@@ -510,7 +510,7 @@ switches() {
 	docker volume rm clean >/dev/null
 }
 
-# A home as the predecessor leaves it: its icons and scripts, a login, a lock of its pod, and a settings file.
+# A home left by the older image: its icons and scripts, a login, a lock of its pod, and a settings file.
 predecessor_boots() {
 	docker run --rm --network none --user 1000 --volume old:/home/kasm-user --entrypoint bash "$IMAGE" -euc '
 		cd "$HOME"

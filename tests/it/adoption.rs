@@ -1,4 +1,4 @@
-//! The supervisor dies at any moment: no app is restarted, doubled or forgotten, and no output is lost.
+//! If the supervisor dies, at any moment, no app is restarted, doubled or forgotten, and no output is lost.
 
 use std::process::Command;
 
@@ -96,7 +96,7 @@ fn helpers_of_an_adopted_app_are_gone_before_the_respawn() {
 
 #[test]
 fn no_line_of_output_is_lost_while_nobody_supervises() {
-    // Each number is first written where the story sees it, then said.
+    // Each number is first written to a file that the story reads, then printed.
     let body =
         "number=0\nwhile :; do number=$((number + 1)); echo $number >>\"$DATA/said\"; echo $number; sleep 0.02; done\n";
     let manifest = r#"App(command: "${BIN}/counts", log: Log(file: "${DATA}/count.log"))"#;
@@ -122,7 +122,7 @@ fn no_line_of_a_flood_is_lost_or_doubled_when_the_supervisor_is_killed_again_and
     let manifest = r#"App(command: "${BIN}/counts", log: Log(file: "${DATA}/count.log", max_size: "1GiB"))"#;
     let session = Session::new().program("counts", body).app("counts", manifest).start();
     let pid = session.pid("counts");
-    // Few: one that dies again and again is started less and less often.
+    // Only a few times: a supervisor that keeps dying is restarted with growing waits.
     for _ in 0..5 {
         session.crash_supervisor();
     }
@@ -228,7 +228,7 @@ fn apps_that_die_with_the_supervisor_have_their_real_status_too() {
     kill(session.supervisor_pid());
     for pid in pids {
         kill(pid);
-        // One after the other, so that they die at different moments of the supervisor's death and return.
+        // One after the other, so that they die at different moments of the supervisor's restart.
         until("it is dead", || (!alive(pid)).then_some(()));
     }
     until("the next supervisor answers", || (session.cli(&["status"]).code == Some(0)).then_some(()));
@@ -267,7 +267,7 @@ fn a_guard_that_was_killed_is_replaced_and_no_app_notices() {
     until("the guard is gone", || (!alive(guard)).then_some(()));
     session.guarded_again();
     assert_eq!((session.pid("web"), session.pid("talker")), (web, talker));
-    // All that a guard does works again.
+    // The new guard does everything that a guard does.
     let identity = session.identity();
     kill(identity.pid);
     let next = until("the next supervisor", || session.try_identity().filter(|next| next.pid != identity.pid));

@@ -1,4 +1,4 @@
-//! Input that is wrong in every way: each is named with a way out, and what runs goes on.
+//! Bad input of every kind: each problem is reported with a fix, and running apps are not affected.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -8,7 +8,7 @@ use kasm_void::model::protocol::StateName;
 
 use crate::harness::{Session, until};
 
-/// One good app, and a file for each way to be bad.
+/// One good app, and one file for each kind of mistake.
 fn among_bad_files() -> Session {
     let session = Session::new().stayer("web").app("web", r#"App(command: "${BIN}/web")"#);
     let folder = session.manifests();
@@ -20,7 +20,7 @@ fn among_bad_files() -> Session {
     fs::write(folder.join("program.ron"), "App(command: \"/nowhere/program\")").expect("program");
     fs::write(folder.join("cycle.ron"), "App(command: \"/bin/true\", after: [\"cycle\"])").expect("cycle");
     fs::create_dir(folder.join("folder.ron")).expect("a folder with a manifest's name");
-    // Sparse: all zeroes, and no disk.
+    // A sparse file: all zeroes, no disk space.
     fs::File::create(folder.join("big.ron")).and_then(|file| file.set_len(50 << 20)).expect("big");
     let made = Command::new("mkfifo").arg(folder.join("fifo.ron")).status().expect("mkfifo");
     assert!(made.success());
@@ -151,7 +151,7 @@ fn a_state_folder_of_somebody_else_is_refused() {
     let session = Session::new();
     match chown(session.state(), Some(12_345), Some(12_345)) {
         Ok(()) => refused(&session),
-        // Not root: root's folders are somebody else's.
+        // Not root: folders of root belong to another user.
         Err(_) => refused(&session.env("KASM_VOID_STATE", "/usr")),
     }
 }

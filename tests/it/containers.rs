@@ -1,4 +1,4 @@
-//! A container that is stopped or killed, and started again on the same disk: a new session, which inherits nothing.
+//! A container that is stopped or killed and started again on the same disk is a new session. It inherits nothing.
 
 use std::fs;
 use std::process::Command;
@@ -13,7 +13,7 @@ use crate::harness::{FOREVER, Session, binary, kill, send, until};
 enum End {
     Stopped,
     Killed,
-    /// It was told to stop, and killed before it had.
+    /// Told to stop, and killed before it had stopped.
     KilledWhileStopping,
 }
 
@@ -42,7 +42,7 @@ fn session_log(manifests: &std::path::Path) -> std::path::PathBuf {
     manifests.with_file_name("supervisor.log")
 }
 
-/// The first process of the container, by the pid it has outside.
+/// The container's first process, as its pid outside the container.
 fn first_process(session: &Session) -> i32 {
     let unshare = session.guard_pid();
     until("the first process of the container", || {
@@ -97,7 +97,7 @@ fn nothing_that_yesterdays_session_wanted_is_inherited() {
             }
             assert_eq!(session.wait_lines("staged", times).len(), times, "staged once in each session");
             assert!(!session.status().draining);
-            // It had given up, or is on its way to: it was tried in this session.
+            // It has given up or is about to, so it was tried in this session.
             let fails = session.wait_state("fails", StateName::GaveUp);
             assert_eq!(
                 session.lines("fails.ups").len() as u64,

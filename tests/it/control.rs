@@ -1,4 +1,4 @@
-//! The command line and what it asks: verbs, exit codes, clients that race, and a socket that is abused.
+//! The command line and the control socket: verbs, exit codes, racing clients, and abuse of the socket.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::FileTypeExt;
@@ -16,7 +16,7 @@ fn one_app() -> Session {
     session
 }
 
-/// An app that takes its whole grace to stop and notes in `${DATA}/doubled` when another one lives.
+/// An app that uses its whole grace to stop, and writes to `${DATA}/doubled` if a second copy is alive.
 fn slow_to_stop(grace: &str) -> Session {
     let body = format!(
         "trap '' TERM\nmkdir \"$DATA/alive\" 2>/dev/null || {{ read -r other <\"$DATA/alive/pid\"; kill -0 \"$other\" 2>/dev/null && echo \"$other\" >>\"$DATA/doubled\"; }}\n\
@@ -140,7 +140,7 @@ fn events_tell_what_happens() {
     let mut follow = session.command(binary());
     let file = std::fs::File::create(session.data().join("events")).expect("a file");
     let mut client = follow.args(["events", "--json"]).stdout(file).spawn().expect("a client");
-    // The client may not be connected yet: make something happen until it tells.
+    // The client may not be connected yet, so cause events until it prints one.
     until("an event of `web`", || {
         session.ok(&["restart", "web"]);
         session.lines("events").iter().any(|line| line.contains("\"web\"")).then_some(())
@@ -153,31 +153,31 @@ fn events_tell_what_happens() {
     client.wait().expect("a reaped client");
 }
 
-/// What is said, and the status that refuses it; `None` when nothing whole was said, and nothing is answered.
+/// Bytes to send, and the status that refuses them. `None`: the request is incomplete and gets no answer.
 fn garbage() -> Vec<(String, Option<u16>)> {
     let stop = "POST /v1/apps/web/stop HTTP/1.1\r\n";
     let host = "Host: x\r\n";
     let far_too_long = "A".repeat(1 << 20);
     [
-        // Not HTTP at all.
+        // Not HTTP.
         ("\0\u{1}\u{2}garbage".to_owned(), Some(400)),
         ("\u{16}\u{3}\u{1}\u{2}\0\u{1}\0".into(), Some(400)),
         ("GET\r\n\r\n".into(), Some(400)),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), None),
-        // More than one meaning.
+        // Ambiguous.
         (format!("{stop}\r\n"), Some(400)),
         (format!("{stop}{host}{host}\r\n"), Some(400)),
         (format!("{stop}{host}Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), Some(411)),
         (format!("{stop}{host}Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n"), Some(411)),
-        // Too much.
+        // Too large.
         (format!("GET /v1/apps HTTP/1.1\r\n{host}X: {far_too_long}"), Some(431)),
         (format!("{stop}{host}Content-Length: 999999999999\r\n\r\n{{\"a"), Some(408)),
-        // Nothing that is served.
+        // Not served.
         (format!("POST /v1/apps/../../etc HTTP/1.1\r\n{host}\r\n"), Some(404)),
         (format!("DELETE /v1/apps/web HTTP/1.1\r\n{host}Connection: close\r\n\r\n"), Some(405)),
         (format!("GET /v1/apps/web/stop HTTP/1.1\r\n{host}Connection: close\r\n\r\n"), Some(405)),
         (format!("POST /v1/apps/web/stop?wait=perhaps HTTP/1.1\r\n{host}Connection: close\r\n\r\n"), Some(400)),
-        // Cut off before it is whole.
+        // Cut off.
         (format!("{stop}Host: x"), None),
         (format!("{stop}{host}Content-Length: 50\r\n\r\n{{\"a"), None),
     ]
@@ -193,7 +193,7 @@ fn garbage_on_the_control_socket_is_refused_and_changes_nothing() {
         let shown: String = said.chars().take(80).collect();
         let answer = said_to(&path, said.as_bytes(), wanted.is_none());
         let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
-        // Who says half a request and leaves may be told so, or be left alone.
+        // A client that sends half a request and leaves may get an answer or none.
         let fine = status == wanted || (wanted.is_none() && status == Some(400));
         assert!(fine, "{shown:?}: {answer:?}");
     }
@@ -204,11 +204,11 @@ fn garbage_on_the_control_socket_is_refused_and_changes_nothing() {
     session.ok(&["restart", "web"]);
 }
 
-/// Says something, and nothing more when it is `cut_off`; all that comes back until the connection is closed.
+/// Sends bytes, and then closes the sending side if `cut_off`. Returns everything received until the connection is closed.
 fn said_to(socket: &Path, said: &[u8], cut_off: bool) -> String {
     let mut stream = UnixStream::connect(socket).expect("the control socket");
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-    // It may be cut off before all is written: what it was told then can still be read.
+    // The server may close before everything is written; its answer can still be read.
     let _ = stream.write_all(said);
     if cut_off {
         stream.shutdown(std::net::Shutdown::Write).expect("half a connection");
@@ -233,7 +233,7 @@ fn the_control_socket_is_for_its_owner_alone() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
-/// The one socket in the state folder.
+/// The only socket in the state folder.
 fn socket(session: &Session) -> PathBuf {
     let entries = std::fs::read_dir(session.state()).expect("the state folder").flatten();
     let is_socket = |path: &PathBuf| path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
@@ -259,7 +259,7 @@ fn metrics_are_served_where_the_workspace_says() {
     assert!(answer.contains("kasm_void_app_up{app=\"web\"} 1"), "{answer}");
 }
 
-/// `kasm-void ARGS…` that goes on by itself, with what it says in `${DATA}/name.out` and `${DATA}/name.err`.
+/// Starts `kasm-void ARGS…` in the background, with its output in `${DATA}/name.out` and `${DATA}/name.err`.
 fn follower(session: &Session, name: &str, args: &[&str]) -> std::process::Child {
     let file = |end: &str| std::fs::File::create(session.data().join(format!("{name}.{end}"))).expect("a file");
     let mut command = session.command(binary());

@@ -1,4 +1,4 @@
-//! Apps that end by themselves: they come back, at the pace of their policy, and the cause is told.
+//! Apps that exit by themselves: they are restarted with the waits of their policy, and the cause is reported.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use kasm_void::model::protocol::{Crash, StateName};
 
 use crate::harness::{FOREVER, NOBODY, Session, kill, until_ok};
 
-/// Ends at once, five retries apart by 50, 100, 200, 200 and 200 ms.
+/// Exits at once. Five retries, after 50, 100, 200, 200 and 200 ms.
 const DIES_AT_ONCE: &str = r#"App(command: "${BIN}/dies", backoff: Backoff(
     first: "50ms", factor: 2.0, max: "200ms", jitter: 0.0, stable_after: "1m",
     give_up: After(times: 6, within: "1m"),
@@ -71,7 +71,7 @@ fn every_exit_code_is_told_as_it_was() {
         let code: i32 = app.name.strip_prefix("exit-").and_then(|code| code.parse().ok()).expect("a code");
         match app.last_exit.expect("an app that ended has an exit") {
             Exit::Clean => assert_eq!(code, 0),
-            // What it means for a Chromium.
+            // The meaning of this exit code for Chromium.
             Exit::ProfileLocked => assert_eq!(code, 21),
             exit => assert_eq!(exit, Exit::Code(code)),
         }

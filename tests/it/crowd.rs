@@ -1,4 +1,4 @@
-//! A thousand apps at once, far more than any desktop has: up together, crashing together, back together.
+//! A thousand apps, far more than any desktop has: they start, crash and restart together.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::harness::{Session, kill, send, until, until_ok};
 
 const MANY: usize = 1000;
 
-/// Waits until all run, none of them as one of `old`; their pids.
+/// Waits until all apps run, with no pid from `old`. Returns their pids.
 fn all_up(session: &Session, old: &BTreeSet<i32>) -> BTreeSet<i32> {
     let running = |status: &Snapshot| -> BTreeSet<i32> {
         let up = status.apps.iter().filter(|app| app.state == StateName::Running);
@@ -39,7 +39,7 @@ fn a_thousand_apps_start_crash_and_come_back_together() {
     let told = session.status().apps;
     assert!(told.iter().all(|app| (app.run, app.restarts) == (2, 1)), "{told:#?}");
 
-    // All of them end while nobody supervises, which is more than the guard can say in one breath.
+    // All of them end while no supervisor runs: more than the guard can report in one message.
     let supervisor = session.supervisor_pid();
     send(supervisor, Signal::STOP);
     second.iter().for_each(|pid| kill(*pid));

@@ -1,7 +1,7 @@
-//! A real display, window manager and Chromium under the shipped manifests, as a user without rights.
+//! A real display, window manager and Chromium under the shipped manifests, as an unprivileged user.
 //!
-//! Run as root, each story runs itself again as such a user, in a network, process and host name of its
-//! own where the machine grants them.
+//! As root, each story runs itself again as such a user, in network, pid and host name namespaces of its own if the machine
+//! grants them.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -15,21 +15,21 @@ use serde_json::json;
 
 use crate::harness::{DEADLINE, STAGE, Session, binary, finish, kill, not_run, until};
 
-/// Whom the stories run as when root runs them; nobody has to know this user.
+/// The uid of the stories when root runs them. The user need not exist.
 const USER: u32 = 61_000;
 
-/// Runs `story`, as root by way of another process that is not root. `name` is the test's own.
+/// Runs `story`. As root, runs it in another process that is not root. `name` is the test's name.
 fn as_a_user(name: &str, story: impl FnOnce()) {
     alone(&format!("desktop::{name}"), story);
 }
 
-/// As [`as_a_user`], for the test of any file: `path` is its whole name.
+/// Like [`as_a_user`], for a test in any file: `path` is its full name.
 pub fn alone(path: &str, story: impl FnOnce()) {
     alone_in(path, ALONE, story);
 }
 
-/// As [`alone`], with public and private addresses, all ports, and a name server that the story brings at 127.0.0.1.
-/// Not run where the machine grants no network of one's own.
+/// Like [`alone`], with public and private addresses, all ports, and a name server that the story runs at 127.0.0.1.
+/// Not run if the machine grants no network namespace.
 pub fn on_an_internet(path: &str, story: impl FnOnce()) {
     let is_granted = || rustix::process::geteuid().is_root() && hermetic();
     if std::env::var_os(STAGE).is_none() && !is_granted() {
@@ -38,7 +38,7 @@ pub fn on_an_internet(path: &str, story: impl FnOnce()) {
     alone_in(path, &format!("{INTERNET} && {ALONE}"), story);
 }
 
-/// Addresses, ports and name server of an internet on one machine.
+/// Sets up the addresses, ports and name server of an internet on one machine.
 const INTERNET: &str = "for at in 93.184.215.14 10.0.0.1 192.168.1.1; do ip address add $at/32 dev lo; done \
     && echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start \
     && mount -t tmpfs tmpfs /mnt && echo nameserver 127.0.0.1 > /mnt/resolv.conf && echo 127.0.0.1 localhost > /mnt/hosts \
@@ -73,8 +73,8 @@ fn alone_in(path: &str, setup: &str, story: impl FnOnce()) {
     assert!(output.1.contains("1 passed"), "the story did not run:\n{}", output.1);
 }
 
-/// Its own loopback (with the address where clouds keep their secrets), host name and /tmp (where X keeps its
-/// locks); the arguments are the command.
+/// Sets up its own loopback (with the cloud metadata address), host name and /tmp (where X keeps its locks), and runs the
+/// arguments as a command.
 const ALONE: &str = "hostname pod-b && ip link set lo up && ip address add 169.254.169.254/32 dev lo && mount -t tmpfs -o mode=1777 tmpfs /tmp \
     && mkdir -m 1777 /tmp/.X11-unix && exec \"$@\"";
 
@@ -85,7 +85,7 @@ fn hermetic() -> bool {
     finish(command).code == Some(0)
 }
 
-/// Copies of all that a story needs, where any user can read them and outside /tmp.
+/// Copies all files that a story needs to a folder outside /tmp that any user can read.
 fn stage() -> tempfile::TempDir {
     let stage = tempfile::Builder::new().prefix("kasm-void-").tempdir_in("/var/tmp").expect("a stage");
     let path = stage.path();
@@ -105,7 +105,7 @@ fn manifests() -> PathBuf {
     staged("manifests/desktop").unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/desktop"))
 }
 
-/// Where screenshots go: target/tmp, in the end.
+/// The folder for screenshots; they end up in target/tmp.
 fn pictures() -> PathBuf {
     staged("pictures").unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into())
 }
@@ -120,24 +120,24 @@ fn keep_pictures(from: &Path) {
     }
 }
 
-/// A whole story may take several deadlines of its own.
+/// A whole story may take several deadlines.
 fn finish_slowly(mut command: Command) -> (Option<i32>, String) {
     let output = command.output().expect("the story as a user");
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.code(), text)
 }
 
-/// Without a network of our own, other displays of this machine may be anywhere.
+/// Without our own network namespace, other displays of this machine may use any number.
 fn display_number() -> u32 {
     10 + std::process::id() % 500
 }
 
-/// Where the DevTools of the session's browser are.
+/// The DevTools port of the session's browser.
 pub fn cdp_port() -> u16 {
     8000 + display_number() as u16
 }
 
-/// The shipped session with these apps; not started yet.
+/// The shipped session with only these apps. It is not started yet.
 pub fn desktop(apps: &[&str]) -> Session {
     let number = display_number();
     let mut session = Session::new()
@@ -158,7 +158,7 @@ fn shipped(name: &str) -> String {
 
 pub const BROWSER: &[&str] = &["display", "wm", "chromium"];
 
-/// Runs a program on the session's display; its stdout when it worked.
+/// Runs a program on the session's display. Returns its stdout if it succeeded.
 pub fn on_display(session: &Session, argv: &[&str]) -> Option<String> {
     let mut command = session.command(argv[0]);
     command.args(&argv[1..]);
@@ -166,7 +166,7 @@ pub fn on_display(session: &Session, argv: &[&str]) -> Option<String> {
     (output.code == Some(0)).then_some(output.stdout)
 }
 
-/// Waits for a window with this in its class or title, in lower case, and gives its id.
+/// Waits for a window with this lower-case text in its class or title. Returns its id.
 pub fn window(session: &Session, class: &str) -> String {
     until(&format!("a window of {class}"), || {
         let windows = on_display(session, &["wmctrl", "-lx"])?;
@@ -183,7 +183,7 @@ fn wait_maximised(session: &Session, class: &str) {
     });
 }
 
-/// A screenshot, once there is more to see than an empty window.
+/// Takes a screenshot once the window is no longer empty.
 fn picture(session: &Session, name: &str) {
     let file = pictures().join(name);
     until("a screenshot with something on it", || {
@@ -251,7 +251,7 @@ fn a_dead_display_takes_its_apps_along_and_brings_them_back() {
     });
 }
 
-/// Opens a page that asks "Leave site?", and types into it: without that it may not ask.
+/// Opens a page that asks "Leave site?" and types into it, because a page may ask only after input.
 fn leave_something_unsaved(port: u16) {
     const PAGE: &str =
         "data:text/html,<title>unsaved</title><input id=i><script>onbeforeunload=e=>e.preventDefault()</script>";
@@ -319,7 +319,7 @@ fn an_app_that_does_not_maximise_itself_is_maximised() {
     });
 }
 
-/// A session whose browser finds a lock that another host left.
+/// A session whose browser finds a lock of another host.
 fn locked_by_another_host(chromium: &str) -> (Session, PathBuf) {
     let session = desktop(&["display", "wm"]);
     session.edit("chromium", chromium);
@@ -352,7 +352,7 @@ fn without_the_hook_a_lock_of_another_host_stops_the_browser() {
         );
         let (session, lock) = locked_by_another_host(&manifest);
         let app = session.wait_state("chromium", StateName::GaveUp);
-        // With a dialog program on PATH it waits behind a dialog for ever; without one it exits with code 21.
+        // With a dialog program on PATH, Chromium waits behind a dialog for ever; without one, it exits with code 21.
         assert!(app.last_exit.as_ref().is_some_and(Exit::unexpected), "{app:#?}");
         assert_eq!(fs::read_link(lock).expect("the lock"), Path::new("pod-a-32"));
     });

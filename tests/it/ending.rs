@@ -1,4 +1,4 @@
-//! How a session ends: always, once, in time, whatever was killed or frozen before.
+//! A session that is told to end always ends, once and in time, whatever was killed or frozen before.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,13 +13,13 @@ fn web() -> Session {
     Session::new().stayer("web").app("web", r#"App(command: "${BIN}/web")"#)
 }
 
-/// The guard is sent `signal`, and everything is gone within `budget` and a second. Returns its exit code.
+/// Sends `signal` to the guard. Everything must be gone within `budget` plus a second. Returns the exit code.
 fn ends(session: &mut Session, signal: Signal, budget: Duration) -> Option<i32> {
     send(session.guard_pid(), signal);
     let began = Instant::now();
     let code = session.wait_end().code();
     let took = began.elapsed();
-    // The rest is what a busy machine may need to notice.
+    // The rest is allowance for a busy machine.
     assert!(took < budget + Duration::from_secs(4), "took {took:?}:\n{}", session.supervisor_output());
     assert_eq!(session.processes(), NOBODY);
     code
@@ -49,7 +49,7 @@ fn a_drain_after_an_upgrade_starts_nothing_again() {
     assert_eq!(session.processes(), NOBODY);
 }
 
-/// It takes a while to end, so that there is time to kill somebody meanwhile.
+/// It takes a while to end, so that there is time to kill something meanwhile.
 fn slow() -> Session {
     let slow = format!("trap ': >\"$DATA/asked\"; sleep 1; exit 0' TERM\necho up >>\"$DATA/slow.ups\"\n{FOREVER}");
     let session = Session::new().program("slow", &slow);
@@ -61,7 +61,7 @@ fn a_supervisor_killed_while_it_drains_is_followed_by_one_that_drains_on() {
     enum By {
         Signal,
         Verb,
-        /// Killed as soon as the verb has been answered.
+        /// Killed as soon as the request has been answered.
         VerbJustAnswered,
     }
     for by in [By::Signal, By::Verb, By::VerbJustAnswered] {
@@ -115,7 +115,7 @@ fn a_second_request_is_enough_whatever_the_budget() {
 
 #[test]
 fn a_supervisor_that_cannot_start_does_not_hold_up_the_end() {
-    // Each next supervisor finds a ledger that it may not even move away, or no state folder at all.
+    // Each later supervisor finds a ledger that it may not even move away, or no state folder.
     type Harm = fn(&Session);
     let harms: [(&str, Harm); 3] = [
         ("mode", |session| fs::set_permissions(session.state(), fs::Permissions::from_mode(0o750)).expect("chmod")),

@@ -1,5 +1,5 @@
-//! Foreign bytes, on any toolchain: the whole corpus of the fuzz targets, and what chance makes of it. The fuzz
-//! targets themselves need a nightly one (docs/reliability.md).
+//! Replays the corpus of the fuzz targets, and random changes of it, on any toolchain. The fuzz targets themselves need a
+//! nightly toolchain (docs/reliability.md).
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ mod entries;
 
 use entries::{ENTRIES, Entry};
 
-/// How often the corpus of one entry is changed and tried again.
+/// How many changed copies of each entry's corpus are tried.
 const CASES: u32 = 2000;
 
 fn corpus(name: &str) -> Vec<Vec<u8>> {
@@ -39,7 +39,7 @@ fn what_chance_makes_of_the_corpus_does_no_harm() {
     }
 }
 
-/// Pieces of one file are lost, doubled, moved, or replaced by pieces of another and by noise.
+/// Drops, doubles or moves pieces of a file, or replaces them with pieces of another file or noise.
 fn try_changed(name: &str, entry: Entry) {
     let corpus = corpus(name);
     let change = (any::<Index>(), any::<Index>(), any::<Index>(), select(corpus.clone()), vec(any::<u8>(), 0..6));

@@ -1,5 +1,5 @@
-//! One session of the real binary in folders of its own, and the one way to wait for it. Whatever a story
-//! does, dropping its session drains it and fails the story when a process is left.
+//! Runs one session of the real binary in its own folders, and owns the only way to wait for something. Dropping a
+//! session drains it, and fails the story if a process is left.
 
 use std::ffi::OsString;
 use std::fs;
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 mod not_run;
 pub use not_run::not_run;
 
-/// Where the desktop stories put copies of what they need, for a user who may not read the source tree.
+/// Names the folder where the desktop stories put copies of their files, for a user who may not read the source tree.
 pub const STAGE: &str = "KASM_VOID_STAGE";
 
 /// The built `kasm-void`.
@@ -31,22 +31,22 @@ pub fn binary() -> PathBuf {
     }
 }
 
-/// Nothing that works takes this long, not even on a busy machine.
+/// Longer than any working step takes, even on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The last line of a program that stays: it blocks without a child of its own, and TERM ends it.
+/// The last line of a program that keeps running: it blocks without a child process, and TERM ends it.
 pub const FOREVER: &str = "read _ <>\"$DATA/never\"\n";
 
-/// No process, and no line: what most stories end with.
+/// No process and no line; most stories end by comparing with these.
 pub const NOBODY: [i32; 0] = [];
 pub const NOTHING: [&str; 0] = [];
 
-/// Looks until there is an answer.
+/// Calls `look` until it returns a value.
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     until_ok(what, || look().ok_or_else(String::new))
 }
 
-/// Looks until there is an answer, or fails with what was seen last; the only wait of all stories.
+/// Calls `look` until it succeeds. At the deadline, fails with its last error. Every story waits through this.
 pub fn until_ok<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
     let end = Instant::now() + DEADLINE;
     loop {
@@ -58,7 +58,7 @@ pub fn until_ok<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T
     }
 }
 
-/// What a command said and how it ended.
+/// A command's output and exit code.
 #[derive(Debug)]
 pub struct Output {
     pub code: Option<i32>,
@@ -99,12 +99,12 @@ impl Session {
         self.root().join("manifests")
     }
 
-    /// Where programs are; `${BIN}` in manifests and programs.
+    /// The folder of programs; `${BIN}` in manifests and programs.
     pub fn bin(&self) -> PathBuf {
         self.root().join("bin")
     }
 
-    /// Where programs leave what they have to tell; `${DATA}` in manifests and programs.
+    /// The folder where programs record what they did; `${DATA}` in manifests and programs.
     pub fn data(&self) -> PathBuf {
         self.root().join("data")
     }
@@ -113,7 +113,7 @@ impl Session {
         self.root().join("home")
     }
 
-    /// A shell script at `${BIN}/name`; its command line is `/bin/sh ${BIN}/name`.
+    /// Writes a shell script to `${BIN}/name`. Its command line is `/bin/sh ${BIN}/name`.
     pub fn program(self, name: &str, body: &str) -> Self {
         let path = self.bin().join(name);
         fs::write(&path, format!("#!/bin/sh\n{body}")).expect("a program");
@@ -121,8 +121,8 @@ impl Session {
         self
     }
 
-    /// The program most stories supervise: notes its pid and arguments in `${DATA}/name.pids` and
-    /// `${DATA}/name.args`, and stays.
+    /// The program that most stories supervise: it writes its pid and arguments to `${DATA}/name.pids` and
+    /// `${DATA}/name.args`, and keeps running.
     pub fn stayer(self, name: &str) -> Self {
         let body = format!("echo $$ >>\"$DATA/{name}.pids\"\necho \"$*\" >>\"$DATA/{name}.args\"\n{FOREVER}");
         self.program(name, &body)
@@ -142,7 +142,7 @@ impl Session {
         self
     }
 
-    /// One more manifest folder, behind the session's own.
+    /// Adds a manifest folder after the session's own.
     pub fn folder(mut self, folder: PathBuf) -> Self {
         self.folders.push(folder);
         self
@@ -158,7 +158,7 @@ impl Session {
         self.start_supervisor_with(|_| {});
     }
 
-    /// `change` is made to the command that starts it.
+    /// Applies `change` to the command before it starts the supervisor.
     pub fn start_supervisor_with(&mut self, change: impl FnOnce(&mut Command)) {
         self.start_command(Vec::new(), change);
     }
@@ -179,7 +179,7 @@ impl Session {
         });
     }
 
-    /// Starts the supervisor by way of another program, which executes it.
+    /// Starts the supervisor through another program, which executes it.
     pub fn start_supervisor_under(&mut self, wrapper: &[&str]) {
         let wrapped = wrapper.iter().map(|word| word.to_string()).collect();
         self.start_command(wrapped, |_| {});
@@ -200,21 +200,21 @@ impl Session {
         command
     }
 
-    /// `kasm-void ARGS…`, to its end.
+    /// Runs `kasm-void ARGS…` to its end.
     pub fn cli(&self, args: &[&str]) -> Output {
         let mut command = self.command(binary());
         command.args(args);
         finish(command)
     }
 
-    /// `kasm-void ARGS…` that has to work; its stdout.
+    /// Runs `kasm-void ARGS…`, which must succeed. Returns its stdout.
     pub fn ok(&self, args: &[&str]) -> String {
         let output = self.cli(args);
         assert_eq!(output.code, Some(0), "kasm-void {args:?}: {output:?}");
         output.stdout
     }
 
-    /// Who is supervising; `None` while nobody answers.
+    /// The identity of the supervisor; `None` while none answers.
     pub fn try_identity(&self) -> Option<Identity> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(Client::new(&self.state()).get("/v1/supervisor")).ok()
@@ -233,7 +233,7 @@ impl Session {
         self.status().apps.into_iter().find(|app| app.name == name)
     }
 
-    /// Waits for an app to be as asked; `what` says it for the failure.
+    /// Waits until `is` holds for an app; `what` describes it in the failure message.
     pub fn wait(&self, name: &str, what: &str, is: impl Fn(&AppStatus) -> bool) -> AppStatus {
         until_ok(&format!("`{name}` {what}; it is"), || match self.find(name) {
             Some(app) if is(&app) => Ok(app),
@@ -245,12 +245,12 @@ impl Session {
         self.wait(name, &format!("is {state}"), |app| app.state == state)
     }
 
-    /// The pid of an app once it runs.
+    /// Waits until an app runs. Returns its pid.
     pub fn pid(&self, name: &str) -> i32 {
         self.wait_state(name, StateName::Running).pid.expect("a running app has a pid")
     }
 
-    /// The pid of an app once it runs with another one than `old`.
+    /// Waits until an app runs with a pid other than `old`. Returns it.
     pub fn next_pid(&self, name: &str, old: i32) -> i32 {
         let back = self.wait(name, &format!("runs, not as {old}"), |app| {
             app.state == StateName::Running && app.pid.is_some_and(|pid| pid != old)
@@ -258,7 +258,7 @@ impl Session {
         back.pid.expect("just looked")
     }
 
-    /// Writes a manifest as a careless editor does: truncated, then filled.
+    /// Writes a manifest like a careless editor: truncates the file, then fills it.
     pub fn edit(&self, name: &str, manifest: &str) {
         let mut file = fs::File::create(self.manifests().join(format!("{name}.ron"))).expect("a manifest");
         file.write_all(manifest.as_bytes()).expect("a whole manifest");
@@ -268,18 +268,18 @@ impl Session {
         fs::remove_file(self.manifests().join(format!("{name}.ron"))).expect("a manifest to remove");
     }
 
-    /// What a program wrote to `${DATA}/name`, by line; none when it has not.
+    /// The lines that a program wrote to `${DATA}/name`; empty if the file does not exist.
     pub fn lines(&self, name: &str) -> Vec<String> {
         let text = fs::read_to_string(self.data().join(name)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Waits until `${DATA}/name` has so many lines.
+    /// Waits until `${DATA}/name` has at least `count` lines.
     pub fn wait_lines(&self, name: &str, count: usize) -> Vec<String> {
         until(&format!("{count} lines in {name}"), || Some(self.lines(name)).filter(|lines| lines.len() >= count))
     }
 
-    /// Starts `${BIN}/name` as a person would: in a session of its own, nobody's child.
+    /// Starts `${BIN}/name` as a person would: in its own session, and not as our child.
     pub fn by_hand(&self, name: &str) {
         let mut command = self.command("setsid");
         command.arg("--fork").arg(self.bin().join(name)).stdout(Stdio::null()).stderr(Stdio::null());
@@ -289,7 +289,7 @@ impl Session {
 
     /// Live processes of this session, without kasm-void's own.
     pub fn processes(&self) -> Vec<i32> {
-        // In this order: of one that is just ending, what it executes is gone no later than its environment.
+        // The order matters: when a process ends, its executable disappears no later than its environment.
         pids().filter(|pid| !is_ours(*pid) && self.has_cookie(*pid)).collect()
     }
 
@@ -297,7 +297,7 @@ impl Session {
         self.supervisor.as_ref().expect("a running session").id() as i32
     }
 
-    /// The supervisor that has taken over last.
+    /// The pid of the current supervisor.
     pub fn supervisor_pid(&self) -> i32 {
         until("a supervisor", || self.supervisor_now())
     }
@@ -308,7 +308,7 @@ impl Session {
         children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(|pid| is_ours(*pid))
     }
 
-    /// Kills the supervisor as the kernel would, and waits until the next one answers.
+    /// Kills the supervisor with SIGKILL and waits until the next one answers.
     pub fn crash_supervisor(&self) {
         let first = self.supervisor_pid();
         kill(first);
@@ -321,30 +321,30 @@ impl Session {
         until("a guard that lives", || self.try_identity()?.guard.filter(|guard| alive(*guard)))
     }
 
-    /// Kills the guard alone; its supervisor takes its place.
+    /// Kills only the guard; its supervisor takes its place.
     pub fn kill_guard(&mut self) {
         let mut guard = self.supervisor.take().expect("a running session");
         guard.kill().expect("kill");
         guard.wait().expect("a reaped guard");
     }
 
-    /// Kills the guard and the supervisor: nobody is left who would start another one.
+    /// Kills the guard and the supervisor, so that nothing starts another one.
     pub fn kill_supervisor(&mut self) {
         let supervisor = self.supervisor_pid();
-        send(supervisor, Signal::STOP); // or it would take the guard's place
+        send(supervisor, Signal::STOP); // otherwise it would take the guard's place
         self.kill_guard();
         kill(supervisor);
         until("the supervisor is gone", || (!alive(supervisor)).then_some(()));
     }
 
-    /// Ctrl-C; how the supervisor ended and how long it took.
+    /// Sends Ctrl-C. Returns the exit status and the time it took.
     pub fn interrupt(&mut self) -> (ExitStatus, Duration) {
         let began = Instant::now();
         send(self.supervisor.as_ref().expect("a running supervisor").id() as i32, Signal::INT);
         (self.wait_end(), began.elapsed())
     }
 
-    /// Waits for the supervisor to end by itself.
+    /// Waits until the supervisor ends by itself.
     pub fn wait_end(&mut self) -> ExitStatus {
         let supervisor = self.supervisor.as_mut().expect("a running supervisor");
         let status = until("the supervisor ends", || supervisor.try_wait().expect("wait"));
@@ -356,7 +356,7 @@ impl Session {
         self.root().join("supervisor.log")
     }
 
-    /// All the supervisor said.
+    /// The supervisor's output so far.
     pub fn supervisor_output(&self) -> String {
         fs::read_to_string(self.supervisor_log()).unwrap_or_default()
     }
@@ -390,14 +390,14 @@ impl Drop for Session {
     }
 }
 
-/// In the environment of every process of one session.
+/// A variable in the environment of every process of a session.
 const COOKIE: &str = "KASM_VOID_STORY";
 
-/// Set for a test that has a pid namespace of its own.
+/// Set for a test that runs in its own pid namespace.
 const OWN_PIDS: &str = "KASM_VOID_OWN_PIDS";
 
-/// Runs `story` as root in a pid namespace of its own, where nobody else starts processes: the test runs itself again
-/// there. `path` is the test's whole name. Where that cannot be, the story is not run, and that is reported.
+/// Runs `story` as root in its own pid namespace, where no other program starts processes. To do so, the test runs itself
+/// again there. `path` is the test's full name. If this is not possible, the story is reported as not run.
 pub fn in_own_pids(path: &str, story: impl FnOnce()) {
     if std::env::var_os(OWN_PIDS).is_some() {
         return story();
@@ -421,7 +421,7 @@ pub fn in_own_pids(path: &str, story: impl FnOnce()) {
     assert!(output.status.success() && said.contains("1 passed"), "{}:\n{said}", output.status);
 }
 
-/// Starts `command` with this pid. Only in a pid namespace of its own is nobody faster.
+/// Starts `command` with this pid. Needs its own pid namespace; elsewhere another process could take the pid first.
 pub fn spawn_as(pid: i32, command: &mut Command) -> Child {
     until(&format!("a process with pid {pid}"), || {
         fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("root may say which pid is next");
@@ -435,7 +435,7 @@ pub fn spawn_as(pid: i32, command: &mut Command) -> Child {
     })
 }
 
-/// Runs a command to its end; one that hangs fails the story.
+/// Runs a command to its end. Fails the story if the command hangs.
 pub fn finish(mut command: Command) -> Output {
     let what = format!("{command:?}");
     let (done, result) = mpsc::channel();
@@ -461,13 +461,13 @@ pub fn kill(pid: i32) {
     send(pid, Signal::KILL);
 }
 
-/// Whether it is there and no zombie.
+/// Whether the process exists and is not a zombie.
 pub fn alive(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with(['Z', 'X'])))
 }
 
-/// The environment a process was started with, `NAME=value` each; none when it is gone.
+/// The environment that a process was started with, as `NAME=value`; empty if it is gone.
 pub fn environ(pid: i32) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
@@ -482,7 +482,7 @@ fn is_ours(pid: i32) -> bool {
     fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == binary())
 }
 
-/// Kills again and again: what is killed may have just forked.
+/// Kills repeatedly, because a killed process may have just forked.
 fn kill_all(left: impl Fn() -> Vec<i32>) {
     until("all processes of the session are gone", || {
         let left = left();

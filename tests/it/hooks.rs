@@ -1,4 +1,4 @@
-//! Steps around a start: profile locks, seeded settings, and steps that hang or fail.
+//! Hooks: profile locks, seeded settings, and hooks that hang or fail.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -127,7 +127,7 @@ const SEEDS: &str = r#"App(command: "${BIN}/web", prelaunch: [
         set: { "SKIP_HOST_UPDATE": true }, default: { "IS_MAXIMIZED": true, "IS_MINIMIZED": false }),
 ])"#;
 
-/// The settings file as it is after a start that found it as `before`.
+/// Starts an app with `before` as its settings file. Returns the file after the start.
 fn seeded(before: Option<&str>) -> (Session, String) {
     let session = Session::new().stayer("web").app("web", SEEDS);
     let folder = session.data().join("discord");
@@ -246,7 +246,7 @@ fn a_session_is_not_ready_before_it_is_staged() {
         .start();
     let early = session.cli(&["health", "--ready"]);
     assert_eq!((early.code, early.stdout.trim()), (Some(1), "not ready: staging the session"));
-    assert!(session.ok(&["status"]).contains("no app starts before"));
+    assert!(session.ok(&["status"]).contains("apps start after them"));
     std::fs::write(session.data().join("go"), "").expect("the way out");
     session.pid("web");
     session.ok(&["health", "--ready"]);
@@ -269,7 +269,7 @@ fn a_hooks_command_is_found_on_the_apps_own_path() {
     assert!(session.data().join("prepared").exists());
 }
 
-/// A desktop with one broken app stays reachable for those who can repair it.
+/// If one app is broken, the desktop stays reachable, so that people can repair it.
 #[test]
 fn a_session_that_names_what_it_needs_is_ready_without_every_app() {
     let session = Session::new()

@@ -1,11 +1,11 @@
-//! Desktop icons: what is written, what a click does, and that the image's icons are those of its manifests.
+//! Desktop icons: their files, what a click does, and that the image's icons match its manifests.
 
 use std::fs;
 use std::path::Path;
 
 use crate::harness::{Session, until};
 
-/// Notes each of its starts, and stays only as the first one.
+/// Records each of its starts. Only the first one keeps running.
 const SINGLE: &str =
     "echo \"$*\" >>\"$DATA/starts\"\nmkdir \"$DATA/first\" 2>/dev/null || exit 0\nread _ <>\"$DATA/never\"\n";
 
@@ -47,7 +47,7 @@ fn a_click_on_an_app_that_is_down_starts_it() {
     fs::remove_dir(session.data().join("first")).unwrap();
     session.ok(&["show", "web"]);
     session.pid("web");
-    assert!(session.ok(&["show", "web"]).contains("is up already"));
+    assert!(session.ok(&["show", "web"]).contains("is already running"));
     assert_eq!(starts(&session, 2), ["--profile start", "--profile start"]);
 }
 
@@ -65,7 +65,7 @@ fn a_broken_manifest_costs_its_own_icons() {
     assert_eq!(names(&into), ["good.desktop"]);
 }
 
-/// `BLESS=1` writes them.
+/// `BLESS=1` writes the icons.
 #[test]
 fn the_images_icons_are_those_of_its_manifests() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

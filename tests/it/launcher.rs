@@ -1,5 +1,5 @@
-//! The launcher with a real Chromium and pages under our control: every row of its table of verdicts. It runs
-//! inside the test, because only there may pages of this machine be opened.
+//! The launcher with a real Chromium and our own pages: every row of its table of verdicts. The launcher runs inside the
+//! test, because only there may it open pages of this machine.
 
 mod internet;
 
@@ -27,14 +27,14 @@ use tokio::runtime::Handle;
 use crate::desktop::{self, BROWSER, alone, cdp_port, on_display, window};
 use crate::harness::{DEADLINE, send, until, until_ok};
 
-/// Pages by path, and who has asked for which.
+/// A server of pages by path. It records which paths were requested.
 #[derive(Clone)]
 struct Pages {
     port: u16,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
-/// What is said before the connection is closed; `When` says nothing until the test lets it go on.
+/// A server's whole answer; the connection is closed after it. `When` waits until the test provides the text.
 #[derive(Clone)]
 enum Answer {
     Says(String),
@@ -56,7 +56,7 @@ fn says(status: &str, header: &str, body: &str) -> Answer {
     ))
 }
 
-/// What a server says, for one that says it later.
+/// The text of an answer, for a server that sends it later.
 fn text(answer: Answer) -> String {
     match answer {
         Answer::Says(text) => text,
@@ -64,7 +64,7 @@ fn text(answer: Answer) -> String {
     }
 }
 
-/// A page that tells when its worker answers for the whole site.
+/// Script that registers a service worker and reports when it controls the whole site.
 const REGISTER: &str = "<script>navigator.serviceWorker.register('/worker.js'); \
     navigator.serviceWorker.ready.then(() => new Image().src = '/worker-ready')</script>";
 
@@ -100,12 +100,12 @@ impl Pages {
     }
 }
 
-/// One request a connection.
+/// Handles one request per connection.
 fn answer(mut stream: TcpStream, pages: &BTreeMap<String, Answer>, asked: &Mutex<Vec<String>>) {
     let mut head = BufReader::new(stream.try_clone().expect("a second handle"));
     let mut line = String::new();
     if head.read_line(&mut line).is_err() || line.is_empty() {
-        return; // a connection opened ahead of need
+        return; // a speculative connection of the browser
     }
     let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
     while head.read_line(&mut line).is_ok_and(|read| read > 2) {}
@@ -120,11 +120,11 @@ fn answer(mut stream: TcpStream, pages: &BTreeMap<String, Answer>, asked: &Mutex
         },
         None => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".into(),
     };
-    let _ = stream.write_all(text.as_bytes()); // the browser may have left
+    let _ = stream.write_all(text.as_bytes()); // the browser may have disconnected
     asked.lock().expect("nobody panicked").push(format!("answered {path}"));
 }
 
-/// What the test lets the server say; none when the browser did not wait for it.
+/// Waits for the text that the test provides; `None` if the browser disconnects first.
 fn told_or_gone(stream: &TcpStream, told: &Mutex<Option<String>>) -> Option<String> {
     stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
     until("the test lets the server answer", || match told.lock().ok()?.clone() {
@@ -134,7 +134,7 @@ fn told_or_gone(stream: &TcpStream, told: &Mutex<Option<String>>) -> Option<Stri
     })
 }
 
-/// A headless Chromium with a profile of its own.
+/// A headless Chromium with its own profile.
 struct Chromium {
     port: u16,
     profile: tempfile::TempDir,
@@ -167,7 +167,7 @@ impl Chromium {
         until("the browser listens", || TcpStream::connect(("127.0.0.1", self.port)).ok().map(drop));
     }
 
-    /// Another one on the same port, as after a crash.
+    /// Starts another browser on the same port, as after a crash.
     fn restart(&mut self, start_url: &str) {
         let _ = self.process.kill();
         self.process.wait().expect("a reaped browser");
@@ -190,16 +190,16 @@ fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
-/// On a busy machine, a tab that is well takes longer to answer than the product waits, and a page longer to do harm
-/// than the product watches.
+/// Longer than the product's waits: on a busy machine, a healthy tab may answer later than the product waits, and a page
+/// may do harm later than the product watches.
 const WAITS: Waits = Waits { waking: Duration::from_secs(5), watched: DEADLINE };
 
-/// A launcher in front of a browser, and pages for it.
+/// A launcher in front of a browser, with pages to open.
 struct Stage {
     handle: Handle,
     navigator: Arc<Navigator>,
     browser: u16,
-    /// Longest wait for a verdict.
+    /// The longest wait for a verdict.
     patience: Duration,
 }
 
@@ -237,18 +237,18 @@ impl Stage {
         })
     }
 
-    /// The whole launcher in front of this browser; its port.
+    /// Starts the whole launcher in front of this browser. Returns its port.
     fn serve(&self, token: &'static str) -> u16 {
         let (navigator, port) = (self.navigator.clone(), free_port());
         let token = Token::new(move |name| (name == "URL_LAUNCHER_TOKEN").then(|| token.into()));
         self.run(async move {
             let listener = bind(([127, 0, 0, 1], port).into()).expect("a free port");
-            std::mem::forget(serve(listener, navigator, token)); // as long as the test
+            std::mem::forget(serve(listener, navigator, token)); // serve until the test ends
         });
         port
     }
 
-    /// Opens a page in a browser that is well. On a busy machine it may be too slow for the launcher once or twice.
+    /// Opens a page in a healthy browser. Retries, because on a busy machine the browser may be too slow for the launcher.
     fn open(&self, url: &str) -> Verdict {
         until_ok(&format!("the browser answers, and {url} gets a verdict"), || {
             let verdict = self.open_once(url);
@@ -264,7 +264,7 @@ impl Stage {
         self.begin_open(url).recv_timeout(DEADLINE).expect("a verdict in time")
     }
 
-    /// Opens a page that has to come, and nothing else happens.
+    /// Opens a page that must be shown, with no other effect.
     fn shows(&self, url: &str) {
         let verdict = self.open(url);
         assert!(
@@ -298,7 +298,7 @@ impl Stage {
         })
     }
 
-    /// Crashes a tab's renderer, and waits until the browser knows.
+    /// Crashes a tab's renderer and waits until the browser notices.
     fn crash(&self, tab: &str) {
         let (port, tab) = (self.browser, tab.to_owned());
         self.run(async move {
@@ -312,7 +312,7 @@ impl Stage {
         });
     }
 
-    /// Tells a tab something, as a person with developer tools would.
+    /// Sends commands to a tab, as a person with developer tools would.
     fn tell(&self, tab: &str, commands: &[(&'static str, Value)]) {
         let (port, tab, commands) = (self.browser, tab.to_owned(), commands.to_vec());
         self.run(async move {
@@ -331,17 +331,17 @@ impl Stage {
     }
 }
 
-/// A connection to a browser that is well but may be slow.
+/// Connects to a browser that is healthy but may be slow.
 async fn connected(port: u16) -> Browser {
     loop {
         match Browser::connect(port).await {
-            Err(cdp::Fault::Mute) => {} // whoever waits for us has a deadline
+            Err(cdp::Fault::Mute) => {} // the caller has a deadline
             answer => return answer.expect("a browser"),
         }
     }
 }
 
-/// A session with a tab, as developer tools have one.
+/// Opens a session with a tab, as developer tools do.
 async fn attached(port: u16, tab: &str) -> (Browser, String) {
     let mut browser = connected(port).await;
     let attach = json!({ "targetId": tab, "flatten": true });
@@ -398,7 +398,7 @@ fn a_page_is_shown_or_the_caller_learns_why_not() {
 fn no_hop_leaves_the_machine_unjudged() {
     alone("launcher::no_hop_leaves_the_machine_unjudged", || {
         let forbidden = Pages::serving(&[("/secret", page("secret", ""))]);
-        // Where the machine grants no network of our own, nobody listens there and the verdicts alone are seen.
+        // Without our own network namespace, nothing listens there, and only the verdicts are checked.
         let metadata = Pages::at("169.254.169.254:8080", &[("/", page("metadata", ""))]).ok();
         let secret = forbidden.url("/secret");
         let late = Arc::new(Mutex::new(None));
@@ -440,7 +440,7 @@ fn no_hop_leaves_the_machine_unjudged() {
                     ),
                 ),
             ),
-            // A name that is no text, which the browser tells all the same.
+            // A frame name that is not valid Unicode; the browser reports it anyway.
             (
                 "/half",
                 page(
@@ -496,7 +496,7 @@ fn no_hop_leaves_the_machine_unjudged() {
         assert_eq!(stage.open(&pages.url("/late")).outcome, Outcome::Pending);
         *late.lock().expect("nobody panicked") = Some(text(redirect(&secret)));
         pages.wait_asked("answered /late");
-        // Whatever is told to the page while it may still be left is lost with its navigation.
+        // The page may still navigate away, which would lose a command; so repeat it.
         let still_here = json!({ "expression": "new Image().src = '/still-here?' + Math.random()" });
         until("the page from before is there and alive", || {
             stage.tell(&tab, &[("Runtime.evaluate", still_here.clone())]);
@@ -541,7 +541,7 @@ fn no_page_ends_the_guard_by_what_it_sends() {
         for path in ["/named", "/posted"] {
             stage.shows(&pages.url(path));
             pages.wait_asked(&format!("{path}-stays"));
-            // The browser may be busy with what it had to say, and its tab is replaced then.
+            // The browser may still be busy with the page's messages; then its tab is replaced.
             let verdict = stage.open(&pages.url("/"));
             assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{path}: {verdict:?}");
         }
@@ -561,17 +561,17 @@ fn no_page_takes_the_browser_from_the_next_caller() {
         stage.shows(&pages.url("/grown"));
         (0..5).for_each(|frame| pages.wait_asked(&format!("/grown-{frame}")));
         stage.new_tab(&pages.url("/"));
-        // A launcher that knows no tab yet has to look for one.
+        // A new launcher knows no tab yet and has to find one.
         let verdict = Stage::new(chromium.port, &[pages.port]).open_once(&pages.url("/"));
         assert!(matches!(verdict.outcome, Outcome::Committed { .. }), "{verdict:?}");
     });
 }
 
-/// Stands between the launcher and the browser, and can be cut.
+/// A relay between the launcher and the browser that can be cut.
 #[derive(Clone)]
 struct Relay {
     port: u16,
-    /// Whether bytes go through. Where they do not, connections are accepted and say nothing.
+    /// Whether bytes are passed on. If not, connections are accepted and stay silent.
     open: Arc<Mutex<bool>>,
     streams: Arc<Mutex<Vec<TcpStream>>>,
 }
@@ -602,7 +602,7 @@ impl Relay {
         relay
     }
 
-    /// Ends all connections; new ones hear nothing until it is opened.
+    /// Closes all connections. New ones stay silent until the relay is opened.
     fn cut(&self) {
         *self.open.lock().expect("nobody panicked") = false;
         for stream in self.streams.lock().expect("nobody panicked").drain(..) {
@@ -632,7 +632,7 @@ fn a_lost_guard_clears_the_screen_before_anything_else_is_opened() {
         relay.open();
         direct.wait_tab("about:blank");
 
-        // A page that computes for ever is closed instead.
+        // A tab whose page computes for ever is closed instead.
         stage.patience = Duration::from_secs(20);
         stage.shows(&pages.url("/busy"));
         pages.wait_asked("/is-busy");
@@ -682,7 +682,7 @@ fn dialogs_hold_nobody_up() {
         assert_eq!(verdict.also, [Also::DialogAccepted]);
         stage.wait_tab(&pages.url("/"));
 
-        // A dialog from before our time.
+        // A dialog that was open before this launcher started.
         drop(stage);
         let stage = Stage::new(chromium.port, &[pages.port]);
         let tab = stage.wait_tab(&pages.url("/")).id;
@@ -841,14 +841,14 @@ fn what_is_opened_is_what_people_see() {
         assert_eq!(open(&pages.url("/#behind")).code, Some(0));
         wait_active(&session, "chromium");
 
-        // What a page of before asks people, in a window that people see.
+        // A dialog of an earlier page, in a visible window.
         stage.new_tab("data:text/html,<title>asks</title><script>alert(1)</script>");
         assert_eq!(open(&pages.url("/other")).code, Some(0));
         window(&session, "other page");
     });
 }
 
-/// Waits for the window with the focus to be one of this class.
+/// Waits until the focused window has this class.
 fn wait_active(session: &crate::harness::Session, class: &str) {
     until(&format!("the window in front is {class}"), || {
         let active = on_display(session, &["xprop", "-root", "_NET_ACTIVE_WINDOW"])?;

@@ -1,5 +1,5 @@
-//! The launcher's two routes, attacked by clients that speak bytes. No browser runs here: what gets that far is
-//! told so.
+//! The launcher's two routes, attacked by clients that send raw bytes. No browser runs here: requests that get that far
+//! are told so.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use crate::harness::{DEADLINE, Output, Session, send, until};
 
 const TOKEN: &str = "s3cret-token";
 
-/// The real binary, listening on this machine.
+/// The real binary, listening on loopback.
 struct Launcher {
     session: Session,
     port: u16,
@@ -27,12 +27,12 @@ impl Launcher {
         Self::with(Session::new().env("URL_LAUNCHER_TOKEN", TOKEN))
     }
 
-    /// With the variables of a session.
+    /// Starts the launcher with a session's environment variables.
     fn with(session: Session) -> Self {
         Self::facing(free_port(), session)
     }
 
-    /// Where it looks for a browser.
+    /// The port where it looks for a browser.
     fn facing(browser: u16, session: Session) -> Self {
         let port = free_port();
         let session = session.env("NAV_SHIM_PORT", &port.to_string()).env("CDP_PORT", &browser.to_string());
@@ -49,7 +49,7 @@ impl Launcher {
         self.connect_from(Ipv4Addr::LOCALHOST)
     }
 
-    /// From another address of this machine, as another client.
+    /// Connects from another loopback address, as another client.
     fn connect_from(&self, from: Ipv4Addr) -> TcpStream {
         let wanted = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
         bind(&wanted, &SocketAddr::from((from, 0))).expect("an address of this machine");
@@ -59,7 +59,7 @@ impl Launcher {
         stream
     }
 
-    /// Sends bytes, reads until the other end closes.
+    /// Sends bytes and reads until the other end closes.
     fn says(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut stream = self.connect();
         stream.write_all(bytes.as_ref()).expect("the launcher reads");
@@ -83,7 +83,7 @@ impl Launcher {
             && began.elapsed() < Duration::from_secs(2)
     }
 
-    /// The audit lines, as soon as there are so many.
+    /// Waits for this many audit lines.
     fn audit(&self, lines: usize) -> Vec<Value> {
         until(&format!("{lines} audit lines"), || {
             let requests = self.log().into_iter().filter(|line| line["event"] == "launcher.request");
@@ -117,7 +117,7 @@ fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n\r\n{body}")
 }
 
-/// A server that closes before it has read all resets the connection; what came before counts.
+/// If the server closes before it has read everything, the connection is reset; bytes received before that count.
 fn to_the_end(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let mut piece = [0; 4096];
@@ -328,7 +328,7 @@ fn whoever_asks_too_often_waits_and_the_probe_does_not() {
 fn strangers_at_a_few_addresses_cut_off_no_caller_however_far_away() {
     let launcher = Launcher::start();
     for calls in 0..3 {
-        // The caller has connected, and its request is still on the way.
+        // The client has connected, but its request has not arrived yet.
         let mut caller = launcher.connect_from(Ipv4Addr::new(127, 0, 1, calls));
         let crowd: Vec<_> =
             (0..500u32).map(|each| launcher.connect_from(Ipv4Addr::from_bits(0x7f00_0002 + each % 8))).collect();
@@ -371,7 +371,7 @@ fn strangers_take_neither_the_rate_nor_the_audit_lines_of_callers() {
     let page = request("POST", "/open", "Origin: http://x\r\nContent-Length: 2", "{}");
     assert!((0..200).all(|_| status(&launcher.says(&page)) == "403"), "a web page is charged");
 
-    // A caller who comes for the first time.
+    // A client that connects for the first time.
     assert_eq!(status(&launcher.open(r#"{"url": "http://10.0.0.1/"}"#)), "400");
 
     let missing = "GET /x HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -389,10 +389,10 @@ fn strangers_take_neither_the_rate_nor_the_audit_lines_of_callers() {
     assert!(lines.iter().any(|line| line["host"] == "10.0.0.1"));
 }
 
-/// As many as this process may open, less what else it needs.
+/// As many connections as this process may open, with a reserve for its other descriptors.
 fn many_connections() -> usize {
     let most = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: most.maximum, ..most }); // then it is fewer
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: most.maximum, ..most }); // if refused, there are fewer
     getrlimit(Resource::Nofile).current.map_or(10_000, |most| most.saturating_sub(1000).min(10_000) as usize)
 }
 
@@ -410,22 +410,22 @@ fn the_probe_is_answered_whatever_the_others_do() {
         (200, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"),
     ] {
         for each in 0..count {
-            // Half of them are one client, the others are many.
+            // Half of the connections come from one client, the others from many.
             let last = if each % 2 == 0 { 1 } else { (each % 200) as u8 + 2 };
             let mut stream = launcher.connect_from(Ipv4Addr::new(127, 0, 0, last));
-            let _ = stream.write_all(says.as_bytes()); // it may have been sent away by now
+            let _ = stream.write_all(says.as_bytes()); // the launcher may have closed the connection
             crowd.push(stream);
         }
         assert!(launcher.is_healthy(), "with {} others, the last of which said {says:?}", crowd.len());
     }
-    // Who dribbles is no better off than who is silent.
+    // A client that sends slowly gains nothing over a silent one.
     for _ in 0..20 {
         for stream in crowd.iter_mut().rev().take(100) {
             let _ = stream.write_all(b"x");
         }
         assert!(launcher.is_healthy(), "while {} dribble", crowd.len());
     }
-    // All of them are sent away by their deadlines.
+    // All of them are closed at their deadlines.
     for stream in crowd.iter_mut().step_by(200) {
         to_the_end(stream);
     }
@@ -482,7 +482,7 @@ fn open_tells_what_became_of_it() {
     let mut stranger = launcher.session.command(crate::harness::binary());
     stranger.args(["open", "http://1.1.1.1/"]).env("URL_LAUNCHER_TOKEN", "wrong");
     let stranger = crate::harness::finish(stranger);
-    assert!(stranger.code == Some(1) && stranger.stderr.contains("does not take this token"), "{stranger:?}");
+    assert!(stranger.code == Some(1) && stranger.stderr.contains("does not accept this token"), "{stranger:?}");
 
     launcher.process.kill().expect("kill");
     launcher.process.wait().expect("a reaped launcher");
@@ -517,7 +517,7 @@ fn the_workspace_says_what_may_be_opened() {
     assert_eq!(open("http://8.8.8.8:81/")["outcome"], "no_browser");
     assert_eq!(session.pid("other"), other);
 
-    // Each request is one line on the supervisor's stdout, where the logs of a container are collected.
+    // Each request is one line on the supervisor's stdout, where a container's logs are collected.
     until("each request is written down", || {
         let written = session.supervisor_output();
         let requests = written.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -1,4 +1,4 @@
-//! What apps say: whole lines, in order, within the size that was asked for.
+//! App output: whole lines, in order, within the configured size.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use kasm_void::model::protocol::{Crash, StateName};
 
 use crate::harness::{Session, kill, until};
 
-/// All of an app's log, the oldest rotated file first.
+/// An app's whole log, starting with the oldest rotated file.
 fn whole_log(session: &Session, name: &str, keep: u32) -> String {
     let file = |suffix: String| fs::read_to_string(session.data().join(format!("{name}{suffix}"))).unwrap_or_default();
     let rotated: String = (1..=keep).rev().map(|number| file(format!(".{number}"))).collect();
@@ -54,7 +54,7 @@ fn a_log_that_cannot_be_written_blocks_no_app() {
     let session = session.start();
     session.wait_lines("done", 1);
     until("status tells of the trouble", || {
-        session.ok(&["status"]).contains("output of web is not kept").then_some(())
+        session.ok(&["status"]).contains("the output of web is not saved").then_some(())
     });
 }
 
@@ -98,7 +98,7 @@ fn each_real_start_is_told_once_in_the_supervisors_log() {
     assert_eq!(session.supervisor_output().matches("launching discord").count(), 2);
 }
 
-/// The JSON lines the supervisor has logged, without those that cannot be read yet.
+/// The supervisor's JSON log lines, without incomplete ones.
 fn supervisor_lines(session: &Session) -> Vec<serde_json::Value> {
     session.supervisor_output().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
@@ -154,7 +154,7 @@ exec sleep 1000
         let line = lines.into_iter().find(|line| line["event"] == "app.output")?;
         (line["level"] == "info" && line["app"] == "web").then_some(())
     });
-    // Nothing is passed on of an app whose manifest does not ask for it, not even with a crash.
+    // Output is not forwarded unless the manifest asks for it, not even with a crash.
     until("the crash is told", || supervisor_lines(&session).into_iter().find(|line| line["event"] == "app.crashed"));
     assert!(!session.supervisor_output().contains("unsaid"));
     assert!(session.ok(&["why", "quiet"]).contains("unsaid"));

@@ -1,5 +1,5 @@
-//! The stories: the real binary, real processes, real files, seen from outside through the command line.
-//! One file per kind of story; `harness` is the only place that waits.
+//! Integration tests (stories): the real binary with real processes and files, observed through the command line.
+//! One file per subject. Only `harness` waits.
 
 mod harness;
 

@@ -1,4 +1,4 @@
-//! Manifests that change under a running session: what changed is applied, what did not never notices.
+//! Manifests that change while the session runs: changes are applied, and unchanged apps are not affected.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,7 +16,7 @@ fn other(argument: &str) -> String {
     format!(r#"App(command: "${{BIN}}/other", args: ["{argument}"])"#)
 }
 
-/// `web` and `other`, both running, each with the argument `one`.
+/// A session with `web` and `other` running, each with the argument `one`.
 fn two_apps() -> Session {
     let session =
         Session::new().stayer("web").stayer("other").app("web", &web("one")).app("other", &other("one")).start();
@@ -224,7 +224,7 @@ fn a_manifest_that_is_away_for_a_moment_stops_nothing() {
     let manifest = session.manifests().join("web.ron");
     let text = fs::read_to_string(&manifest).expect("a manifest");
     let mut argument = 0;
-    // On a busy machine the moment may be too long: then it is tried again.
+    // On a busy machine the file may be missing for too long; then try again.
     loop {
         let pid = session.pid("web");
         let away = Instant::now();

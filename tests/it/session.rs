@@ -1,4 +1,4 @@
-//! A session from its start to its end: order, environment, secrets, and Ctrl-C.
+//! A session from start to end: order, environment, secrets, and Ctrl-C.
 
 use std::time::Duration;
 
@@ -119,7 +119,7 @@ fn a_session_without_autostart_waits_to_be_asked() {
 fn an_app_that_may_end_the_session_ends_it_with_its_code() {
     let manifest = r#"App(command: "${BIN}/dies", on_give_up: EndSession(code: 7),
         backoff: Backoff(first: "10ms", give_up: After(times: 2, within: "1m")))"#;
-    // It dies only when told to, so that the session is up before.
+    // It dies only when told to, so that the session is up before that.
     let session = Session::new().stayer("web").app("web", r#"App(command: "${BIN}/web")"#);
     let mut session =
         session.program("dies", "until [ -e \"$DATA/die\" ]; do sleep 0.02; done\nexit 3\n").app("dies", manifest);

@@ -1,4 +1,4 @@
-//! What becomes of a session whose state folder is deleted, opened to others, moved away, or on a full disk.
+//! A session whose state folder is deleted, opened to others, moved away, or on a full disk.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -21,7 +21,7 @@ fn session() -> Session {
         .start()
 }
 
-/// Everything that a session promises works again.
+/// Checks that the session works as before.
 fn works(session: &Session, web: i32, talker: i32) {
     until("the session can be controlled", || session.try_identity());
     assert_eq!((session.pid("web"), session.pid("talker")), (web, talker), "no app noticed");
@@ -31,7 +31,7 @@ fn works(session: &Session, web: i32, talker: i32) {
     assert!(String::from_utf8_lossy(&second.stderr).contains("another supervisor"), "{second:?}");
     let doctor = session.cli(&["doctor"]);
     assert!(doctor.stdout.contains("state folder: deleted or changed"), "{doctor:?}");
-    // The ledger is written again: the next supervisor knows what was wanted.
+    // The ledger is written again, so the next supervisor knows what was wanted.
     session.wait_state("held", StateName::Stopped);
     session.crash_supervisor();
     assert_eq!((session.pid("web"), session.pid("talker")), (web, talker));
@@ -71,7 +71,7 @@ fn a_folder_that_is_deleted_or_opened_is_restored() {
 fn a_supervisor_that_starts_without_the_folder_finds_everything_again() {
     let session = session();
     let (web, talker) = (session.pid("web"), session.pid("talker"));
-    // Deleted, and killed before it can be restored: held apps are forgotten, running ones are not.
+    // The folder is deleted, and the supervisor is killed before it restores it: held apps are forgotten, running ones are not.
     let supervisor = session.supervisor_pid();
     fs::remove_dir_all(session.state()).expect("rm -rf");
     kill(supervisor);
@@ -85,7 +85,7 @@ fn a_file_in_its_place_is_left_alone_and_said() {
     let session = session();
     let (web, talker) = (session.pid("web"), session.pid("talker"));
     fs::remove_dir_all(session.state()).expect("rm -rf");
-    // Restored or not by now: whatever is there makes way for somebody's file.
+    // The folder may be restored by now; replace it by a file in any case.
     until("a file is in its place", || {
         let _ = fs::remove_dir_all(session.state());
         fs::write(session.state(), "somebody's").ok()

@@ -1,4 +1,4 @@
-//! What takes over on purpose: another binary, and a container's stop; and machines that refuse something.
+//! Intended takeovers: an upgrade, and the stop of a container. Also machines that refuse system calls.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -17,7 +17,7 @@ fn web() -> Session {
     Session::new().stayer("web").app("web", WEB)
 }
 
-/// A program at `name` in the session's folder of programs, as a new version would be.
+/// Installs a copy of the binary as `name` in the session's folder of programs, like a new version.
 fn version(session: &Session, name: &str, body: &str) -> String {
     let path = session.bin().join(name);
     std::fs::write(&path, format!("#!/bin/sh\n{body}")).expect("a program");
@@ -33,14 +33,14 @@ fn another_binary_goes_on_and_no_app_notices() {
     let copy = session.bin().join("kasm-void-next");
     std::fs::copy(binary(), &copy).expect("a copy");
     let said = session.ok(&["upgrade", &copy.to_string_lossy()]);
-    assert!(said.contains("goes on where"), "{said}");
+    assert!(said.contains("replaced pid"), "{said}");
     assert_eq!(session.pid("web"), pid);
     assert!(!alive(supervisor));
     let next = session.identity();
     assert_eq!((next.after.as_deref(), next.deaths), (Some("upgrade"), 0));
     let exe = std::fs::read_link(format!("/proc/{}/exe", next.pid)).expect("its binary");
     assert_eq!(exe, copy);
-    // The one after a crash is of the same version.
+    // After a crash, the next supervisor is the same version.
     kill(next.pid);
     until("the next supervisor", || session.try_identity().filter(|again| again.pid != next.pid));
     assert_eq!(session.pid("web"), pid);
@@ -88,7 +88,7 @@ fn the_doctor_finds_what_is_broken_and_nothing_else() {
     assert!(nobody.code == Some(1) && nobody.stdout.contains("no supervisor is running"), "{nobody:?}");
 }
 
-/// `kasm-void init` as the entry point of a container: it runs a script that starts the session and stays.
+/// `kasm-void init` as a container's entry point: it runs a script that starts the session and keeps running.
 fn container(session: &Session, script: &str) -> Child {
     let entry = version(session, "entry", script);
     let mut command = session.command(binary());
@@ -126,7 +126,7 @@ fn a_stop_can_count_as_success_but_a_failure_cannot() {
     let deaf = version(&session, "deaf", &format!("trap '' TERM\n{up}{FOREVER}"));
     let failing = version(&session, "failing", "exit 7\n");
     let start = |entry: &str| {
-        let _ = std::fs::remove_file(session.data().join("up")); // of the one before
+        let _ = std::fs::remove_file(session.data().join("up")); // left by the previous run
         let mut command = session.command(binary());
         command.args(["init", "--zero-when-stopped", "--", entry]).env("KASM_VOID_GRACE", "2s");
         command.spawn().expect("init")
@@ -165,7 +165,7 @@ fn an_entry_point_that_ignores_its_stop_is_killed_within_the_grace() {
 
 const RUN_IN_BACKGROUND: &str = "trap 'exit 3' TERM\n\"$KASM_VOID\" run \"$MANIFESTS\" >\"$DATA/log\" 2>&1 &\n: >\"$DATA/entry\"\nwhile :; do sleep 0.05; done\n";
 
-/// An app that has an hour to end and does not.
+/// An app with an hour of grace that never ends by itself.
 fn deaf() -> Session {
     let manifest =
         r#"App(command: "${BIN}/deaf", stop: Stop(grace: "1h"), ready: Ready(probe: Path(path: "${DATA}/deaf")))"#;
@@ -248,7 +248,7 @@ fn a_stop_of_a_container_whose_supervisor_just_died_drains_all_the_same() {
     assert_eq!(session.lines("order"), ["web"], "it was stopped with its own signal");
 }
 
-/// The command finds `pidfd_open` refused, as some container runtimes do.
+/// Makes `pidfd_open` fail for the command, as in some container runtimes.
 #[expect(unsafe_code, reason = "a filter is set between fork and exec")]
 fn without_pidfd(command: &mut Command) {
     let instruction = |code: u16, jt: u8, jf: u8, k: u32| libc::sock_filter { code, jt, jf, k };
@@ -259,7 +259,7 @@ fn without_pidfd(command: &mut Command) {
         instruction((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, refused),
         instruction((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
-    // SAFETY: between fork and exec only two system calls are made, on memory that was there before.
+    // SAFETY: between fork and exec, only two system calls are made, on memory that was allocated before.
     unsafe {
         command.pre_exec(move || {
             let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
@@ -285,7 +285,7 @@ fn where_pidfds_are_refused_everything_still_works_and_the_doctor_says_so() {
     assert_eq!(session.pid("web"), by_hand);
     kill(by_hand);
     let second = session.next_pid("web", by_hand);
-    // Now a child of the guard's, whose end it tells.
+    // It is now a child of the guard, which reports its exit.
     session.crash_supervisor();
     assert_eq!(session.pid("web"), second);
     kill(second);
@@ -296,7 +296,7 @@ fn where_pidfds_are_refused_everything_still_works_and_the_doctor_says_so() {
     session.ok(&["stop", "web"]);
 }
 
-/// An entry point that takes the password out of the environment, as KASM's does, and then starts the launcher.
+/// An entry point that removes the password from the environment, as KASM's does, and then starts the launcher.
 #[test]
 fn the_vnc_password_reaches_the_launcher_past_an_entry_point_that_removes_it() {
     let entry = r#"unset VNC_PW; printf '%s|%s' "$(cat "$URL_LAUNCHER_TOKEN_FILE" 2>/dev/null)" "$URL_LAUNCHER_TOKEN" >"$DATA/token""#;

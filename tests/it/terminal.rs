@@ -1,4 +1,4 @@
-//! What a person at a terminal sees: nothing from outside commands it, tables fit it, and prompts appear on it.
+//! Output on a terminal: no text from outside controls the terminal, tables fit its width, and prompts appear.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -8,7 +8,7 @@ use kasm_void::model::protocol::StateName;
 
 use crate::harness::{Session, binary, until};
 
-/// Characters that a terminal obeys, or that reverse the text behind them.
+/// Characters that control a terminal, or that reverse the text after them.
 const UNSAFE: [char; 5] = ['\u{1b}', '\u{9b}', '\u{202e}', '\u{200f}', '\u{7}'];
 
 const HOSTILE: &str = "a\u{1b}[2J\u{9b}31m\u{202e}\u{200f}\u{7}";

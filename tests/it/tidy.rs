@@ -1,5 +1,5 @@
-//! House rules that the compiler and clippy cannot check. Each reads the tree as text and names every place that
-//! breaks it. A list of exceptions says what is still to be mended; it only gets shorter.
+//! House rules that the compiler and clippy cannot check. Each test reads the source tree as text and lists every
+//! place that breaks its rule. The lists of exceptions name what still has to be fixed; they may only get shorter.
 
 mod imports;
 
@@ -14,7 +14,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All files below `folder` with this ending, by name.
+/// All files below `folder` with this suffix, by name.
 fn files(folder: &str, ending: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = vec![root().join(folder)];
@@ -72,7 +72,7 @@ fn the_model_touches_nothing() {
         "fastrand",
         "std::os",
         "async ",
-        // State that is changed behind a shared reference.
+        // State that can change behind a shared reference.
         "RefCell",
         "Mutex",
         "RwLock",
@@ -81,7 +81,7 @@ fn the_model_touches_nothing() {
         "LazyLock",
         "static mut",
         "thread_local",
-        // A value that holds code could do anything. Functions may borrow some.
+        // A stored closure could do anything. Functions may borrow one.
         "Box<dyn",
         "Rc<dyn",
         "Arc<dyn",
@@ -98,7 +98,7 @@ fn the_model_touches_nothing() {
 
 #[test]
 fn files_of_the_daemon_do_not_import_one_another() {
-    // The parts of the loop, which put the others together.
+    // The parts of the event loop, which combine the others.
     let the_loop = ["answer", "jobs", "manifests", "offline", "perform", "startup"];
     let composed = [("hooks", ["display", "files", "probes", "process"])];
     let all: Vec<(String, String)> = files("src/daemon", ".rs");
@@ -123,7 +123,7 @@ fn files_of_the_daemon_do_not_import_one_another() {
     assert!(found.is_empty(), "each file of the daemon does one thing alone:\n{}", found.join("\n"));
 }
 
-/// Whether `use PREFIXname…` or `use PREFIX{…, name, …}` is in this line.
+/// Whether this line contains `use PREFIXname…` or `use PREFIX{…, name, …}`.
 fn imports(code: &str, prefix: &str, name: &str) -> bool {
     let Some((_, path)) = code.split_once(prefix) else { return false };
     path.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':')
@@ -133,7 +133,7 @@ fn imports(code: &str, prefix: &str, name: &str) -> bool {
 
 const LONGEST_FILE: usize = 400;
 
-/// Files that are longer and give no reason.
+/// Files that are too long and do not say why.
 const STILL_TOO_LONG: &[&str] = &[
     "src/cli.rs",
     "src/daemon/control.rs",
@@ -161,7 +161,7 @@ fn a_long_file_gives_its_reason() {
     );
 }
 
-/// Circles that are still to be opened, by their members.
+/// Import cycles that still have to be broken, by their members.
 const STILL_CIRCLES: &[&[&str]] =
     &[&["daemon::process::lookup", "daemon::process::reap"], &["model::machine::kept", "model::machine::words"]];
 
@@ -194,7 +194,7 @@ fn code(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Names that still have more than one public type.
+/// Names that are still used by more than one public type.
 const STILL_DOUBLE: &[&str] = &[
     "Effect", "Ended", "Entry", "Event", "Found", "Guard", "Input", "Limits", "Line", "Options", "Outcome", "Pattern",
     "Pid", "Place", "Refused", "Request", "Route", "Step", "Target",
@@ -226,7 +226,7 @@ fn stories_wait_for_events_and_none_is_skipped() {
     for (name, text) in stories {
         for (at, line) in text.lines().enumerate() {
             let waits = ["thread::sleep", "time::sleep", "#[ignore"].into_iter().find(|word| line.contains(word));
-            // A test that ends early, in an `if` of its own, for no reason it tells.
+            // A test that returns early without saying why.
             let ends = Some("return;").filter(|word| line.strip_prefix("        ") == Some(word));
             if let Some(word) = waits.or(ends) {
                 found.push(format!("{name}:{}: {word}", at + 1));
@@ -312,10 +312,9 @@ fn each_promise_names_the_tests_that_hold_it() {
     assert!(found.is_empty(), "docs/reliability.md:\n{}", found.join("\n"));
 }
 
-/// The names between backticks in a document, in lines and in blocks. Prose that happens to use the same word does
-/// not count.
+/// The names in a document's code spans and code blocks. The same words in prose do not count.
 fn named_in_code(document: &str) -> BTreeSet<&str> {
-    // A block has three backticks on either side, which is as odd as one.
+    // A code block has three backticks on each side. Three is odd, like one, so splitting works for both.
     let code = document.split('`').skip(1).step_by(2);
     code.flat_map(|code| code.split(|c: char| !c.is_alphanumeric() && c != '_')).collect()
 }
@@ -329,7 +328,7 @@ fn only_names_in_code_are_named() {
     );
 }
 
-/// Names of the fields and variants of every type that is read from a manifest.
+/// The fields and variants of every type that is read from a manifest.
 fn fields_and_variants(text: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut inside = false;
@@ -346,7 +345,7 @@ fn fields_and_variants(text: &str) -> Vec<String> {
         }
     }
     names.retain(|name| !name.is_empty());
-    // Exits are told, not written; so is what the policy remembers of them.
+    // Exits appear only in output, not in manifests, and so does the policy's memory of them.
     let told = [
         "attempt",
         "early",

@@ -1,5 +1,5 @@
-//! An app is its whole tree: helpers that left the session, that hold its pipe or that outlived it, apps
-//! that fork away from their launcher, and processes that were there before.
+//! An app is its whole tree. This includes helpers that left the session, hold its pipe or outlive it, apps that fork
+//! away from their launcher, and processes that were started earlier.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,8 @@ use kasm_void::model::protocol::StateName;
 
 use crate::harness::{FOREVER, NOBODY, NOTHING, Session, alive, kill, not_run, until};
 
-/// Notes in `${DATA}/doubled` each earlier helper that still lives, then starts one more that leaves the
-/// session, and stays.
+/// Writes each earlier helper that is still alive to `${DATA}/doubled`, starts another helper that leaves the session,
+/// and keeps running.
 const LEAVES_A_HELPER: &str = r#"
 for helper in $(cat "$DATA/helper.pids" 2>/dev/null); do
     if [ -e "/proc/$helper" ] && ! grep -q '^State:.Z' "/proc/$helper/status"; then echo "$helper" >>"$DATA/doubled"; fi
@@ -117,7 +117,7 @@ fn an_app_is_asked_with_the_signal_of_its_manifest() {
     assert_eq!(session.lines("asked"), ["INT"]);
 }
 
-/// A launcher that starts `${BIN}/daemon` and goes, as desktop apps with an updater do.
+/// A launcher that starts `${BIN}/daemon` and exits, like desktop apps with an updater.
 fn with_daemon() -> Session {
     Session::new()
         .stayer("daemon")
@@ -209,10 +209,10 @@ fn a_command_line_that_only_contains_the_name_keeps_nothing_alive() {
     }
 }
 
-/// Once a second program is up, this one's helpers are at work.
+/// When a second program is up, the helpers of this one are running.
 const RESTARTS_AT_ONCE: &str = r#"backoff: Backoff(stable_after: "10ms", first: "10ms", jitter: 0.0)"#;
 
-/// An app whose helper writes its pid into `${DATA}/helper.pids` and hides as `hides` says before it stays.
+/// An app whose helper writes its pid to `${DATA}/helper.pids`, hides as `hides` says, and keeps running.
 fn with_hidden_helper(hides: &str) -> Session {
     Session::new()
         .program("web", &format!("{hides}\necho $$ >>\"$DATA/starts\"\n{FOREVER}"))
@@ -220,13 +220,13 @@ fn with_hidden_helper(hides: &str) -> Session {
         .start()
 }
 
-/// The helpers' pids, once there are so many.
+/// Waits for this many helpers. Returns their pids.
 fn helpers(session: &Session, count: usize) -> Vec<i32> {
     session.wait_lines("helper.pids", count).iter().map(|pid| pid.parse().expect("a pid")).collect()
 }
 
-/// Ways in which a helper takes its app's marks off, or leaves its session. Each writes the helper's pid and stays.
-/// Perl writes a title over its arguments and its environment, as gunicorn, nginx and postgres do.
+/// Ways in which a helper removes its app's marks or leaves its session. Each writes the helper's pid and keeps running.
+/// Perl overwrites its arguments and environment with a title, as gunicorn, nginx and postgres do.
 const HIDES: &[(&str, &str)] = &[
     (
         "writes a title",
@@ -290,7 +290,7 @@ fn a_helper_that_hides_is_found_by_the_next_supervisor_and_by_status() {
 
 #[test]
 fn a_daemon_that_left_everything_behind_is_its_apps_when_no_other_can_have_started_it() {
-    // The helper's parent is gone before the app is: nothing ties it to the app any more, except that it was orphaned.
+    // The helper's parent exits before the app does. Then only its history as an orphan ties it to the app.
     let hides = r#"(setsid env -i DATA="$DATA" sh -c 'echo $$ >>"$DATA/helper.pids"; exec env -i sleep 1000' >/dev/null 2>&1 &)
 while ! [ -s "$DATA/helper.pids" ]; do sleep 0.01; done"#;
     let session = with_hidden_helper(hides);
@@ -301,7 +301,7 @@ while ! [ -s "$DATA/helper.pids" ]; do sleep 0.01; done"#;
     assert!(!alive(helper), "it outlived its app");
 }
 
-/// Runs `story` where it may start programs as another user.
+/// Runs `story` if it may start programs as another user.
 fn as_root(what: &str, story: impl FnOnce()) {
     match rustix::process::geteuid().is_root() {
         true => story(),
@@ -342,7 +342,7 @@ fn as_root_a_helper_that_became_another_user_goes_with_its_app() {
 
 #[test]
 fn a_pattern_never_matches_kasm_void_itself() {
-    // The folder of the session is named as the app is: guard, supervisor and clients have it in their command lines.
+    // The session's folder has the app's name, so the command lines of guard, supervisor and clients contain it.
     let session = Session::new().stayer("browser");
     let manifest =
         format!(r#"App(command: "${{BIN}}/browser", matches: Match(cmdline: "{}|browser"))"#, session.root().display());
@@ -351,7 +351,7 @@ fn a_pattern_never_matches_kasm_void_itself() {
     assert!(pid != session.guard_pid() && pid != session.supervisor_pid(), "adopted ourselves");
     assert_eq!(session.wait_lines("browser.pids", 1), [pid.to_string()]);
 
-    // Nor a client that waits for the very start that is looking.
+    // Nor does it match a client that waits for this start.
     session.ok(&["stop", "browser"]);
     session.ok(&["start", "browser"]);
     let pids = session.wait_lines("browser.pids", 2);
@@ -383,7 +383,7 @@ fn a_process_that_may_not_be_signalled_is_named_and_nothing_is_called_stopped() 
         let mut session = Session::new()
             .program("web", "exec setpriv --reuid 65534 --clear-groups sleep 1000\n")
             .app("web", r#"App(command: "${BIN}/web", stop: Stop(grace: "100ms"))"#);
-        // Root that has lost the right to signal other users' processes, as in a container without capabilities.
+        // Root without the right to signal other users' processes, as in a container without capabilities.
         session.start_supervisor_under(&["setpriv", "--bounding-set", "-kill", "--inh-caps", "-kill"]);
         let pid = session.pid("web");
         until("it has become another user", || {
@@ -515,7 +515,7 @@ fn the_peak_of_a_small_app_is_not_the_supervisors_own() {
     assert!(!why.contains("peak memory"), "{why}");
 }
 
-/// Starts a helper that notes TERM before it ends, and stays.
+/// Starts a helper that records TERM before it ends, and keeps running.
 const LEAVES_A_POLITE_HELPER: &str = r#"
 setsid sh -c 'trap "echo asked >>\"$DATA/asked\"; exit 0" TERM; echo $$ >>"$DATA/polite.pids"; while :; do sleep .05; done' &
 "#;

@@ -1,12 +1,12 @@
-//! The apps that are tortured: one of each kind, as programs and as manifests. Every program takes a lock that
-//! whatever it starts inherits, so that two trees of one app cannot live unnoticed.
+//! The apps under torture: one of each kind, as programs and manifests. Every program takes a lock that its children
+//! inherit, so that two trees of one app are always noticed.
 
 use crate::harness::{FOREVER, Session};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Stays,
-    /// Ends by itself, again and again.
+    /// Exits by itself, again and again.
     Dies,
     /// Has a helper that left its session.
     Helps,
@@ -14,19 +14,19 @@ pub enum Kind {
     Launched,
     /// Ignores TERM.
     Deaf,
-    /// Numbers its lines and notes each outside of its log.
+    /// Numbers its lines, and records each outside of its log too.
     Counts,
-    /// Says much, into a log in the state folder.
+    /// Prints much, into a log in the state folder.
     Chats,
-    /// Is ready only after a while.
+    /// Becomes ready only after a while.
     Slow,
     /// Its manifest is in a folder that is swapped as a whole, as Kubernetes mounts a ConfigMap.
     Mounted,
-    /// Fails at once and waits long before it is tried again.
+    /// Fails at once, with a long wait before its next start.
     Waits,
-    /// Has a helper that clears its environment and writes a title over the rest, as many servers do.
+    /// Has a helper that clears its environment and overwrites it with a title, as many servers do.
     Hides,
-    /// Forks into the background, and nothing in its manifest says how to find it there.
+    /// Forks into the background, and its manifest does not say how to find it there.
     Daemonises,
     /// Becomes another user; only root can start it.
     Drops,
@@ -48,18 +48,18 @@ const ALL: [Kind; 13] = [
     Kind::Drops,
 ];
 
-/// The kinds that can be tried here.
+/// The kinds that can run on this machine.
 pub fn all() -> impl Iterator<Item = Kind> {
     let root = rustix::process::geteuid().is_root();
     ALL.into_iter().filter(move |kind| root || *kind != Kind::Drops)
 }
 
-/// What a manifest says of the things that are changed in it.
+/// The parts of a manifest that the suite changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Edition {
-    /// In its arguments: another one is another process.
+    /// In its arguments; changing it needs another process.
     pub version: u32,
-    /// In what is changed in place or not at all.
+    /// In fields that apply in place, or in a comment.
     pub remark: u32,
     pub enabled: bool,
 }
@@ -83,7 +83,7 @@ impl Kind {
         }
     }
 
-    /// Its tree is never larger.
+    /// The largest size of its tree.
     pub fn most_processes(self) -> usize {
         match self {
             Kind::Stays | Kind::Launched | Kind::Deaf | Kind::Mounted | Kind::Drops => 1,
@@ -98,7 +98,7 @@ impl Kind {
         }
     }
 
-    /// It ends by itself, so that it is up at one moment and down at the next.
+    /// Whether it exits by itself, so that it may be up or down at any moment.
     pub fn comes_and_goes(self) -> bool {
         matches!(self, Kind::Dies | Kind::Waits | Kind::Daemonises)
     }
@@ -123,7 +123,7 @@ impl Kind {
             "// remark {remark}\nApp(command: \"${{BIN}}/{}\", args: [\"v{version}\"], about: \"remark {}\", enabled: {enabled}, {own}\
              backoff: Backoff({backoff}, give_up: Never))\n",
             self.name(),
-            remark / 2, // every other change is one of the comment alone
+            remark / 2, // every second change changes only the comment
         )
     }
 
@@ -146,7 +146,7 @@ impl Kind {
     }
 }
 
-/// Each line is said first, then noted: of a run that was killed, at most one is said and not noted.
+/// Prints each line first and then records it. If the run is killed, at most one line is printed but not recorded.
 const COUNTS: &str = r#"
 run=$(date +%s%N)-$$
 number=0
@@ -158,21 +158,21 @@ while :; do
 done
 "#;
 
-/// It says who it is before it cannot be told any more; `sight` reads that.
+/// Before it hides, it records who it is; `sight` reads that.
 const HIDER: &str = r#"
 started=$(cut -d ' ' -f 22 "/proc/$$/stat")
 echo hides >"$DATA/hidden/$$.$started"
 exec env -i perl -e '$0 = "x" x 3000; sleep 1000000 while 1'
 "#;
 
-/// The other user may not enter the session's folder, so the pipe that never says anything is opened before.
+/// The other user may not enter the session's folder, so the pipe that it blocks on is opened before the switch.
 const DROPS: &str = r#"
 exec 8<>"$DATA/never"
 exec setpriv --reuid 65534 --clear-groups sh -c 'read _ <&8' drops "$@"
 "#;
 
-/// Descriptor 9 is inherited by all that the app starts: a later run finds it free or is the second tree. Only the
-/// code that says so counts: `flock` is a process too, and is killed like all others.
+/// All children of the app inherit descriptor 9, so a run that finds the lock taken is a second tree. Only flock's own exit
+/// code counts, because `flock` is a process too and may be killed like all others.
 fn lock(name: &str) -> String {
     format!(
         "exec 9>>\"$DATA/{name}.lock\"\nflock -n -E 99 9\n\

@@ -1,5 +1,5 @@
-//! Compares: what each app was before the supervisor or its guard died with what it is after. An app whose process
-//! lives on is the same run, under the same pid, with the same counts; a wait ends when it would have ended.
+//! Compares each app before and after a death of the supervisor or its guard. If its process is still alive, it must be the
+//! same run, with the same pid and the same counts. A wait must end when it would have ended.
 
 use std::time::{Duration, Instant};
 
@@ -9,21 +9,21 @@ use crate::cast::Kind;
 use crate::expect::Part;
 use crate::sight::Process;
 
-/// A wait may end so much earlier or later than was said before: it is told in milliseconds, on a busy machine.
+/// How much earlier or later than announced a wait may end. It is reported in milliseconds, on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// What was seen of one app before a death.
+/// The state of one app before a death.
 #[derive(Debug)]
 pub struct Before {
     part: usize,
     touches: u32,
     status: AppStatus,
-    /// Between these two moments the status was asked for.
+    /// The moments before and after the request for the status.
     asked: (Instant, Instant),
     leader: Option<Process>,
 }
 
-/// All apps of which something has to be carried over.
+/// Records every app in the status.
 pub fn before(parts: &[Part], status: &Snapshot, asked: (Instant, Instant), processes: &[Process]) -> Vec<Before> {
     let seen = |(at, part): (usize, &Part)| {
         let status = status.apps.iter().find(|app| app.name == part.kind.name())?.clone();
@@ -38,12 +38,12 @@ impl Before {
         self.part
     }
 
-    /// Why this app was not carried over; `None` when it was, or when nothing can be said of it any more.
-    /// `calm`: nobody has asked or is asking anything of it since the last quiet point.
+    /// Why this app was not carried over; `None` if it was, or if nothing can be concluded.
+    /// `calm`: no request for this app was made since the last quiet point.
     pub fn broken_by(&self, part: &Part, calm: bool, after: &Snapshot, asked: (Instant, Instant)) -> Option<String> {
         let name = part.kind.name();
         let after = after.apps.iter().find(|app| app.name == name);
-        // Looked at last: a process that is there now was there when the status was told.
+        // Checked after the status: a process that exists now existed when the status was reported.
         let lives_on = self.is_carried(part.kind) && self.leader.as_ref().is_some_and(Process::is_there);
         let untouched = calm && part.touches == self.touches;
         let Some(after) = after else {

@@ -1,5 +1,5 @@
-//! Drives: what is done to the session, in the order the seed gives, and the quiet points between. Says what it did
-//! last when something is wrong.
+//! Drives the run: mistreats the session in the order that the seed gives, with quiet points in between. If a check fails,
+//! prints what was done last.
 
 mod ending;
 
@@ -21,9 +21,9 @@ use crate::stage::{How, Stage, signal};
 use crate::wire;
 use crate::witness::{Lines, Sampler};
 
-/// A run that fails tells so many of the last things that were done: more than one round has.
+/// How many of the last actions a failed run prints: more than one round has.
 const REMEMBERED: usize = 80;
-/// Descriptors of a supervisor of all these apps at rest; a leak passes this sooner or later.
+/// More descriptors than a supervisor of all these apps needs at rest. A leak exceeds this sooner or later.
 const MOST_DESCRIPTORS: usize = 120;
 
 pub struct Driver {
@@ -47,7 +47,7 @@ pub struct Driver {
     log_before: usize,
 }
 
-/// What a run was.
+/// Counts of one run.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Tally {
     pub actions: u64,
@@ -105,7 +105,7 @@ impl Driver {
         }
     }
 
-    /// Rounds of mischief and quiet until the time is over.
+    /// Runs rounds of mistreatment and quiet until the time is over.
     pub fn run(mut self, length: Duration) -> Tally {
         self.quiet();
         while self.began.elapsed() < length {
@@ -129,7 +129,7 @@ impl Driver {
         self.tally
     }
 
-    /// Without the one that comes and goes all the time.
+    /// The supervisor's log of this round, without the app that comes and goes all the time.
     fn log_of_round(&self) -> String {
         let log = self.stage.log();
         let round = log.get(self.log_before..).unwrap_or(&log);
@@ -210,7 +210,7 @@ impl Driver {
         }
     }
 
-    /// Nobody collects children meanwhile, and nobody starts the next supervisor.
+    /// Meanwhile, no process collects children or starts the next supervisor.
     fn freeze_guard(&mut self) {
         let Some(pid) = self.stage.guard() else { return };
         let pause = Duration::from_millis(self.random.u64(1..300));
@@ -229,7 +229,7 @@ impl Driver {
         }
     }
 
-    /// Kills it, does harm while it is away, and sees to it that one is back.
+    /// Kills the supervisor, does damage while it is gone, and makes sure that another one is up.
     fn kill_supervisor(&mut self) {
         let Some(pid) = self.stage.supervisor() else { return };
         self.note(format!("kill -9 the supervisor {pid}"));
@@ -266,14 +266,14 @@ impl Driver {
             true => Err(format!("pid {pid}")),
             false => Ok(()),
         });
-        // Its supervisor takes its place, and another one follows.
+        // The supervisor takes the guard's place and starts another supervisor.
         self.parts.iter_mut().for_each(Part::supervisor_died);
         until_ok("another guard", || self.stage.guard().ok_or_else(|| format!("{:?}", self.stage.supervising())));
         self.revive();
         self.compare(before);
     }
 
-    /// What must be the same after a death; nothing when the supervisor cannot be asked just now.
+    /// Records what must be the same after a death; empty if the supervisor does not answer now.
     fn remember(&self) -> Vec<Before> {
         let asked = Instant::now();
         let Ok(status) = self.status() else { return Vec::new() };
@@ -282,7 +282,7 @@ impl Driver {
 
     fn compare(&mut self, before: Vec<Before>) {
         if before.is_empty() {
-            return; // nobody could say anything before, and it may still be so
+            return; // there was no answer before, so there may be none now
         }
         self.tally.compared += before.len() as u64;
         let racing: Vec<usize> = self.racing.iter().map(|(at, _)| *at).collect();
@@ -319,7 +319,7 @@ impl Driver {
             5..6 => edition.enabled = !edition.enabled,
             6..8 => return self.break_manifest(at, how),
             8..9 if kind != Kind::Mounted => return self.remove_manifest(at),
-            _ => {} // the same once more, or a first one after a removal
+            _ => {} // the same text again, or the first one after a removal
         }
         self.note(format!("write {} as {edition:?} {how:?}", kind.name()));
         let changed = edition != self.parts[at].edition || self.parts[at].disk != Disk::Good;
@@ -373,12 +373,12 @@ impl Driver {
         match (answer, up) {
             (Ok(200..300), true) => self.parts[at].asked_up(),
             (Ok(200..300), false) => self.parts[at].asked_down(),
-            (Ok(_), _) => {} // refused: it has changed nothing
+            (Ok(_), _) => {} // refused, so nothing has changed
             (Err(_), _) => self.parts[at].asked_who_knows_what(),
         }
     }
 
-    /// Clients that want different things of one app at once, each until it has it.
+    /// Lets clients ask for different things of one app at once. Each waits until its request is done.
     fn race(&mut self) {
         let at = self.any_part();
         let name = self.parts[at].kind.name();
@@ -428,7 +428,7 @@ impl Driver {
         self.stage.limit_descriptors(spare);
     }
 
-    /// All faults end; what was done takes effect; then everything must be as it should.
+    /// Ends all faults and lets every action take effect. Then everything must be as expected.
     fn quiet(&mut self) {
         self.note("quiet".into());
         self.end_faults();
@@ -459,7 +459,7 @@ impl Driver {
         }
     }
 
-    /// Waits until what is expected of each app holds.
+    /// Waits until each app is as expected.
     fn settle(&self) {
         until_ok("everything is as it should be:", || {
             let status = self.status()?;
@@ -475,7 +475,7 @@ impl Driver {
         serde_json::from_str(&body).map_err(|error| format!("status {code}, {error}: {body}"))
     }
 
-    /// Whoever may rightly be up or down is brought up, as an edition nobody has seen yet.
+    /// Starts every app that may rightly be up or down, as a new edition.
     fn make_certain(&mut self) {
         for at in 0..self.parts.len() {
             if self.parts[at].is_certain() {
@@ -491,7 +491,7 @@ impl Driver {
                 let path = format!("/v1/apps/{}/restart", kind.name());
                 match wire::ask(&self.stage.socket(), "POST", &path) {
                     Ok((200, _)) => Ok(()),
-                    // It ends by itself while it is waited for.
+                    // It may exit by itself during the wait.
                     Ok((502, _)) if kind.comes_and_goes() => Ok(()),
                     answer => Err(format!("{loaded:?} {answer:?}")),
                 }
@@ -500,9 +500,9 @@ impl Driver {
         }
     }
 
-    /// Neither processes nor descriptors pile up, and nobody is left uncollected.
+    /// Checks that processes and descriptors do not pile up, and that no zombie is left.
     fn check_machine(&self) {
-        // A child that was just forked looks like its supervisor for a moment.
+        // A child that has not called exec yet looks like its supervisor.
         let all = until_ok("there is one supervisor and no more than one guard:", || {
             let all = self.stage.supervising();
             if all.len() <= 2 { Ok(all) } else { Err(format!("{all:#?}")) }
@@ -526,7 +526,7 @@ impl Driver {
         });
     }
 
-    /// The process that numbers its lines.
+    /// The pid of `counts`.
     fn counting(&self) -> Option<i32> {
         let mut alive = sight::processes(self.stage.root()).into_iter().filter(|one| one.leader);
         Some(alive.find(|one| one.app.as_deref() == Some(Kind::Counts.name()))?.pid)

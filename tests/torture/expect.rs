@@ -1,33 +1,33 @@
-//! Decides: what must be true of each app once things have calmed down, from all that was done to it. Where two
-//! orders of events are both right it says so (`Unsure`) instead of guessing.
+//! Predicts the state of each app at a quiet point from everything that was done to it. If two orders of events are both
+//! correct, the prediction is `Unsure` instead of a guess.
 
 use kasm_void::model::protocol::{AppStatus, StateName};
 
 use crate::cast::{Edition, Kind};
 
-/// One app, its manifest on disk, and who wants what of it.
+/// One app, its manifest on disk, and what was asked for it.
 #[derive(Debug, Clone)]
 pub struct Part {
     pub kind: Kind,
     pub edition: Edition,
     pub disk: Disk,
     wanted: Wanted,
-    /// Something was done that the supervisor may or may not have seen when the next thing was done.
+    /// The supervisor may or may not have seen the last change before the next action.
     shaky: bool,
     /// It may still run as an earlier edition.
     version_unsure: bool,
-    /// Since the last quiet point there was a time without a manifest.
+    /// The manifest was missing at some time since the last quiet point.
     removed_lately: bool,
-    /// Quiet points until it is sure that a copy of the latest good manifest was made: the disk may have been full.
+    /// Quiet points until the latest good manifest has certainly been copied. The disk may have been full.
     unkept: u8,
-    /// How often something was asked of it or its manifest was written.
+    /// How often a request was made for it or its manifest was written.
     pub touches: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disk {
     Good,
-    /// Not a manifest: the last good one counts.
+    /// Not a valid manifest: the last good one counts.
     Broken,
     Absent,
 }
@@ -37,22 +37,22 @@ enum Wanted {
     Up,
     Held,
     Unsure,
-    /// The supervisor cannot know of it: it began when the manifest could not be read.
+    /// The supervisor cannot know, because it started while the manifest was broken.
     Unknown,
 }
 
-/// What holds at a quiet point.
+/// The expected state at a quiet point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
     Up {
         version: Option<u32>,
     },
     Down,
-    /// Not even named.
+    /// Not in the status.
     Gone,
-    /// Up or down, but what is said is what is.
+    /// Up or down, but the status must match the processes.
     Coherent,
-    /// Nothing, apart from what always holds.
+    /// Nothing beyond the invariants.
     Anything,
 }
 
@@ -72,7 +72,7 @@ impl Part {
         }
     }
 
-    /// Nothing was done since the last quiet point that may not have been seen yet.
+    /// Whether the supervisor has seen every change.
     pub fn is_calm(&self) -> bool {
         !self.shaky && self.disk == Disk::Good
     }
@@ -88,25 +88,25 @@ impl Part {
         }
     }
 
-    /// A quiet point was reached: all that was done has been seen.
+    /// A quiet point was reached, so the supervisor has seen every change.
     pub fn calmed(&mut self) {
         (self.shaky, self.removed_lately) = (false, false);
         self.unkept = self.unkept.saturating_sub(1);
     }
 
-    /// Nobody may have been able to make a copy of the manifest that was just written.
+    /// The manifest that was just written may not have been copied.
     pub fn unkept(&mut self) {
         self.unkept = 2;
     }
 
-    /// The session before was ended, and the next one knows only what is on the disk.
+    /// A new session has begun. It knows only what is on the disk.
     pub fn session_began(&mut self) {
         self.touches += 1;
         self.wanted = if self.disk == Disk::Broken { Wanted::Unknown } else { Wanted::Up };
         (self.shaky, self.version_unsure, self.removed_lately) = (false, false, false);
     }
 
-    /// After a good manifest was written and a start was answered well.
+    /// A good manifest was written and a start succeeded.
     pub fn certain(&mut self) {
         self.touches += 1;
         (self.disk, self.wanted) = (Disk::Good, Wanted::Up);
@@ -118,7 +118,7 @@ impl Part {
         !matches!(self.expected(), Expected::Coherent | Expected::Anything) && !self.version_unsure
     }
 
-    /// A manifest that can be read is on the disk, with this in it.
+    /// A valid manifest with this edition was written.
     pub fn written(&mut self, edition: Edition) {
         self.touches += 1;
         if edition.enabled != self.edition.enabled || self.disk == Disk::Absent {
@@ -127,7 +127,7 @@ impl Part {
         if self.wanted == Wanted::Unknown {
             self.wanted = Wanted::Unsure;
         }
-        // Whatever it runs as now, another version is seen as a change.
+        // Another version counts as a change, whichever version runs now.
         self.version_unsure &= edition.version == self.edition.version;
         (self.edition, self.disk) = (edition, Disk::Good);
     }
@@ -135,12 +135,12 @@ impl Part {
     pub fn broken(&mut self) {
         self.touches += 1;
         if self.disk == Disk::Absent || self.removed_lately {
-            // It is kept back, or it is still there because nobody saw the removal; and what was good between the
-            // two may not have been seen either.
+            // The app is not started, or is still there because the removal was not seen. A good manifest written in
+            // between may not have been seen either.
             self.wanted = Wanted::Unknown;
         }
         if self.shaky {
-            // The edition before may have been seen or not.
+            // The previous edition may or may not have been seen.
             self.version_unsure = true;
             self.asked_who_knows_what();
         }
@@ -158,7 +158,7 @@ impl Part {
         self.removed_lately = true;
     }
 
-    /// What was asked before may be forgotten with the edition it was asked of.
+    /// An earlier request may be forgotten together with the edition that it was made for.
     fn unsettle(&mut self) {
         self.shaky = true;
         if self.wanted == Wanted::Held {
@@ -186,7 +186,7 @@ impl Part {
         };
     }
 
-    /// Two asked for different things at once, or the answer never came.
+    /// Two clients asked for different things at once, or there was no answer.
     pub fn asked_who_knows_what(&mut self) {
         self.touches += 1;
         if self.wanted != Wanted::Unknown {
@@ -194,19 +194,19 @@ impl Part {
         }
     }
 
-    /// The edition it runs as may be an older one: written, and not seen before the next thing.
+    /// It may run as an older edition: the last one was written, but may not be seen before the next action.
     pub fn edited_lately(&mut self) {
         self.shaky = true;
     }
 
     pub fn supervisor_died(&mut self) {
-        // Broken so lately that no copy of what was good before may have been made.
+        // Broken so soon that the last good manifest may not have been copied.
         if self.disk == Disk::Broken && (self.shaky || self.unkept > 0) {
             self.wanted = Wanted::Unknown;
         }
     }
 
-    /// The next supervisor reads the manifest as it is on the disk now.
+    /// The next supervisor has read the manifest that is on the disk now.
     pub fn supervisor_began(&mut self) {
         if self.disk == Disk::Broken && self.unkept > 0 {
             self.wanted = Wanted::Unknown;
@@ -215,7 +215,8 @@ impl Part {
 }
 
 impl Expected {
-    /// `None`: it holds. `tree`: processes that carry the app's cookie; `argv`: of the leader.
+    /// Why this expectation does not hold; `None` if it holds. `tree` is the number of the app's processes, `argv` is the
+    /// leader's.
     pub fn broken_by(
         &self,
         kind: Kind,
@@ -241,7 +242,7 @@ impl Expected {
             (Expected::Up { .. }, StateName::Stopped | StateName::Stopping | StateName::GaveUp) => {
                 Some(format!("it should be up, and is {}", status.state))
             }
-            // It comes and goes.
+            // It may be up or down.
             _ if kind.comes_and_goes() => None,
             (_, StateName::Running) => self.running_wrong(kind, tree, argv),
             (_, StateName::Stopped) => None,

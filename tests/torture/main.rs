@@ -1,14 +1,14 @@
-//! The torture suite: a session of the real binary is mistreated at random, and must come out right.
+//! The torture suite: random mistreatment of a session of the real binary, which must recover correctly.
 //!
-//! `cargo test --test torture -- --minutes 30 --seed 7`. Without arguments it takes half a minute and its seeds are
-//! always the same, so that no test run depends on luck; `--minutes` alone takes a new seed.
-//! Owns the command line and nothing of the mischief.
+//! `cargo test --test torture -- --minutes 30 --seed 7`. Without arguments it takes half a minute and always uses
+//! the same seeds, so that no test run depends on luck. `--minutes` alone uses a new seed.
+//! This file owns the command line; `driver` owns the mistreatment.
 
 mod cast;
 mod deaths;
 mod driver;
 mod expect;
-#[allow(dead_code)] // the stories use all of it
+#[allow(dead_code)] // the integration tests use all of it
 #[path = "../it/harness.rs"]
 mod harness;
 mod sight;
@@ -23,19 +23,19 @@ use std::time::Duration;
 use driver::Driver;
 
 const NAME: &str = "torture";
-/// How long one seed is run when nobody says it.
+/// How long one seed runs by default.
 const BY_DEFAULT: Duration = Duration::from_secs(15);
-/// What every test run tries.
+/// The seeds of every test run.
 const SEEDS: [u64; 2] = [1, 7711];
-/// Set for the process that has a mount namespace of its own.
+/// Set for the process that runs in its own mount namespace.
 const ALONE: &str = "KASM_VOID_TORTURE_ALONE";
 
 struct Arguments {
     length: Duration,
     seeds: Vec<u64>,
-    /// Asked by a test runner for the names of what is here.
+    /// A test runner asks for the list of tests.
     list: bool,
-    /// A test runner wants only tests whose names contain one of these, or only ignored ones: not this one.
+    /// Whether the filters of a test runner select this test.
     wanted: bool,
 }
 
@@ -57,7 +57,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Whether this process may mount what it likes. Where it can be made so, it is started again and does not return.
+/// Whether this process may mount file systems. If only a new namespace allows it, this process is started again there and
+/// this function does not return.
 fn has_own_mounts(seeds: &[u64]) -> bool {
     let has = std::env::var_os(ALONE).is_some();
     if !has {
@@ -75,7 +76,7 @@ fn torture(length: Duration, seed: u64, small_disk: bool) {
     println!("torture: seed {seed} came out right: {tally}");
 }
 
-/// Dropped by a run that fails.
+/// Dropped when a run fails.
 struct Failed {
     seed: u64,
 }
@@ -93,16 +94,16 @@ fn may_mount() -> bool {
     root && probe.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// This program again, where what it mounts ends with it. Returns only when that cannot be.
+/// Runs this program again in its own mount namespace. Returns only if that is not possible.
 fn alone(seeds: &[u64]) -> std::io::Error {
     let Ok(program) = std::env::current_exe() else { return std::io::ErrorKind::NotFound.into() };
     let mut again = Command::new("unshare");
     again.args(["--mount", "--propagation", "private"]).arg(program).args(std::env::args().skip(1));
-    // Those that were chosen here, whether they were given or are new.
+    // Pass the seeds chosen here on, whether they were given or are new.
     again.args(seeds.iter().flat_map(|seed| ["--seed".to_owned(), seed.to_string()])).env(ALONE, "1").exec()
 }
 
-/// Takes what test runners say too, and what it does not know of that it leaves alone.
+/// Also accepts the arguments of test runners, and ignores those that it does not know.
 fn arguments(words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut arguments = Arguments { length: BY_DEFAULT, seeds: Vec::new(), list: false, wanted: true };
     let mut filters = Vec::new();

@@ -1,4 +1,4 @@
-//! Sees: the processes of one session as `/proc` shows them. Owns no opinion about them.
+//! Lists the processes of one session from `/proc`. Does not judge them.
 
 use std::fs;
 use std::path::Path;
@@ -10,18 +10,18 @@ use crate::harness::environ;
 pub struct Process {
     pub pid: i32,
     pub parent: i32,
-    /// Clock ticks since boot: with the pid it names the process.
+    /// Start time in clock ticks since boot. Together with the pid it identifies the process.
     pub started: u64,
-    /// Whose tree it is of; none for kasm-void's own.
+    /// The app whose tree it belongs to; `None` for kasm-void's own processes.
     pub app: Option<String>,
-    /// It is the one the supervisor spawned, not something that has inherited from it.
+    /// Whether the supervisor spawned it, rather than that it inherited the variables from such a process.
     pub leader: bool,
-    /// A guard has started it, or the process it was forked from.
+    /// Whether a guard started it, or the process that it was forked from.
     pub guarded: bool,
     pub argv: Vec<String>,
 }
 
-/// Everything alive that carries the session's folder in its environment, or has said that it will hide.
+/// Every live process that has the session's folder in its environment, and every hidden helper.
 pub fn processes(root: &Path) -> Vec<Process> {
     let ours = format!("={}", root.display());
     let mut seen: Vec<Process> = pids().filter_map(|pid| process(pid, &ours)).collect();
@@ -30,7 +30,7 @@ pub fn processes(root: &Path) -> Vec<Process> {
     seen
 }
 
-/// Helpers that have left their pid, their start time and their app's name in a file before they hid.
+/// Helpers that wrote their pid, their start time and their app's name to a file before they hid.
 fn hidden(root: &Path) -> impl Iterator<Item = Process> {
     let notes = fs::read_dir(root.join("data/hidden")).into_iter().flatten().flatten();
     notes.filter_map(|note| {
@@ -39,7 +39,7 @@ fn hidden(root: &Path) -> impl Iterator<Item = Process> {
         let (pid, started) = (pid.parse().ok()?, started.parse().ok()?);
         let stat = stat(pid).filter(|stat| stat.started == started && !stat.zombie);
         let Some(stat) = stat else {
-            let _ = fs::remove_file(note.path()); // another look may have done so
+            let _ = fs::remove_file(note.path()); // another thread may have removed it
             return None;
         };
         let app = fs::read_to_string(note.path()).ok().filter(|app| !app.is_empty())?;
@@ -62,18 +62,18 @@ fn process(pid: i32, ours: &str) -> Option<Process> {
 }
 
 impl Process {
-    /// It still is the process that was seen.
+    /// Whether the same process still exists.
     pub fn is_there(&self) -> bool {
         stat(self.pid).is_some_and(|stat| stat.started == self.started && !stat.zombie)
     }
 
-    /// A supervisor or its guard, not a client.
+    /// Whether it is a supervisor or a guard, not a client.
     pub fn supervises(&self) -> bool {
         self.app.is_none() && self.argv.get(1).is_some_and(|verb| verb == "run")
     }
 }
 
-/// Ended children that nobody has collected.
+/// Children that have exited and were not collected.
 pub fn zombies_of(parent: i32) -> Vec<i32> {
     pids().filter(|pid| stat(*pid).is_some_and(|stat| stat.zombie && stat.parent == parent)).collect()
 }

@@ -1,5 +1,5 @@
-//! The session under torture: its folders, its supervisor that comes and goes, and the faults laid under it.
-//! Does what it is told; what is done when is decided in `driver`.
+//! The session under torture: its folders, its supervisor, and the faults injected into it. Carries out single actions;
+//! `driver` decides which and when.
 
 use std::fs;
 use std::io::Write;
@@ -15,20 +15,20 @@ use crate::harness::{Session, binary, finish, until};
 use crate::sight::{self, Process};
 use crate::wire;
 
-/// Large enough for all that is kept in it, small enough to be filled at once.
+/// Large enough for the session's files, small enough to be filled quickly.
 const DISK_BYTES: usize = 8 << 20;
 
 pub struct Stage {
     session: Session,
-    /// The process we started: the supervisor, or the guard that has started it.
+    /// The process that we started: the supervisor, or the guard that started it.
     started: Option<Child>,
     small_disk: bool,
     swaps: u32,
 }
 
 impl Stage {
-    /// With `small_disk` the state folder is a file system of its own: this process has to be root in a mount
-    /// namespace of its own.
+    /// With `small_disk`, the state folder is its own file system. This process must then be root in its own mount
+    /// namespace.
     pub fn new(small_disk: bool) -> Self {
         let session = cast::programs(Session::new());
         let mut stage = Stage { session, started: None, small_disk, swaps: 0 };
@@ -97,19 +97,19 @@ impl Stage {
 
     fn forget_ended(&mut self) {
         if let Some(mut ended) = self.started.take() {
-            let _ = ended.kill(); // it has ended, or is about to
+            let _ = ended.kill(); // it may have ended already
             ended.wait().expect("a process of ours");
         }
     }
 
-    /// The supervisor, and its guard when it has one.
+    /// The supervisor, and its guard if it has one.
     pub fn supervising(&self) -> Vec<Process> {
         let mut found = sight::processes(self.root());
         found.retain(Process::supervises);
         found
     }
 
-    /// The supervisor, and not a child of it that has not become an app yet.
+    /// The supervisor, and not a forked child that has not called exec yet.
     pub fn supervisor(&self) -> Option<i32> {
         let all = self.supervising();
         let forked = |process: &&Process| all.iter().any(|other| other.guarded && other.pid == process.parent);
@@ -125,7 +125,7 @@ impl Stage {
         assert_eq!(drained.code, Some(0), "drain: {drained:?}");
     }
 
-    /// Drains, and waits until nothing supervises any more; what is left of the session.
+    /// Drains, and waits until the guard and the supervisor are gone. Returns the processes that are left.
     pub fn end(&mut self) -> Vec<Process> {
         self.drain();
         until("the supervisor has ended", || self.supervising().is_empty().then_some(()));
@@ -163,7 +163,7 @@ impl Stage {
         self.session.manifests().join(format!("{}.ron", kind.name()))
     }
 
-    /// As the kubelet does: a new folder beside the old one, then one rename.
+    /// Updates the folder like the kubelet: writes a new folder beside the old one, then renames once.
     fn swap_folder(&mut self, text: &str) {
         let version = |number: u32| format!("..v{number}");
         let (old, new) = (version(self.swaps), version(self.swaps + 1));
@@ -176,7 +176,7 @@ impl Stage {
         let _ = fs::remove_dir_all(self.mounted().join(&old)); // there is none before the first
     }
 
-    /// No byte more can be written in the state folder; without a disk of its own, its logs cannot be opened.
+    /// Fills the disk of the state folder. Without its own disk, makes the folder of the logs unwritable instead.
     pub fn fill_disk(&self) {
         match self.small_disk {
             true => {
@@ -189,7 +189,7 @@ impl Stage {
 
     pub fn free_disk(&self) {
         match self.small_disk {
-            true => drop(fs::remove_file(self.filler())), // it may be free already
+            true => drop(fs::remove_file(self.filler())), // the disk may be free already
             false => self.set_logs_mode(0o700),
         }
     }
@@ -199,17 +199,17 @@ impl Stage {
     }
 
     fn set_logs_mode(&self, mode: u32) {
-        // The folder appears with the first line.
+        // The folder does not exist before the first line is logged.
         let _ = fs::set_permissions(self.session.state().join("logs"), fs::Permissions::from_mode(mode));
     }
 
-    /// The supervisor may open so many more descriptors; 0 is none at all, `None` is as many as it likes.
+    /// Limits the supervisor to `spare` more descriptors: 0 is none, `None` removes the limit.
     pub fn limit_descriptors(&self, spare: Option<u64>) {
         let Some(pid) = self.supervisor() else { return };
         let maximum = getrlimit(Resource::Nofile).maximum;
         let current = match spare {
             None => maximum,
-            // The limit is for the number of a new one: below this, none is ever free.
+            // The limit applies to the number of a new descriptor, and no number below 3 is ever free.
             Some(0) => Some(3),
             Some(spare) => Some(sight::descriptors(pid) as u64 + spare),
         };
@@ -233,7 +233,7 @@ impl Drop for Stage {
     }
 }
 
-/// How a manifest gets onto the disk.
+/// The ways to write a manifest.
 #[derive(Debug, Clone, Copy)]
 pub enum How {
     Plainly,
@@ -241,7 +241,7 @@ pub enum How {
     InPieces,
 }
 
-/// Signals a process that may be gone.
+/// Signals a process, which may be gone.
 pub fn signal(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
         let _ = kill_process(pid, signal);

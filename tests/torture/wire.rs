@@ -1,11 +1,11 @@
-//! Speaks to the control socket without the client: quickly, at once with others, and wrongly.
+//! Talks to the control socket without the client: quickly, concurrently, and with invalid requests.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// A status and a body; an error when there was no whole answer.
+/// Returns the status and the body, or an error if the answer was incomplete.
 pub fn ask(socket: &Path, method: &str, path: &str) -> io::Result<(u16, String)> {
     let mut stream = open(socket)?;
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: torture\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")?;
@@ -22,7 +22,7 @@ pub fn ask(socket: &Path, method: &str, path: &str) -> io::Result<(u16, String)>
     }
 }
 
-/// Says something that is no request, and leaves the connection to whoever holds what is returned.
+/// Sends something that is not a request. The connection stays open until the returned value is dropped.
 pub fn babble(socket: &Path, random: &mut fastrand::Rng) -> io::Result<UnixStream> {
     let mut stream = open(socket)?;
     let noise: Vec<u8> = match random.u32(..5) {
@@ -32,7 +32,7 @@ pub fn babble(socket: &Path, random: &mut fastrand::Rng) -> io::Result<UnixStrea
         3 => b"POST /v1/reload HTTP/1.1\r\nHost: t\r\nContent-Length: 99\r\n\r\n{\"a\":".to_vec(),
         _ => "GET /livez HTTP/1.1\r\nHost: t\r\n\r\n".repeat(50).into_bytes(),
     };
-    let _ = stream.write_all(&noise); // it may hang up on us before we are done
+    let _ = stream.write_all(&noise); // the supervisor may close the connection first
     Ok(stream)
 }
 

@@ -1,5 +1,5 @@
-//! Watches: what must never be seen, not even for a moment, and what the apps said against what was kept of it.
-//! Owns the sampling of the process table and the counting of lines.
+//! Checks invariants continuously, and compares the output of the apps with their logs. Owns the sampling of the process
+//! table and the counting of lines.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::sight::{self, Process};
 
-/// Looks at the process table again and again, in a thread of its own.
+/// Samples the process table continuously, in its own thread.
 pub struct Sampler {
     done: Arc<AtomicBool>,
     seen: Receiver<String>,
@@ -31,7 +31,7 @@ impl Sampler {
             let mut samples = 0;
             while !stop.load(Ordering::Relaxed) {
                 if let Some(doubled) = doubled(&sight::processes(&root)) {
-                    let _ = tell.send(doubled); // nobody listens any more: the run has failed already
+                    let _ = tell.send(doubled); // if the receiver is gone, the run has failed already
                 }
                 samples += 1;
                 std::thread::sleep(BETWEEN_SAMPLES);
@@ -41,12 +41,12 @@ impl Sampler {
         Sampler { done, seen, thread: Some(thread) }
     }
 
-    /// What should not have been.
+    /// The first violation, if there was one.
     pub fn verdict(&self) -> Option<String> {
         self.seen.try_recv().ok()
     }
 
-    /// How often it looked.
+    /// Stops the thread. Returns the number of samples.
     pub fn end(&mut self) -> u64 {
         self.done.store(true, Ordering::Relaxed);
         self.thread.take().map_or(0, |thread| thread.join().expect("the sampler looks to the end"))
@@ -59,7 +59,7 @@ impl Drop for Sampler {
     }
 }
 
-/// Two live leaders of one app. The table is not read in one moment: who was seen first must be there still.
+/// Finds two live leaders of one app. Reading the table takes time, so the one seen first must still be alive.
 fn doubled(processes: &[Process]) -> Option<String> {
     let mut leaders: HashMap<&str, &Process> = HashMap::new();
     for process in processes.iter().filter(|process| process.leader) {
@@ -74,15 +74,15 @@ fn doubled(processes: &[Process]) -> Option<String> {
     None
 }
 
-/// What `counts` has said, run by run, against its log.
+/// Compares the output of `counts`, run by run, with its log.
 pub struct Lines {
     log: PathBuf,
     said: PathBuf,
-    /// Of the log, read so far.
+    /// Bytes of the log read so far.
     read: u64,
     /// The last number of each run in the log.
     kept: BTreeMap<String, u64>,
-    /// Runs, by pid, whose last words nobody may have kept.
+    /// Runs, by pid, whose last output may be lost.
     unheard: Vec<i32>,
     total: u64,
 }
@@ -93,15 +93,15 @@ impl Lines {
         Lines { log, said, read: 0, kept: BTreeMap::new(), unheard: Vec::new(), total: 0 }
     }
 
-    /// Lines seen in the log.
+    /// The number of lines read from the log.
     pub fn counted(&self) -> u64 {
         self.total
     }
 
-    /// Reads on in the log. An error says which line is not the one behind the last.
+    /// Reads new lines of the log. An error names the first line that is out of sequence.
     pub fn read_on(&mut self) -> Result<(), String> {
         let text = self.new_text();
-        // The supervisor notes each end in brackets, and the shell tells in words which of its commands was killed.
+        // Skip the supervisor's notes about exits, in brackets, and the shell's messages about killed commands.
         for line in text.lines().filter(|line| !line.starts_with(|c: char| c == '[' || c.is_ascii_alphabetic())) {
             let parsed = line.split_once(' ').and_then(|(run, number)| Some((run, number.parse::<u64>().ok()?)));
             let (run, number) = parsed.ok_or_else(|| format!("no line that was ever written: {line:?}"))?;
@@ -115,12 +115,12 @@ impl Lines {
         Ok(())
     }
 
-    /// Neither guard nor supervisor was alive: should this process have died then, what was in its pipe died with it.
+    /// Neither guard nor supervisor was alive. If this process died during that time, the output in its pipe is lost.
     pub fn unheard(&mut self, pid: i32) {
         self.unheard.push(pid);
     }
 
-    /// Whole lines that were not there when this was called last.
+    /// Whole lines that were added since the last call.
     fn new_text(&mut self) -> String {
         let mut text = String::new();
         if let Ok(mut log) = fs::File::open(&self.log) {
@@ -132,7 +132,7 @@ impl Lines {
         text
     }
 
-    /// Everything that runs which are over have noted is in the log. Forgets those runs.
+    /// Checks that the log has every line recorded by finished runs. Forgets those runs.
     pub fn all_kept(&mut self, alive: Option<i32>) -> Result<(), String> {
         for entry in fs::read_dir(&self.said).expect("what was said").flatten() {
             let run = entry.file_name().to_string_lossy().into_owned();

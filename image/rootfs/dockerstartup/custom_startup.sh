@@ -1,6 +1,6 @@
 #!/bin/bash
-# KASM's hook. Without arguments it is the session: the supervisor, which never exits by itself. With --go or --assign,
-# KASM runs it through `docker exec` in a live session, and it passes the URL to the running browser.
+# KASM's hook. Without arguments it runs the session: it becomes the supervisor, which never exits by itself. KASM also
+# calls it with --go or --assign, through `docker exec` in a live session; then it passes the URL to the running browser.
 set -u
 
 options=$(getopt --options gau: --longoptions go,assign,url: --name custom_startup.sh -- "$@") || exit 2
@@ -19,7 +19,7 @@ while [ "$1" != -- ]; do
 done
 
 if [ "$forward" = false ]; then
-	mkdir -p "$HOME/.config/kasm-void/manifests" || true # a home that cannot be written is no reason for an empty desktop
+	mkdir -p "$HOME/.config/kasm-void/manifests" || true # if the home is not writable, start the desktop anyway
 	exec kasm-void run /usr/share/kasm-void/manifests /etc/kasm-void/manifests "$HOME/.config/kasm-void/manifests"
 fi
 

@@ -1,4 +1,4 @@
-//! The table of `status`: one line an app, never wider than the terminal. What has to give way is the note first, then
+//! The table of `status`: one line per app, never wider than the terminal. If space is short, notes are cut first, then
 //! the middle of long names.
 
 use unicode_width::UnicodeWidthStr;
@@ -11,12 +11,12 @@ const HEADER: [&str; 6] = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "MEMORY
 const NOTE: &str = "NOTE";
 /// Columns between two columns.
 const GAP: usize = 2;
-/// A name is not cut to less than this.
+/// Names are not cut to less than this, in columns.
 const SHORTEST_NAME: usize = 12;
-/// A note that would be shorter is left out.
+/// Notes that would be cut to less than this are left out, in columns.
 const SHORTEST_NOTE: usize = 8;
 
-/// The lines for `apps`, header first, for a terminal of `width` columns; `None`: as wide as they need to be.
+/// The lines for `apps`, header first, for a terminal of `width` columns, or `None` for no limit.
 pub fn lines(apps: &[&AppStatus], width: Option<usize>) -> Vec<String> {
     let rows: Vec<[String; 6]> = apps.iter().map(|app| row(app)).collect();
     let header = HEADER.map(str::to_owned);
@@ -42,7 +42,7 @@ pub fn lines(apps: &[&AppStatus], width: Option<usize>) -> Vec<String> {
     lines
 }
 
-/// `colour` is put in behind the measuring, because it has no width.
+/// Builds one line. `colour` is applied after the width is measured, because colour codes have no width.
 fn line(row: &[String; 6], widths: &[usize], note: &str, colour: impl Fn(String) -> String) -> String {
     let mut text = String::new();
     for (column, cell) in row.iter().enumerate() {
@@ -50,7 +50,7 @@ fn line(row: &[String; 6], widths: &[usize], note: &str, colour: impl Fn(String)
         let fill = " ".repeat(widths[column].saturating_sub(cell.width()));
         let cell = if column == 1 { colour(cell) } else { cell };
         match column {
-            // Numbers are compared by their last digits.
+            // Numbers are aligned to the right.
             2.. => text.push_str(&format!("{fill}{cell}")),
             _ => text.push_str(&format!("{cell}{fill}")),
         }
@@ -72,7 +72,7 @@ fn row(app: &AppStatus) -> [String; 6] {
     ]
 }
 
-/// What there is to know beside the numbers, the most important first.
+/// The text of the last column, the most important part first.
 fn note(app: &AppStatus) -> String {
     let in_words = matches!(
         app.state,
@@ -90,7 +90,7 @@ fn note(app: &AppStatus) -> String {
     parts.join("; ")
 }
 
-/// No wider than `most` columns: a name is told by its beginning and its end.
+/// Cuts `name` to `most` columns. Keeps its beginning and its end, which identify it best.
 fn cut_middle(name: &str, most: usize) -> String {
     let letters: Vec<char> = name.chars().collect();
     if name.width() <= most {

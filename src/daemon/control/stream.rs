@@ -1,5 +1,5 @@
-//! Answers without an end: what a broadcast carries, as long as the client reads it. A slow client costs the channel's
-//! bounded room and one piece, and is told what it has missed.
+//! Endless answers: sends what a broadcast channel carries for as long as the client reads. A slow client costs no
+//! more than the channel's fixed capacity and one piece, and is told what it missed.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use crate::http::{Closing, Pieces};
 use crate::model::protocol::SessionEvent;
 
-/// What a stream carries: how it is written, and how its gaps are.
+/// An item of a stream: how to write it, and how to report a gap.
 pub trait Streamed: Clone + Send + 'static {
     fn write(&self, piece: &mut Vec<u8>);
 
@@ -31,7 +31,7 @@ impl Streamed for Arc<str> {
     }
 }
 
-/// Output of an app.
+/// Output of one app.
 impl Streamed for Bytes {
     fn write(&self, piece: &mut Vec<u8>) {
         piece.extend_from_slice(self);
@@ -42,11 +42,11 @@ impl Streamed for Bytes {
     }
 }
 
-/// One write to the client gathers no more than this, and then some.
+/// A write to the client stops gathering items once it holds this many bytes.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Everything that is sent from now on. What a slow client misses is overwritten in the channel, and the client is
-/// told how much that was.
+/// Streams everything sent from now on. What a slow client misses is overwritten in the channel, and the client is
+/// told how much it missed.
 pub fn follow_on<T: Streamed>(mut receiver: broadcast::Receiver<T>, mut closing: Closing) -> Pieces {
     Pieces::new(async move {
         let first = tokio::select! {

@@ -1,5 +1,5 @@
-//! One connection to an X server, whose every wait ends at a deadline or when its question is cancelled. Knows
-//! why a server could not be asked; what is asked is in `windows`.
+//! One connection to an X server. Every wait ends at a deadline, or when the query is cancelled. Knows why a server
+//! could not be reached; the queries themselves are in `windows`.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -16,9 +16,9 @@ use x11rb::utils::RawFdContainer;
 
 use crate::host::display::{Address, connect, key};
 
-/// Why a question was not answered.
+/// Why a query failed.
 pub enum DisplayError {
-    /// In words already.
+    /// An error that is already in words.
     Said(String),
     TimedOut,
     Connection(ConnectionError),
@@ -61,14 +61,14 @@ fn no_answer(display: &str, within: Duration) -> String {
     format!("the X server at {display} did not answer within {}", humantime::format_duration(within))
 }
 
-/// How long a question may wait.
+/// How long a query may wait.
 pub struct Limits {
     pub deadline: Instant,
-    /// Becomes readable when nobody waits for the answer any more.
+    /// Becomes readable when the query is cancelled.
     pub cancelled: UnixStream,
 }
 
-/// A stream that waits no longer than it may.
+/// A stream whose reads and writes respect the limits.
 pub struct Bounded {
     stream: DefaultStream,
     limits: Limits,
@@ -114,7 +114,7 @@ impl DisplayClient {
         let address = Address::parse(display)?;
         let stream = connect(address).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!("no X server at {display}"),
-            io::ErrorKind::WouldBlock => format!("the X server at {display} accepts nobody"),
+            io::ErrorKind::WouldBlock => format!("the X server at {display} does not accept connections"),
             _ => format!("cannot reach the X server at {display}: {error}"),
         })?;
         let (stream, _) = DefaultStream::from_unix_stream(stream).map_err(|error| error.to_string())?;

@@ -22,7 +22,7 @@ fn class(text: &str) -> Pattern {
     Pattern::new(text, Case::Ignored).unwrap()
 }
 
-/// An Xvfb of its own and the programs that run on it. It ends with the test.
+/// An Xvfb and the programs that run on it. Both end with the test.
 struct Server {
     screen: Screen,
     processes: Vec<Child>,
@@ -31,7 +31,8 @@ struct Server {
 impl Server {
     fn start(arguments: &[&str]) -> Server {
         let mut child = Command::new("Xvfb")
-            // Without -noreset the server starts over when its last client leaves, and drops whoever comes meanwhile.
+            // Without -noreset the server resets when its last client leaves, and drops clients that connect
+            // meanwhile.
             .args(["-displayfd", "1", "-noreset", "-screen", "0", "800x600x24", "-nolisten", "tcp"])
             .args(arguments)
             .stdout(Stdio::piped())
@@ -71,7 +72,7 @@ impl Server {
         let mut server = Server::start(&[]);
         is_up(&server.screen, SOON).await.unwrap();
         server.run("openbox", &["--sm-disable"]);
-        // It names itself before it listens, and a window that is opened in between is never shown.
+        // The window manager announces itself before it is ready, and never shows a window opened in between.
         let deadline = Instant::now() + SOON;
         let app = App::new(&server);
         while wait_window(&server.screen, &class("discord"), Duration::from_millis(200)).await.is_err() {
@@ -130,7 +131,7 @@ impl App {
         self.0.sync().unwrap();
     }
 
-    /// As a person does with a double click on its title.
+    /// Restores a window, as a double click on its title bar does.
     fn shrink(&self, window: Window) {
         let vertical = self.atom("_NET_WM_STATE_MAXIMIZED_VERT");
         let horizontal = self.atom("_NET_WM_STATE_MAXIMIZED_HORZ");
@@ -199,7 +200,7 @@ async fn a_window_that_a_person_makes_smaller_stays_so_until_it_is_asked_for_aga
     let first = app.open(false, None);
     next(&mut progress).await;
     app.shrink(first);
-    // When a later window is maximised, the smaller one has been looked at too.
+    // Windows are handled in order: when a later one is maximised, the smaller one has been looked at too.
     let second = app.open(false, None);
     next(&mut progress).await;
     assert!(app.is_maximised(second) && !app.is_maximised(first));

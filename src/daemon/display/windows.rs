@@ -1,5 +1,5 @@
-//! What is asked about windows, and what is asked of the window manager. A window may be closed at any moment:
-//! that is an answer, never an error.
+//! Queries about windows, and requests to the window manager. A window may be closed at any moment; that is an
+//! answer, never an error.
 
 use x11rb::connection::Connection;
 use x11rb::errors::ReplyError;
@@ -12,7 +12,7 @@ use super::client::{DisplayClient, DisplayError};
 use crate::model::hooks::maximize::{AppWindow, Maximized, Maximizer, WindowKind};
 use crate::model::manifest::pattern::Pattern;
 
-/// What maximising takes, named once.
+/// The atoms needed to maximise a window, looked up once.
 struct Atoms {
     state: Atom,
     horizontal: Atom,
@@ -50,8 +50,8 @@ impl DisplayClient {
         Ok(found)
     }
 
-    /// Looks again whenever something on the display has changed, until there is an answer. `None`: the time is
-    /// over.
+    /// Repeats the query whenever something on the display has changed, until it has an answer. Returns `None` when
+    /// the time is over.
     pub fn until<T>(
         &self,
         mut look: impl FnMut() -> Result<Option<T>, DisplayError>,
@@ -99,13 +99,13 @@ impl DisplayClient {
         }
     }
 
-    /// `None`: it has just been closed.
+    /// Returns `None` if the window has just been closed.
     fn look_at(&self, window: Window, atoms: &Atoms) -> Result<Option<AppWindow>, DisplayError> {
         let Some(state) = self.numbers(window, atoms.state, AtomEnum::ATOM)? else { return Ok(None) };
         let Some(kinds) = self.numbers(window, atoms.kind, AtomEnum::ATOM)? else { return Ok(None) };
         let transient = self.numbers(window, AtomEnum::WM_TRANSIENT_FOR.into(), AtomEnum::WINDOW)?;
         let transient = transient.is_some_and(|owner| !owner.is_empty());
-        // An app lists the kinds it knows, the best first: a kind that we do not know says nothing.
+        // An app lists every kind that applies, best first. Kinds we do not know are skipped.
         let other = transient || kinds.iter().any(|kind| atoms.others.contains(kind));
         Ok(Some(AppWindow {
             id: window,
@@ -115,7 +115,7 @@ impl DisplayClient {
         }))
     }
 
-    /// A window whose least size is also its greatest has said that it wants no other.
+    /// False if the window's minimum size equals its maximum size.
     fn resizable(&self, window: Window) -> Result<bool, DisplayError> {
         const MIN_AND_MAX: u32 = 1 << 4 | 1 << 5;
         let hints = self.numbers(window, AtomEnum::WM_NORMAL_HINTS.into(), AtomEnum::WM_SIZE_HINTS)?;
@@ -125,7 +125,7 @@ impl DisplayClient {
         Ok(!fixed)
     }
 
-    /// Maximises and raises, as a pager would.
+    /// Asks the window manager to maximise and raise the window, as a pager would.
     fn ask_manager(&self, window: Window, atoms: &Atoms) -> Result<(), DisplayError> {
         const ADD: u32 = 1;
         const FROM_A_PAGER: u32 = 2;
@@ -150,8 +150,8 @@ impl DisplayClient {
         })
     }
 
-    /// The windows a person sees, oldest first: those the window manager lists, then those on the root that
-    /// it does not manage (all of them without one, and any that opened while it was starting).
+    /// The visible windows, oldest first: those the window manager lists, then those on the root that it does not
+    /// manage. Without a window manager that is all of them; otherwise any that opened while it was starting.
     fn windows(&self) -> Result<Vec<Window>, DisplayError> {
         let list = self.atom("_NET_CLIENT_LIST")?;
         let mut windows = self.numbers(self.root, list, AtomEnum::WINDOW)?.unwrap_or_default();
@@ -180,7 +180,7 @@ impl DisplayClient {
         Ok(self.connection.intern_atom(false, name.as_bytes())?.reply()?.atom)
     }
 
-    /// `None`: there is no such window any more.
+    /// Returns `None` if the window no longer exists.
     fn property(&self, window: Window, name: Atom, kind: AtomEnum) -> Result<Option<Vec<u8>>, DisplayError> {
         let reply = self.connection.get_property(false, window, name, kind, 0, 4096)?.reply();
         Ok(gone_is_none(reply)?.map(|reply| reply.value))
@@ -197,7 +197,7 @@ impl DisplayClient {
         Ok(())
     }
 
-    /// Waits until windows came, went, or say something else about themselves.
+    /// Waits until a window appears, disappears or changes a property.
     fn wait_for_change(&self) -> Result<(), DisplayError> {
         let mut changed = false;
         while !changed {
@@ -210,12 +210,12 @@ impl DisplayClient {
     }
 }
 
-/// Moves and sizes do not, nor do errors: they are about windows that are gone.
+/// Moves and resizes do not matter. Nor do errors: they are about windows that are gone.
 fn matters(event: &Event) -> bool {
     !matches!(event, Event::ConfigureNotify(_) | Event::CirculateNotify(_) | Event::GravityNotify(_) | Event::Error(_))
 }
 
-/// A reply about a window that has just been closed is none.
+/// Turns an error about a window that has just been closed into `None`.
 fn gone_is_none<T>(reply: Result<T, ReplyError>) -> Result<Option<T>, DisplayError> {
     match reply {
         Ok(reply) => Ok(Some(reply)),

@@ -1,4 +1,4 @@
-//! `ClearDir`: removes everything in a folder. Links are removed, not followed; what is mounted stays.
+//! `ClearDir`: removes everything in a folder. Links are removed, not followed. Mount points stay.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::tree::{Folder, MAX_DEPTH};
 use super::{Around, Done, cannot, refuse_precious};
 
-/// How often a folder is emptied that something keeps filling.
+/// How often a folder is emptied if something keeps filling it.
 const MAX_ROUNDS: usize = 3;
 
 pub(super) fn clear_dir(path: &Path, around: &Around) -> Done {
@@ -31,7 +31,7 @@ pub(super) fn clear_dir(path: &Path, around: &Around) -> Done {
     Ok(sweep.told(path))
 }
 
-/// Also under another name, for example a bind mount.
+/// Whether this is the home folder, even under another name such as a bind mount.
 fn is_home(folder: &Folder, around: &Around) -> bool {
     let home = Folder::open(around.home).and_then(|home| home.identity());
     home.is_ok() && home == folder.identity()
@@ -113,7 +113,7 @@ impl Sweep<'_> {
     }
 }
 
-/// Enters a folder to empty it. If it is ours and its mode keeps us out, the mode is changed first.
+/// Enters a folder to empty it. If the folder is ours and its mode denies us access, changes the mode first.
 fn enter(folder: &Folder, name: &OsStr) -> Result<Folder, Errno> {
     match folder.unlock(name) {
         Ok(()) | Err(Errno::ACCESS | Errno::PERM) => folder.enter_unmounted(name),

@@ -1,5 +1,5 @@
-//! `Copy`: copies a file, or a folder with everything in it, over what is there. Each file is replaced as a whole or
-//! left alone. Links are copied as links, and a link at the target is replaced, never followed.
+//! `Copy`: copies a file, or a folder with everything in it, over the target. Each file is replaced as a whole or
+//! left alone. Links are copied as links. A link at the target is replaced, never followed.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -34,14 +34,14 @@ pub(super) fn copy(from: &Path, to: &Path, around: &Around) -> Done {
     Ok(copying.told(to))
 }
 
-/// A folder copied into itself would never end.
+/// Refuses to copy a folder into itself, which would never end.
 fn refuse_nested(from: &Path, to: &Path) -> Result<(), String> {
     let real = |path: &Path| {
         let there = path.ancestors().find_map(|path| Some((path, path.canonicalize().ok()?)));
         there.map_or(path.to_owned(), |(there, real)| real.join(path.strip_prefix(there).unwrap_or(path)))
     };
     if real(to).starts_with(real(from)) {
-        return Err("the one lies in the other: name a folder outside".into());
+        return Err("one contains the other: name a folder outside".into());
     }
     Ok(())
 }
@@ -66,7 +66,7 @@ fn target_file(to: &Path) -> Result<(Folder, std::ffi::OsString), String> {
 fn make_folder(parent: &Folder, name: &OsStr, mode: u32) -> Result<Folder, Errno> {
     fs::mkdirat(&parent.fd, name, Mode::RWXU)?;
     let folder = parent.enter(name)?;
-    // We are about to write into it, whatever mode the source has.
+    // We need to write into it, whatever mode the source has.
     fs::fchmod(&folder.fd, Mode::from_raw_mode(mode & 0o777) | Mode::RWXU)?;
     Ok(folder)
 }
@@ -84,7 +84,7 @@ impl Copying<'_> {
         let unread = |error| cannot(format!("read `{}`", source.path.display()), error);
         for name in source.entries().map_err(unread)? {
             if (self.cancelled)() {
-                return Err(format!("called off while copying `{}`", source.path.display()));
+                return Err(format!("cancelled while copying `{}`", source.path.display()));
             }
             self.entry(source, target, &name, depth)?;
         }
@@ -110,7 +110,7 @@ impl Copying<'_> {
                 let file = fs::openat(&source.fd, name, flags, Mode::empty()).map_err(unread)?;
                 self.file(File::from(file), target, name)
             }
-            _ => Err(format!("cannot copy `{}`: it is no file, folder or link: remove it", path.display())),
+            _ => Err(format!("cannot copy `{}`: it is not a file, folder or link: remove it", path.display())),
         }
     }
 
@@ -156,7 +156,8 @@ impl Copying<'_> {
     }
 }
 
-/// The folder `name` in `target`, created if it is missing. A link in its place is removed, so that the copy stays inside.
+/// The folder `name` in `target`, created if missing. A link in its place is removed, so that the copy stays inside
+/// `target`.
 fn subfolder(target: &Folder, name: &OsStr, mode: u32) -> Result<Folder, String> {
     let work = || -> Result<Folder, Errno> {
         if target.look(name)?.is_some_and(|found| kind(&found) == FileType::Symlink) {
@@ -171,8 +172,8 @@ fn subfolder(target: &Folder, name: &OsStr, mode: u32) -> Result<Folder, String>
     work().map_err(|error| cannot(format!("copy to `{}`", path.display()), error))
 }
 
-/// A file that is already as it should be is not written again. That spares the volume, and desktops keep what
-/// they noted about the file.
+/// Whether the target already has this content and mode. Such a file is not written again, which saves disk writes
+/// and keeps what desktops have noted about the file.
 fn is_same(source: &mut File, mode: Mode, folder: &Folder, name: &OsStr) -> io::Result<bool> {
     let there = match folder.look(name)? {
         Some(found) if kind(&found) == FileType::Directory => return Err(Errno::ISDIR.into()),

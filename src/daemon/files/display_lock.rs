@@ -1,5 +1,5 @@
-//! `ClearLocks` on an X display: asks whether the display is up, and removes the lock and the socket of one that
-//! is not. `model::hooks::display_lock` decides.
+//! `ClearLocks` for an X display: asks whether the display is up, and removes its lock and socket if it is not.
+//! `model::hooks::display_lock` decides.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ pub(super) fn clear_display(around: &Around) -> Done {
     }
 }
 
-/// A file that is there.
+/// A file that exists.
 struct Found {
     path: PathBuf,
     folder: Folder,
@@ -80,11 +80,11 @@ mod tests {
         })
     }
 
-    /// The files of a display that no server of this machine uses, removed with the test.
+    /// The files of a display that no server on this machine uses. They are removed with the test.
     struct Files(Address);
 
     impl Files {
-        /// Takes the first number that is free from here on, so that tests do not meet.
+        /// Takes the first free display number from here on, so that tests do not collide.
         fn of_a_free_display() -> Self {
             std::fs::create_dir_all("/tmp/.X11-unix").unwrap();
             let first = 20_000 + std::process::id() as u16 % 20_000;
@@ -99,7 +99,7 @@ mod tests {
             format!(":{}", self.0.number)
         }
 
-        /// As an X server writes it.
+        /// Writes a lock as an X server does.
         fn lock(&self, pid: i32) {
             std::fs::write(self.0.lock(), format!("{pid:>10}\n")).unwrap();
         }

@@ -1,5 +1,5 @@
-//! `ClearLocks` on a browser profile: finds out who holds its lock, and removes a stale one with what belongs
-//! to it. `model::hooks::profile_lock` decides what is stale.
+//! `ClearLocks` for a browser profile: finds out which process holds its lock, and removes a stale lock and its
+//! related files. `model::hooks::profile_lock` decides what is stale.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -20,10 +20,10 @@ const LOCK: &str = "SingletonLock";
 const SOCKET: &str = "SingletonSocket";
 const COOKIE: &str = "SingletonCookie";
 
-/// The lock comes last: as long as it is there, no browser puts new links in place of the others.
+/// The lock is removed last: while it exists, no browser creates new links in place of the others.
 const LINKS: [&str; 3] = [SOCKET, COOKIE, LOCK];
 
-/// The folder of the socket is called this and six letters or digits more.
+/// The socket's folder has this name plus six letters or digits.
 const SOCKET_FOLDER: &str = "org.chromium.Chromium.";
 
 pub(super) fn clear_profile(dir: &Path, around: &Around) -> Done {
@@ -33,7 +33,7 @@ pub(super) fn clear_profile(dir: &Path, around: &Around) -> Done {
         Err(Errno::NOENT) => return Ok(String::new()),
         Err(error) => return Err(cannot(what(), error)),
     };
-    // A browser that cannot write its lock says that another one has locked the profile (exit code 21).
+    // A browser that cannot write its lock reports that another browser has locked the profile (exit code 21).
     fs::accessat(fs::CWD, profile.by_handle(), Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
         .map_err(|error| cannot(format!("lock the profile `{}`", dir.display()), error))?;
 
@@ -67,8 +67,8 @@ pub(super) fn clear_profile(dir: &Path, around: &Around) -> Done {
     Ok(format!("removed the stale locks of `{}` ({stale})", dir.display()))
 }
 
-/// Whether a browser answers on the profile's socket. It is reached by the open folder: a profile's path may be
-/// longer than a socket's may be.
+/// Whether a browser answers on the profile's socket. Connects through the open folder, because the profile's path
+/// may be too long for a socket path.
 fn answers(profile: &Folder) -> bool {
     socket::answers(&socket::connect(&profile.by_handle().join(SOCKET)))
 }
@@ -78,7 +78,7 @@ fn holder(lock: &str, profile: &Folder, around: &Around) -> HolderProcess {
         return HolderProcess::Gone;
     };
     if pid == std::process::id() as Pid {
-        // We have just opened the profile ourselves.
+        // The profile is open in our own process, so the checks below would be wrong for it.
         return HolderProcess::Alive { same_program: false, of_app: false, uses_profile: false };
     }
     if proc::process(pid).is_none_or(|process| process.zombie) {
@@ -86,21 +86,21 @@ fn holder(lock: &str, profile: &Folder, around: &Around) -> HolderProcess {
     }
     let arguments = proc::arguments(pid);
     let (Ok(_), Ok(uses_profile), false) = (proc::program(pid), uses(pid, profile), arguments.is_empty()) else {
-        // It may have ended while we looked, or be about to execute the next program.
+        // It may have ended while we looked, or may be in the middle of an exec.
         return if proc::process(pid).is_none() { HolderProcess::Gone } else { HolderProcess::Hidden };
     };
     let same_program = runs(pid, &arguments, around.program);
     HolderProcess::Alive { same_program, of_app: (around.of_app)(pid), uses_profile }
 }
 
-/// Whether a process has something open in the profile, or works in it.
+/// Whether a process has a file open in the profile, or has its working folder there.
 fn uses(pid: Pid, profile: &Folder) -> std::io::Result<bool> {
     let profile = std::fs::read_link(profile.by_handle())?;
     Ok(proc::open_files(pid)?.iter().any(|file| file.starts_with(&profile)))
 }
 
-/// Each unclean exit leaves one such folder. Only what the browser put there is removed, so a folder that holds
-/// more stays. Best effort: the app starts all the same.
+/// Removes the socket's folder; each unclean exit leaves one. Removes only what the browser put there, so a folder
+/// that holds more stays. Best effort: the app starts anyway.
 fn remove_socket_folder(socket: &Path) {
     let Some(path) = socket_folder(socket) else { return };
     let Ok(folder) = Folder::open_itself(&path) else { return };
@@ -113,7 +113,7 @@ fn remove_socket_folder(socket: &Path) {
     let _ = std::fs::remove_dir(&path);
 }
 
-/// The folder of a socket path, if it has exactly the shape that browsers give it.
+/// The folder of a socket path, if its name has exactly the form that browsers use.
 fn socket_folder(socket: &Path) -> Option<PathBuf> {
     let folder = socket.parent()?;
     let random = folder.file_name()?.as_bytes().strip_prefix(SOCKET_FOLDER.as_bytes())?;

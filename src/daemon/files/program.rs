@@ -1,4 +1,4 @@
-//! Tells whether a process runs a certain program.
+//! Decides whether a process runs a certain program.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -6,12 +6,12 @@ use std::path::Path;
 
 use crate::host::proc::{self, Pid};
 
-/// Whether a process runs `program`: the file itself, one of the same name (a wrapper starts another file, an
-/// update puts a new one in its place), or an interpreter with it as its script. `false` also for a process that
-/// we may not look into.
+/// Whether a process runs `program`. True for the file itself, for a file with the same name (a wrapper starts
+/// another file, and an update replaces the file), and for an interpreter that has it as its script. Also false if we
+/// may not inspect the process.
 pub(super) fn runs(pid: Pid, arguments: &[String], program: &Path) -> bool {
     if program.as_os_str().is_empty() {
-        return false; // the session's own steps have none
+        return false; // the workspace's own steps have no program
     }
     let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.into());
     let target = resolved(program);

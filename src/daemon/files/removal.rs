@@ -1,4 +1,4 @@
-//! Removes exactly the file that was judged: never one that somebody has put in its place since.
+//! Removes exactly the file that was judged, never one that has replaced it since.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -10,40 +10,40 @@ use super::cannot;
 use super::tree::Folder;
 use super::write::with_temporary_name;
 
-/// A file as it was when it was judged.
+/// A file's identity at the time it was judged.
 pub(super) struct Judged {
     stat: Stat,
     link: Option<PathBuf>,
 }
 
 impl Judged {
-    /// `None`: there is no such file.
+    /// Returns `None` if there is no such file.
     pub fn of(folder: &Folder, name: &OsStr) -> Result<Option<Self>, Errno> {
         let (stat, link) = (folder.look(name)?, folder.link(name)?);
         Ok(stat.map(|stat| Judged { stat, link }))
     }
 
-    /// Where it leads, if it is a link.
+    /// The target, if it is a link.
     pub fn link(&self) -> Option<&PathBuf> {
         self.link.as_ref()
     }
 
-    /// The number of a removed file is used again soon, so more than that is compared.
+    /// Whether both are the same file. Inode numbers are reused soon, so more than the number is compared.
     fn is(&self, other: &Judged) -> bool {
         let key = |stat: &Stat| (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
         key(&self.stat) == key(&other.stat) && self.link == other.link
     }
 }
 
-/// Removes `name` if it is still the file of `judged`; `false`: it is another one by now, and stays. The file is
-/// moved aside first and looked at there, where nobody replaces it.
+/// Removes `name` if it is still the file of `judged`. Returns `false` if it is another file by now, which stays.
+/// The file is first moved aside and checked there, where nobody replaces it.
 pub(super) fn remove_judged(folder: &Folder, name: &OsStr, judged: &Judged) -> Result<bool, String> {
     let cannot = |error| cannot(format!("remove `{}`", folder.path.join(name).display()), error);
     let move_aside = |aside: &OsStr| fs::renameat_with(&folder.fd, name, &folder.fd, aside, RenameFlags::NOREPLACE);
     let aside = match with_temporary_name(name, move_aside) {
         Ok((aside, ())) => aside,
         Err(Errno::NOENT) => return Ok(true),
-        // A file system that cannot rename so: nothing is in between but the moment.
+        // This file system does not support such a rename. Remove in place; only a short race remains.
         Err(Errno::INVAL | Errno::NOSYS) => name.into(),
         Err(error) => return Err(cannot(error)),
     };
@@ -52,7 +52,7 @@ pub(super) fn remove_judged(folder: &Folder, name: &OsStr, judged: &Judged) -> R
         return fs::unlinkat(&folder.fd, &aside, AtFlags::empty()).map(|()| true).map_err(cannot);
     }
     if aside != name {
-        // If there is a newer one by now, that one counts.
+        // If a newer file exists by now, that one wins.
         let back = fs::renameat_with(&folder.fd, &aside, &folder.fd, name, RenameFlags::NOREPLACE);
         back.or_else(|_| fs::unlinkat(&folder.fd, &aside, AtFlags::empty())).map_err(cannot)?;
     }

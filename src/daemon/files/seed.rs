@@ -1,5 +1,5 @@
-//! `SeedJson`: merges keys into an object file. Owns what happens to a file that is no such object: it is kept
-//! as `.bad` (the newest one), and a new file takes its place. `model::hooks::json_edit` edits the text.
+//! `SeedJson`: merges keys into a JSON file that holds an object. Owns what happens to a file that does not: it is
+//! kept as `.bad` (only the newest one), and a new file takes its place. `model::hooks::json_edit` edits the text.
 //!
 //! A link to a file in the same folder is followed. Any other link is kept as `.bad` like a broken file: the
 //! manifest never named its target, so the target is neither read nor written.
@@ -18,7 +18,7 @@ use super::write::{Finish, replace};
 use super::{Done, cannot};
 use crate::model::hooks::json_edit::{self, Keys};
 
-/// Larger files are not settings.
+/// Bytes. A larger file is not a settings file.
 const MAX_SIZE: u64 = 16 << 20;
 
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
@@ -51,7 +51,7 @@ fn merge_into(file: &Path, set: &Keys, default: &Keys) -> io::Result<String> {
     Ok(format!("replaced `{}`: it {why}; the old file is kept as `{}`", file.display(), bad.display()))
 }
 
-/// The file's folder, made if it is missing. Settings hold secrets, so a new folder is private.
+/// The file's folder, created if missing. Settings hold secrets, so a new folder is private.
 fn place(file: &Path) -> io::Result<(Folder, OsString)> {
     if let Some(parent) = file.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
@@ -59,14 +59,14 @@ fn place(file: &Path) -> io::Result<(Folder, OsString)> {
     Ok(Folder::holding(file)?)
 }
 
-/// What is there already.
+/// What exists already.
 enum Found {
     Nothing,
     Text { text: Vec<u8>, finish: Finish },
     Unusable { why: &'static str, finish: Finish },
 }
 
-/// The file to write (the target, where `named` is a link) and its content.
+/// The file to write (the target, if `named` is a link) and its content.
 fn find(folder: &Folder, named: &OsStr) -> io::Result<(OsString, Found)> {
     let Some(target) = folder.link(named)? else { return Ok((named.to_owned(), read(folder, named)?)) };
     match beside(folder, &target)? {
@@ -78,7 +78,7 @@ fn find(folder: &Folder, named: &OsStr) -> io::Result<(OsString, Found)> {
     }
 }
 
-/// The name of a link's target, if the target lies in the same folder and is no link itself.
+/// The name of a link's target, if the target is in the same folder and is not a link itself.
 fn beside(folder: &Folder, target: &Path) -> io::Result<Option<OsString>> {
     let Ok((holder, name)) = Folder::holding(&folder.path.join(target)) else { return Ok(None) };
     let same = holder.identity()? == folder.identity()?;
@@ -89,7 +89,7 @@ fn read(folder: &Folder, name: &OsStr) -> io::Result<Found> {
     let Some(found) = folder.look(name)? else { return Ok(Found::Nothing) };
     match kind(&found) {
         FileType::RegularFile => {}
-        // Never moved aside: it may be a whole profile that somebody named by mistake.
+        // Never moved aside: it may be a whole profile, named by mistake.
         FileType::Directory => return Err(Errno::ISDIR.into()),
         _ => return Ok(Found::Unusable { why: "was no regular file", finish: private() }),
     }
@@ -107,8 +107,8 @@ fn read(folder: &Folder, name: &OsStr) -> io::Result<Found> {
     Ok(Found::Text { text, finish })
 }
 
-/// Opens a file to read it. A file of ours whose mode forbids that is made readable first: the app could not
-/// read it either.
+/// Opens a file for reading. If the file is ours and its mode forbids that, makes it readable first: the app could
+/// not read it either.
 fn open(folder: &Folder, name: &OsStr) -> Result<File, Errno> {
     let opened = match fs::openat(&folder.fd, name, READ, Mode::empty()) {
         Err(Errno::ACCESS) => {
@@ -120,7 +120,7 @@ fn open(folder: &Folder, name: &OsStr) -> Result<File, Errno> {
     opened.map(File::from)
 }
 
-/// Moves the file aside. A file that something is mounted on cannot be moved, so its content is copied.
+/// Moves the file aside. A mounted file cannot be moved, so its content is copied.
 fn keep_as_bad(folder: &Folder, name: &OsStr, named: &OsStr) -> io::Result<PathBuf> {
     let mut bad = named.to_owned();
     bad.push(".bad");
@@ -139,7 +139,7 @@ fn write(folder: &Folder, name: &OsStr, text: &[u8], finish: &Finish) -> io::Res
     replace(folder, name, finish, |file| file.write_all(text))
 }
 
-/// Mode and owner of the file that is replaced. A mode that keeps even the owner out helps nobody.
+/// The mode and owner of the replaced file. If even the owner could not access it, the mode is corrected.
 fn like(was: &Stat) -> Finish {
     let mode = Mode::from_raw_mode(was.st_mode & 0o777);
     let mode = if mode.contains(Mode::RUSR) { mode } else { mode | Mode::RUSR | Mode::WUSR };

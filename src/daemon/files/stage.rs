@@ -1,9 +1,9 @@
-//! `Stage`: maintains files that we ship in a folder that people change. Owns the record of what was shipped last, a
-//! plain copy below `~/.local/state/kasm-void/staged`. A file that still is as it was shipped is updated or removed
-//! with what we ship now. A file that somebody edited or removed is theirs.
+//! `Stage`: maintains shipped files in a folder that people also edit. Owns the record of what was shipped last, a
+//! plain copy below `~/.local/state/kasm-void/staged`. A file that is unchanged since it was shipped is updated, or
+//! removed if it is no longer shipped. A file that somebody edited or removed is left as it is.
 //!
-//! A file with the name of one of ours that no record knows is replaced once if it differs: an image without records
-//! left it there. It is kept below `~/.local/state/kasm-void/replaced`.
+//! A file that has the name of a shipped file, but no record, is replaced once if it differs: an older image
+//! without records left it there. The old file is kept below `~/.local/state/kasm-void/replaced`.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -19,7 +19,7 @@ use super::tree::{Folder, MAX_DEPTH, kind};
 use super::write::{Finish, replace};
 use super::{Around, Done, cannot};
 
-/// Launchers and scripts are never larger.
+/// Bytes. Launchers and scripts are never larger.
 const MAX_SIZE: u64 = 16 << 20;
 
 pub(super) fn stage(from: &Path, to: &Path, around: &Around) -> Done {
@@ -28,7 +28,7 @@ pub(super) fn stage(from: &Path, to: &Path, around: &Around) -> Done {
     let records = around.home.join(".local/state/kasm-void");
     let recorded = records.join("staged").join(to.strip_prefix("/").unwrap_or(to));
     let replaced = records.join("replaced").join(to.strip_prefix("/").unwrap_or(to));
-    // If the whole folder is gone, as on a new volume, everything is brought again.
+    // If the whole folder is gone, as on a new volume, everything is copied again.
     let anew = fs::lstat(to).is_err();
     let made = |path: &Path, mode| {
         DirBuilder::new().recursive(true).mode(mode).create(path)?;
@@ -47,11 +47,11 @@ struct Staging<'a> {
     replaced: PathBuf,
     brought: usize,
     removed: usize,
-    /// Files that were replaced by ours, and kept.
+    /// Where replaced files are kept.
     kept: Vec<PathBuf>,
 }
 
-/// What stands under a name in one of the three folders.
+/// What a name stands for in one of the three folders.
 #[derive(PartialEq)]
 enum Entry {
     Nothing,
@@ -60,7 +60,7 @@ enum Entry {
         mode: u32,
     },
     Folder,
-    /// A link, a device, a file that is too large or that we may not read: not ours to change.
+    /// A link, a device, a file that is too large or that we may not read. We never change these.
     Other,
 }
 
@@ -71,7 +71,7 @@ impl Entry {
 }
 
 impl Staging<'_> {
-    /// Every name that we ship now or shipped last. Without `source` we no longer ship the folder.
+    /// Handles every name that we ship now or shipped last. `source` is `None` if we no longer ship the folder.
     fn folder(
         &mut self,
         source: Option<&Folder>,
@@ -88,13 +88,13 @@ impl Staging<'_> {
         }
         for name in names {
             if (self.around.cancelled)() {
-                return Err(format!("called off while staging `{}`", target.path.display()));
+                return Err(format!("cancelled while staging `{}`", target.path.display()));
             }
             let ours = source.map_or(Ok(Entry::Nothing), |source| look(source, &name))?;
             match (ours, look(record, &name)?) {
                 (Entry::Other, _) => {
                     let path = source.map_or_else(PathBuf::new, |source| source.path.join(&name));
-                    return Err(format!("cannot stage `{}`: it is no file or folder: ship one", path.display()));
+                    return Err(format!("cannot stage `{}`: it is not a file or folder: ship one", path.display()));
                 }
                 (Entry::Folder, recorded) => {
                     if recorded != Entry::Folder && recorded != Entry::Nothing {
@@ -133,7 +133,7 @@ impl Staging<'_> {
                 make_folder(target, name).map_err(failed)?;
                 target.enter(name).map_err(failed)?
             }
-            // Somebody removed it, or put something else in its place. It is theirs.
+            // Somebody removed or replaced the folder. Leave it alone.
             Err(Errno::NOENT | Errno::NOTDIR) if inner.is_some() => return Ok(()),
             Err(Errno::NOENT | Errno::NOTDIR) => {
                 return std::fs::remove_dir_all(&known.path)
@@ -143,14 +143,14 @@ impl Staging<'_> {
         };
         self.folder(inner.as_ref(), &there, &known, depth + 1)?;
         if inner.is_none() {
-            // The folder stays if people put something into it.
+            // Fails if people put something into the folder; then it stays.
             let _ = fs::unlinkat(&target.fd, name, AtFlags::REMOVEDIR);
             fs::unlinkat(&record.fd, name, AtFlags::REMOVEDIR).map_err(failed)?;
         }
         Ok(())
     }
 
-    /// First the file, then the record. If we die in between, the next stage does the same again.
+    /// Updates the file first, then the record. If we die in between, the next run does the same again.
     fn file(
         &mut self,
         ours: &Entry,
@@ -191,7 +191,7 @@ impl Staging<'_> {
         Ok(())
     }
 
-    /// Moves a file aside that stands in the way and that no record knows.
+    /// Moves aside a file that is in the way and has no record.
     fn keep(&mut self, target: &Folder, name: &OsStr) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.replaced)?;
         let shelf = Folder::open(&self.replaced)?;
@@ -207,9 +207,9 @@ impl Staging<'_> {
             parts.push(format!("brought {} to `{}`", files(self.brought), to.display()));
         }
         if self.removed > 0 {
-            parts.push(format!("removed {} that are shipped no more from `{}`", files(self.removed), to.display()));
+            parts.push(format!("removed {} that are no longer shipped from `{}`", files(self.removed), to.display()));
         }
-        parts.extend(self.kept.iter().map(|path| format!("what was in the way is `{}`", path.display())));
+        parts.extend(self.kept.iter().map(|path| format!("the replaced file is kept as `{}`", path.display())));
         parts.join(", ")
     }
 }

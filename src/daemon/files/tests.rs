@@ -385,7 +385,7 @@ fn what_is_in_the_way_of_a_copy_is_told_and_stays() {
 fn a_fifo_is_not_copied_and_nobody_waits() {
     let ground = Ground::new().with(&["from/"]);
     fs::mknodat(CWD, ground.at("from/fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
-    fails(ground.step(r#"Copy(from: "~/from", to: "~/to")"#), "it is no file, folder or link");
+    fails(ground.step(r#"Copy(from: "~/from", to: "~/to")"#), "it is not a file, folder or link");
     fails(ground.step(r#"Copy(from: "~/from/fifo", to: "~/to")"#), "it is neither a file nor a folder");
 }
 
@@ -814,7 +814,7 @@ fn a_folder_that_was_removed_is_brought_anew() {
 fn what_an_image_without_records_left_is_replaced_once_and_kept() {
     let ground = Ground::new().with(&["to/a"]);
     ground.ship(&[("a", "1")]);
-    says(ground.stage(), "what was in the way is");
+    says(ground.stage(), "the replaced file is kept as");
     assert_eq!(ground.said("a").unwrap(), "1");
     let kept = format!("home/.local/state/kasm-void/replaced{}/a", ground.at("to").display());
     assert_eq!(read_to_string(ground.dir.path().join(kept)).unwrap(), "to/a");

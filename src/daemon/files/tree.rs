@@ -1,5 +1,5 @@
-//! Folders by handle: opened once and entered one name at a time, so that a link that somebody swaps in meanwhile
-//! leads nowhere.
+//! Folders by handle: opened once and entered one name at a time, so a link that is swapped in meanwhile has no
+//! effect.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-/// Nobody nests deeper on purpose, and each level keeps a descriptor open.
+/// Deeper nesting is never intended, and each level keeps a descriptor open.
 pub(super) const MAX_DEPTH: usize = 200;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -22,35 +22,35 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Follows links. For paths that the operator wrote.
+    /// Opens a folder and follows links. For paths that the operator wrote.
     pub fn open(path: &Path) -> Result<Self, Errno> {
         Ok(Folder { fd: fs::open(path, FOLDER, Mode::empty())?, path: path.to_owned() })
     }
 
-    /// The folder itself, never a link to one (`NOTDIR`).
+    /// Opens the folder itself, never a link to one (`NOTDIR`).
     pub fn open_itself(path: &Path) -> Result<Self, Errno> {
         Ok(Folder { fd: fs::open(path, FOLDER | OFlags::NOFOLLOW, Mode::empty())?, path: path.to_owned() })
     }
 
-    /// The folder that holds `path`, and the name of `path` in it.
+    /// Opens the folder that holds `path`. Also returns the name of `path` in it.
     pub fn holding(path: &Path) -> Result<(Self, OsString), Errno> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::INVAL) };
         Ok((Folder::open(parent)?, name.to_owned()))
     }
 
-    /// The folder `name` in this one, never a link to one (`NOTDIR`).
+    /// Opens the folder `name` in this one, never a link to one (`NOTDIR`).
     pub fn enter(&self, name: &OsStr) -> Result<Self, Errno> {
         let fd = fs::openat(&self.fd, name, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
         Ok(Folder { fd, path: self.path.join(name) })
     }
 
-    /// As [`Self::enter`], but never into a mounted folder (`XDEV`).
+    /// Like [`Self::enter`], but refuses a mount point (`XDEV`).
     pub fn enter_unmounted(&self, name: &OsStr) -> Result<Self, Errno> {
         let fd = open_unmounted(self, name, FOLDER)?;
         Ok(Folder { fd, path: self.path.join(name) })
     }
 
-    /// Gives us access to the folder `name` if it is ours and its mode keeps us out.
+    /// Gives us access to the folder `name` if we own it and its mode denies access.
     pub fn unlock(&self, name: &OsStr) -> Result<(), Errno> {
         let fd = open_unmounted(self, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)?;
         grant_owner(&fd, Mode::RWXU)
@@ -62,7 +62,7 @@ impl Folder {
         grant_owner(&fd, Mode::RUSR | Mode::WUSR)
     }
 
-    /// Names, sorted, without `.` and `..`.
+    /// The names in the folder, sorted, without `.` and `..`.
     pub fn entries(&self) -> Result<Vec<OsString>, Errno> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.fd)? {
@@ -75,7 +75,7 @@ impl Folder {
         Ok(names)
     }
 
-    /// What `name` itself is, not its target; `None` if it does not exist.
+    /// The metadata of `name` itself, not of its target. `None` if it does not exist.
     pub fn look(&self, name: &OsStr) -> Result<Option<Stat>, Errno> {
         match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => Ok(Some(found)),
@@ -84,7 +84,7 @@ impl Folder {
         }
     }
 
-    /// The target of the link `name`; `None` if it does not exist or is no link.
+    /// The target of the link `name`. `None` if it does not exist or is not a link.
     pub fn link(&self, name: &OsStr) -> Result<Option<PathBuf>, Errno> {
         match fs::readlinkat(&self.fd, name, Vec::new()) {
             Ok(target) => Ok(Some(PathBuf::from(OsStr::from_bytes(target.as_bytes())))),
@@ -93,7 +93,7 @@ impl Folder {
         }
     }
 
-    /// A short path that leads to this folder even after it was moved or renamed.
+    /// A short path to this folder that stays valid when the folder is moved or renamed.
     pub fn by_handle(&self) -> PathBuf {
         format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.fd)).into()
     }
@@ -121,9 +121,9 @@ pub(super) fn kind(found: &Stat) -> FileType {
 fn open_unmounted(folder: &Folder, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     match fs::openat2(&folder.fd, name, flags | OFlags::NOFOLLOW, Mode::empty(), resolve) {
-        // openat2 says LOOP for a link where others say NOTDIR.
+        // openat2 returns LOOP for a link where other calls return NOTDIR.
         Err(Errno::LOOP) => Err(Errno::NOTDIR),
-        // Old kernels, and seccomp profiles that do not know openat2.
+        // Old kernels, and seccomp profiles that do not allow openat2.
         Err(Errno::NOSYS | Errno::PERM) => open_on_same_device(folder, name, flags),
         result => result,
     }

@@ -11,17 +11,17 @@ use rustix::io::Errno;
 
 use super::tree::Folder;
 
-/// What the finished file is like.
+/// The properties of the finished file.
 pub(super) struct Finish {
     pub mode: Mode,
-    /// Uid and gid, set where we may.
+    /// Uid and gid, set if we are allowed to.
     pub owner: Option<(u32, u32)>,
-    /// Flushed to the disk before the call returns.
+    /// Flush to disk before the call returns.
     pub durable: bool,
 }
 
-/// Replaces `name`, whatever it is, except a folder. A mounted file cannot be replaced by a rename, so it is written
-/// in place, from the temporary file that already has the whole content.
+/// Replaces `name`, whatever it is, except a folder. A rename cannot replace a mounted file, so that is written in
+/// place, from the temporary file, which already has the whole content.
 pub(super) fn replace(
     folder: &Folder,
     name: &OsStr,
@@ -43,7 +43,7 @@ pub(super) fn with_temporary_name<T>(
     mut make: impl FnMut(&OsStr) -> Result<T, Errno>,
 ) -> Result<(OsString, T), Errno> {
     loop {
-        // Only part of the name, or the temporary name could be too long.
+        // Only part of the name is used, so that the temporary name is not too long.
         let mut short: String = name.to_string_lossy().chars().take(40).collect();
         short.insert(0, '.');
         let temporary = OsString::from(format!("{short}.{:08x}.tmp", fastrand::u32(..)));
@@ -66,7 +66,7 @@ fn put(folder: &Folder, temporary: &OsStr, name: &OsStr, file: &mut File, finish
     if let Some((uid, gid)) = finish.owner
         && (file.metadata()?.uid(), file.metadata()?.gid()) != (uid, gid)
     {
-        // Only root may give files away. Otherwise the file is ours from now on.
+        // Only root may change the owner. Otherwise the file becomes ours.
         let _ = fs::fchown(&*file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     }
     fs::fchmod(&*file, finish.mode)?;
@@ -87,7 +87,7 @@ fn put(folder: &Folder, temporary: &OsStr, name: &OsStr, file: &mut File, finish
 fn write_in_place(folder: &Folder, name: &OsStr, content: &mut File, durable: bool) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut target = File::from(fs::openat(&folder.fd, name, flags, Mode::empty())?);
-    // Running out of space half-way would lose the old content.
+    // Reserve the space first: running out of it half-way would lose the old content.
     match fs::fallocate(&target, fs::FallocateFlags::KEEP_SIZE, 0, content.metadata()?.len().max(1)) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
         Err(error) => return Err(error.into()),

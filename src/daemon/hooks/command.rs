@@ -1,5 +1,5 @@
-//! Commands of steps and probes. The loop starts them; here they are waited for, and killed when they take too
-//! long or nobody waits any more.
+//! Commands of steps and probes. The loop starts them. This file waits for them, and has them killed when they take
+//! too long or are cancelled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,24 +13,24 @@ use crate::model::app::App;
 use crate::model::exit::Exit;
 use crate::model::supervisor::AppId;
 
-/// What only the loop does, because it alone starts and signals processes.
+/// Requests to the loop, because only the loop starts and signals processes.
 pub enum Request {
     /// Start it in the app's environment.
     Command { app: Arc<App>, id: AppId, run: u64, argv: Vec<String>, started: oneshot::Sender<Started> },
-    /// Nobody waits for it any more.
+    /// Kill a command that was cancelled or took too long.
     KillCommand(Pid),
-    /// Signal an app's leader, which could not be asked to end in another way.
+    /// Signal an app's leader that could not be asked to close in another way.
     Signal { leader: Pid, signal: i32 },
 }
 
-/// The command's pid and how it will end, or why it could not be started.
+/// The command's pid and a receiver for its exit, or why it could not be started.
 pub type Started = Result<(Pid, oneshot::Receiver<Exit>), String>;
 
 impl HookRunner {
     /// Runs a command to its end.
     ///
     /// # Errors
-    /// It could not be started, did not exit 0, or took longer than `within`.
+    /// The command could not be started, did not exit with 0, or took longer than `within`.
     pub(super) async fn command(&self, argv: &[String], within: Duration) -> Result<(), String> {
         let supervisor_ends = || "the supervisor is ending".to_string();
         let (started, reply) = oneshot::channel();
@@ -50,7 +50,7 @@ impl HookRunner {
     }
 }
 
-/// Has the command killed unless it has ended.
+/// When dropped, has the command killed unless it has already exited.
 struct KillOnDrop<'a> {
     pid: Option<Pid>,
     requests: &'a mpsc::UnboundedSender<Request>,
@@ -59,7 +59,7 @@ struct KillOnDrop<'a> {
 impl Drop for KillOnDrop<'_> {
     fn drop(&mut self) {
         if let Some(pid) = self.pid {
-            let _ = self.requests.send(Request::KillCommand(pid)); // when the loop has ended, it has killed it
+            let _ = self.requests.send(Request::KillCommand(pid)); // a loop that has ended has killed the command already
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Asks for the targets of probes and of `WaitFor`: once, or until they are there.
+//! Checks the targets of probes and of `WaitFor`, once or until they are available.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use crate::host::proc::{self, Pid};
 use crate::model::app::App;
 use crate::model::manifest::probe::Target;
 
-/// Between two looks at something that cannot tell us when it changes.
+/// The interval between two checks of a target that sends no change events.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl HookRunner {
-    /// Asks once.
+    /// Checks the target once.
     ///
     /// # Errors
-    /// Why it is not there, in words; so below.
+    /// Says in words why the target is not available; the same holds below.
     pub async fn probe(&self, target: &Target, within: Duration) -> Result<(), String> {
         match target {
             Target::Display => display::is_up(&self.screen, within).await,
@@ -38,7 +38,7 @@ impl HookRunner {
         }
     }
 
-    /// Asks until it is there.
+    /// Checks the target until it is available.
     pub(super) async fn wait_for(&self, what: &Target, within: Duration) -> Result<(), String> {
         match what {
             Target::Display => display::wait_up(&self.screen, within).await,
@@ -58,7 +58,7 @@ impl HookRunner {
         }
     }
 
-    /// With `own`, another program's answer does not count.
+    /// With `own`, an answer from another program does not count.
     pub(super) async fn answered_by_us(&self, peer: SocketAddr, own: bool) -> Result<(), String> {
         if !own {
             return Ok(());
@@ -66,7 +66,7 @@ impl HookRunner {
         let app = self.app.clone();
         let answer = tokio::task::spawn_blocking(move || {
             let listeners = listener::of(peer);
-            // A process that we may not look into (it dropped its user, or hides its memory) may be the app.
+            // A process that we may not inspect (it dropped its user, or hides its memory) may be the app.
             match listeners.is_empty() || listeners.iter().any(|pid| is_in_tree(&app, *pid)) {
                 true => Ok(()),
                 false => Err(foreign(peer, &listeners)),
@@ -76,7 +76,7 @@ impl HookRunner {
     }
 }
 
-/// Whether the process, or one that it descends from, is one of the app's.
+/// Whether the process or one of its ancestors belongs to the app.
 fn is_in_tree(app: &App, pid: Pid) -> bool {
     let parent = |pid: &Pid| proc::process(*pid).map(|process| process.parent).filter(|parent| *parent > 1);
     std::iter::successors(Some(pid), parent).any(|pid| process::belongs(app, pid))

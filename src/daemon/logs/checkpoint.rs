@@ -1,7 +1,7 @@
-//! What the next supervisor must know to lose and double no line: through which pipe each app's output comes, and
-//! where the chunk that is being written begins in its file. A supervisor that dies between writing a chunk and taking
-//! it out of the pipe leaves both, and only this tells. Also where each app's log is, for `kasm-void logs` while no
-//! supervisor runs. One small record an app, in one file of the state folder.
+//! The checkpoint: what the next supervisor needs so that it neither loses nor repeats a line. Records each app's pipe,
+//! and where in the log file the chunk being written begins. A supervisor that dies after writing a chunk, but before
+//! taking it out of the pipe, leaves it in both; only the checkpoint shows that. Also records each app's log path, for
+//! `kasm-void logs` while no supervisor runs. One small record per app, in one file of the state folder.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -19,40 +19,40 @@ use crate::host::layout;
 use super::generations::numbered;
 use super::pipe::{OutputPipe, PipePeek};
 
-/// Bytes of an app's name, filled up with zeros. A free record has none.
+/// Bytes for an app's name, padded with zeros. A free record has no name.
 const NAME: usize = 64;
-/// Bytes of a log file's path, filled up with zeros. A longer one is not noted.
+/// Bytes for a log file's path, padded with zeros. A longer path is not recorded.
 const PATH: usize = 216;
-/// Where the numbers begin: the part that changes with each chunk.
+/// Where the numbers begin, which change with each chunk.
 const NUMBERS: usize = NAME + PATH;
 const RECORD: usize = NUMBERS + 5 * 8;
-/// Allocated in advance, so that a record can be written on a full disk: room for 100 apps.
+/// Bytes allocated in advance, so that a record can be written on a full disk: room for 100 apps.
 const ROOM: u64 = 32 << 10;
-/// Bytes of more apps than a session ever has.
+/// Bytes. A larger file holds more apps than any session has.
 const MOST: usize = 1 << 20;
-/// How often we look whether the file is still in its folder.
+/// How often to check whether the file is still in its folder.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What is known of one app's output.
+/// The record of one app's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Record {
     /// The pipe's inode.
     pub pipe: u64,
-    /// The chunk on its way into the file.
+    /// The chunk being written to the file.
     pub chunk: Chunk,
 }
 
-/// A chunk on its way into a file.
+/// A chunk being written to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Chunk {
     /// Device and inode of the file it begins in.
     pub file: (u64, u64),
     pub offset: u64,
-    /// Bytes of the chunk; 0: there is none.
+    /// Bytes of the chunk; 0 if there is none.
     pub length: u64,
 }
 
-/// One app's place in the file, and what is written there.
+/// One app's position in the file, and its record.
 struct Slot {
     at: u64,
     log: PathBuf,
@@ -63,16 +63,16 @@ pub struct Checkpoint {
     path: PathBuf,
     file: Option<File>,
     looked: Instant,
-    /// What is in the file.
+    /// The records in the file.
     records: BTreeMap<Arc<str>, Slot>,
     free: Vec<u64>,
-    /// What an earlier supervisor has left, until the app's pipe is known.
+    /// Records of an earlier supervisor, until the app's pipe is known.
     left: BTreeMap<Arc<str>, Record>,
     failed: bool,
 }
 
 impl Checkpoint {
-    /// Finds what an earlier supervisor has left in the folder `state`. Opened at once: later there may be no
+    /// Reads what an earlier supervisor left in the folder `state`. Opens the file at once, since later there may be no
     /// descriptor for it.
     pub fn open(state: &Path) -> Checkpoint {
         let mut checkpoint = Checkpoint {
@@ -90,13 +90,13 @@ impl Checkpoint {
         checkpoint
     }
 
-    /// What an earlier supervisor noted about this app, until [`Checkpoint::attached`].
+    /// The record of an earlier supervisor for this app, until [`Checkpoint::attached`] is called.
     pub fn left(&self, app: &str) -> Option<Record> {
         self.left.get(app).copied()
     }
 
-    /// The app's output comes through this pipe from now on, and goes into this file. What an earlier supervisor noted
-    /// is over.
+    /// Records that the app's output comes through this pipe and goes into this file from now on. Replaces the record
+    /// of an earlier supervisor.
     pub fn attached(&mut self, app: &Arc<str>, pipe: u64, log: &Path) {
         let was_left = self.left.remove(app).is_some();
         let same = |slot: &Slot| slot.record.pipe == pipe && slot.log == log;
@@ -108,7 +108,7 @@ impl Checkpoint {
         }
     }
 
-    /// The chunk is about to be written.
+    /// Records that the chunk is about to be written.
     pub fn begin(&mut self, app: &Arc<str>, pipe: u64, chunk: Chunk) {
         let record = Record { pipe, chunk };
         if let Some(slot) = self.records.get_mut(app) {
@@ -120,32 +120,32 @@ impl Checkpoint {
         self.write(app, 0);
     }
 
-    /// It is written, and out of the pipe.
+    /// Records that the chunk is written and out of the pipe.
     pub fn end(&mut self, app: &str) {
         if let (Some(file), Some(slot)) = (&self.file, self.records.get_mut(app)) {
             slot.record.chunk.length = 0;
-            let _ = file.write_all_at(&0_u64.to_le_bytes(), slot.at + (RECORD - 8) as u64); // `begin` has told
+            let _ = file.write_all_at(&0_u64.to_le_bytes(), slot.at + (RECORD - 8) as u64); // reported by `begin`
         }
     }
 
-    /// The app is gone, and its pipe with it.
+    /// Frees the record of an app that is gone.
     pub fn remove(&mut self, app: &str) {
         self.left.remove(app);
         let Some(slot) = self.records.remove(app) else { return };
         self.free.push(slot.at);
         if let Some(file) = &self.file {
-            let _ = file.write_all_at(&[0; RECORD], slot.at); // it would only be found again, and match no pipe
+            let _ = file.write_all_at(&[0; RECORD], slot.at); // a record that stays matches no pipe
         }
     }
 
-    /// Where the app's record is, or can be.
+    /// The position of the app's record, or of a free one.
     fn slot(&mut self, app: &str) -> u64 {
         let next = ((self.records.len() + self.free.len()) * RECORD) as u64;
         let known = self.records.get(app).map(|slot| slot.at);
         known.or_else(|| self.free.pop()).unwrap_or(next)
     }
 
-    /// Writes the app's record, from this byte of it on.
+    /// Writes the app's record, starting at byte `from`.
     fn write(&mut self, app: &str, from: usize) {
         let Some(slot) = self.records.get(app) else { return };
         let (at, bytes) = (slot.at, bytes(app, slot));
@@ -164,7 +164,7 @@ impl Checkpoint {
         }
     }
 
-    /// The file at the path, written anew when somebody has removed it.
+    /// The file at the path, written again if it was removed.
     fn put_in_place(&mut self) -> io::Result<&File> {
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
@@ -181,12 +181,12 @@ impl Checkpoint {
         self.file.as_ref().ok_or_else(|| io::Error::other("it is not open"))
     }
 
-    /// The records that are there stay where they are, each until its app's pipe is known: a supervisor that dies
-    /// before it comes to that leaves them to the next.
+    /// Loads the existing records and leaves each in place until its app's pipe is known. So if this supervisor dies
+    /// before that, the next one still finds them.
     fn load(&mut self) -> io::Result<()> {
         let file = open(&self.path)?;
         match read(&file)? {
-            None => file.set_len(0)?, // none of ours
+            None => file.set_len(0)?, // not a checkpoint file
             Some(records) => {
                 for (app, slot) in records {
                     if app.is_empty() {
@@ -203,7 +203,7 @@ impl Checkpoint {
     }
 }
 
-/// Where the supervisor of the folder `state` wrote the app's output last, if it has noted that.
+/// The log path last recorded for the app by the supervisor of the folder `state`, if any.
 pub fn log_of(state: &Path, app: &str) -> Option<PathBuf> {
     let file =
         OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(layout::checkpoint(state));
@@ -214,7 +214,7 @@ pub fn log_of(state: &Path, app: &str) -> Option<PathBuf> {
 /// An app and its record.
 type Named = (Arc<str>, Slot);
 
-/// All records; `None` when the file is none of ours. Those without a name are free.
+/// Reads all records; `None` if the file is not a checkpoint. Records without a name are free.
 fn read(file: &File) -> io::Result<Option<Vec<Named>>> {
     let mut found = Vec::new();
     file.take(MOST as u64 + 1).read_to_end(&mut found)?;
@@ -245,7 +245,7 @@ fn bytes(app: &str, Slot { log, record: Record { pipe, chunk }, .. }: &Slot) -> 
     record
 }
 
-/// `None` when it is none.
+/// Returns `None` if the bytes are not a record.
 fn slot(at: u64, record: &[u8]) -> Option<Named> {
     let text = |bytes: &[u8]| Some(String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next()?).into_owned());
     let name = String::from_utf8(record.get(..NAME)?.split(|byte| *byte == 0).next()?.to_vec()).ok()?;
@@ -255,23 +255,22 @@ fn slot(at: u64, record: &[u8]) -> Option<Named> {
     Some((name.into(), Slot { at, log, record: Record { pipe: number(0)?, chunk } }))
 }
 
-/// Takes out of the pipe what of the chunk is in the log already. If it had been taken out before, what is in the
-/// pipe now is something else.
+/// Takes out of the pipe those bytes of the chunk that are already in the log. If the pipe's head does not match the
+/// log, the chunk was taken out before.
 pub fn recover(left: Record, pipe: &OutputPipe, peek: &PipePeek, log: &Path, keep: u32) {
     if left.pipe != pipe.id() || left.chunk.length == 0 {
         return;
     }
     let Ok(written) = written(left.chunk, log, keep) else { return };
     let mut waiting = Vec::with_capacity(written.len());
-    // A pipe of many small pieces is shown in more than one look, but always from its head: what is seen of it
-    // first decides for all.
+    // A pipe of many small pieces takes several peeks, each from the head. The first peek decides.
     peek.peek(pipe, &mut waiting);
     if !waiting.is_empty() && written.starts_with(&waiting[..waiting.len().min(written.len())]) {
         peek.discard(pipe, written.len());
     }
 }
 
-/// The bytes of the chunk that are in the file it began in, and in those that were begun while it was written.
+/// Reads the chunk's bytes from the file it began in and from later files of the log.
 fn written(chunk: Chunk, log: &Path, keep: u32) -> io::Result<Vec<u8>> {
     let is_it = |n: &u32| fs::metadata(numbered(log, *n)).is_ok_and(|is| (is.dev(), is.ino()) == chunk.file);
     let there = |n: &u32| *n == 0 || numbered(log, *n).exists();
@@ -295,7 +294,7 @@ mod tests {
     use super::super::pipe;
     use super::*;
 
-    /// A supervisor has died: what the app's pipe holds, and what the log does.
+    /// The pipe and the log that a dead supervisor left.
     struct Scene {
         dir: tempfile::TempDir,
         pipe: Arc<OutputPipe>,
@@ -387,7 +386,7 @@ mod tests {
         }
         first.end("done");
         first.remove("gone");
-        // This one dies before it has looked at `other`.
+        // This supervisor dies before it has attached `other`.
         let mut second = Checkpoint::open(dir.path());
         assert_eq!((second.left("web"), second.left("gone")), (Some(record_of(10, 4)), None));
         assert_eq!(second.left("done"), Some(record_of(12, 0)));

@@ -1,5 +1,5 @@
-//! What the hooks and probes of one app print. It comes through a pipe of its own, so that it is never taken for the
-//! app's output, and goes into the app's log by whole lines.
+//! The output of one app's hooks and probes. It comes through its own pipe, so that it is never taken for the app's
+//! output, and goes into the app's log in whole lines.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::model::output::lines::LineBuffer;
 use crate::model::output::pressure::CHUNK;
 use crate::model::output::recent::Recent;
 
-/// A line without an end is taken as ended after this long.
+/// After this long, an unfinished line is treated as finished.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// Bytes read without an end: a command that prints faster is a flood.
+/// The most bytes that one drain reads. A command that prints faster is flooding.
 const DRAIN: u64 = 1 << 20;
 
 pub struct Commands {
@@ -32,7 +32,7 @@ struct State {
 }
 
 impl Commands {
-    /// `app`: who reads the app's own output.
+    /// `app` reads the app's own output.
     pub fn new(pipe: Arc<OutputPipe>, app: Arc<Reader>) -> Arc<Commands> {
         Arc::new(Commands { pipe, app, state: Mutex::default() })
     }
@@ -41,7 +41,7 @@ impl Commands {
         &self.pipe
     }
 
-    /// A command of this run is about to be started.
+    /// Call this before starting a command of this run.
     pub fn begin(&self, run: u64) {
         let mut state = lock(&self.state);
         if state.run.replace(run) != Some(run) {
@@ -82,7 +82,7 @@ impl Commands {
         }
     }
 
-    /// A line that still has no end will get none.
+    /// Treats an unfinished last line as finished.
     pub fn end_line(&self) {
         let mut rest = lock(&self.state).buffer.take_rest();
         if !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! Where one app's output goes, and the account of what does not get there.
+//! The destination of one app's output, and the count of output that is dropped on the way.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,17 +7,17 @@ use std::sync::{Arc, Mutex};
 use crate::host::sync::lock;
 use crate::model::output::losses::{Losses, Recovered, Stage};
 
-/// An app's log file and its settings; made anew when they change.
+/// An app's log file and its settings. Replaced when they change.
 pub struct Destination {
     pub app: Arc<str>,
     pub path: PathBuf,
-    /// Bytes; 0: no limit.
+    /// Bytes; 0 means no limit.
     pub max_size: u64,
     pub keep: u32,
     pub account: Arc<Account>,
 }
 
-/// One app's output on its way to the file. Shared by the reader and the writer.
+/// Counts one app's output on its way to the file. Shared by the reader and the writer.
 #[derive(Default)]
 pub struct Account {
     /// Bytes in the queue.
@@ -34,7 +34,7 @@ impl Account {
         self.queued.fetch_add(cost, Ordering::Relaxed);
     }
 
-    /// Returns how much was queued until now.
+    /// Returns how many bytes were queued before.
     pub fn dequeued(&self, cost: usize) -> usize {
         self.queued.fetch_sub(cost, Ordering::Relaxed)
     }
@@ -51,13 +51,13 @@ impl Account {
 }
 
 impl Destination {
-    /// Why output is being dropped now.
+    /// Why output is being dropped, if it is.
     pub fn trouble(&self) -> Option<String> {
         let losses = lock(&self.account.losses);
         losses.cause().map(|cause| format!("cannot write {}: {cause}", self.path.display()))
     }
 
-    /// Output is dropped from now on; told once for each trouble.
+    /// Call this when a stage begins to drop output. Logs a warning once per trouble.
     pub fn begin_trouble(&self, stage: Stage, cause: &str) {
         if lock(&self.account.losses).begin(stage, cause) {
             let (app, file) = (&self.app, self.path.display());
@@ -68,7 +68,7 @@ impl Destination {
         }
     }
 
-    /// This stage works again.
+    /// Call this when the stage works again.
     pub fn end_trouble(&self, stage: Stage) {
         let Some(Recovered { cause, lines }) = lock(&self.account.losses).end(stage) else { return };
         let (app, file) = (&self.app, self.path.display());

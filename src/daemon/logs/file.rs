@@ -1,5 +1,5 @@
-//! One log file on disk: opened at the first line, rotated by size between two lines, found again when somebody took
-//! it away. Only the writer thread comes here, because every call may block.
+//! One log file on disk: opened at the first line, rotated by size between two lines, and reopened if it was removed or
+//! replaced. Only the writer thread uses it, because every call may block.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,44 +11,44 @@ use std::time::{Duration, Instant};
 use super::generations;
 use crate::model::output::rotation::{Kind, limit_without_rotation, next_step, refusal};
 
-/// How often we look whether the file is still where it was.
+/// How often to check whether the file is still in place.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A rotation that failed is tried again after this.
+/// The time before a failed rotation is retried.
 const ROTATE_AGAIN: Duration = Duration::from_secs(60);
 
-/// Symlinks followed to reach a log file.
+/// The most symlinks followed to reach a log file.
 const LINKS: usize = 8;
 
-/// Opens the file to append to.
+/// Opens a file for appending.
 pub type Opener = Arc<dyn Fn(&Path) -> io::Result<File> + Send + Sync>;
 
 /// A write that failed.
 #[derive(Debug)]
 pub struct Short {
-    /// Bytes that are in the file all the same.
+    /// Bytes that were written before the failure.
     pub written: usize,
     pub error: io::Error,
 }
 
 pub struct LogFile {
     path: PathBuf,
-    /// 0: no limit.
+    /// Bytes; 0 means no limit.
     max_size: u64,
     keep: u32,
     opener: Opener,
     open: Option<Open>,
-    /// Rotating failed; when it is tried again.
+    /// Set after a failed rotation: when to retry it.
     unrotatable: Option<Instant>,
 }
 
 struct Open {
     file: File,
-    /// Where the file really is, all symlinks followed.
+    /// The file's path with all symlinks followed.
     path: PathBuf,
     id: (u64, u64),
     length: u64,
-    /// The last line in it has no end yet.
+    /// The last line in it is unfinished.
     mid_line: bool,
     /// It is `/dev/null`.
     null: bool,
@@ -60,7 +60,7 @@ impl LogFile {
         LogFile { path, max_size, keep, opener, open: None, unrotatable: None }
     }
 
-    /// New settings for what is written from now on.
+    /// Changes the settings for what is written from now on.
     pub fn set(&mut self, path: &Path, max_size: u64, keep: u32) {
         if self.path != path {
             self.path = path.to_owned();
@@ -73,18 +73,18 @@ impl LogFile {
         }
     }
 
-    /// Device and inode of the file, and its length: where the next bytes go. `None` for `/dev/null`.
+    /// The file's device and inode, and its length, which is where the next bytes go. `None` for `/dev/null`.
     pub fn position(&mut self) -> io::Result<Option<((u64, u64), u64)>> {
         let open = self.open()?;
         Ok((!open.null).then_some((open.id, open.length)))
     }
 
-    /// Whether the last line in the file has no end yet.
+    /// Whether the last line in the file is unfinished.
     pub fn is_mid_line(&mut self) -> io::Result<bool> {
         self.open().map(|open| open.mid_line)
     }
 
-    /// Appends `bytes`, rotating between two lines where the file would grow beyond its size.
+    /// Appends `bytes`. Rotates between two lines when the file would exceed its size.
     pub fn append(&mut self, mut bytes: &[u8]) -> Result<(), Short> {
         let all = bytes.len();
         while !bytes.is_empty() {
@@ -106,7 +106,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// Appends whole lines of our own, behind the end of the app's last line.
+    /// Appends whole lines of our own. Ends the app's last line first.
     pub fn append_lines(&mut self, lines: &[u8]) -> Result<(), Short> {
         let mid_line = self.is_mid_line().map_err(|error| Short { written: 0, error })?;
         if mid_line {
@@ -115,12 +115,12 @@ impl LogFile {
         self.append(lines)
     }
 
-    /// The last `count` lines, from the rotated files too, at most 8 MiB.
+    /// The last `count` lines, including rotated files; at most 8 MiB.
     pub fn last_lines(&self, count: usize) -> io::Result<Vec<u8>> {
         read_last_lines(&self.path, self.keep, count)
     }
 
-    /// How large the file may grow now, in bytes; 0: no limit.
+    /// How large the file may grow now, in bytes; 0 means no limit.
     fn limit(&self) -> u64 {
         match self.unrotatable {
             Some(again) if Instant::now() < again => limit_without_rotation(self.max_size, self.keep),
@@ -128,7 +128,7 @@ impl LogFile {
         }
     }
 
-    /// Opens the file, or opens it again when it is no longer the one at its path.
+    /// Opens the file, or reopens it if it is no longer the file at its path.
     fn open(&mut self) -> io::Result<&mut Open> {
         self.open.take_if(|open| open.looked.elapsed() >= LOOK && !open.is_in_place());
         if self.open.is_none() {
@@ -143,8 +143,8 @@ impl LogFile {
         self.open.as_mut().ok_or_else(|| io::Error::other("it is not open"))
     }
 
-    /// Begins a new file. Where that is not possible the old one goes on, up to the size that all of them together
-    /// were granted; nothing that was written is thrown away to make room.
+    /// Begins a new file. If that fails, the old file grows up to the total size granted to all files of the log.
+    /// Nothing that was written is deleted to make room.
     fn rotate(&mut self) -> io::Result<()> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         if !open.is_in_place() {
@@ -195,7 +195,7 @@ impl Open {
         Ok(())
     }
 
-    /// The file at the path is still this one. Its length is read again, because somebody may have cut it.
+    /// Whether the file at the path is still this one. Also reads its length again, because it may have been truncated.
     fn is_in_place(&mut self) -> bool {
         self.looked = Instant::now();
         let (Ok(ours), Ok(there)) = (self.file.metadata(), fs::symlink_metadata(&self.path)) else { return false };
@@ -203,7 +203,7 @@ impl Open {
         (ours.dev(), ours.ino()) == (there.dev(), there.ino())
     }
 
-    /// Throws the content away, unless the file has become somebody else's too.
+    /// Truncates the file, unless it is no longer ours alone.
     fn empty(&mut self) -> io::Result<()> {
         refuse(&self.file)?;
         self.file.set_len(0)?;
@@ -212,14 +212,15 @@ impl Open {
     }
 }
 
-/// Opens `path` to append to, making it and its folders; for its owner alone. Refuses a file that is not ours alone.
+/// Opens `path` for appending. Creates it and its folders, accessible only to the owner. Refuses a file that is not
+/// ours alone.
 pub fn open(path: &Path) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot make the folder {}: {error}", folder.display()))
         })?;
     }
-    // Nonblocking, or the open of somebody's FIFO would wait for a reader.
+    // Without O_NONBLOCK, opening a FIFO would wait for a reader.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
     refuse(&file)?;
@@ -239,7 +240,7 @@ fn refuse(file: &File) -> io::Result<()> {
     }
 }
 
-/// Where `path` leads, through symlinks placed by us or by root; others are refused.
+/// Follows symlinks that we or root own, and refuses others. Returns the final path.
 fn follow_links(path: &Path) -> io::Result<PathBuf> {
     let us = rustix::process::geteuid().as_raw();
     let mut path = path.to_owned();

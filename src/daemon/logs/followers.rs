@@ -1,5 +1,5 @@
-//! Clients that read an app's output as it comes. Exists only while there are any, because looking for lines costs
-//! what mere copying does not.
+//! Clients that follow an app's output. Exists only while there are any: finding lines costs time that plain copying
+//! does not.
 
 use std::time::Duration;
 
@@ -8,21 +8,21 @@ use tokio::time::Instant;
 
 use crate::model::output::lines::{LONGEST, LineBuffer, pieces};
 
-/// Pieces kept for a slow client; then it loses the oldest.
+/// How many pieces a slow client may lag behind before it loses the oldest.
 const BEHIND: usize = 32;
 
-/// A line without an end, such as a prompt, is sent after this long without more output.
+/// An unfinished line, such as a prompt, is sent after this long without more output.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// Output as the app wrote it: whole lines, except for one that has no end yet.
+/// Output as the app wrote it: whole lines, except for an unfinished last line.
 pub type Piece = hyper::body::Bytes;
 
 pub struct Followers {
     sender: broadcast::Sender<Piece>,
     buffer: LineBuffer,
-    /// What was sent last has no line end.
+    /// The last piece sent ends in the middle of a line.
     mid_line: bool,
-    /// When the line in the buffer is sent without its end.
+    /// When to send the buffered line although it is unfinished.
     due: Option<Instant>,
 }
 
@@ -33,13 +33,13 @@ impl Default for Followers {
 }
 
 impl Followers {
-    /// A new client gets what comes from now on.
+    /// Adds a client, which gets output from now on.
     pub fn follow(&mut self) -> broadcast::Receiver<Piece> {
         self.send_rest();
         self.sender.subscribe()
     }
 
-    /// All clients have left.
+    /// Whether all clients have left.
     pub fn is_idle(&self) -> bool {
         self.sender.receiver_count() == 0
     }
@@ -50,14 +50,14 @@ impl Followers {
         self.due = (!self.buffer.is_empty()).then(|| Instant::now() + QUIET);
     }
 
-    /// Sends the last line although it has no end.
+    /// Sends the last line even if it is unfinished.
     pub fn send_rest(&mut self) {
         let rest = self.buffer.take_rest();
         self.send(&rest);
         self.due = None;
     }
 
-    /// Whole lines that are not the app's, on lines of their own.
+    /// Sends whole lines that are not the app's. Ends the app's line first.
     pub fn interrupt(&mut self, lines: &[u8]) {
         self.send_rest();
         if self.mid_line {

@@ -1,5 +1,5 @@
-//! `log.forward`: an app's lines in the supervisor's own log. What is passed on, and in which form, is decided in
-//! `model::output::pass`.
+//! `log.forward`: copies an app's lines into the supervisor's own log. `model::output::pass` decides which lines, and
+//! in which form.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,13 +24,13 @@ impl Forwarding {
         self.forward(app, &lines);
     }
 
-    /// The last line will get no end: its process is gone.
+    /// Treats an unfinished last line as finished: its process is gone.
     pub fn end_line(&mut self, app: &str) {
         let rest = self.buffer.take_rest();
         self.forward(app, &rest);
     }
 
-    /// When lines that were dropped are to be told.
+    /// When to report dropped lines.
     pub fn due(&self) -> Option<Instant> {
         self.rate.due().map(|due| self.began + due)
     }
@@ -77,7 +77,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes the supervisor's log.
+    /// Captures the supervisor's log.
     #[derive(Clone, Default)]
     struct Page(Arc<Mutex<Vec<u8>>>);
 

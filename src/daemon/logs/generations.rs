@@ -1,5 +1,5 @@
-//! The files of one log: `app.log` is the newest, then `app.log.1`, `app.log.2` and so on. Renames and reads them;
-//! touches none that is not ours.
+//! The files of one log: `app.log` is the newest, then `app.log.1`, `app.log.2` and so on. Renames and reads them.
+//! Never touches a file that is not ours.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use crate::model::output::lines::{LONGEST, count_lines, last_lines};
 use crate::model::output::rotation::{FileFacts, Kind, refusal};
 
-/// The most that is read back from files, in bytes.
+/// The most bytes that are read back from files.
 const READ_BACK: u64 = 8 << 20;
 
-/// What output must know about a file before it goes there.
+/// What must be known about a file before output goes there.
 pub fn facts(is: &fs::Metadata) -> FileFacts {
     let kind = match is.file_type() {
         kind if kind.is_file() => Kind::Regular,
@@ -48,7 +48,7 @@ pub fn shift(path: &Path, keep: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes `file.<keep + 1>` and on, up to the first that is not there or not ours.
+/// Removes `file.<keep + 1>` and so on, up to the first that is missing or not ours.
 pub fn remove_surplus(path: &Path, keep: u32) {
     for n in keep.saturating_add(1)..u32::MAX {
         let file = numbered(path, n);
@@ -58,13 +58,13 @@ pub fn remove_surplus(path: &Path, keep: u32) {
     }
 }
 
-/// Whether there is a file, which then must be ours: what others have put in its place is not replaced.
+/// Whether the file exists. An error if it is not ours: files of other users are not replaced.
 fn is_ours(file: &Path) -> io::Result<bool> {
     let is = match fs::symlink_metadata(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         other => other?,
     };
-    // A second name of an older file takes no harm from a rename.
+    // A rename does no harm to an older file's other hard links.
     let facts = FileFacts { links: 1, ..facts(&is) };
     match refusal(&facts, rustix::process::geteuid().as_raw()) {
         Some(why) => Err(io::Error::other(format!("{}: {why}", file.display()))),

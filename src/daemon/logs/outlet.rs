@@ -1,5 +1,5 @@
-//! One app's log file as the writer sees it: what cannot be written is counted, and the file says so once it can be
-//! written again.
+//! One app's log file as the writer uses it. Counts what cannot be written, and notes the gap in the file once it can
+//! be written again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,23 +10,23 @@ use super::file::{LogFile, Opener, Short};
 use crate::model::output::lines::{count_lines, line_end};
 use crate::model::output::losses::{Gap, Stage, note};
 
-/// A file that could not be written is tried again after this.
+/// The time before a failed write is retried.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Bytes of commands' lines that wait for the end of the app's line.
+/// The most bytes of hook and probe output that wait for the app's line to end.
 const ASIDE: usize = 256 << 10;
 
 pub struct Outlet {
     destination: Arc<Destination>,
     file: LogFile,
     failing: Option<Failing>,
-    /// Whole lines of hooks and probes, which wait until the app's own line has ended.
+    /// Whole lines of hooks and probes that wait for the app's line to end.
     aside: Vec<u8>,
 }
 
 struct Failing {
     cause: String,
-    /// Not told in the file yet.
+    /// Dropped lines not yet noted in the file.
     gap: Gap,
     retry: Instant,
 }
@@ -37,7 +37,7 @@ impl Outlet {
         Outlet { destination, file, failing: None, aside: Vec::new() }
     }
 
-    /// Output goes where `destination` says from now on.
+    /// Switches to this destination.
     pub fn set(&mut self, destination: &Arc<Destination>) {
         if Arc::ptr_eq(&self.destination, destination) {
             return;
@@ -49,7 +49,7 @@ impl Outlet {
         }
     }
 
-    /// Where a chunk of `length` bytes would be written; `None` when it goes nowhere, or may.
+    /// Where a chunk of `length` bytes would be written. `None` for `/dev/null`, and while writes fail.
     pub fn place(&mut self, length: usize) -> Option<Chunk> {
         if self.failing.is_some() {
             return None;
@@ -72,7 +72,7 @@ impl Outlet {
         }
     }
 
-    /// Lines of a hook or a probe. They wait until the app's own line has ended.
+    /// Takes lines of a hook or probe. They wait for the app's line to end.
     pub fn command_lines(&mut self, lines: &[u8]) {
         if self.aside.len() + lines.len() > ASIDE {
             return self.destination.account.drop_lines(count_lines(lines));
@@ -83,12 +83,12 @@ impl Outlet {
         }
     }
 
-    /// Where in `bytes` waiting lines are to be written; `None` when there are none or no line ends there.
+    /// Where in `bytes` to insert the waiting lines. `None` if there are none, or no line ends there.
     pub fn interruption(&self, bytes: &[u8]) -> Option<usize> {
         if self.aside.is_empty() { None } else { line_end(bytes) }
     }
 
-    /// Writes waiting lines, on lines of their own.
+    /// Writes the waiting lines. Ends the app's line first.
     pub fn write_aside(&mut self) {
         if self.aside.is_empty() {
             return;
@@ -104,7 +104,7 @@ impl Outlet {
         }
     }
 
-    /// Lines that were dropped in front of this place in the stream.
+    /// Takes note of lines that were dropped before this point of the stream.
     pub fn lost(&mut self, lines: u64, cause: &str) {
         if let Some(failing) = &mut self.failing {
             return failing.gap.add(lines);
@@ -125,7 +125,7 @@ impl Outlet {
         }
     }
 
-    /// The last lines in the file; `None` when it cannot be read or lacks some.
+    /// The last lines in the file. `None` if the file cannot be read or lines are missing from it.
     pub fn lines(&mut self, count: usize) -> Option<Vec<u8>> {
         self.write_aside();
         if self.failing.is_some() {
@@ -134,7 +134,7 @@ impl Outlet {
         self.file.last_lines(count).ok()
     }
 
-    /// The last chance to write what waits and to say what was lost.
+    /// Writes what still waits, and notes what was lost. Called last.
     pub fn settle(&mut self) {
         self.write_aside();
         if self.failing.is_some() && self.tell_gap() {
@@ -152,7 +152,7 @@ impl Outlet {
         }
     }
 
-    /// Says in the file what is missing. Returns whether that worked.
+    /// Notes the gap in the file. Returns whether that worked.
     fn tell_gap(&mut self) -> bool {
         let Some(failing) = &mut self.failing else { return true };
         failing.retry = Instant::now() + RETRY;
@@ -194,7 +194,7 @@ fn own_line(text: &str) -> String {
     format!("{text}\n")
 }
 
-/// The error as part of a sentence: "no space left on device".
+/// The error as a part of a sentence, such as "no space left on device".
 fn cause(error: &std::io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();

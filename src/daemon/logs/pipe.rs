@@ -1,5 +1,5 @@
-//! One app's output pipe, and looking into it without taking anything out. Owns the bytes that are in the pipe; knows
-//! no lines and no files.
+//! One app's output pipe, and peeking into it without removing anything. Owns the bytes in the pipe. Knows nothing
+//! about lines or files.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -19,24 +19,24 @@ use crate::host::sync::lock;
 use crate::host::sys;
 use crate::model::output::pressure;
 
-/// What a busy pipe is made to hold, in bytes, as far as the system allows.
+/// The capacity of a busy pipe in bytes, if the system allows it.
 pub const GROWN: usize = 1 << 20;
 
-/// A pipe that gives this many bytes at once is as good as full, and is made larger.
+/// A pipe that yields this many bytes in one read is almost full, so it is made larger.
 pub const BUSY: usize = 32 << 10;
 
-/// One descriptor that is both ends of a pipe, so that neither side ever sees the other go: no SIGPIPE, no end of
-/// file, and what is in the pipe stays as long as anybody has it open. The app gets the same descriptor as stdout and
-/// stderr.
+/// One descriptor that is both ends of a pipe, so neither side ever sees the other close: there is no SIGPIPE and no
+/// end of file, and the content stays as long as any process has the pipe open. The app gets the same descriptor as
+/// stdout and stderr.
 pub struct OutputPipe {
     fd: AsyncFd<OwnedFd>,
     id: u64,
     peek: Arc<PipePeek>,
     /// The chunk that was read and stays in the pipe until it is in the file. The lock is held while a chunk is taken
-    /// out, or it would be read once more.
+    /// out; otherwise it could be read twice.
     in_flight: Mutex<Option<InFlight>>,
     chunks: AtomicU32,
-    /// A chunk has left the pipe.
+    /// Notified when a chunk has left the pipe.
     left: Notify,
     grown: AtomicBool,
 }
@@ -54,8 +54,8 @@ pub struct InPipe {
 }
 
 impl InPipe {
-    /// The first `bytes` of what is left of the chunk are in the file, or lost for good: they leave the pipe, unless
-    /// they have left it before.
+    /// Removes the first `bytes` of the rest of the chunk from the pipe, unless they have already left it. Call it when
+    /// they are in the file or lost for good.
     pub fn take_out(&self, bytes: usize) {
         self.pipe.take_out(Some(self.chunk), bytes);
     }
@@ -67,7 +67,7 @@ impl InPipe {
 }
 
 impl OutputPipe {
-    /// Takes over a descriptor that is both ends of a pipe. Call it within the runtime.
+    /// Takes a descriptor that is both ends of a pipe. Must be called within the runtime.
     pub fn new(fd: OwnedFd, peek: Arc<PipePeek>) -> io::Result<Arc<OutputPipe>> {
         let id = pipe_id(&fd)?;
         Ok(Arc::new(OutputPipe {
@@ -81,12 +81,13 @@ impl OutputPipe {
         }))
     }
 
-    /// Identifies the pipe, for whoever opens it again: its inode.
+    /// Identifies the pipe, so that it can be found and opened again: its inode.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// A program may have made it nonblocking (as Node.js does), and the next one would lose output.
+    /// Makes the pipe blocking again. A program may have made it nonblocking, as Node.js does, and then the next
+    /// program would lose output.
     pub fn make_blocking(&self) {
         let _ = rustix::fs::fcntl_setfl(&self.fd, OFlags::RDWR);
     }
@@ -96,15 +97,15 @@ impl OutputPipe {
         self.fd.readable().await
     }
 
-    /// Adds what is at the head of the pipe to `buffer`, as far as it has room. It leaves the pipe at once.
+    /// Reads from the head of the pipe into the free room of `buffer`. The bytes leave the pipe at once.
     pub fn read(&self, buffer: &mut Vec<u8>) {
         let bytes = self.peek.peek(self, buffer);
         self.peek.discard(self, bytes);
         self.grow(bytes);
     }
 
-    /// The same, but it stays in the pipe until it is taken out by what is returned; `None` when there is nothing.
-    /// No other chunk may be in flight.
+    /// Like [`OutputPipe::read`], but the bytes stay in the pipe until they are taken out through the returned value.
+    /// `None` if there is nothing to read. No other chunk may be in flight.
     pub fn read_protected(self: &Arc<Self>, buffer: &mut Vec<u8>) -> Option<InPipe> {
         let bytes = self.peek.peek(self, buffer);
         if bytes == 0 {
@@ -121,26 +122,26 @@ impl OutputPipe {
         lock(&self.in_flight).is_some()
     }
 
-    /// Waits until the chunk in flight has left the pipe; one that takes too long is let go.
+    /// Waits until the chunk in flight has left the pipe. Lets it go if that takes too long.
     pub async fn until_taken_out(&self) {
         while let Some(left) = self.patience(false) {
-            let _ = tokio::time::timeout(left, self.left.notified()).await; // either way, look again
+            let _ = tokio::time::timeout(left, self.left.notified()).await; // on both results, check again
         }
     }
 
-    /// The same where everything waits for it: an app has just died, and its last output is wanted.
+    /// The blocking version, for an app that has just died and whose last output is needed now.
     pub fn until_taken_out_at_a_death(&self) {
         while self.patience(true).is_some() {
             std::thread::sleep(Duration::from_micros(20));
         }
     }
 
-    /// The chunk in flight leaves the pipe although it is not in the file.
+    /// Removes the chunk in flight from the pipe although it is not in the file.
     pub fn let_go(&self) {
         self.take_out(None, usize::MAX);
     }
 
-    /// How much longer the chunk in flight may take; `None` when there is none any more.
+    /// How much longer the chunk in flight may take. `None` if there is none.
     fn patience(&self, at_a_death: bool) -> Option<Duration> {
         let since = lock(&self.in_flight).as_ref()?.since;
         let left = pressure::patience(since.elapsed(), at_a_death);
@@ -150,7 +151,7 @@ impl OutputPipe {
         left
     }
 
-    /// `chunk`: only if this one is in flight.
+    /// With `chunk`, does nothing unless that chunk is in flight.
     fn take_out(&self, chunk: Option<u32>, bytes: usize) {
         let mut in_flight = lock(&self.in_flight);
         let Some(flight) = in_flight.as_mut().filter(|flight| chunk.is_none_or(|chunk| chunk == flight.chunk)) else {
@@ -168,7 +169,7 @@ impl OutputPipe {
 
     fn grow(&self, bytes: usize) {
         if bytes >= BUSY && !self.grown.swap(true, Ordering::Relaxed) {
-            // Refused beyond the user's share of pipe memory: the pipe then stays as it is.
+            // Fails beyond the user's limit of pipe memory; then the pipe stays as it is.
             let _ = fcntl_setpipe_size(self, GROWN);
             self.peek.grow(GROWN);
         }
@@ -181,10 +182,10 @@ impl AsFd for OutputPipe {
     }
 }
 
-/// Shows what is in a pipe without taking it out: it is copied into a pipe of our own. One is enough for all apps,
-/// which are read one after the other.
+/// Reads a pipe without removing anything, by copying its content into a second pipe. One is enough for all apps, which
+/// are read one after the other.
 pub struct PipePeek {
-    /// Reading and writing end; nothing is left in it between two calls.
+    /// The reading and the writing end. Empty between two calls.
     own: Mutex<(OwnedFd, OwnedFd)>,
     null: File,
 }
@@ -195,13 +196,13 @@ impl PipePeek {
         Ok(PipePeek { own: Mutex::new(own), null: OpenOptions::new().write(true).open("/dev/null")? })
     }
 
-    /// For pipes that hold more than usual.
+    /// Grows the second pipe, for pipes that hold more than usual.
     fn grow(&self, size: usize) {
         let own = lock(&self.own);
-        let _ = fcntl_setpipe_size(&own.0, size); // refused: more is read in more pieces
+        let _ = fcntl_setpipe_size(&own.0, size); // if refused, the content is read in more pieces
     }
 
-    /// Adds what is at the head of `pipe` to `buffer`, as far as it has room. Returns the number of bytes.
+    /// Copies the head of `pipe` into the free room of `buffer`. Returns the number of bytes.
     pub fn peek(&self, pipe: impl AsFd, buffer: &mut Vec<u8>) -> usize {
         let own = lock(&self.own);
         let room = buffer.capacity() - buffer.len();
@@ -216,7 +217,7 @@ impl PipePeek {
         copied - left
     }
 
-    /// Takes `bytes` out of `pipe`. Nobody else reads it, so they are there.
+    /// Removes `bytes` from `pipe`. We are its only reader, so they are there.
     pub fn discard(&self, pipe: impl AsFd, mut bytes: usize) {
         while bytes > 0 {
             match retry_on_intr(|| splice(&pipe, None, &self.null, None, bytes, SpliceFlags::NONBLOCK)) {
@@ -227,8 +228,8 @@ impl PipePeek {
     }
 }
 
-/// Makes a pipe that nobody else can find. A program that has dropped its user may open it for writing (`/dev/stderr`,
-/// as nginx and php-fpm do), and nobody but us may read it.
+/// Makes a pipe without a name in the file system. A program that has dropped its user may open it for writing through
+/// `/dev/stderr`, as nginx and php-fpm do. Only we may read it.
 pub fn make() -> io::Result<OwnedFd> {
     let (_reading, writing) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     rustix::fs::fchmod(&writing, Mode::from_raw_mode(0o622))?;
@@ -251,7 +252,7 @@ pub fn find(id: u64, leader: i32) -> io::Result<OwnedFd> {
 
 fn open_of(id: u64, pid: i32) -> Option<OwnedFd> {
     let link = format!("pipe:[{id}]");
-    // Looked at before it is opened: to open something else may have effects.
+    // Check the link first: opening anything else may have side effects.
     let is_it = |fd: &fs::DirEntry| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == &*link);
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     let found = fds.flatten().filter(is_it).find_map(|fd| open_both_ends(fd.path().to_str()?).ok())?;

@@ -1,4 +1,4 @@
-//! The queue that leads to the writer. The loop puts something into it and never waits for a disk.
+//! The queue to the writer thread. The loop puts jobs into it and never waits for a disk.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,32 +12,32 @@ use super::pipe::InPipe;
 use crate::host::sync::lock;
 use crate::model::output::pressure::{BUDGET, CHUNK, allowance};
 
-/// What a queued piece costs beside its bytes.
+/// The cost of a queued piece in addition to its bytes.
 const OVERHEAD: usize = 256;
 
-/// A writer that finishes nothing for this long is stuck.
+/// A writer that finishes no job for this long counts as stuck.
 const STUCK: Duration = Duration::from_secs(1);
 
 pub enum Job {
-    /// Output of an app, and the chunk of its pipe that it is.
+    /// Output of an app, and the chunk of its pipe that it came from.
     Output(Arc<Destination>, Vec<u8>, Option<InPipe>),
     /// Whole lines of a hook or a probe of this app.
     CommandLines(Arc<Destination>, Vec<u8>),
     /// Lines dropped before they came into the queue, and why.
     Lost(Arc<Destination>, u64, &'static str),
     Note(Arc<Destination>, String),
-    /// Asks for the last lines of the files; `None` when they cannot be had.
+    /// Asks for the last lines of the files. The reply is `None` if they cannot be read.
     Lines(Arc<Destination>, usize, oneshot::Sender<Option<Vec<u8>>>),
-    /// Everything queued before is written, as far as it can be.
+    /// Replies when everything queued before is written, as far as possible.
     Sync(oneshot::Sender<()>),
     Close(Arc<str>),
 }
 
 impl Job {
-    /// For which account the job takes room in the queue, and how much.
+    /// The account that is charged for the job's room in the queue, and how much.
     fn cost(&self) -> Option<(&Account, usize)> {
         match self {
-            // A large piece holds a whole buffer, however full.
+            // A large piece occupies a whole buffer, however full it is.
             Job::Output(destination, bytes, _) | Job::CommandLines(destination, bytes) => {
                 Some((&destination.account, bytes.capacity() + OVERHEAD))
             }
@@ -53,14 +53,14 @@ pub struct Queue {
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
 }
 
-/// Starts the writer on its end of the queue. Called by the first job.
+/// Starts the writer at its end of the queue. Called by the first job.
 pub type Start = Box<dyn Fn(Arc<Shared>, mpsc::Receiver<Job>) -> std::io::Result<()> + Send + Sync>;
 
-/// What both ends of the queue look at.
+/// State shared by both ends of the queue.
 #[derive(Default)]
 pub struct Shared {
     queued: AtomicUsize,
-    /// Jobs done: how a slow writer is told from a stuck one.
+    /// The number of finished jobs. It distinguishes a slow writer from a stuck one.
     done: AtomicU64,
     room: Notify,
     /// Buffers of [`CHUNK`] bytes; the one used last is on top, because it is still in the processor's cache.
@@ -72,7 +72,7 @@ impl Queue {
         Queue { shared: Arc::default(), start, jobs: Mutex::default() }
     }
 
-    /// Puts `job` into the queue; gives it back when there is no writer to take it.
+    /// Puts `job` into the queue. Returns it if there is no writer to take it.
     pub fn push(&self, job: Job) -> Result<(), Job> {
         let mut jobs = lock(&self.jobs);
         if jobs.is_none() {
@@ -82,7 +82,7 @@ impl Queue {
                 Err(error) => tracing::warn!(
                     event = "log.trouble",
                     %error,
-                    "cannot start the thread that writes logs; it is tried again with the next output"
+                    "cannot start the thread that writes logs; retrying with the next output"
                 ),
             }
         }
@@ -99,13 +99,13 @@ impl Queue {
         lock(&self.jobs).is_some()
     }
 
-    /// Bytes an app may queue now. `urgent`: for output that cannot wait, the last of an app.
+    /// How many bytes an app may queue now. `urgent` is for output that cannot wait: the last of an app.
     pub fn allowance(&self, account: &Account, urgent: bool) -> usize {
         let budget = if urgent { 2 * BUDGET } else { BUDGET };
         allowance(budget, self.shared.queued.load(Ordering::Relaxed), account.queued())
     }
 
-    /// Waits until the app may queue something; `false` when the writer is stuck.
+    /// Waits until the app may queue something. Returns `false` if the writer is stuck.
     pub async fn room(&self, account: &Account) -> bool {
         let mut done = self.shared.done.load(Ordering::Relaxed);
         loop {
@@ -132,19 +132,19 @@ impl Queue {
         lock(&self.shared.spare).pop().unwrap_or_else(|| Vec::with_capacity(CHUNK))
     }
 
-    /// Takes a buffer back.
+    /// Takes a buffer back for reuse.
     pub fn spare(&self, buffer: Vec<u8>) {
         self.shared.take_back(buffer);
     }
 }
 
 impl Shared {
-    /// This job is done, its room is free again.
+    /// Marks the job as done and frees its room.
     pub fn finish(&self, job: Job) {
         if let Some((account, cost)) = job.cost() {
             let before = self.queued.fetch_sub(cost, Ordering::Relaxed);
             let own = account.dequeued(cost);
-            // Not at each job: readers are woken to find room for several chunks.
+            // Not after each job: wake a reader when there is room for several chunks.
             if own == cost || before - cost <= BUDGET / 2 {
                 self.room.notify_waiters();
             }
@@ -155,7 +155,7 @@ impl Shared {
         self.done.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Frees what is kept for the next output.
+    /// Frees the spare buffers.
     pub fn slim_down(&self) {
         *lock(&self.spare) = Vec::new();
     }

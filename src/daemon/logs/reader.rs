@@ -1,6 +1,6 @@
-//! The task that empties one app's pipe into the queue. What is read stays in the pipe until it is in the file, so
-//! that a supervisor may die at any moment and the next one finds all that is not written. Never leaves the app
-//! waiting for a disk; when, and at what price, is decided in `model::output::pressure`.
+//! The task that empties one app's pipe into the queue. What is read stays in the pipe until it is in the file, so if
+//! the supervisor dies, the next one finds everything that is not written. Never makes the app wait for a disk.
+//! `model::output::pressure` decides when output is let go or dropped for that.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -19,13 +19,13 @@ use crate::model::output::losses::{Gap, Stage};
 use crate::model::output::pressure::{Admission, CHUNK, admission};
 use crate::model::output::recent::Recent;
 
-/// More bytes than a pipe holds: who reads this much without an end races with a flood.
+/// More bytes than a pipe holds. A drain that reads this much is racing with a flood.
 const DRAIN: u64 = 2 * GROWN as u64;
 
-/// Less than this many bytes is copied out of the buffer, so that a short line does not hold 256 KiB.
+/// Fewer bytes than this are copied out of the buffer, so that a short line does not hold 256 KiB.
 const SMALL: usize = CHUNK / 4;
 
-/// An app that writes line by line is read no more often than this: one read for many lines.
+/// The shortest time between two reads from an app that writes line by line, so that one read takes many lines.
 const PAUSE: Duration = Duration::from_millis(2);
 
 const STUCK: &str = "the disk did not keep up";
@@ -41,18 +41,18 @@ struct State {
     recent: Recent,
     followers: Option<Box<Followers>>,
     forwarding: Option<Box<Forwarding>>,
-    /// The queue was full for too long: output is dropped.
+    /// Set while output is dropped because the queue was full for too long.
     dropping: Option<Gap>,
 }
 
-/// What one read came to.
+/// The result of one read.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Bytes(usize),
     Empty,
-    /// What was read last is not in the file yet.
+    /// The last chunk is not in the file yet.
     InFlight,
-    /// No room in the queue.
+    /// The queue has no room.
     Full,
 }
 
@@ -85,7 +85,7 @@ impl Reader {
                     let now = Instant::now();
                     match last.replace(now) {
                         Some(before) if n < BUSY && now - before < 2 * PAUSE => tokio::time::sleep(PAUSE).await,
-                        // A flood must not keep the loop from its other work.
+                        // A flood must not block the loop's other work.
                         _ => tokio::task::yield_now().await,
                     }
                 }
@@ -95,7 +95,7 @@ impl Reader {
         }
     }
 
-    /// Reads what is in the pipe now, waiting for nothing but, for a moment, the chunk in flight.
+    /// Reads what is in the pipe now. Waits only for the chunk in flight, and only briefly.
     pub fn drain(&self) {
         let from = self.bytes();
         while self.bytes() - from <= DRAIN {
@@ -107,7 +107,7 @@ impl Reader {
         }
     }
 
-    /// As [`Reader::drain`], but waits for the writer rather than dropping anything.
+    /// Like [`Reader::drain`], but waits for the writer instead of dropping output.
     pub async fn drain_slowly(&self) {
         let from = self.bytes();
         while self.bytes() - from <= DRAIN {
@@ -124,7 +124,7 @@ impl Reader {
         }
     }
 
-    /// Output goes there from now on.
+    /// Changes the destination of future output.
     pub fn set(&self, destination: Arc<Destination>, forward: bool) {
         let mut state = self.state();
         state.destination = destination;
@@ -138,7 +138,7 @@ impl Reader {
         self.state().followers.get_or_insert_default().follow()
     }
 
-    /// Whether lines are passed on to the supervisor's own log.
+    /// Whether lines are forwarded to the supervisor's own log.
     pub fn is_forwarding(&self) -> bool {
         self.state().forwarding.is_some()
     }
@@ -156,7 +156,7 @@ impl Reader {
         self.state().recent.seen()
     }
 
-    /// What comes from now on belongs to another run.
+    /// Output from now on belongs to a new run.
     pub fn begin_run(&self) {
         self.state().recent.begin_run();
     }
@@ -171,7 +171,7 @@ impl Reader {
         self.state().recent.last_lines_of_run(count).to_vec()
     }
 
-    /// A line that still has no end will get none: its process is gone.
+    /// Treats an unfinished last line as finished: its process is gone.
     pub fn end_line(&self) {
         let state = &mut *self.state();
         if let Some(followers) = &mut state.followers {
@@ -182,7 +182,7 @@ impl Reader {
         }
     }
 
-    /// Whole lines of a hook or a probe: in the app's log, and not the app's output.
+    /// Takes whole lines of a hook or probe. They go into the app's log, but are not the app's output.
     pub fn command_lines(&self, lines: Vec<u8>) {
         let state = &mut *self.state();
         if let Some(followers) = &mut state.followers {
@@ -199,7 +199,7 @@ impl Reader {
         }
     }
 
-    /// A line of our own, behind all output so far.
+    /// Adds a line of our own after all output so far.
     pub fn note(&self, text: &str) {
         self.drain();
         let state = &mut *self.state();
@@ -219,10 +219,10 @@ impl Reader {
         }
     }
 
-    /// Reads once. `urgent`: what the queue does not take is dropped, not waited with.
+    /// Reads once. `urgent`: output that does not fit the queue is dropped instead of left waiting.
     fn read(&self, urgent: bool) -> Outcome {
         let state = &mut *self.state();
-        // While output is dropped, more in the queue would not be written either.
+        // While output is dropped, queueing more would not get it written.
         let room = self.queue.allowance(&state.destination.account, urgent && state.dropping.is_none());
         let admission = admission(room, state.dropping.is_some(), urgent);
         if admission == Admission::Wait {
@@ -231,7 +231,7 @@ impl Reader {
         if self.pipe.is_in_flight() {
             match admission {
                 Admission::Queue { protected: true } => return Outcome::InFlight,
-                // What will not be written, or not now, must not fill the pipe.
+                // Output that is not written now must not fill the pipe.
                 _ => self.pipe.let_go(),
             }
         }
@@ -282,12 +282,12 @@ impl Reader {
         }
     }
 
-    /// The writer works again: says what is missing.
+    /// Call this when the writer works again. Notes what is missing.
     fn end_gap(&self, state: &mut State) {
         let Some(gap) = state.dropping.take() else { return };
         state.destination.end_trouble(Stage::Queue);
         if gap.lines() > 0 {
-            // Without a writer there is no file to say it in.
+            // Without a writer there is no file to note it in.
             let _ = self.queue.push(Job::Lost(state.destination.clone(), gap.lines(), STUCK));
         }
     }
@@ -314,7 +314,7 @@ impl Reader {
     }
 }
 
-/// The writer is stuck: from now on output is dropped rather than waited with.
+/// Call this when the writer is stuck. From now on output is dropped instead of left waiting.
 fn begin_gap(state: &mut State) {
     if state.dropping.is_none() {
         state.dropping = Some(Gap::default());
@@ -323,7 +323,7 @@ fn begin_gap(state: &mut State) {
 }
 
 impl State {
-    /// Output came: for memory, and for those who read along.
+    /// Passes output to memory, followers and forwarding.
     fn take(&mut self, bytes: &[u8]) {
         self.recent.push(bytes);
         self.followers.take_if(|followers| followers.is_idle());

@@ -1,4 +1,4 @@
-//! Stories of output, with real pipes, files and processes.
+//! Tests of output with real pipes, files and processes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -37,7 +37,7 @@ impl Desk {
         self.logs.file("app")
     }
 
-    /// Little enough for the pipe, for nobody reads it meanwhile.
+    /// Writes a text that fits into the pipe, because the pipe is not read meanwhile.
     fn print(&self, text: &str) {
         self.input().write_all(text.as_bytes()).unwrap();
     }
@@ -72,7 +72,7 @@ async fn ended(mut child: Child) {
     assert!(tokio::time::timeout(DEADLINE, wait).await.unwrap().unwrap().success());
 }
 
-/// Writes from a thread of its own, as an app does; ends when all of it was taken.
+/// Writes from its own thread, as an app does. Ends when everything was taken.
 fn flood(mut input: File, bytes: Vec<u8>) -> tokio::task::JoinHandle<()> {
     tokio::task::spawn_blocking(move || input.write_all(&bytes).unwrap())
 }
@@ -90,7 +90,7 @@ fn fifo(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).open(path).unwrap()
 }
 
-/// An opener of a disk that is full until `healed`.
+/// An opener for a disk that is full until `healed`.
 fn full_disk(healed: &Arc<AtomicBool>) -> Opener {
     let healed = healed.clone();
     Arc::new(move |path| match healed.load(Ordering::SeqCst) {
@@ -190,7 +190,7 @@ async fn output_waits_in_the_pipe_that_the_guard_keeps() {
     assert_eq!(desk.written().await, "before\nwhile nobody read\nafter\n");
 }
 
-/// An app that says a line for each it reads from its stdin.
+/// An app that prints each line it reads from its stdin.
 fn echo(desk: &Desk, redirected: &str) -> Child {
     let (out, err) = (desk.end(), desk.end());
     let script = format!("{redirected} while read line; do echo $line >&2; done");
@@ -199,7 +199,7 @@ fn echo(desk: &Desk, redirected: &str) -> Child {
 
 #[tokio::test]
 async fn without_a_guard_the_pipe_is_found_through_the_app() {
-    // Also where the app has put its stdout and stderr elsewhere.
+    // Also when the app has redirected its stdout and stderr.
     for redirected in [
         "",
         "exec >/dev/null;",
@@ -320,7 +320,7 @@ async fn a_hung_disk_never_blocks_the_app() {
     let input = Arc::new(disk);
     let opener: Opener = Arc::new(move |_| input.try_clone());
     let desk = Desk::with_opener(&log(0, 0), opener);
-    // Far more than pipe, queue and disk hold together: it is all taken only if some is dropped.
+    // Far more than pipe, queue and disk hold together. The app can write it all only if some is dropped.
     let all = 40 << 20;
     flood(desk.input(), b"0123456789abcde\n".repeat(all / 16)).await.unwrap();
     desk.logs.tail("app", 0, Speaker::App);
@@ -345,7 +345,7 @@ async fn a_hung_disk_never_blocks_the_app() {
     }
     let stats = desk.logs.stats("app");
     let text = String::from_utf8(text).unwrap();
-    // On a busy machine the disk may be given up more than once; each time is noted.
+    // On a busy machine the writer may count as stuck more than once; each time is noted.
     let noted =
         text.lines().filter_map(|line| line.strip_prefix("[kasm-void: ")?.split_once(" line")?.0.parse::<u64>().ok());
     assert_eq!(noted.sum::<u64>(), stats.dropped_lines);
@@ -550,7 +550,7 @@ async fn a_rotated_file_of_somebody_else_costs_no_line() {
     assert_eq!(desk.written().await, all, "the log was emptied, or lost lines");
     assert_eq!(fs::read_to_string(&theirs).unwrap(), "theirs\n");
     assert_eq!(desk.logs.stats("app").trouble, None);
-    // All that the manifest granted is full: from here on lines are dropped, not old ones emptied.
+    // The granted size is used up. From here on new lines are dropped; old ones are not deleted.
     ended(desk.run("seq 501 5000")).await;
     let text = desk.written().await;
     assert!(text.starts_with(&all) && text.len() <= 3_100, "{}", text.len());

@@ -1,4 +1,4 @@
-//! The one thread that touches log files. A disk that is full, hung or read-only is felt here and nowhere else.
+//! The only thread that touches log files. If a disk is full, hung or read-only, only this thread is affected.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,10 +14,10 @@ use super::pipe::InPipe;
 use super::queue::{Job, Shared, Start};
 use crate::host::sync::lock;
 
-/// After this long without output, spare buffers are freed and lines that wait are written.
+/// After this long without output, spare buffers are freed and waiting lines are written.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How the queue starts its writer.
+/// Returns the function with which the queue starts its writer.
 pub fn starter(opener: Opener, checkpoint: Arc<Mutex<Checkpoint>>) -> Start {
     Box::new(move |shared, queue| {
         let writer = Writer { shared, opener: opener.clone(), checkpoint: checkpoint.clone(), outlets: HashMap::new() };
@@ -26,7 +26,7 @@ pub fn starter(opener: Opener, checkpoint: Arc<Mutex<Checkpoint>>) -> Start {
     })
 }
 
-/// The opener of real life.
+/// The opener used outside of tests.
 pub fn opener() -> Opener {
     Arc::new(|path: &Path| -> io::Result<std::fs::File> { file::open(path) })
 }
@@ -57,7 +57,7 @@ impl Writer {
         queue.recv().ok()
     }
 
-    /// Does what the job asks, and gives back what is left of it.
+    /// Performs the job and returns it.
     fn work(&mut self, mut job: Job) -> Job {
         match &mut job {
             Job::Output(destination, bytes, in_pipe) => self.output(destination, bytes, in_pipe.as_ref()),
@@ -72,7 +72,7 @@ impl Writer {
             Job::Sync(reply) => {
                 self.outlets.values_mut().for_each(Outlet::settle);
                 let (dead, _) = tokio::sync::oneshot::channel();
-                let _ = std::mem::replace(reply, dead).send(()); // as above
+                let _ = std::mem::replace(reply, dead).send(()); // the client may have disconnected
             }
             Job::Close(app) => {
                 if let Some(mut outlet) = self.outlets.remove(app) {
@@ -93,7 +93,7 @@ impl Writer {
         self.write(destination, rest, in_pipe);
     }
 
-    /// Writes first, and takes out of the pipe then: whenever we die, one of the two has it.
+    /// Writes the bytes first, then takes them out of the pipe. Whenever we die, at least one of the two has them.
     fn write(&mut self, destination: &Arc<Destination>, bytes: &[u8], in_pipe: Option<&InPipe>) {
         let Some(in_pipe) = in_pipe else { return self.outlet(destination).output(bytes) };
         if let Some(chunk) = self.outlet(destination).place(bytes.len()) {

@@ -1,4 +1,4 @@
-//! Clears trees: asks everything that is left of an app to end, watches it, and says when nothing is left.
+//! Clears trees: signals everything that is left of an app, watches it, and reports when nothing is left.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -10,19 +10,19 @@ use crate::host::signals;
 use crate::model::app::AppId;
 use crate::model::machine::Event;
 
-/// A tree that is on its way out.
+/// A tree that is being cleared.
 pub(super) struct Clearing {
     run: u64,
     name: String,
     signal: i32,
-    /// Members that have not ended and whose end will be told.
+    /// Members that have not ended yet and whose end will be reported.
     left: HashSet<Pid>,
     /// Members that we may not signal.
     denied: HashSet<Pid>,
 }
 
 impl Clearing {
-    /// Processes that hold up the end and that we can do nothing about.
+    /// Describes the members that we may not signal and that keep the app from being down.
     pub fn trouble(&self) -> Option<String> {
         let mut denied: Vec<Pid> = self.denied.iter().copied().collect();
         denied.sort_unstable();
@@ -38,7 +38,7 @@ impl Clearing {
 }
 
 impl Processes {
-    /// Asks everything that is left of the app's tree to end. `TreeEmpty` follows when it has.
+    /// Signals everything that is left of the app's tree. `TreeEmpty` follows when all of it has ended.
     pub fn clear(&mut self, id: AppId, run: u64, name: &str, signal: i32) {
         let same = |clearing: &Clearing| clearing.signal == signal && clearing.run == run;
         if self.clearing.get(&id).is_some_and(same) {
@@ -51,7 +51,7 @@ impl Processes {
         self.clear_members(id);
     }
 
-    /// Looks again at what is left, signals it, and waits for its end or says that nothing is left.
+    /// Looks at what is left, signals it, and then waits for it to end, or reports that nothing is left.
     pub(super) fn clear_members(&mut self, id: AppId) {
         let Some((run, signal)) = self.clearing.get(&id).map(|clearing| (clearing.run, clearing.signal)) else {
             return;
@@ -73,7 +73,7 @@ impl Processes {
                 }
             }
         }
-        // What was missed may be one of its processes.
+        // A process that could not be seen may be a member.
         if left.is_empty() && complete && proc::misses() == misses {
             self.sight.emptied(id);
             self.clearing.remove(&id);
@@ -96,7 +96,7 @@ impl Processes {
         }
     }
 
-    /// What could not be seen is looked at again.
+    /// Looks again at trees of which something could not be seen.
     pub(super) fn clear_unseen(&mut self, now: Instant) {
         if self.look.take_if(|due| *due <= now).is_none() {
             return;
@@ -106,7 +106,7 @@ impl Processes {
         unseen.into_iter().for_each(|id| self.clear_members(id));
     }
 
-    /// A process of the app has ended. When the last one has that we waited for, its tree is looked at again.
+    /// Call this when a process of the app has ended. After the last one, the tree is looked at again.
     pub(super) fn one_less(&mut self, id: AppId, pid: Pid) {
         let Some(clearing) = self.clearing.get_mut(&id) else { return };
         clearing.left.remove(&pid);
@@ -116,7 +116,7 @@ impl Processes {
         }
     }
 
-    /// The processes that keep an app from being down, in words. `leader`: while it has one.
+    /// Describes the processes that keep an app from being down. `leader`: its leader, if it has one.
     pub fn holding_up(&self, id: AppId, leader: Option<Pid>) -> Vec<String> {
         let left = self.clearing.get(&id).map(|clearing| clearing.left.iter().copied().collect());
         let mut pids: Vec<Pid> = left.unwrap_or_else(|| leader.into_iter().collect());
@@ -124,10 +124,11 @@ impl Processes {
         pids.into_iter().filter_map(proc::in_words).collect()
     }
 
-    /// Kills a hook's command with everything it has started.
+    /// Kills a hook's command and everything it has started.
     pub fn kill_hook(&mut self, pid: Pid) {
         self.sight.forget();
-        // Its pid may be another process's since it was collected. Its session lives as long as a member does.
+        // Once the command was collected, its pid may belong to another process. Its session exists as long as it has a
+        // member.
         let own = self.children.contains_key(&pid);
         for member in self.sight.look().trees.with_session(pid, own) {
             signals::send(member, libc::SIGKILL);

@@ -1,5 +1,5 @@
-//! The conversation with the guard: it outlives us, and it alone learns how processes ended that were an earlier
-//! supervisor's children. Owns what it has said; must not decide what that means.
+//! The conversation with the guard. The guard outlives us, and only it learns how an earlier supervisor's children
+//! exited. This file stores what the guard has reported; it must not decide what that means.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -10,31 +10,31 @@ use crate::host::proc::{Leader, Pid};
 use crate::host::sys::Ended;
 use crate::model::guard::{ChildExit, ToGuard, ToSupervisor};
 
-/// What it means that the guard has died.
+/// The warning shown when the guard has died.
 pub const UNGUARDED: &str =
-    "the guard has died while the session is ending: should the supervisor die too, nobody starts it again";
+    "the guard has died while the session is ending: if the supervisor dies too, nothing restarts it";
 
-/// The guard says at once how its children ended. One that is stopped is not waited for longer than this.
+/// How long to wait for the guard to report an exit. It does so at once unless it is stopped.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a message waits for room on the line.
 const FOR_ROOM: Duration = Duration::from_millis(100);
 
-/// The process that outlives us and is left our children.
+/// The guard, which outlives us and inherits our children.
 pub struct Guard {
     line: Line,
     pub(super) pid: Pid,
-    /// Ends of processes that we have not looked for yet. `None` once all have been looked for.
+    /// Exits of processes that have not been looked up yet. `None` once all have been looked up.
     told: Option<Vec<ChildExit>>,
-    /// Watched processes that have ended and whose status is still to come, with the moment we stop waiting for it.
+    /// Watched processes that have ended and whose status is not known yet, with the moment we stop waiting for it.
     owed: Vec<(Instant, Pid)>,
-    /// What it was told last about the session.
+    /// The stop budget it was last told.
     stop_budget: Option<Duration>,
     draining: Option<u8>,
 }
 
 impl Guard {
-    /// `told`: how processes ended that an earlier supervisor left.
+    /// `told`: the exits of processes that an earlier supervisor left.
     pub fn new(line: Line, told: Vec<ChildExit>) -> Guard {
         let pid = rustix::process::getppid().map_or(1, |pid| pid.as_raw_nonzero().get());
         Guard { line, pid, told: Some(told), owed: Vec::new(), stop_budget: None, draining: None }
@@ -44,8 +44,8 @@ impl Guard {
         self.line.try_clone()
     }
 
-    /// A message that it does not take in time is dropped: it only matters if we die. It takes them at once unless it is
-    /// stopped, but a thousand at a time do not fit on the line.
+    /// Sends a message, or drops it if the guard does not take it in time: it only matters if we die. The guard takes
+    /// messages at once unless it is stopped, but the line cannot hold a thousand at a time.
     pub(super) fn tell(&self, message: &ToGuard, fd: Option<BorrowedFd<'_>>) {
         let no_room =
             |sent: &io::Result<()>| sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
@@ -55,7 +55,7 @@ impl Guard {
         }
     }
 
-    /// Tells how long a drain may take and whether one has begun, when that has changed.
+    /// Tells it how long a drain may take and whether one has begun, if that has changed.
     pub(super) fn tell_of_session(&mut self, stop_budget: Duration, draining: Option<u8>) {
         if self.stop_budget.replace(stop_budget) != Some(stop_budget) {
             self.tell(&ToGuard::StopBudget(stop_budget), None);
@@ -67,7 +67,7 @@ impl Guard {
         }
     }
 
-    /// The next end that it tells of. `Ok(None)`: nothing more for now.
+    /// The next exit it reports. `Ok(None)`: nothing more for now.
     pub(super) fn hear(&mut self) -> Result<Option<ChildExit>, Gone> {
         loop {
             match self.line.hear::<ToSupervisor>() {
@@ -79,25 +79,25 @@ impl Guard {
         }
     }
 
-    /// Remembers an end for a look-up that is still to come.
+    /// Stores an exit for a later look-up.
     pub(super) fn keep(&mut self, exit: ChildExit) {
         if let Some(told) = &mut self.told {
             told.push(exit);
         }
     }
 
-    /// How this process ended, if the guard has said so.
+    /// How this process exited, if the guard has reported it.
     pub(super) fn end_of(&self, leader: Leader) -> Option<Ended> {
         let is_it = |exit: &&ChildExit| (exit.pid, exit.started) == (leader.pid, leader.started);
         self.told.as_ref()?.iter().find(is_it).map(as_ended)
     }
 
-    /// All manifests have been looked at, so nobody asks for earlier ends any more.
+    /// Call this when all manifests are applied. Earlier exits are not looked up after this.
     pub(super) fn all_looked_for(&mut self) {
         self.told = None;
     }
 
-    /// It will say how this process ended.
+    /// Expects the guard to report how this process exited.
     pub(super) fn owes(&mut self, pid: Pid) {
         self.owed.push((Instant::now() + PATIENCE, pid));
     }
@@ -110,7 +110,7 @@ impl Guard {
         self.owed.retain(|(_, owed)| *owed != pid);
     }
 
-    /// Those that it should have told of by now.
+    /// The processes whose exit it should have reported by now.
     pub(super) fn overdue(&self, now: Instant) -> Vec<Pid> {
         self.owed.iter().filter(|(until, _)| *until <= now).map(|(_, pid)| *pid).collect()
     }
@@ -119,13 +119,13 @@ impl Guard {
         self.owed.iter().map(|(until, _)| *until).min()
     }
 
-    /// It is gone: whose status it still owed.
+    /// The processes whose exit it had not reported when it died.
     pub(super) fn debts(self) -> Vec<Pid> {
         self.owed.into_iter().map(|(_, pid)| pid).collect()
     }
 }
 
-/// As we would have learned it ourselves.
+/// Converts the report into the form that our own `wait` gives.
 pub(super) fn as_ended(exit: &ChildExit) -> Ended {
     Ended { pid: exit.pid, status: exit.status, peak: exit.peak }
 }

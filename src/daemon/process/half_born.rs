@@ -1,6 +1,6 @@
-//! A supervisor that was killed while it started an app leaves a copy of itself, which becomes the app a moment later.
-//! Until then it carries no marks: a look-up would not find it, and the app would be started twice. So a new
-//! supervisor waits until there is no such copy.
+//! Waits for half-started apps. A supervisor that is killed while it starts an app leaves a copy of itself that has not
+//! called exec yet. Until then the copy carries no marks: a look-up would not find it, and the app would be started
+//! twice. So a new supervisor waits until no such copy exists.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::sight::is_kasm_void;
 use crate::host::marks;
 use crate::host::proc::{self, Pid, Process};
 
-/// A program that takes longer than this to be executed comes from a dead disk.
+/// The longest wait. Only a dead disk makes an exec take longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -30,14 +30,14 @@ pub(super) fn wait() {
     }
 }
 
-/// A guard starts its supervisor as the leader of a process group, in the session that it is in itself. A copy leads its
-/// own session, or no group yet.
+/// Whether this is a supervisor and not a copy of one. A guard starts its supervisor as the leader of a process group
+/// in the guard's own session. A copy leads its own session, or leads no group yet.
 fn is_supervisor(process: &Process) -> bool {
     process.group == process.pid && process.session != process.pid
 }
 
-/// Whether a supervisor, or a copy of one, may be of this session. `named`: the guard in its environment. A child of
-/// another guard is the supervisor of another session, and stays one.
+/// Whether a supervisor, or a copy of one, may belong to this session. `named` is the guard in its environment. A child
+/// of another guard is the supervisor of another session.
 fn may_be_of_ours(named: Pid, parent: Pid, guard: Option<Pid>) -> bool {
     Some(named) == guard || named != parent
 }

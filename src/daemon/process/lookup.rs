@@ -1,4 +1,5 @@
-//! Looks for an app that is alive already: the process an earlier supervisor left, or one that its pattern matches.
+//! Looks up an app that may already be running: a process that an earlier supervisor left, or one that matches the
+//! app's pattern.
 
 use super::reap::SpawnClues;
 use super::sight::names_folder;
@@ -11,27 +12,28 @@ use crate::model::exit::Exit;
 use crate::model::manifest::matches::Matcher;
 use crate::model::tree::{Owner, Wanted};
 
-/// What a look-up found.
+/// The result of a look-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// It is alive, and watched from now on.
+    /// The leader is alive, and is now watched.
     Leader(Pid),
-    /// It has ended since an earlier supervisor knew it. With its peak memory in bytes, where known.
+    /// The leader of an earlier supervisor has exited. With its peak memory in bytes, if known.
     Ended(Exit, Option<u64>),
-    /// No leader, but something of its tree is alive.
+    /// There is no leader, but part of the tree is alive.
     Remains,
     Nothing,
 }
 
 impl Processes {
-    /// The app's live leader, if we did not start it ourselves. With `by_marks`, what an earlier supervisor started is
-    /// found too. What is found is watched from now on.
+    /// Looks for the app's live leader, if we did not start it ourselves. With `by_marks`, also finds what an earlier
+    /// supervisor started. Watches what it finds.
     pub fn look_up(&mut self, id: AppId, run: u64, app: &App, by_marks: bool) -> Found {
         if by_marks {
             self.sight.scattered.insert(id);
         }
         let left = by_marks.then(|| self.inherited.remove(&app.name)).flatten();
-        // Dead, but not collected, is as good as alive, unless its end has been told. That is not told twice.
+        // A dead leader that is not collected counts as alive: its exit will be reported. But if the exit was already
+        // reported, it will not be reported again.
         let ended = left.and_then(|left| self.end_of(left));
         if let Some(left) = left.filter(|_| ended.is_none())
             && let Some(process) = proc::process(left.pid).filter(|process| process.started == left.started)
@@ -50,7 +52,7 @@ impl Processes {
         }
     }
 
-    /// How a process ended that is gone, if anybody has said so.
+    /// How a process that is gone exited, if that was recorded or reported.
     fn end_of(&mut self, left: Leader) -> Option<Ended> {
         self.hear_guard();
         left.ended.or_else(|| self.guard.as_ref()?.end_of(left))
@@ -80,7 +82,7 @@ impl Processes {
         Found::Remains
     }
 
-    /// False: it has already ended.
+    /// Takes the process as the app's leader. Returns false if it has already ended.
     fn adopt(&mut self, leader: Process, id: AppId, run: u64, app: &App) -> bool {
         if !self.sight.is_child(&leader) {
             return self.watch(leader, id, Some(run));
@@ -92,7 +94,8 @@ impl Processes {
     }
 }
 
-/// Whether this live process is one of the app's, by its marks or the app's pattern. A lock that it holds is not stale.
+/// Whether this live process belongs to the app, by its marks or the app's pattern. If so, a lock that it holds is not
+/// stale.
 pub fn belongs(app: &App, pid: Pid) -> bool {
     let by_marks = marks::of(pid).app.as_deref() == Some(&app.name);
     let same_folder = |matcher: &Matcher| matcher.same_folder.as_ref().is_none_or(|folder| names_folder(pid, folder));

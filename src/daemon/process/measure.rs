@@ -1,12 +1,12 @@
-//! Measures how much memory an app's whole tree holds.
+//! Measures the memory of an app's tree.
 
 use super::Processes;
 use crate::host::proc::{self, Pid};
 use crate::model::app::AppId;
 
 impl Processes {
-    /// Resident bytes of the app's whole tree. Memory that its processes share counts once, where the kernel lets us
-    /// read the shares. A single process shares with nobody of its app, so the cheaper number will do.
+    /// Resident bytes of the app's whole tree. Memory that its processes share counts once, if the kernel lets us read
+    /// the shares. A single process shares with no other of its app, so the cheaper number is used.
     pub fn memory(&mut self, id: AppId) -> u64 {
         let members: Vec<Pid> = self.sight.look().trees.members(id).map(|member| member.pid).collect();
         match members[..] {

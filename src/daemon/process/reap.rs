@@ -1,4 +1,4 @@
-//! Learns how processes ended: from `wait`, from pidfds and from the guard.
+//! Learns how processes exited: from `wait`, from pidfds and from the guard.
 
 use std::fs::File;
 use std::time::Instant;
@@ -13,11 +13,11 @@ use crate::model::guard::ChildExit;
 use crate::model::machine::Event;
 use crate::model::manifest::hook::{BrowserKind, Hook, Locks, Step};
 
-/// What was known about a program when it was started that helps to tell how it ended.
+/// Facts known when a program was started that help to classify its exit.
 #[derive(Clone, Copy, Default)]
 pub(super) struct SpawnClues {
     locks: bool,
-    /// Where it is not ours.
+    /// The app's `oom_score_adj`, if it differs from ours.
     oom_score_adj: Option<i32>,
 }
 
@@ -30,11 +30,11 @@ impl SpawnClues {
     }
 }
 
-/// The kernel's count of processes that it killed for want of memory.
+/// Tracks the kernel's count of out-of-memory kills.
 pub(super) struct OutOfMemory {
     file: Option<File>,
     kills: Kills,
-    /// Our own, which what we start inherits.
+    /// Our own `oom_score_adj`, which programs inherit.
     own_score_adj: i32,
 }
 
@@ -58,8 +58,8 @@ impl OutOfMemory {
 }
 
 impl Processes {
-    /// Collects every child that has ended. How a leader did is written down first, by `note`: until it is collected,
-    /// the guard would be told in our stead.
+    /// Collects every child that has exited. A leader's exit is first recorded by `note`. If we died before collecting
+    /// it, the guard would collect it in our place.
     pub fn reap(&mut self, mut note: impl FnMut(Ended)) {
         while let Some(ended) = sys::ended() {
             if matches!(self.children.get(&ended.pid), Some(Role::Leader { .. })) {
@@ -71,7 +71,7 @@ impl Processes {
     }
 
     fn child_ended(&mut self, ended: Ended) {
-        // What it leaves behind has just been left to us, so an earlier answer is wrong now.
+        // Its children have just become ours, so earlier answers are wrong now.
         self.sight.forget();
         self.sight.lineage.ended(ended.pid);
         match self.children.remove(&ended.pid) {
@@ -82,7 +82,7 @@ impl Processes {
             }
             Some(Role::Hook { app, done }) => {
                 let (exit, _) = self.exit(ended, SpawnClues::default());
-                let _ = done.send(exit); // a cancelled hook has nobody who listens
+                let _ = done.send(exit); // a cancelled hook has no receiver
                 self.one_less(app, ended.pid);
             }
             None => {
@@ -92,7 +92,7 @@ impl Processes {
         }
     }
 
-    /// Takes in all that the guard has said.
+    /// Handles every message the guard has sent.
     pub fn hear_guard(&mut self) {
         while let Some(guard) = &mut self.guard {
             match guard.hear() {
@@ -114,7 +114,7 @@ impl Processes {
         }
     }
 
-    /// How its children end nobody can say any more.
+    /// Call this when the guard has died. The exits of its children can no longer be known.
     fn guard_is_gone(&mut self) {
         let Some(guard) = self.guard.take() else { return };
         self.sight.lineage.unguarded(guard.pid);
@@ -124,7 +124,7 @@ impl Processes {
         }
     }
 
-    /// Takes note of every watched process that has ended, and of memory events.
+    /// Handles every watched process that has ended, and memory events.
     pub fn watched_ended(&mut self) {
         self.out_of_memory.count();
         loop {
@@ -137,11 +137,11 @@ impl Processes {
     }
 
     fn end_of_watched(&mut self, pid: Pid) {
-        self.hear_guard(); // it may have said so already
+        self.hear_guard(); // the guard may have reported it already
         let Some(watched) = self.watcher.get(pid).filter(|watched| watched.leads.is_some()) else {
             return self.watched_is_gone(pid, Exit::Unknown, None);
         };
-        // The kernel says 0 is the parent of a process that is being collected at this moment.
+        // The kernel reports 0 as the parent of a process that is being collected at this moment.
         let parent = proc::process(pid).map_or(0, |process| process.parent);
         let parent = if parent == 0 { watched.process.parent } else { parent };
         if let Some(guard) = self.guard.as_mut().filter(|guard| guard.pid == parent) {
@@ -152,7 +152,7 @@ impl Processes {
         self.watched_is_gone(pid, Exit::Unknown, None);
     }
 
-    /// Stops waiting for what should have been told by now, and looks at what nothing tells of.
+    /// Stops waiting for overdue reports, and looks at processes that send no events.
     pub fn give_up_waiting(&mut self, now: Instant) {
         self.clear_unseen(now);
         self.watcher.rearm_memory(now);
@@ -178,7 +178,7 @@ impl Processes {
         self.one_less(watched.app, pid);
     }
 
-    /// How a leader ended while no supervisor was running.
+    /// How a leader exited while no supervisor was running.
     pub(super) fn exit_of_inherited(&mut self, ended: Ended, clues: SpawnClues) -> (Exit, Option<u64>) {
         self.exit(ended, clues)
     }
@@ -199,7 +199,8 @@ impl Processes {
             return false;
         }
         let mut survivors: Vec<Candidate> = self.sight.everything().into_iter().map(candidate).collect();
-        // A victim that seems to have had no more than we had inherited that number from us. We were chosen before it.
+        // A child starts with our peak as its own. If the victim's peak is no more than that, the kernel would have
+        // killed us first.
         let own_score_adj = self.out_of_memory.own_score_adj;
         survivors.push(Candidate { resident: sys::own_peak() + 1, oom_score_adj: own_score_adj });
         self.out_of_memory.kills.claim(victim, survivors)

@@ -1,5 +1,5 @@
-//! What can be seen of processes: the table of this turn, sorted into trees, and looks into single processes. Decides
-//! nothing: `model::tree` does.
+//! What can be seen of processes: this turn's process table, sorted into trees, and details of single processes. Makes
+//! no decisions: `model::tree` does.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -14,18 +14,18 @@ use crate::model::app::AppId;
 use crate::model::manifest::matches::{self, FolderFlag};
 use crate::model::tree::{self, Lineage, Look, Marks, Owner, Trees};
 
-/// The name of our own program, whichever copy of it is running.
+/// The name of our own program, in every version.
 const OURSELVES: &str = "kasm-void";
 
 pub(super) struct Sight {
     own: Pid,
     pub lineage: Lineage,
     details: Details,
-    /// The table as it was seen this turn.
+    /// This turn's process table, sorted into trees.
     trees: Option<Trees>,
-    /// Children that we have this turn but do not hold; `None` inside where the kernel does not list children.
+    /// Our children of this turn that the lineage does not know. `None` inside if the kernel does not list children.
     orphans: Option<Option<Vec<Pid>>>,
-    /// Apps of whose tree something may not descend from us. The quick answer does not hold for them.
+    /// Apps whose tree may have members that do not descend from us. The quick check does not work for them.
     pub scattered: HashSet<AppId>,
 }
 
@@ -35,19 +35,19 @@ impl Sight {
         Sight { own, lineage, details, trees: None, orphans: None, scattered: HashSet::new() }
     }
 
-    /// What was seen is out of date.
+    /// Discards what was seen, because it is out of date.
     pub fn forget(&mut self) {
         self.trees = None;
         self.orphans = None;
         self.details.forget();
     }
 
-    /// Output of this app goes to what is open here.
+    /// Registers the pipe of the app's output, by device and inode.
     pub fn output(&mut self, app: AppId, output: (u64, u64)) {
         self.details.outputs.insert(output, app);
     }
 
-    /// All processes, sorted into trees. Read once in a turn.
+    /// All processes, sorted into trees. Read once per turn.
     pub fn look(&mut self) -> Seen<'_> {
         let Sight { own, lineage, details, .. } = self;
         let trees = self.trees.get_or_insert_with(|| {
@@ -60,31 +60,31 @@ impl Sight {
         Seen { trees, lineage, details }
     }
 
-    /// Whose this process is, as far as this turn's look has shown.
+    /// The owner of this process, as far as this turn's look has shown.
     pub fn owner(&self, pid: Pid) -> Option<Owner> {
         self.trees.as_ref()?.owner(pid).cloned()
     }
 
-    /// It was left to us, so `wait` tells how it ends.
+    /// Whether the process is our child, so that `wait` reports its exit.
     pub fn is_child(&self, process: &Process) -> bool {
         process.parent == self.own
     }
 
-    /// Nothing of the app is left.
+    /// Records that nothing of the app is left.
     pub fn emptied(&mut self, app: AppId) {
         self.scattered.remove(&app);
         self.lineage.emptied(app);
     }
 
-    /// Part of an app from now on, and what descends from it too.
+    /// Records that a process and its descendants are now part of an app.
     pub fn adopted(&mut self, app: AppId, pid: Pid) {
         if let Some(trees) = &mut self.trees {
             trees.adopted(app, pid);
         }
     }
 
-    /// The quick answer for the usual case. Whatever outlives a leader that we started has been left to us. So when
-    /// we know every child we have, and none of them is of this app, nothing of it is left.
+    /// A quick check for the usual case. Whatever outlives a leader that we started becomes our child. So if we know
+    /// all our children, and none of them belongs to this app, nothing of the app is left.
     pub fn surely_empty(&mut self, app: AppId) -> bool {
         if self.scattered.contains(&app) {
             return false;
@@ -98,7 +98,7 @@ impl Sight {
         orphans.as_ref().is_some_and(|orphans| lineage.surely_empty(app, orphans))
     }
 
-    /// Live processes that were left to us and belong to no app.
+    /// Live processes that became our children and belong to no app.
     pub fn strays(&mut self) -> Vec<Pid> {
         let staging = self.lineage.holds_any_of(AppId::WORKSPACE);
         let Seen { trees, .. } = self.look();
@@ -106,7 +106,7 @@ impl Sight {
         left_by_steps.chain(trees.strays()).map(|process| process.pid).collect()
     }
 
-    /// All live processes that belong to an app or were left to us.
+    /// All live processes that belong to an app or became our children.
     pub fn everything(&mut self) -> Vec<Pid> {
         let Seen { trees, .. } = self.look();
         let owned = trees.owned().map(|(process, _)| process).filter(|process| !process.zombie);
@@ -114,18 +114,18 @@ impl Sight {
     }
 }
 
-/// What a look has shown, with what is needed to ask about it.
+/// The result of a look, with what is needed to query it.
 pub(super) struct Seen<'a> {
     pub trees: &'a Trees,
     pub lineage: &'a Lineage,
     pub details: &'a dyn Look,
 }
 
-/// Looks into single processes. Each is asked once in a turn.
+/// Details of single processes. Each is read at most once per turn.
 struct Details {
     /// Our own mount namespace.
     namespace: u64,
-    /// By device and inode of its pipe, the app whose output it is.
+    /// Maps the device and inode of an output pipe to its app.
     outputs: HashMap<(u64, u64), AppId>,
     marks: RefCell<HashMap<Pid, Rc<Marks>>>,
     command_lines: RefCell<HashMap<Pid, Rc<str>>>,
@@ -149,7 +149,7 @@ fn file(pid: Pid) -> Option<(u64, u64)> {
     Some((file.dev(), file.ino()))
 }
 
-/// Whether a process runs kasm-void: this very program, or one of that name.
+/// Whether a process runs kasm-void: this very file, or one with that name.
 pub(super) fn is_kasm_void(pid: Pid) -> bool {
     match proc::program_name(pid) {
         Some(name) => name == OURSELVES || file(pid).is_some_and(|its| Some(its) == file(std::process::id() as Pid)),
@@ -160,7 +160,8 @@ pub(super) fn is_kasm_void(pid: Pid) -> bool {
     }
 }
 
-/// Whether a process names this folder: by its path, through a link, or relative to where it works.
+/// Whether a process has this folder as the value of the flag: by its path, through a link, or relative to its working
+/// folder.
 pub(super) fn names_folder(pid: Pid, FolderFlag { flag, folder }: &FolderFlag) -> bool {
     let arguments = proc::arguments(pid);
     let Some(spelled) = matches::value_of(&arguments, flag).filter(|spelled| !spelled.is_empty()) else { return false };
@@ -168,7 +169,7 @@ pub(super) fn names_folder(pid: Pid, FolderFlag { flag, folder }: &FolderFlag) -
     let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
     match (identity(&spelled), identity(folder)) {
         (Some(its), Some(ours)) => its == ours,
-        // Without a folder there is only the spelling.
+        // If the folder does not exist, compare the spelling.
         _ => spelled.components().eq(folder.components()),
     }
 }

@@ -1,4 +1,4 @@
-//! Starts programs: an app's own, and the commands of its hooks. Owns the environment they inherit; must not decide
+//! Starts programs: an app's own, and the commands of its hooks. Owns the environment they inherit. Must not decide
 //! when something is started.
 
 use std::ffi::{CStr, CString};
@@ -16,7 +16,7 @@ use crate::model::loading::surroundings::{DEFAULT_PATH, on_path};
 use crate::model::tree::Place;
 
 pub(super) struct Spawner {
-    /// Variables that apps inherit from us, as `NAME=value`, by name.
+    /// The variables that apps inherit from us, by name, each as `NAME=value`.
     environment: Vec<(String, CString)>,
     home: CString,
     null: File,
@@ -28,13 +28,13 @@ pub(super) struct Program<'a> {
     pub app: &'a App,
     pub run: u64,
     pub argv: &'a [String],
-    /// It is a command of a hook or a probe, and not the app.
+    /// True for the command of a hook or probe, false for the app itself.
     pub hook: bool,
     pub output: BorrowedFd<'a>,
 }
 
 impl Spawner {
-    /// `open_files`: the soft limit that programs get instead of ours.
+    /// `open_files`: the soft limit for programs, in place of ours.
     pub fn new(home: &Path, open_files: Option<u64>) -> io::Result<Self> {
         let inherited = std::env::vars_os().filter_map(|(name, value)| {
             let name = name.into_string().ok().filter(|name| !marks::ALL.contains(&name.as_str()))?;
@@ -51,7 +51,7 @@ impl Spawner {
         })
     }
 
-    /// Starts the program and returns when it has been executed. The error says what could not be done and why.
+    /// Starts the program and returns once it has called exec. The error says what failed and why.
     pub fn start(&self, program: &Program<'_>, place: &Place) -> Result<Pid, String> {
         let Program { app, run, argv, hook, output } = program;
         let words: Vec<CString> = argv.iter().map(|word| text(word)).collect();
@@ -79,12 +79,12 @@ impl Spawner {
     }
 }
 
-/// `check` has refused NUL.
+/// Cannot lose text: `check` has refused NUL.
 fn text(text: &str) -> CString {
     CString::new(text).unwrap_or_default()
 }
 
-/// An app's command has been absolute since `check`. A hook's may be a name on the app's `PATH`.
+/// The path of a program. An app's command is absolute since `check`. A hook's may be a name on the app's `PATH`.
 fn program_file(app: &App, name: &str) -> CString {
     let path = if name.contains('/') { None } else { find_on_path(app, name) };
     CString::new(path.unwrap_or_else(|| name.into()).into_os_string().into_vec()).unwrap_or_default()
@@ -106,7 +106,7 @@ pub fn present(app: &App, program: &str) -> bool {
     }
 }
 
-/// A regular file that we may execute.
+/// Whether this is a regular file that we may execute.
 pub fn executable(file: &Path) -> bool {
     file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
 }

@@ -1,5 +1,5 @@
-//! Watches processes that are not our children. Each has a pidfd in one epoll instance. Where pidfds are refused, the
-//! processes are looked at every 100 ms instead.
+//! Watches processes that are not our children. Each has a pidfd in one epoll instance. If pidfds are refused, the
+//! processes are polled every 100 ms instead.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,7 +13,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use crate::host::proc::{self, Pid, Process};
 use crate::model::app::AppId;
 
-/// How often we look at processes that no descriptor tells us about.
+/// How often to look at processes that have no pidfd.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 const NO_PIDFD: &str = "pidfd_open is refused here (a seccomp profile?): the end of a process that is not our child is noticed up to 100 ms late; allow pidfd_open and pidfd_send_signal";
@@ -24,24 +24,24 @@ const NO_DESCRIPTOR: &str =
 pub(super) struct Watcher {
     epoll: OwnedFd,
     watched: HashMap<Pid, Watched>,
-    /// Why some processes can only be looked at now and then.
+    /// Why some processes are polled, if any are.
     blind: Option<&'static str>,
-    /// When they are looked at again.
+    /// When to poll them next.
     look: Option<Instant>,
     memory: Option<MemoryEvents>,
 }
 
-/// The kernel's file of memory events, which tells when it changes (cgroup v2). At most once in [`MemoryEvents::PAUSE`]:
-/// under pressure it would tell a hundred times a second.
+/// The kernel's file of memory events, which reports when it changes (cgroup v2). Events are limited to one per
+/// [`MemoryEvents::PAUSE`]: under pressure there would be a hundred per second.
 struct MemoryEvents {
     file: File,
-    /// When the next change is told again. `None`: it is.
+    /// When to listen for the next change. `None` while listening.
     rearm: Option<Instant>,
 }
 
 impl MemoryEvents {
     const PAUSE: Duration = Duration::from_secs(1);
-    /// No pid.
+    /// The epoll key of the file; no pid has this value.
     const KEY: u64 = u64::MAX;
 
     fn flags() -> epoll::EventFlags {
@@ -50,16 +50,16 @@ impl MemoryEvents {
 }
 
 pub(super) struct Watched {
-    /// `None`: refused, so the process is looked at now and then.
+    /// `None` if it was refused; then the process is polled.
     pub pidfd: Option<OwnedFd>,
     pub process: Process,
     pub app: AppId,
-    /// The run that it leads; `None` for a member of a tree that is being cleared.
+    /// The run that it leads. `None` for a member of a tree that is being cleared.
     pub leads: Option<u64>,
 }
 
 impl Watcher {
-    /// `memory`: the kernel's file of memory events, if there is one.
+    /// `memory`: the kernel's file of memory events, if it exists.
     pub fn new(memory: Option<&File>) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let memory = memory.and_then(|file| file.try_clone().ok()).filter(|file| {
@@ -69,7 +69,7 @@ impl Watcher {
         Ok(Watcher { epoll, watched: HashMap::new(), blind: None, look: None, memory })
     }
 
-    /// Readable when a watched process has ended.
+    /// A descriptor that is readable when a watched process has ended.
     pub fn wakes(&self) -> io::Result<OwnedFd> {
         self.epoll.try_clone()
     }
@@ -87,7 +87,7 @@ impl Watcher {
         self.watched.get(&pid)
     }
 
-    /// Watches a process from now on. False: it has already ended.
+    /// Watches a process from now on. Returns false if it has already ended.
     pub fn watch(&mut self, process: Process, app: AppId, leads: Option<u64>) -> bool {
         if let Some(watched) = self.watched.get_mut(&process.pid) {
             watched.leads = leads.or(watched.leads);
@@ -104,11 +104,11 @@ impl Watcher {
                 None
             }
         };
-        // The descriptor is of the process that has the pid now. Only the start time tells that it is the one we saw.
-        // One that cannot be seen has none, and is our child, so its pid cannot have been used again.
+        // The pidfd belongs to the process that has the pid now. Only the start time shows whether that is the one we
+        // saw. A process that could not be seen has no start time; it is our child, so its pid cannot have been reused.
         let same = |now: Process| now.started == process.started && now.zombie == process.zombie;
         let misses = proc::misses();
-        // For want of a descriptor nobody can tell. It was there a moment ago, and is looked at again soon.
+        // Without a free descriptor we cannot tell. It existed a moment ago, and is checked again soon.
         let unseen = || proc::misses() != misses;
         let same = process.started == 0 || proc::process(process.pid).map_or_else(unseen, same);
         let data = epoll::EventData::new_u64(process.pid as u64);
@@ -120,10 +120,10 @@ impl Watcher {
         true
     }
 
-    /// No more events for a process whose end is known, but whose status is still to come.
+    /// Stops events of a process that has ended but whose status is not known yet.
     pub fn quiet(&self, pid: Pid) {
         if let Some(pidfd) = self.watched.get(&pid).and_then(|watched| watched.pidfd.as_ref()) {
-            let _ = epoll::delete(&self.epoll, pidfd); // or its end would be told for ever
+            let _ = epoll::delete(&self.epoll, pidfd); // or epoll would report its end again and again
         }
     }
 
@@ -146,16 +146,16 @@ impl Watcher {
         keys.filter(|key| *key != MemoryEvents::KEY).map(|key| key as Pid).collect()
     }
 
-    /// If it is time to be told of memory events again. Some may have happened meanwhile.
+    /// Listens for memory events again, if it is time. Some may have happened meanwhile.
     pub fn rearm_memory(&mut self, now: Instant) {
         if let Some(memory) = self.memory.as_mut().filter(|memory| memory.rearm.is_some_and(|due| due <= now)) {
             memory.rearm = None;
             let key = epoll::EventData::new_u64(MemoryEvents::KEY);
-            let _ = epoll::modify(&self.epoll, &memory.file, key, MemoryEvents::flags()); // then deaths are counted late
+            let _ = epoll::modify(&self.epoll, &memory.file, key, MemoryEvents::flags()); // else kills are counted late
         }
     }
 
-    /// If it is time to look at the processes that have no descriptor: those that have ended.
+    /// If it is time to poll, returns the processes without a pidfd that have ended.
     pub fn looked_at(&mut self, now: Instant) -> Vec<Pid> {
         if self.look.take_if(|due| *due <= now).is_none() {
             return Vec::new();

@@ -1,5 +1,5 @@
-//! The last good text of each manifest, for a supervisor that finds the manifest broken and did not see it while it was
-//! good. Read only then. Written on another thread, since a disk may be slow.
+//! The last good text of each manifest. Used by a supervisor that finds a manifest broken and has never seen it good;
+//! it is not read otherwise. Written on another thread, since a disk may be slow.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -16,23 +16,23 @@ use crate::host::layout;
 
 pub struct Copies {
     folder: Arc<Folder>,
-    /// Hash of the text that was given to be kept, by name.
+    /// The hash of the last text to keep, by name.
     known: BTreeMap<String, u64>,
 }
 
 struct Folder {
     state: PathBuf,
-    /// What is still to be written, by name; `None`: to be removed. A later text replaces an earlier one.
+    /// What is still to be written, by name. `None` removes the copy. A later text replaces an earlier one.
     pending: Mutex<BTreeMap<String, Option<String>>>,
-    /// Held while files are written, so that writers take turns; whether the last write failed.
+    /// Whether the last write failed. Held while files are written, so that writers take turns.
     failed: Mutex<bool>,
 }
 
-/// How long after a failure the rest is tried again: the disk may have room by then.
+/// The time after a failure before the rest is retried: the disk may have room by then.
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Copies {
-    /// In a folder of their own within the state folder.
+    /// Opens the copies, which have their own folder inside the state folder.
     pub fn open(state: &Path) -> Copies {
         let folder = Folder { state: state.into(), pending: Mutex::default(), failed: Mutex::default() };
         Copies { folder: Arc::new(folder), known: BTreeMap::new() }
@@ -47,7 +47,8 @@ impl Copies {
         self.folder.file(name)
     }
 
-    /// These are good now, and of all others named nothing is known. `complete`: what is not named has no manifest.
+    /// Keeps the texts of `good`. The copies of `broken` stay. With `complete`, the copies of all other names are
+    /// removed, because they have no manifest.
     pub fn keep(&mut self, good: &[(&str, &str)], broken: &BTreeSet<&str>, complete: bool) {
         let hash = |text: &str| BuildHasherDefault::<DefaultHasher>::default().hash_one(text);
         let mut changed = Vec::new();
@@ -74,15 +75,16 @@ impl Copies {
         tokio::spawn(self.folder.clone().write_all());
     }
 
-    /// What was written is gone: everything that is good is written again.
+    /// Call this when the files were deleted. Everything that is good is written again.
     pub fn write_again(&mut self) {
         self.known.clear();
     }
 
-    /// Deletes all copies: no later supervisor is to continue from them.
+    /// Deletes all copies, so that no later supervisor continues from them.
     pub fn forget(&self) {
         self.folder.pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let _ = fs::remove_dir_all(layout::last_good_folder(&self.folder.state)); // at worst a manifest that is broken then has a good version
+        // If this fails, a broken manifest may get this old version later.
+        let _ = fs::remove_dir_all(layout::last_good_folder(&self.folder.state));
     }
 }
 
@@ -91,7 +93,7 @@ impl Folder {
         layout::last_good(&self.state, name)
     }
 
-    /// Writes until nothing is left to be written.
+    /// Writes until nothing is pending.
     async fn write_all(self: Arc<Self>) {
         loop {
             let folder = self.clone();
@@ -102,8 +104,8 @@ impl Folder {
         }
     }
 
-    /// Writes what is pending by now; whether all of it could be written. Threads may run in any order: the first one
-    /// writes what later ones came for.
+    /// Writes everything pending. Returns whether all of it could be written. Threads may run in any order: the first
+    /// one also writes what later ones were started for.
     fn write(&self) -> bool {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
@@ -111,10 +113,10 @@ impl Folder {
         for (name, text) in pending {
             let written = match &text {
                 Some(text) => self.replace(&name, text),
-                None => fs::remove_file(self.file(&name)).or(Ok(())), // it may never have been written
+                None => fs::remove_file(self.file(&name)).or(Ok(())), // the file may never have been written
             };
             if let Err(error) = written {
-                // No copy is better than an older one, which would restart the app as what it was before.
+                // No copy is better than an outdated one, which would restart the app in an old version.
                 let _ = fs::remove_file(self.file(&name));
                 self.pending.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_insert(text);
                 trouble = Some(error);
@@ -125,7 +127,7 @@ impl Folder {
         {
             tracing::warn!(
                 event = "state.trouble", file = %layout::last_good_folder(&self.state).display(), %error,
-                "cannot keep copies of the manifests: should the supervisor die while a manifest is broken, its app is left alone until the manifest is mended"
+                "cannot keep copies of the manifests: if the supervisor dies while a manifest is broken, its app is left alone until the manifest is fixed"
             );
         }
         *failed = trouble.is_some();
@@ -134,7 +136,7 @@ impl Folder {
 
     fn replace(&self, name: &str, text: &str) -> io::Result<()> {
         let path = self.file(name);
-        // After a restart of the supervisor most are there already.
+        // After a restart of the supervisor most copies are already there.
         if fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
             return Ok(());
         }
@@ -163,7 +165,7 @@ mod tests {
     #[test]
     fn writers_that_run_in_any_order_leave_the_latest_texts() {
         let state = tempfile::tempdir().unwrap();
-        // The only thread for writers is busy until both are waiting.
+        // Keep the only blocking thread busy until both writers are waiting.
         let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
         let (go, wait) = std::sync::mpsc::channel::<()>();
         runtime.block_on(async {

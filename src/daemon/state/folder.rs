@@ -1,5 +1,5 @@
-//! Keeps the state folder usable while the session runs: cleaners of temporary files delete it, volumes change its mode,
-//! somebody moves it away. Notices that, makes folder and lock again, and says what else is missing in it.
+//! Keeps the state folder usable while the session runs. Cleaners of temporary files may delete it, a volume may change
+//! its mode, or somebody may move it. Notices that, restores the folder and the lock, and reports what else is missing.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,31 +11,31 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use crate::host::clock::from_now;
 use crate::host::layout::{self, Mended};
 
-/// A folder that is being deleted is left in peace until that is done.
+/// How long to wait after a change, so that a deletion in progress can finish.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// A folder that cannot be used is tried again after this time, and one that cannot be watched is looked at.
+/// How often to retry an unusable folder, and to check one that cannot be watched.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// The state folder of a running session.
 pub struct Folder {
     path: PathBuf,
     lock: OwnedFd,
-    /// `None`: the kernel has none to spare.
+    /// `None` if the kernel has no inotify instance left.
     watch: Option<OwnedFd>,
-    /// When it is looked at next.
+    /// When to look at the folder next.
     look: Option<Instant>,
     /// How often it was restored.
     restored: u32,
     trouble: Option<String>,
 }
 
-/// What a look at the folder found.
+/// What was restored or is missing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Restored {
-    /// There is a new lock: the guard needs it.
+    /// There is a new lock, which the guard must get.
     pub lock: bool,
-    /// The control socket is not there.
+    /// The control socket is missing.
     pub socket: bool,
 }
 
@@ -52,7 +52,7 @@ impl Folder {
         &self.path
     }
 
-    /// Restores the folder before it is used for the first time. No supervisor has bound its socket yet.
+    /// Restores the folder before its first use, when no supervisor has bound its socket yet.
     pub fn prepare(&mut self) {
         self.restore(false);
         self.watch_again();
@@ -71,17 +71,17 @@ impl Folder {
         self.restored
     }
 
-    /// What cannot be done, with the way out.
+    /// What does not work, and how to fix it.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.clone()
     }
 
-    /// Readable when something was changed in the folder; then call [`Folder::changed`].
+    /// A descriptor that is readable when something in the folder has changed. Then call [`Folder::changed`].
     pub fn wakes(&self) -> io::Result<Option<OwnedFd>> {
         self.watch.as_ref().map(OwnedFd::try_clone).transpose()
     }
 
-    /// Something was changed: the folder is looked at when that is over.
+    /// Schedules a look at the folder for when the change is over.
     pub fn changed(&mut self) {
         let mut events = [0; 4096];
         if let Some(watch) = &self.watch {
@@ -90,12 +90,12 @@ impl Folder {
         self.look = Some(from_now(SETTLE));
     }
 
-    /// When [`Folder::look_if_due`] is to be called.
+    /// When to call [`Folder::look_if_due`].
     pub fn next(&self) -> Option<Instant> {
         self.look
     }
 
-    /// Looks at the folder and restores it, if it is time to; what was missing in it.
+    /// Looks at the folder and restores it, if it is time. Returns what was missing.
     pub fn look_if_due(&mut self, now: Instant) -> Option<Restored> {
         self.look.take_if(|look| *look <= now)?;
         let restored = self.restore(true);
@@ -142,7 +142,7 @@ impl Folder {
         Some(found)
     }
 
-    /// The folder may be another one now.
+    /// Renews the watch, since the folder may be another one now.
     fn watch_again(&mut self) {
         let what = WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ATTRIB;
         let what = what | WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::ONLYDIR;
@@ -169,7 +169,7 @@ mod tests {
         let path = root.path().join("run/state");
         let (lock, name) = StateFolder::take(&path).unwrap().into_lock();
         let folder = Folder::new(&path, lock);
-        drop(name); // the lock alone is tried here
+        drop(name); // this test is about the lock only
         (root, path, folder)
     }
 

@@ -1,6 +1,6 @@
-//! The ledger: what outlives a supervisor, as lines of JSON beside the socket. Each turn of the loop appends
-//! what it has changed; the last line about an app is the one that counts. Owns the form, its bounds and its
-//! recovery; must not know what becomes of it.
+//! The ledger: the state that outlives a supervisor, as lines of JSON beside the socket. Each turn of the loop appends
+//! what has changed; the last line about an app counts. Owns the format, its limits and its recovery. Must not know
+//! what the data is used for.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -19,16 +19,16 @@ use crate::model::machine::SavedApp;
 use crate::model::protocol::Crash;
 use crate::model::supervisor::{SavedSession, SessionState};
 
-/// Of the form; another one is not read.
+/// The version of the format. Other versions are not read.
 pub const VERSION: u32 = 2;
-/// A ledger is written anew when it is this large, and four times what it has to say. The room is taken in
-/// advance: what happens while the disk is full is written down all the same.
+/// Bytes. A ledger is rewritten when it is larger than this and four times its useful content. The space is reserved in
+/// advance, so that the ledger can be written while the disk is full.
 const ENOUGH: u64 = 256 << 10;
-/// More than any session has to say: what is larger is none of ours.
+/// Bytes. A larger file is not a ledger.
 const MOST: u64 = 256 << 20;
-/// Crashes kept of each app.
+/// Crashes kept per app.
 const CRASHES: usize = 10;
-/// After a write that failed, the next is tried no sooner.
+/// The time after a failed write before the next attempt.
 const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ enum Line {
         saved: SavedApp,
     },
     Gone(String),
-    /// A leader has ended; what that means comes in a later line.
+    /// A leader has exited. What follows from that is in a later line.
     Ended {
         pid: Pid,
         status: i32,
@@ -58,16 +58,17 @@ enum Line {
     },
 }
 
-/// What an earlier supervisor has left.
+/// What an earlier supervisor left.
 #[derive(Debug, Default, PartialEq)]
 pub struct Inherited {
     pub session: SavedSession,
     pub leaders: BTreeMap<String, Leader>,
-    /// By app: pid and start time of the leader it had last. That one may be gone, and its session not empty.
+    /// The last leader of each app: pid and start time. The leader may be gone while its process session still has
+    /// members.
     pub sessions: BTreeMap<String, (Pid, u64)>,
     /// Oldest first.
     pub crashes: Vec<(String, Crash)>,
-    /// There was a ledger, of a session that is over: nothing of it is inherited.
+    /// There was a ledger of another session, which is over. Nothing of it is inherited.
     pub another_session: bool,
 }
 
@@ -76,21 +77,21 @@ pub struct Ledger {
     file: Option<File>,
     /// Bytes in the file.
     length: u64,
-    /// When writing it anew failed; the one that is there goes on growing.
+    /// When a rewrite failed. The existing file keeps growing.
     overdue: Option<Instant>,
     head: String,
     session: Option<SessionState>,
-    /// The line that counts of each app.
+    /// The current line of each app.
     apps: BTreeMap<String, String>,
     crashes: BTreeMap<String, VecDeque<String>>,
-    /// For the next write.
+    /// Lines for the next write.
     pending: String,
     trouble: Option<Instant>,
 }
 
 impl Ledger {
     /// Reads what an earlier supervisor of this session left in the state folder, and continues its ledger. The text
-    /// says why something that was there could not be used. `session`: see `host::session`.
+    /// says why an existing ledger could not be used. For `session`, see `host::session`.
     pub fn open(state: &Path, session: &str) -> (Ledger, Inherited, Option<String>) {
         let path = layout::ledger(state);
         let (inherited, refused) = match read(&path, session) {
@@ -113,7 +114,7 @@ impl Ledger {
         (ledger, inherited, refused)
     }
 
-    /// What is not known to be over yet stays written down.
+    /// Keeps inherited state in the ledger until it is known to be over.
     fn take(&mut self, inherited: &Inherited) {
         self.session = Some(inherited.session.session);
         for (name, saved) in &inherited.session.apps {
@@ -132,12 +133,12 @@ impl Ledger {
         }
     }
 
-    /// There is no room for a new file: the one that was found goes on.
+    /// Continues the existing file, if there is no room for a new one.
     fn go_on(&mut self) -> io::Result<()> {
         let mut file = OpenOptions::new().read(true).append(true).custom_flags(libc::O_NOFOLLOW).open(&self.path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        // Half a line, of one who was killed while writing it, would spoil the next one.
+        // Half a line, left by a supervisor that was killed while writing, would corrupt the next one.
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end as u64 + 1);
         if whole < bytes.len() as u64 {
             file.set_len(whole)?;
@@ -147,7 +148,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Where an app is now. `started`: of its leader.
+    /// Records the state of an app. `leader` is its pid and start time.
     pub fn app(&mut self, name: &str, leader: Option<(Pid, u64)>, saved: SavedApp) {
         let line = text(&Line::App { name: name.into(), leader, saved });
         if self.apps.get(name) == Some(&line) {
@@ -183,14 +184,15 @@ impl Ledger {
         kept.push_back(line);
     }
 
-    /// Written at once: when the process is collected, nobody else can say any more how it ended.
+    /// Records a leader's exit, and writes it at once: after the process is collected, its exit cannot be learned
+    /// again.
     pub fn ended(&mut self, ended: Ended) {
         let Ended { pid, status, peak } = ended;
         self.pending.push_str(&text(&Line::Ended { pid, status, peak }));
         self.write();
     }
 
-    /// What this turn has changed.
+    /// Writes what this turn has changed.
     pub fn write(&mut self) {
         if self.pending.is_empty() && self.trouble.is_none() {
             return;
@@ -203,7 +205,7 @@ impl Ledger {
         };
         match written {
             Ok(()) if self.trouble.take().is_some() => {
-                tracing::info!(event = "state.recovered", "the state of the session is written down again");
+                tracing::info!(event = "state.recovered", "the state of the session is saved again");
             }
             Ok(()) => {}
             Err(error) => self.failed(&error),
@@ -224,7 +226,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// The whole of it, in one step for whoever reads.
+    /// Rewrites the whole ledger. Readers see the old or the new file, never a part.
     fn rewrite(&mut self) -> io::Result<()> {
         self.overdue = Some(Instant::now());
         let all = self.all();
@@ -241,21 +243,22 @@ impl Ledger {
         lines.map(String::as_str).collect()
     }
 
-    /// From now on what is in the file would be wrong: who finds none looks for the apps themselves.
+    /// Removes the file after a failed write, since its content would be outdated. A supervisor that finds no ledger
+    /// looks for the apps among the processes.
     fn failed(&mut self, error: &io::Error) {
         self.pending.clear(); // the next try writes everything
         self.file = None;
-        let _ = fs::remove_file(&self.path); // where nothing can be written, this may fail too
+        let _ = fs::remove_file(&self.path); // if the disk is read-only, this fails too
         if self.trouble.replace(Instant::now()).is_none() {
             let file = self.path.display();
             tracing::warn!(
                 event = "state.trouble", %file, %error,
-                "cannot write {file}: {error}; should the supervisor die, the next one finds the apps all the same, but not what was held, counted or waited for"
+                "cannot write {file}: {error}; if the supervisor dies, the next one still finds the apps, but not what was held, counted or waited for"
             );
         }
     }
 
-    /// Whether somebody has removed the file that is being written.
+    /// Whether the file being written was removed.
     pub fn was_removed(&self) -> bool {
         self.file.is_some() && !self.path.exists()
     }
@@ -269,16 +272,16 @@ impl Ledger {
         }
     }
 
-    /// What it cannot do, with the way out.
+    /// What does not work, and how to fix it.
     pub fn trouble(&self) -> Option<String> {
         let file = self.path.display();
-        self.trouble.map(|_| format!("{file} cannot be written: should the supervisor die, what was held, counted or waited for is forgotten; make room there"))
+        self.trouble.map(|_| format!("{file} cannot be written: if the supervisor dies, what was held, counted or waited for is forgotten; make room there"))
     }
 
-    /// The session is over: nobody is to go on from here.
+    /// Removes the ledger when the session is over, so that nothing continues from it.
     pub fn close(&mut self) {
         self.file = None;
-        let _ = fs::remove_file(&self.path); // at worst the next one finds that nobody it names is alive
+        let _ = fs::remove_file(&self.path); // if it fails, the next supervisor finds that none of its processes is alive
     }
 }
 
@@ -292,11 +295,11 @@ fn make_room(file: &File) {
     let _ = rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, ENOUGH); // not every file system can
 }
 
-/// The file, open to append to.
+/// Replaces the file, and returns it open for appending.
 fn replace(path: &Path, text: &str) -> io::Result<File> {
     let new = path.with_extension("new");
     let open = || {
-        let _ = fs::remove_file(&new); // of one who died while writing it
+        let _ = fs::remove_file(&new); // left by a supervisor that died while writing it
         OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new)
     };
     let mut file = open()?;
@@ -306,22 +309,22 @@ fn replace(path: &Path, text: &str) -> io::Result<File> {
     Ok(file)
 }
 
-/// The last crashes of an app, oldest first, as the supervisor of this folder wrote them down last, in whatever session
-/// that was. For a client while no supervisor runs.
+/// The last crashes of an app, oldest first, as the last supervisor of this folder recorded them, in any session. For a
+/// client while no supervisor runs.
 pub fn crashes(state: &Path, app: &str) -> Result<Vec<Crash>, String> {
     let Some(text) = text_of(&layout::ledger(state))? else { return Ok(Vec::new()) };
     let head = text.lines().next().and_then(|line| serde_json::from_str(line).ok());
-    let Some(Line::Head { session, .. }) = head else { return Err("its first line is not ours".into()) };
+    let Some(Line::Head { session, .. }) = head else { return Err("its first line is not a ledger header".into()) };
     let found = parse(&text, &session)?;
     Ok(found.crashes.into_iter().filter(|(name, _)| name == app).map(|(_, crash)| crash).collect())
 }
 
-/// What is there for this session. The error says what is wrong with what is there.
+/// Reads the ledger for this session. The error says why it cannot be used.
 fn read(path: &Path, session: &str) -> Result<Inherited, String> {
     text_of(path)?.map_or_else(|| Ok(Inherited::default()), |text| parse(&text, session))
 }
 
-/// `None`: there is no ledger.
+/// Returns `None` if there is no ledger.
 fn text_of(path: &Path) -> Result<Option<String>, String> {
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
     let file = match open {
@@ -331,24 +334,24 @@ fn text_of(path: &Path) -> Result<Option<String>, String> {
     };
     let is = file.metadata().map_err(|error| error.to_string())?;
     if !is.is_file() || is.len() > MOST {
-        return Err(format!("it is no ledger of ours ({} bytes)", is.len()));
+        return Err(format!("it is not a ledger ({} bytes)", is.len()));
     }
     let mut text = String::new();
     file.take(MOST).read_to_string(&mut text).map_err(|error| error.to_string())?;
     Ok(Some(text))
 }
 
-/// The text of a ledger, as [`Ledger::open`] takes it in this session. Public for the fuzz targets.
+/// Parses the text of a ledger for this session, as [`Ledger::open`] does. Public for the fuzz targets.
 pub fn parse(text: &str, session: &str) -> Result<Inherited, String> {
     let mut lines = text.split_inclusive('\n').enumerate();
     match lines.next().map(|(_, line)| serde_json::from_str(line)) {
         Some(Ok(Line::Head { version: VERSION, session: its })) if its == session => {}
-        // No process in it is alive, and nobody wants any more what was wanted then.
+        // None of its processes is alive, and its requests no longer apply.
         Some(Ok(Line::Head { version: VERSION, .. })) => {
             return Ok(Inherited { another_session: true, ..Inherited::default() });
         }
         Some(Ok(Line::Head { version, .. })) => return Err(format!("its version is {version}, and ours {VERSION}")),
-        Some(_) => return Err("its first line is not ours".into()),
+        Some(_) => return Err("its first line is not a ledger header".into()),
         None => return Err("it is empty".into()),
     }
     let mut inherited = Inherited::default();
@@ -356,7 +359,7 @@ pub fn parse(text: &str, session: &str) -> Result<Inherited, String> {
     for (number, line) in lines {
         match serde_json::from_str(line) {
             Ok(line) => take(&mut inherited, &mut apps, line),
-            Err(_) if !line.ends_with('\n') => {} // whoever wrote it was killed on the way
+            Err(_) if !line.ends_with('\n') => {} // its writer was killed half-way
             Err(error) => return Err(format!("line {}: {error}", number + 1)),
         }
     }

@@ -1,6 +1,5 @@
-//! Cuts long strings out of what the browser says, while it is read. A page decides how long the names of its frames
-//! and the bodies of its forms are, and no page may end the conversation by what it sends. Whatever carries a
-//! meaning for us is short.
+//! Shortens long strings in the browser's messages while they are read. A page controls the length of its frame names
+//! and form bodies, and must not break the connection with them. All strings that the launcher uses are short.
 
 use std::io;
 use std::pin::Pin;
@@ -8,11 +7,11 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is kept of a string, in bytes. The longest URL that may be opened fits, however it is escaped.
+/// How many bytes of a string are kept. The longest URL that may be opened fits, however it is escaped.
 pub const STRING_BYTES: usize = 16 << 10;
-/// Read at a time.
+/// How many bytes are read at a time.
 const PIECE: usize = 64 << 10;
-/// Longest header of a frame from a server.
+/// Longest header of a frame from a server, in bytes.
 const HEADER: usize = 10;
 
 /// Shortens the strings of JSON texts, piece by piece. Keeps everything else, so what was JSON stays JSON.
@@ -21,17 +20,17 @@ pub struct Strings {
     within: bool,
     length: usize,
     escape: Escape,
-    /// Whether the character that is coming is kept.
+    /// Whether the current character is kept.
     keeping: bool,
 }
 
-/// How far an escape is.
+/// The position within an escape sequence.
 #[derive(Debug, Default, Clone, Copy)]
 enum Escape {
     #[default]
     None,
     Begun,
-    /// So many digits of a `\u` are still to come.
+    /// The number of digits of a `\u` that are still missing.
     Digits(u8),
 }
 
@@ -42,7 +41,7 @@ impl Strings {
             if self.keeps(byte) {
                 out.push(byte);
             } else if matches!(self.escape, Escape::None) {
-                // Far into a long string; only its end and escapes matter.
+                // This part of a long string is dropped; only its end and escapes matter.
                 let next = piece.iter().position(|byte| matches!(byte, b'"' | b'\\'));
                 piece = &piece[next.unwrap_or(piece.len())..];
             }
@@ -76,14 +75,14 @@ impl Strings {
                 self.escape = Escape::Begun;
                 self.keeping = self.length <= STRING_BYTES;
             }
-            0x80..=0xBF => {} // the rest of a character goes with its beginning
+            0x80..=0xBF => {} // a continuation byte is kept if its first byte was
             _ => self.keeping = self.length <= STRING_BYTES,
         }
         self.keeping
     }
 }
 
-/// A stream of websocket frames from a server, with the strings in them shortened. What is written goes through.
+/// A stream of websocket frames from a server, with shortened strings. Writes pass through unchanged.
 pub struct Shortened<S> {
     stream: S,
     buffer: Box<[u8]>,
@@ -92,18 +91,18 @@ pub struct Shortened<S> {
     given: usize,
 }
 
-/// Rewrites frames as they come: a piece of a message becomes a fragment of it.
+/// Rewrites frames as they arrive: each piece of a message becomes a fragment of it.
 struct Frames {
     header: Vec<u8>,
     body: Option<Body>,
     strings: Strings,
-    /// The type of the message whose fragments are coming, until the first of them is passed on.
+    /// The type of the current message, until its first fragment is passed on.
     kind: u8,
     passed: usize,
     most: usize,
 }
 
-/// The body of a frame that is coming.
+/// The frame body that is being read.
 #[derive(Clone, Copy)]
 struct Body {
     left: u64,
@@ -112,7 +111,7 @@ struct Body {
 }
 
 impl<S> Shortened<S> {
-    /// `most`: bytes of a message that are passed on, after its strings were shortened.
+    /// `most`: how many bytes of a message are passed on after its strings were shortened.
     pub fn new(stream: S, most: usize) -> Self {
         let frames = Frames { header: Vec::new(), body: None, strings: Strings::default(), kind: 0, passed: 0, most };
         Shortened { stream, buffer: vec![0; PIECE].into(), frames, out: Vec::new(), given: 0 }
@@ -149,7 +148,7 @@ impl Frames {
         }
     }
 
-    /// Reads the header once it is whole. A server does not mask what it sends, so there is no key.
+    /// Parses the header once it is complete. Servers do not mask their frames, so there is no key.
     fn begin_body(&mut self, out: &mut Vec<u8>) {
         let &[first, length, ref long @ ..] = self.header.as_slice() else { return };
         let wide = match length & 0x7f {
@@ -164,7 +163,7 @@ impl Frames {
         let left = if wide > 0 { long } else { (length & 0x7f).into() };
         let control = first & 0x08 != 0;
         if control || length & 0x80 != 0 {
-            out.extend(&self.header); // as it is: whoever reads on says what is wrong with a mask
+            out.extend(&self.header); // unchanged: the websocket reader reports a mask as an error
         } else if first & 0x0f != 0 {
             (self.kind, self.passed, self.strings) = (first & 0x0f, 0, Strings::default());
         }

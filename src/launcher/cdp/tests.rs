@@ -1,4 +1,4 @@
-//! A conversation with a browser that is not one: it says what each test wants, whatever that is.
+//! The client against a fake browser, whose messages each test chooses.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -6,10 +6,10 @@ use tokio_websockets::ServerBuilder;
 
 use super::*;
 
-/// What a test's browser has of its end.
+/// The fake browser's end of the connection.
 type Wire = WebSocketStream<TcpStream>;
 
-/// A browser that is connected to, and whose end is told to `talk`.
+/// Connects to a fake browser, whose end of the connection is passed to `talk`.
 async fn browser<F>(talk: impl FnOnce(Wire) -> F + Send + 'static) -> Result<Browser, Fault>
 where
     F: Future<Output = ()> + Send,
@@ -17,7 +17,7 @@ where
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
-        // It says that its socket is elsewhere.
+        // It announces a socket on another host.
         let elsewhere = r#"{"Browser": "x", "webSocketDebuggerUrl": "ws://192.0.2.1:1/devtools/browser/id"}"#;
         says_once(&listener, elsewhere).await;
         let (stream, _) = listener.accept().await.unwrap();
@@ -33,7 +33,7 @@ async fn says_once(listener: &TcpListener, body: &str) {
     let (mut stream, _) = listener.accept().await.unwrap();
     let _ = stream.read(&mut [0; 4096]).await.unwrap();
     let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
-    let _ = stream.write_all(format!("{head}{body}").as_bytes()).await; // who asked may have heard enough
+    let _ = stream.write_all(format!("{head}{body}").as_bytes()).await; // the client may have disconnected
 }
 
 async fn heard(wire: &mut Wire) -> Value {

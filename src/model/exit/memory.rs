@@ -1,50 +1,50 @@
-//! Tells which process the kernel killed for want of memory, and how much memory a process held at its peak.
+//! Finds out which process the kernel killed because memory ran out, and the peak memory of a process.
 //!
-//! The kernel only counts its kills. It does not say whom it killed. So a death by SIGKILL is attributed to a kill that
-//! was counted at about the same time, each kill at most once, and only if no survivor was a better victim.
+//! The kernel only counts such kills and does not report the victim. So a death by SIGKILL is attributed to a kill that
+//! was counted at about the same time. Each kill is used at most once, and only if no survivor was a better victim.
 
 use std::time::Duration;
 
-/// A process with much memory takes this long to be gone after it was killed.
+/// A process with much memory may take this long to exit after it was killed.
 const TAKES_TO_DIE: Duration = Duration::from_secs(2);
 
-/// The kills that no death has been attributed to.
+/// The kills that are not attributed to a death yet.
 #[derive(Debug, Default)]
 pub struct Kills {
     counted: Option<u64>,
-    /// When each of them was noticed.
+    /// When each kill was noticed.
     open: Vec<Duration>,
 }
 
-/// What makes the kernel choose a process: its memory, weighed with its `oom_score_adj`.
+/// The facts by which the kernel chooses a victim: its memory, weighted by `oom_score_adj`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// Resident bytes; of a dead process, at its peak.
+    /// Resident memory in bytes; for a dead process, its peak.
     pub resident: u64,
     pub oom_score_adj: i32,
 }
 
 impl Candidate {
-    /// The kernel would have chosen this one first, whatever the size of the machine.
+    /// Whether the kernel would have chosen this process first, whatever the size of the machine.
     fn goes_before(self, other: Candidate) -> bool {
         self.resident > other.resident && self.oom_score_adj >= other.oom_score_adj
     }
 }
 
 impl Kills {
-    /// The kernel has counted so many kills by now. Those before the first call are history.
+    /// Records the number of kills that the kernel has counted. Kills before the first call are ignored.
     pub fn counted(&mut self, now: Duration, total: u64) {
         let new = total.saturating_sub(self.counted.replace(total).unwrap_or(total));
         self.open.retain(|noticed| now.saturating_sub(*noticed) <= TAKES_TO_DIE);
         self.open.extend((0..new.min(1000)).map(|_| now));
     }
 
-    /// Whether a kill may have been the end of a process that has died now.
+    /// Whether a process that has just died may have been the victim of a kill.
     pub fn any_open(&self) -> bool {
         !self.open.is_empty()
     }
 
-    /// Whether a process that has died of SIGKILL was the victim of a kill, which no other death is attributed to then.
+    /// Whether a process that died of SIGKILL was the victim of a kill. If so, that kill is used up.
     pub fn claim(&mut self, victim: Candidate, survivors: impl IntoIterator<Item = Candidate>) -> bool {
         if self.open.is_empty() || survivors.into_iter().any(|survivor| survivor.goes_before(victim)) {
             return false;
@@ -54,8 +54,8 @@ impl Kills {
     }
 }
 
-/// The peak memory of a process whose `rusage` says `measured`, in bytes. A program that we start inherits our own
-/// peak in that number, so nothing is known about one that stayed below it.
+/// The peak memory in bytes of a process whose `rusage` reports `measured`. A program that we start inherits our own
+/// peak in that number, so the peak is unknown if the program stayed below ours.
 pub fn peak(measured: u64, ours: u64) -> Option<u64> {
     (measured > ours).then_some(measured)
 }

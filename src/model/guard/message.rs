@@ -1,60 +1,60 @@
-//! The messages between the guard and its supervisor, and their written form. One message is one packet; a
-//! descriptor that belongs to it travels beside the text.
+//! The messages between the guard and its supervisor, and their text form. Each message is one packet. A descriptor
+//! that belongs to it is sent along with the text.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What the guard tells a supervisor.
+/// A message from the guard to a supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToSupervisor {
     /// The first message. Carries the lock of the state folder.
     Hello(Hello),
-    /// The output pipe of this app, as an earlier supervisor handed it over. Carries the descriptor.
+    /// The output pipe of this app, received from an earlier supervisor. Carries the descriptor.
     Pipe(String),
-    /// A process ended that had become the guard's child.
+    /// An orphan that had become the guard's child exited.
     Exited(ChildExit),
     /// Everything that a new supervisor needs has been sent.
     Go,
 }
 
-/// What became of the supervisors before this one.
+/// What happened to the supervisors before this one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hello {
     /// How many supervisors of this session have died.
     pub deaths: u32,
     /// Why the last one ended; empty for the first.
     pub cause: String,
-    /// The session is ending, with this exit code: stop everything and start nothing.
+    /// The session is ending with this exit code: stop all apps and start none.
     pub draining: Option<u8>,
 }
 
-/// How a process ended that was not the supervisor's own child.
+/// The exit of a process that was not the supervisor's own child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ChildExit {
     pub pid: i32,
     /// Clock ticks since boot: with the pid, it identifies the process.
     pub started: u64,
-    /// As `wait(2)` gives it.
+    /// The status from `wait(2)`.
     pub status: i32,
-    /// Peak resident bytes.
+    /// Peak resident memory in bytes.
     pub peak: u64,
 }
 
-/// What a supervisor tells the guard.
+/// A message from a supervisor to the guard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToGuard {
-    /// Everything is taken over; signals may be sent from here on.
+    /// The supervisor has taken over. From here on the guard may send it signals.
     Ready,
-    /// How long stopping all apps may take. Sent before `Ready` and whenever it changes.
+    /// How long it may take to stop all apps. Sent before `Ready` and whenever it changes.
     StopBudget(Duration),
-    /// The session is ending, with this exit code.
+    /// The session is ending with this exit code.
     Draining(u8),
-    /// Keep this app's output pipe open, whoever dies. Carries the descriptor.
+    /// Keep this app's output pipe open if the supervisor dies. Carries the descriptor.
     Hold(String),
     /// The app is gone: close its pipe.
     Release(String),
-    /// The state folder was made again, and the lock in it with it. Carries the new lock.
+    /// The state folder and its lock were created again. Carries the new lock.
     Lock,
     /// Start this binary once the current supervisor has ended.
     Upgrade(String),
@@ -149,13 +149,13 @@ impl FromStr for ToGuard {
     }
 }
 
-/// More milliseconds than 64 bits hold are as good as for ever.
+/// Parses milliseconds. Values beyond 64 bits are capped.
 fn milliseconds(text: &str) -> Option<Duration> {
     let number: u128 = text.parse().ok()?;
     Some(Duration::from_millis(u64::try_from(number).unwrap_or(u64::MAX)))
 }
 
-/// A packet that is not a message of this version.
+/// The packet is not a message of this version.
 #[derive(Debug, thiserror::Error)]
 #[error("not a message between guard and supervisor: {0:?}")]
 pub struct UnknownMessage(pub String);

@@ -1,5 +1,5 @@
-//! Holds the guard's promises against generated supervisors: each one is started, asked and killed at any moment, and
-//! behaves in one of the ways that were seen.
+//! Tests the guard's promises with generated supervisors. Each one is started, signalled and killed at any moment, and
+//! behaves in one of the ways seen in practice.
 
 use std::collections::BTreeMap;
 
@@ -11,22 +11,22 @@ const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// What a supervisor does from its start on.
+/// How a supervisor behaves.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Behaviour {
-    /// Takes over after this time, and drains within this time.
+    /// Takes over after the first time, and drains within the second.
     Good { ready: u64, drain: u64 },
     /// Exits with this status before it is ready.
     Refuses { after: u64, status: i32 },
-    /// Reads nothing, says nothing, obeys nothing.
+    /// Reads nothing, sends nothing and ignores signals.
     Frozen,
-    /// Takes over, and is frozen then.
+    /// Takes over, then hangs.
     FreezesLater { ready: u64 },
-    /// Takes over, and dies as soon as it is asked to drain.
+    /// Takes over, then dies as soon as it is asked to drain.
     DiesWhileDraining { ready: u64 },
-    /// Says that it is finished, and stays.
+    /// Reports that it is finished but does not exit.
     NeverLeaves { ready: u64, drain: u64 },
-    /// The binary is gone.
+    /// The binary does not exist.
     NotThere,
 }
 
@@ -44,17 +44,17 @@ fn behaviour() -> impl Strategy<Value = Behaviour> {
     ]
 }
 
-/// What people and the machine do to a session.
+/// Something that happens to a session.
 #[derive(Debug, Clone, Copy)]
 enum Act {
     Signal(i32),
     KillSupervisor,
     FreezeSupervisor,
-    /// The supervisor was asked to make way for another binary.
+    /// The supervisor was asked to upgrade to another binary.
     Upgrade,
-    /// The supervisor was asked to drain by somebody else than the guard.
+    /// A client, not the guard, asked the supervisor to drain.
     Drain,
-    /// A process that is the guard's child ends.
+    /// A child of the guard exits.
     Child,
     /// The supervisor hands over a pipe.
     Pipe(u8),
@@ -73,38 +73,38 @@ fn act() -> impl Strategy<Value = (u64, Act)> {
     (0..1500_u64, act)
 }
 
-/// One supervisor as the world sees it.
+/// One simulated supervisor.
 #[derive(Debug, Clone)]
 struct Running {
     behaviour: Behaviour,
     frozen: bool,
-    /// What it has been told.
+    /// The messages it has received.
     heard: Vec<ToSupervisor>,
     began: Duration,
     ready: bool,
-    /// When it has drained.
+    /// When its drain is done.
     drained: Option<Duration>,
     upgrading: bool,
     finished: bool,
 }
 
-/// The guard's surroundings: carries out its effects and checks what must always hold.
+/// The simulated world of the guard: carries out its effects and checks the invariants.
 struct World {
     now: Duration,
     guard: Guard,
     behaviours: Vec<Behaviour>,
     started: usize,
-    /// What each start used.
+    /// The binary of each start.
     binaries: Vec<Option<String>>,
     supervisor: Option<Running>,
-    /// Processes other than the supervisor that descend from the guard, and whether they obey TERM.
+    /// The guard's descendants other than the supervisor, and whether they obey TERM.
     rest: Vec<bool>,
-    /// Exits that no supervisor that took over has heard of.
+    /// Exits that were not yet reported to a supervisor that took over.
     missed: Vec<i32>,
     pipes: BTreeMap<String, ()>,
     told_to_end: Option<Duration>,
     finished: Option<u8>,
-    /// Some supervisor took over.
+    /// A supervisor has taken over.
     begun: bool,
     forgotten: bool,
     exit: Option<u8>,
@@ -239,7 +239,7 @@ impl World {
         self.tell(Input::SupervisorExited(status));
     }
 
-    /// Lets the supervisor do what it does by itself.
+    /// Lets the supervisor act on its own.
     fn step_supervisor(&mut self) {
         let now = self.now;
         let Some(running) = self.supervisor.as_mut().filter(|running| !running.frozen) else { return };
@@ -330,7 +330,7 @@ impl World {
         }
     }
 
-    /// Passes time in small steps, as the shell would: no later than the guard asked for.
+    /// Advances time in small steps, never beyond the moment that the guard asked for.
     fn pass(&mut self, span: Duration) {
         let end = self.now + span;
         while self.now < end && self.exit.is_none() {
@@ -343,7 +343,7 @@ impl World {
                 self.tell(Input::NoChildren);
             }
             if let Some(told) = self.told_to_end {
-                // The longest of the two budgets that a supervisor may have told.
+                // The longer of the two budgets that a supervisor may report.
                 let bound = told + ms(20_000) + ms(1_000) + ms(20);
                 assert!(
                     self.exit.is_some() || self.now <= bound,
@@ -359,8 +359,8 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
-    /// Never two supervisors, nothing lost between them, nothing started after the end (all checked by the world); and
-    /// a session that is told to end ends in time, whatever its supervisors do.
+    /// There are never two supervisors, nothing is lost between them, and nothing starts after the end (the world
+    /// checks all this). A session that is asked to end ends in time, whatever its supervisors do.
     #[test]
     fn a_session_that_is_told_to_end_ends(
         behaviours in prop::collection::vec(behaviour(), 1..6),
@@ -379,7 +379,7 @@ proptest! {
         prop_assert!(world.exit.is_some());
     }
 
-    /// Only a request, a supervisor that finished, or a session that could not begin ends the guard.
+    /// The guard ends only on a request, after a supervisor has finished, or if the session could not begin.
     #[test]
     fn nothing_else_ends_the_guard(
         behaviours in prop::collection::vec(behaviour(), 0..6),
@@ -399,7 +399,7 @@ proptest! {
         prop_assert_eq!(world.exit, None);
     }
 
-    /// However often it is killed: the second request makes it short.
+    /// After a second request the session ends soon, however often the supervisor is killed.
     #[test]
     fn a_second_request_makes_the_end_short(behaviours in prop::collection::vec(behaviour(), 1..4), wait in 0..2000_u64) {
         let mut world = World::new(behaviours, vec![false]);
@@ -483,7 +483,7 @@ fn early_deaths_are_waited_for_longer_and_longer() {
         }
     }
     let gaps: Vec<Duration> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    // The first two come at once.
+    // The first two starts come at once.
     assert!(gaps.len() == 2 && gaps[0] >= FIRST_WAIT && gaps[1] >= 2 * FIRST_WAIT, "{gaps:?}");
 }
 

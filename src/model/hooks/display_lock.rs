@@ -1,25 +1,26 @@
 //! Decides whether the lock and sockets of an X display may be removed. Gathers nothing: the facts come from
 //! `daemon::files::display_lock`.
 //!
-//! An X server refuses to start while its lock names a live process, whatever that process is. After a hard
-//! restart on the same /tmp, pids begin anew and an old lock soon names somebody. So the display is asked: one
-//! that accepts a client is up, and one that does not is not.
+//! An X server refuses to start while its lock names a live process, even if that process is not an X server. After a
+//! hard restart with the same /tmp, pids start from 1 again, and an old lock soon names a live process. So the display
+//! itself is asked: it is up if it accepts a client, and down if it does not.
 
 use std::fmt;
 
-/// What is known about a display that is to be started.
+/// Facts about a display before it is started.
 #[derive(Debug, Clone, Copy)]
 pub struct DisplayFacts {
     /// It accepts a client, by its socket file or its abstract socket.
     pub answers: bool,
-    /// There is something to remove.
+    /// There are files to remove.
     pub leftovers: bool,
-    /// The pid in the lock, if that could be read.
+    /// The pid in the lock, if it could be read.
     pub pid: Option<i32>,
-    /// The process with that pid is an X server for this very display: it is about to listen.
+    /// The process with that pid is an X server for this display, which is about to listen.
     pub starting: bool,
 }
 
+/// What to do with the lock and sockets of a display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisplayVerdict {
     Nothing,
@@ -27,7 +28,7 @@ pub enum DisplayVerdict {
     Remove,
 }
 
-/// Why a display's lock stays.
+/// Why a display's lock must stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisplayHolder {
     Answers,
@@ -43,6 +44,7 @@ impl fmt::Display for DisplayHolder {
     }
 }
 
+/// Decides whether the lock and sockets of a display may be removed.
 pub fn judge(facts: DisplayFacts) -> DisplayVerdict {
     match facts {
         DisplayFacts { answers: true, .. } => DisplayVerdict::Keep(DisplayHolder::Answers),
@@ -52,7 +54,7 @@ pub fn judge(facts: DisplayFacts) -> DisplayVerdict {
     }
 }
 
-/// Whether these arguments start an X server for display `number`; without an argument they start one for `:0`.
+/// Whether these arguments start an X server for display `number`. Without a display argument, that is `:0`.
 pub fn serves(arguments: &[String], number: u16) -> bool {
     let display = |word: &String| word.strip_prefix(':').and_then(|number| number.parse::<u16>().ok());
     arguments.iter().skip(1).find_map(display).unwrap_or(0) == number

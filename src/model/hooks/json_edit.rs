@@ -1,9 +1,9 @@
 //! Edits a JSON object inside its text, and leaves every other byte as it is.
 //!
-//! The text is parsed only to learn where things are: the edits are spliced into the original bytes. So
-//! numbers, escapes, comments, order and layout survive because nobody writes them again. What the parser
-//! cannot take (unpaired surrogates, deep nesting, bytes that are not UTF-8) is hidden from it by a mask of
-//! the same length.
+//! The text is parsed only to find positions, and the edits are spliced into the original bytes. So numbers,
+//! escapes, comments, order and layout survive, because they are never rewritten. Input that the parser cannot
+//! handle (unpaired surrogates, deep nesting, bytes that are not UTF-8) is replaced by a mask of the same length
+//! before parsing.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::ser::PrettyFormatter;
 use serde_json::{Map, Value};
 
-/// Keys and their values, as a manifest has them.
+/// Keys and values, as in a manifest.
 pub type Keys = BTreeMap<String, Value>;
 
 /// Why a text cannot be edited.
@@ -28,12 +28,12 @@ pub enum Refused {
     NotAnObject,
 }
 
-/// Sets each key of `set`, and each key of `default` that is absent; objects are merged key by key. `None`:
-/// everything is as it should be already.
+/// Sets each key of `set`, and each key of `default` that is absent. Objects are merged key by key. Returns `None` if
+/// nothing has to change.
 pub fn merge(text: &[u8], set: &Keys, default: &Keys) -> Result<Option<Vec<u8>>, Refused> {
     let masked = mask(text)?;
     let collect = CollectOptions { comments: CommentCollectionStrategy::AsTokens, tokens: true };
-    // Everything but a missing comma: a file without it was cut or mixed up, and its reader refuses it.
+    // Allow everything except missing commas: such a file was cut off or mixed up, and its reader rejects it.
     let options = ParseOptions { allow_missing_commas: false, ..ParseOptions::default() };
     let parsed = parse_to_ast(&masked, &collect, &options).map_err(|_| Refused::NotJson)?;
     let object = match &parsed.value {
@@ -99,7 +99,7 @@ impl Editor<'_> {
         self.add(object, &added, &layout);
     }
 
-    /// Whether the value says this already, in whatever spelling.
+    /// Whether the value is already equal to this, in any spelling.
     fn is(&self, found: &Node<'_>, wanted: &Value) -> bool {
         let Ok(found) = serde_json::from_slice::<Value>(&self.text[range(found)]) else { return false };
         match (&found, wanted) {
@@ -110,7 +110,7 @@ impl Editor<'_> {
         }
     }
 
-    /// Puts new members behind the last one.
+    /// Adds new members after the last one.
     fn add(&mut self, object: &Object<'_>, added: &Map<String, Value>, layout: &Layout) {
         if added.is_empty() {
             return;
@@ -126,7 +126,7 @@ impl Editor<'_> {
             }
             separator = layout.gap();
         }
-        // Behind comments, which belong to what stands before them.
+        // Insert after comments, because a comment belongs to the member before it.
         let at = range(object).start + 1 + trimmed(&self.text[range(object).start + 1..close]);
         let mut text = String::new();
         for (i, (key, value)) in added.iter().enumerate() {
@@ -152,12 +152,12 @@ impl Editor<'_> {
         self.tokens[first..].iter().find(|token| !comment(token))
     }
 
-    /// How this object's members are laid out; an empty one follows the object around it.
+    /// The layout of this object's members. An empty object uses the layout of the enclosing object.
     fn layout(&self, object: &Object<'_>, outer: &Layout) -> Layout {
         let open = range(object).start + 1;
         let Some(first) = object.properties.first() else {
             let layout = outer.inner();
-            // Behind a line comment nothing may follow on the same line.
+            // Nothing may follow a line comment on the same line.
             let fits = layout.lines.is_some() || !self.text[range(object)].contains(&b'\n');
             return if fits { layout } else { Layout::default() };
         };
@@ -174,7 +174,7 @@ impl Editor<'_> {
                 let unit = indent.strip_prefix(&*outer_indent).filter(|unit| !unit.is_empty()).unwrap_or("  ").into();
                 Some(Lines { newline, indent, outer_indent, unit })
             }
-            // A comment that ends its line stands before the brace: what follows needs a line of its own.
+            // A line comment comes before the brace, so the new member needs its own line.
             None if !tail.contains(&b'\n') => None,
             _ => outer.inner().lines.or_else(|| Layout::default().lines),
         };
@@ -182,7 +182,7 @@ impl Editor<'_> {
     }
 
     fn apply(mut self) -> Vec<u8> {
-        self.edits.sort_by_key(|(range, _)| range.start); // stable: of two at one place the first comes first
+        self.edits.sort_by_key(|(range, _)| range.start); // stable: two edits at one place keep their order
         let mut edited = Vec::with_capacity(self.text.len() + 64);
         let mut done = 0;
         for (range, text) in self.edits {
@@ -195,7 +195,7 @@ impl Editor<'_> {
     }
 }
 
-/// Of members with one name the last counts, as it does for every reader.
+/// If several members have the same name, the last one counts, as for every reader.
 fn find<'a, 'b>(object: &'a Object<'b>, key: &str) -> Option<&'a ObjectProp<'b>> {
     object.properties.iter().rev().find(|member| member.name.as_str() == key)
 }
@@ -204,15 +204,15 @@ fn range(node: &impl Ranged) -> Range<usize> {
     node.range().start..node.range().end
 }
 
-/// The length without white space at the end.
+/// The length without trailing white space.
 fn trimmed(bytes: &[u8]) -> usize {
     bytes.trim_ascii_end().len()
 }
 
-/// How the members of an object are written.
+/// The layout of an object's members.
 #[derive(Debug, Clone)]
 struct Layout {
-    /// `None`: all on one line.
+    /// `None` if all members are on one line.
     lines: Option<Lines>,
     colon: String,
 }
@@ -236,14 +236,14 @@ impl Default for Layout {
 }
 
 impl Layout {
-    /// What stands around the outermost object of this text.
+    /// The layout around the outermost object of this text.
     fn root(text: &[u8]) -> Self {
         let newline = if text.windows(2).any(|two| two == b"\r\n") { "\r\n" } else { "\n" };
         let lines = Lines { newline, indent: String::new(), outer_indent: String::new(), unit: "  ".into() };
         Layout { lines: Some(lines), colon: ": ".into() }
     }
 
-    /// Of an object that is one of these members.
+    /// The layout of an object that is one of these members.
     fn inner(&self) -> Self {
         let lines = self.lines.as_ref().map(|lines| Lines {
             indent: format!("{}{}", lines.indent, lines.unit),
@@ -257,27 +257,27 @@ impl Layout {
         self.lines.as_ref().map(|lines| lines.indent.clone()).unwrap_or_default()
     }
 
-    /// Between two members on one line, behind the comma.
+    /// The space after the comma between two members on one line.
     fn gap(&self) -> &'static str {
         if self.colon.ends_with(' ') { " " } else { "" }
     }
 }
 
-/// A value as a member of this layout has it.
+/// Formats a value as a member of this layout.
 fn render(value: &Value, layout: &Layout) -> String {
     let Some(lines) = &layout.lines else { return value.to_string() };
     let mut bytes = Vec::new();
     let pretty = PrettyFormatter::with_indent(lines.unit.as_bytes());
     let written = value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, pretty));
     debug_assert!(written.is_ok(), "a JSON value has a text: {written:?}");
-    // A line break inside a string is written as `\n`: these are all between values.
+    // Line breaks inside strings are escaped, so all of these are between values.
     String::from_utf8_lossy(&bytes).replace('\n', &format!("{}{}", lines.newline, lines.indent))
 }
 
-/// Containers nested deeper are only checked for their brackets: the parser recurses.
+/// Deeper containers are only checked for matching brackets, because the parser recurses.
 const DEEPEST: usize = 100;
 
-/// The text as the parser may see it, byte for byte in the same places.
+/// The text for the parser, with every byte at its original position.
 fn mask(text: &[u8]) -> Result<String, Refused> {
     let mut masked = Vec::with_capacity(text.len());
     for chunk in text.utf8_chunks() {
@@ -316,7 +316,7 @@ fn mask(text: &[u8]) -> Result<String, Refused> {
     String::from_utf8(masked).map_err(|_| Refused::NotJson)
 }
 
-/// Hides unpaired surrogates. Returns where the string ends.
+/// Hides unpaired surrogates in a string. Returns the position after the string.
 fn mask_string(masked: &mut [u8], start: usize, quote: u8) -> usize {
     let mut at = start + 1;
     while at < masked.len() {
@@ -340,14 +340,14 @@ fn mask_string(masked: &mut [u8], start: usize, quote: u8) -> usize {
     at.min(masked.len())
 }
 
-/// The code of a `\uXXXX` of the surrogates' range.
+/// The code of a `\uXXXX` escape in the surrogate range.
 fn surrogate(bytes: &[u8]) -> Option<u32> {
     let digits = bytes.strip_prefix(b"\\u")?.get(..4)?;
     let code = u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
     (0xD800..=0xDFFF).contains(&code).then_some(code)
 }
 
-/// The length of the comment that begins here; 1 for a slash that begins none.
+/// The length of the comment that begins here; 1 for a slash that begins no comment.
 fn comment(bytes: &[u8]) -> usize {
     let end = match bytes.get(1) {
         Some(b'/') => bytes.iter().position(|byte| *byte == b'\n'),

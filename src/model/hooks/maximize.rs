@@ -1,12 +1,12 @@
-//! Decides which windows `Maximize` asks the window manager to maximise. Asks nobody itself: `daemon::display`
-//! tells it what is on the screen, again and again, and passes its requests on.
+//! Decides which windows `Maximize` asks the window manager to maximise. Does no I/O: `daemon::display` repeatedly
+//! passes in the windows on the screen, and sends the requests.
 //!
-//! An app may show a splash before its window, or open its window late. So every window of the app is looked at
-//! as long as the step lasts, and each is asked for once: a window that a person has made smaller stays so.
+//! An app may show a splash screen first, or open its window late. So the step watches all windows of the app until
+//! it ends. It requests each window only once, so that a window stays smaller if a person has resized it.
 
 use std::collections::BTreeMap;
 
-/// The id that the X server gave to a window.
+/// The X id of a window.
 pub type WindowId = u32;
 
 /// A visible window of the app.
@@ -14,20 +14,20 @@ pub type WindowId = u32;
 pub struct AppWindow {
     pub id: WindowId,
     pub kind: WindowKind,
-    /// Its size may be changed.
+    /// It is resizable.
     pub resizable: bool,
     pub maximised: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowKind {
-    /// What people mean by a window.
+    /// A normal window.
     Main,
-    /// A splash, dialog, menu or tooltip: it has the size it wants.
+    /// A splash screen, dialog, menu or tooltip, which keeps its own size.
     Other,
 }
 
-/// What has become of the app's windows so far.
+/// What has happened to the app's windows so far.
 #[derive(Debug, Default)]
 pub struct Maximizer {
     windows: BTreeMap<WindowId, Progress>,
@@ -40,19 +40,19 @@ enum Progress {
     Maximised,
 }
 
-/// What to say at the end.
+/// The result of the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Maximized {
-    /// So many windows.
+    /// This many windows were maximised.
     Windows(usize),
-    /// The window manager was asked, and did nothing.
+    /// The window manager did not act on the request.
     Ignored,
-    /// No window could be maximised: there were none, or only splashes and the like.
+    /// No window could be maximised: there was none, or only splash screens and the like.
     NoWindow,
 }
 
 impl Maximizer {
-    /// Takes in what is on the screen now, and returns the windows to ask for.
+    /// Takes the windows now on the screen, and returns those to maximise.
     pub fn look(&mut self, windows: &[AppWindow]) -> Vec<WindowId> {
         self.windows.retain(|id, _| windows.iter().any(|window| window.id == *id));
         let mut ask = Vec::new();
@@ -74,7 +74,7 @@ impl Maximizer {
         ask
     }
 
-    /// How many windows have been maximised so far, by us or by themselves.
+    /// How many windows have been maximised so far, by us or by the app.
     pub fn maximised(&self) -> usize {
         self.maximised
     }
@@ -134,7 +134,7 @@ mod tests {
         maximizer.look(&[main(1)]);
         maximizer.look(&[maximised(1)]);
         assert!(maximizer.look(&[main(1)]).is_empty());
-        // The next run of the step asks anew.
+        // The next run of the step requests it again.
         assert_eq!(Maximizer::default().look(&[main(1)]), [1]);
     }
 

@@ -1,14 +1,14 @@
 //! Decides whether the lock of a browser profile may be removed. Gathers nothing: the facts come from
 //! `daemon::files::profile_lock`.
 //!
-//! A browser locks its profile with a symlink to `HOST-PID`. It takes over a lock of its own host by itself,
-//! but refuses to start when the lock names another host, which is what a profile on a volume shows after each
-//! move to another container. So a lock of another host is ours to remove. A lock of our own host is only
-//! removed when its process is certainly no browser: two browsers on one profile destroy it.
+//! A browser locks its profile with a symlink to `HOST-PID`. It takes over a stale lock of its own host by itself, but
+//! refuses to start if the lock names another host. That happens whenever a profile on a volume moves to another
+//! container. So we remove locks of other hosts. We remove a lock of our own host only if its process is certainly not
+//! a browser, because two browsers destroy a shared profile.
 
 use std::fmt;
 
-/// Who a lock says holds it.
+/// The owner that a lock names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LockOwner<'a> {
     pub host: &'a str,
@@ -24,14 +24,14 @@ impl<'a> LockOwner<'a> {
     }
 }
 
-/// What is known about a profile and its lock.
+/// Facts about a profile and its lock.
 #[derive(Debug, Clone)]
 pub struct ProfileFacts<'a> {
-    /// What the lock points to; `None` when there is no lock.
+    /// The target of the lock symlink; `None` if there is no lock.
     pub lock: Option<&'a str>,
     /// The name of this host.
     pub host: &'a str,
-    /// A process accepts connections on the profile's socket. Only a process of this machine can.
+    /// A process accepts connections on the profile's socket. It must be on this machine.
     pub answers: bool,
     /// The process whose pid the lock names, if it names this host.
     pub process: HolderProcess,
@@ -40,31 +40,32 @@ pub struct ProfileFacts<'a> {
 /// A process of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HolderProcess {
-    /// There is none with this pid, or it has ended and was not collected yet.
+    /// There is no process with this pid, or it is a zombie.
     Gone,
-    /// It is alive, but we may not look into it.
+    /// It is alive, but we may not inspect it.
     Hidden,
     Alive {
         /// It runs the app's program, or one of the same file name.
         same_program: bool,
-        /// It is one of the app's, by pattern or cookie.
+        /// It belongs to the app, by pattern or cookie.
         of_app: bool,
         /// It has files of the profile open.
         uses_profile: bool,
     },
 }
 
+/// What to do with the lock of a profile, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProfileVerdict {
     Keep(ProfileHolder),
     Remove(Stale),
 }
 
-/// Who holds a lock that stays.
+/// The holder of a lock that must stay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProfileHolder {
     Pid(i32),
-    /// Something that answers on the profile's socket.
+    /// An unknown process that answers on the profile's socket.
     Unnamed,
 }
 
@@ -80,13 +81,13 @@ impl fmt::Display for ProfileHolder {
 /// Why a lock is stale.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stale {
-    /// There is no lock, only what belongs to one.
+    /// There is no lock, only the other files of one.
     NoLock,
     /// The lock names no owner.
     Unreadable(String),
     OtherHost(String),
     Gone(i32),
-    /// A later process has the pid.
+    /// Another process now has the pid.
     OtherProgram(i32),
 }
 
@@ -102,6 +103,7 @@ impl fmt::Display for Stale {
     }
 }
 
+/// Decides whether the lock of a profile may be removed.
 pub fn judge(facts: &ProfileFacts<'_>) -> ProfileVerdict {
     let owner = facts.lock.and_then(LockOwner::parse);
     if facts.answers {

@@ -1,13 +1,13 @@
-//! Absence: manifests that are not there any more. Editors, checkouts and syncs remove a file and write it again, or
-//! move a whole folder aside. So a manifest counts as deleted once it has been missing for a moment.
+//! Absence: manifests that have disappeared. Editors, checkouts and syncs remove a file and write it again, or move a
+//! whole folder aside. So a manifest counts as deleted only after it has been missing for a moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// For how long a manifest must be missing before its app is stopped.
+/// How long a manifest must be missing before its app is stopped.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The manifests that were there and are missing, with the time since when.
+/// The manifests that are missing, and since when.
 #[derive(Debug, Default)]
 pub struct Absences {
     there: BTreeSet<String>,
@@ -15,8 +15,8 @@ pub struct Absences {
 }
 
 impl Absences {
-    /// Takes in which manifests are there at `now`. Returns when to look again, while one has not been missing for
-    /// long enough to be called deleted.
+    /// Records which manifests exist at `now`. Returns when to look again if a missing one does not count as deleted
+    /// yet.
     pub fn look<'a>(&mut self, now: Duration, there: impl Iterator<Item = &'a str>) -> Option<Duration> {
         let there: BTreeSet<String> = there.map(str::to_owned).collect();
         for name in self.there.difference(&there) {
@@ -27,7 +27,7 @@ impl Absences {
         self.since.values().min().map(|since| *since + PATIENCE)
     }
 
-    /// An operator has asked for what is there now to count.
+    /// An operator asked for a reload: what is missing now counts as deleted at once.
     pub fn settle<'a>(&mut self, there: impl Iterator<Item = &'a str>) {
         self.there = there.map(str::to_owned).collect();
         self.since.clear();
@@ -68,7 +68,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whenever something may still come back there is another look, and never later than the moment is over.
+        /// While a missing manifest may still come back, another look is due no later than `PATIENCE` after it went.
         #[test]
         fn every_wait_ends(looks in proptest::collection::vec((0u64..900, proptest::collection::btree_set("[a-c]", 0..3)), 1..20)) {
             let (mut absences, mut now) = (Absences::default(), Duration::ZERO);

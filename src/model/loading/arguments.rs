@@ -1,8 +1,8 @@
-//! Arguments: the program as an absolute path, and the words it is given: `args`, or what overrides them.
+//! Arguments: the program as an absolute path, and its arguments: `args`, or the override of them.
 //!
-//! An override may set a flag to another value than `args` does, as in `--user-data-dir=/tmp/p`. Hooks, patterns and
-//! probes have to follow the value that is used. So a var that `args` puts behind a kept flag takes its value from
-//! the override.
+//! An override may give a flag another value than `args` does, as in `--user-data-dir=/tmp/p`. Hooks, patterns and
+//! probes must follow the value in use. So if `args` sets a kept flag from a var, the var takes its value from the
+//! override.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ pub fn program(command: String, enabled: bool, fields: &mut Fields<'_>, around: 
     command
 }
 
-/// A program and what follows it, where they were written as one text. A path may have spaces in it.
+/// Splits a program from its arguments if both were written as one string. A path may contain spaces.
 fn with_arguments<'a>(command: &'a str, around: &Surroundings<'_>) -> Option<(&'a str, &'a str)> {
     let is_program = |name: &str| match name.starts_with('/') {
         true => around.is_program(name),
@@ -49,11 +49,11 @@ fn with_arguments<'a>(command: &'a str, around: &Surroundings<'_>) -> Option<(&'
     (!is_program(command) && is_program(program)).then_some((program, rest))
 }
 
-/// The words of the variable in `args_from`, when it is set and not empty.
+/// The words of the variable named by `args_from`, if it is set and not empty.
 pub struct Override {
     /// The variable's name.
     name: String,
-    /// `None`: its quotes do not match.
+    /// `None` if its quotes do not match.
     words: Option<Vec<String>>,
 }
 
@@ -64,8 +64,8 @@ impl Override {
         Some(Override { name: name.clone(), words: shlex::split(text) })
     }
 
-    /// The vars that take their value from the override: those that stand behind a kept flag in `args`, as in
-    /// `--user-data-dir=${profile}`, when the override sets that flag.
+    /// The vars that take their value from the override: `args` sets a kept flag from the var, as in
+    /// `--user-data-dir=${profile}`, and the override sets that flag too.
     pub fn vars(&self, args: &[String], args_kept: &[String]) -> BTreeMap<String, String> {
         let Some(words) = &self.words else { return BTreeMap::new() };
         let var = |flag: &String| {
@@ -77,7 +77,7 @@ impl Override {
     }
 }
 
-/// `args`, or what overrides them, with the flags that must stay.
+/// `args`, or the override with the kept flags added.
 pub fn arguments(
     args: Vec<String>,
     args_kept: &[String],
@@ -110,8 +110,8 @@ pub fn arguments(
     words
 }
 
-/// Something else may rely on the value in `args`. One that is written as `--flag=${var}` never differs: the var has
-/// the override's value.
+/// Something else may rely on the value in `args`. A value written as `--flag=${var}` never differs, because the var
+/// has the override's value.
 fn warn_of_another(flag: &str, values: (Option<&str>, Option<&str>), name: &str, fields: &mut Fields<'_>) {
     let (Some(own), Some(other)) = values else { return };
     if own != other {
@@ -120,7 +120,8 @@ fn warn_of_another(flag: &str, values: (Option<&str>, Option<&str>), name: &str,
     }
 }
 
-/// The value that a flag has in a command line: behind `=`, or the next word. Of several the last one counts.
+/// The value of a flag in a command line: the text after `=`, or the next word. If the flag is repeated, the last
+/// one counts.
 fn value_of<'a>(words: &'a [String], flag: &str) -> Option<&'a str> {
     let at = words.iter().rposition(|word| is_flag(word, flag))?;
     match words[at][flag.len()..].strip_prefix('=') {
@@ -134,7 +135,7 @@ fn is_flag(word: &str, flag: &str) -> bool {
     word.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
 }
 
-/// The flag as it stands in `args`, with its value if that is a word of its own.
+/// The flag as written in `args`, with its value if that is a separate word.
 fn kept<'a>(args: &'a [String], flag: &str) -> &'a [String] {
     let Some(at) = args.iter().position(|word| is_flag(word, flag)) else { return &[] };
     let has_value = args[at] == flag && args.get(at + 1).is_some_and(|next| !next.starts_with('-'));

@@ -1,8 +1,8 @@
-//! Check: from the texts of all manifests to apps that nobody has to ask again, and to all that is wrong,
-//! of all files at once, each with its place and the way out.
+//! Check: turns the texts of all manifests into checked apps, and reports all problems of all files at once, each with
+//! its place and how to fix it.
 //!
-//! Remembers what it made of each text, so that a reload costs what has changed, and each app's last good
-//! version, so that a broken file changes nothing.
+//! Remembers the result for each text, so that a reload only checks what has changed. Also remembers each app's last
+//! good version, so that a broken file changes nothing.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,29 +24,29 @@ use crate::model::manifest::workspace::Workspace;
 
 mod together;
 
-/// What there is after a check. Only apps without an error are new in it.
+/// The result of a check. A new version of an app is in it only if the app has no error.
 #[derive(Debug, Default, Clone)]
 pub struct Checked {
-    /// By name; of a broken manifest the last good version, if there was one.
+    /// Apps by name. For a broken manifest this is the last good version, if there was one.
     pub apps: BTreeMap<String, Arc<App>>,
-    /// Apps whose manifest is broken now, with its first error.
+    /// Apps whose manifest is broken now, with the first error.
     pub stale: BTreeMap<String, Problem>,
     pub workspace: Arc<Workspace>,
-    /// What is not here has no manifest; else it may only be out of sight.
+    /// If true, an app that is not here has no manifest. Otherwise its manifest may only be unreadable.
     pub complete: bool,
-    /// All of them, by file and place.
+    /// All problems, ordered by file and place.
     pub problems: Vec<Problem>,
 }
 
 #[derive(Default)]
 pub struct Checker {
     known: BTreeMap<String, Known>,
-    /// `None`: there never was a good one.
+    /// `None` if there never was a good version.
     workspace: Option<Arc<Workspace>>,
 }
 
 struct Known {
-    /// Of the text and of what it was interpolated with.
+    /// Hash of the text and of everything it was interpolated with.
     hash: u64,
     latest: Option<Arc<App>>,
     problems: Vec<Problem>,
@@ -60,8 +60,8 @@ impl Known {
 }
 
 impl Checker {
-    /// `sources`: one of each name; of `workspace.ron`, all layers, the one that counts last.
-    /// `complete`: what is not among the sources is gone, not merely out of sight.
+    /// `sources` has one file for each name, and all layers of `workspace.ron` in order. `complete` means that a file
+    /// that is not among the sources is deleted, not just unreadable.
     pub fn check(&mut self, sources: &[Source], complete: bool, around: &Surroundings<'_>) -> Checked {
         let apps: Vec<&Source> = sources.iter().filter(|source| source.name != WORKSPACE).collect();
         let problems = self.take_workspace(sources, complete, around);
@@ -78,8 +78,8 @@ impl Checker {
         Checked { complete, ..self.conclude(problems, together) }
     }
 
-    /// Manifests as they were when they were good last, seen by another checker: what is broken now, and never was
-    /// good here, has these as its last good version. One that is not good by itself either is passed over.
+    /// Takes over last good versions from an earlier checker. They are used for manifests that are broken now and were
+    /// never good here. A copy that has an error of its own is skipped.
     pub fn remember(&mut self, copies: &[Source], around: &Surroundings<'_>) {
         if self.workspace.is_none() {
             let copy = copies.iter().rfind(|source| source.name == WORKSPACE);
@@ -95,8 +95,8 @@ impl Checker {
         }
     }
 
-    /// The session's own manifest, or its last good version: also when it is gone, since nobody knows then which
-    /// variables are secrets.
+    /// The session's own manifest, or its last good version. That version is also used if the file is gone, because
+    /// otherwise it is unknown which variables are secret.
     fn take_workspace(&mut self, sources: &[Source], complete: bool, around: &Surroundings<'_>) -> Vec<Problem> {
         let layers: Vec<&Source> = sources.iter().filter(|source| source.name == WORKSPACE).collect();
         if layers.is_empty() {
@@ -111,10 +111,11 @@ impl Checker {
         layered.problems
     }
 
-    /// One file by itself, unless nothing that it depends on has changed.
+    /// Checks one file by itself, unless nothing that it depends on has changed.
     fn check_one(&mut self, source: &Source, session: u64, around: &Surroundings<'_>) {
         let hash = hash(&(session, &source.file, &source.text));
-        // What was doubtful may have been mended without a change of the text: a missing program, say.
+        // A file with problems is checked again: a problem can go away without a change of the text, for example when a
+        // missing program is installed.
         if self.known.get(&source.name).is_some_and(|known| known.hash == hash && known.problems.is_empty()) {
             return;
         }
@@ -151,8 +152,8 @@ fn hash(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// While the session's own manifest is broken, and never was good, nobody knows which variables are secrets:
-/// no app is started.
+/// While the session's own manifest is broken and there is no good version of it, it is unknown which variables are
+/// secret, so no app is started.
 fn withheld(apps: &[&Source], problems: Vec<Problem>) -> Checked {
     let first = problems.iter().find(|problem| problem.is_error());
     let stale = apps.iter().filter_map(|source| Some((source.name.clone(), first?.clone()))).collect();
@@ -161,11 +162,11 @@ fn withheld(apps: &[&Source], problems: Vec<Problem>) -> Checked {
 
 fn gone() -> Problem {
     Problem::whole("workspace.ron", "the session's own manifest is gone; its last version stays in use")
-        .help("put it back, or drain the session and start it anew")
+        .help("put it back, or drain the session and start it again")
         .warning()
 }
 
-/// The app, as far as its own file goes, and all that is wrong there.
+/// The app from its own file alone, and all problems of that file.
 fn app(source: &Source, workspace: &Workspace, around: &Surroundings<'_>) -> (Option<App>, Vec<Problem>) {
     if let Some(problem) = bad_name(source) {
         return (None, vec![problem]);

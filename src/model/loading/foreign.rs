@@ -1,6 +1,6 @@
-//! Files that are no RON at all: what they seem to be instead. Judges by how a text begins.
+//! Recognises files that are not RON. Judges only by how a text begins.
 
-/// What a text that does not begin like a manifest seems to be, if that can be told.
+/// The probable format of a text that does not begin like a manifest, if it is known.
 pub fn format(text: &str) -> Option<&'static str> {
     let begin = text.lines().map(str::trim).find(|line| !is_comment(line))?;
     let name = begin.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "_-.".contains(c));
@@ -19,7 +19,7 @@ pub fn format(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether there is nothing in it, or only comments.
+/// Whether the text is empty or holds only comments.
 pub fn is_empty(text: &str) -> bool {
     text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with("//"))
 }

@@ -1,22 +1,21 @@
-//! Index of a RON text: which bytes each field stands at. RON's own errors say where; problems found after
-//! parsing, by meaning, need this to point at the line. Accepts whatever ron accepts and never judges a
-//! value; the one thing it knows better is a map key written twice, which ron takes without a word. One file because it
-//! is one parser.
+//! Index of a RON text: the byte range of each field. Errors of ron have a position; problems that are found after
+//! parsing need this index to point at a line. Accepts everything that ron accepts and never judges a value, with one
+//! exception: it finds map keys that are written twice, which ron accepts silently. One file because it is one parser.
 
 use std::collections::HashSet;
 use std::ops::Range;
 
-/// Deeper nesting than this is refused; ron's own limit is lower.
+/// The deepest nesting that is accepted; ron's own limit is lower.
 const DEPTH: usize = 256;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// As in `prelaunch[2].timeout`; map keys count as fields. Names of structs and variants do not show.
+    /// For example `prelaunch[2].timeout`. Map keys count as fields; names of structs and variants are left out.
     pub path: String,
-    /// The field's name or the map's key; empty range for elements of lists.
+    /// The range of the field's name or the map's key; empty for elements of lists.
     pub key: Range<usize>,
     pub value: Range<usize>,
-    /// The value of a string without escapes begins this many bytes into `value`; 0 for anything else.
+    /// For a string without escapes, the offset of its text within `value`; 0 for anything else.
     pub plain: usize,
 }
 
@@ -29,13 +28,13 @@ impl Entry {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Index {
-    /// A parent stands behind its children.
+    /// A parent comes after its children.
     entries: Vec<Entry>,
-    /// Second and later keys of the same name in one map.
+    /// Second and later occurrences of a key in one map.
     pub doubled: Vec<Range<usize>>,
 }
 
-/// What the index could not read, and where.
+/// A place that the index could not read, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
     pub at: usize,
@@ -48,7 +47,7 @@ const NO_VALUE: &str = "a value is missing";
 const NO_COMMA: &str = "a `,` is missing";
 const BAD_VALUE: &str = "a value cannot begin like this";
 
-/// Quotation marks that editors and web pages put in the place of `"`.
+/// Quotation marks that editors and web pages write instead of `"`.
 const CURLY: &str = "“”„‟«»‘’‚‛`´";
 
 impl Index {
@@ -67,7 +66,7 @@ impl Index {
         self.entries.iter().find(|entry| entry.path == path)
     }
 
-    /// The entry itself, or the closest one above it that is written down.
+    /// The entry itself, or its closest parent that is present in the text.
     pub fn closest(&self, path: &str) -> Option<&Entry> {
         let mut path = path;
         loop {
@@ -78,7 +77,7 @@ impl Index {
         }
     }
 
-    /// The innermost field whose value has this byte inside, as a struct has its closing parenthesis.
+    /// The innermost field whose value contains this byte. The closing parenthesis of a struct is part of its value.
     pub fn holding(&self, at: usize) -> Option<&Entry> {
         self.entries.iter().filter(|entry| entry.value.contains(&at)).min_by_key(|entry| entry.value.len())
     }
@@ -104,12 +103,10 @@ impl<'a> Reader<'a> {
         Unreadable { at: self.at, what, help: "" }
     }
 
-    /// `#` where a comment was meant, or a quotation mark that is none; else `what`.
+    /// A better error for `#` used as a comment and for curly quotation marks; otherwise `what`.
     fn unexpected(&self, what: &'static str) -> Unreadable {
         match self.peek() {
-            Some('#') => {
-                Unreadable { help: "write comments behind `//`", ..self.error("`#` does not begin a comment") }
-            }
+            Some('#') => Unreadable { help: "write comments after `//`", ..self.error("`#` does not begin a comment") },
             Some(c) if CURLY.contains(c) => {
                 Unreadable { help: "use straight ones, as in \"text\"", ..self.error("these are not the right quotes") }
             }
@@ -140,7 +137,7 @@ impl<'a> Reader<'a> {
         &rest[..end]
     }
 
-    /// White space and comments; block comments nest.
+    /// Skips white space and comments; block comments nest.
     fn space(&mut self) -> Read {
         loop {
             self.take_while(|c| c.is_whitespace() || matches!(c, '\u{200e}' | '\u{200f}'));
@@ -180,8 +177,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Any value; its children are indexed below `path`. The number of bytes before the text of a string
-    /// without escapes, else 0.
+    /// Reads any value and indexes its children below `path`. Returns the number of bytes before the text of a string
+    /// without escapes, or else 0.
     fn value(&mut self, path: &str) -> Read<usize> {
         self.space()?;
         match self.peek().ok_or_else(|| self.error(NO_VALUE))? {
@@ -209,7 +206,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Where brackets do not match, the one that was opened here says more than where the text stops making sense.
+    /// If brackets do not match, point at the opening one: that helps more than the place where the parser failed.
     fn unclosed(&mut self, opened: usize, unreadable: Unreadable) -> Unreadable {
         let (close, what, help) = match self.text.as_bytes()[opened] {
             b'(' => (')', "this `(` is not closed", "a `)` is missing"),
@@ -219,7 +216,7 @@ impl<'a> Reader<'a> {
         let is_left_open = match self.peek() {
             None => true,
             Some(c) if ")]}".contains(c) => c != close,
-            // A field's name in a list: the list was to end before it.
+            // A field's name in a list: the list should have ended before it.
             Some(':') => close == ']',
             Some(_) => close == ']' && self.field_name().is_ok_and(|name| name.is_some()),
         };
@@ -229,7 +226,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A name with what it holds, or a string or character with a prefix.
+    /// Reads a name and its content, or a string or character with a prefix.
     fn named(&mut self, path: &str) -> Read<usize> {
         let prefixed = |marks: &[&str]| marks.iter().any(|mark| self.rest().starts_with(mark));
         if prefixed(&["r\"", "r#\"", "r##", "br\"", "br#"]) {
@@ -260,7 +257,7 @@ impl<'a> Reader<'a> {
         self.take_while(is_of_name);
     }
 
-    /// Behind `(`: fields with names, elements, or nothing.
+    /// Reads the content after `(`: named fields, elements, or nothing.
     fn parenthesis(&mut self, path: &str) -> Read {
         let mut position = 0;
         let first = self.index.entries.len();
@@ -286,8 +283,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// A variant around one value, as in `Some(…)`, is not a level of its own: its entry, the last, goes, and
-    /// those below it move up.
+    /// A variant around one value, as in `Some(…)`, is not a level of its own. So its entry, which is the last one, is
+    /// removed, and its children move up.
     fn flatten(&mut self, path: &str, first: usize) {
         let alone = format!("{path}[0]");
         if self.index.entries.pop_if(|entry| entry.path == alone).is_none() {
@@ -301,7 +298,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `name :` ahead. Anything else is left where it is.
+    /// Reads `name :`. Anything else is not consumed.
     fn field_name(&mut self) -> Read<Option<Range<usize>>> {
         let start = self.at;
         if self.peek().is_some_and(begins_name) {
@@ -316,7 +313,7 @@ impl<'a> Reader<'a> {
         Ok(None)
     }
 
-    /// An element in parentheses; a lone name with something behind it was to be a field.
+    /// Reads an element in parentheses. A bare name with something after it was meant to be a field.
     fn element(&mut self, path: String) -> Read {
         let start = self.at;
         self.entry(path, 0..0)?;
@@ -385,7 +382,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// From its first quote.
+    /// Reads from the first quote.
     fn string(&mut self) -> Read<usize> {
         let open = Unreadable { help: "a `\"` is missing", ..self.error("this text is not closed") };
         self.at += 1;
@@ -446,7 +443,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// More than may begin a name in RON, which goes by Unicode's tables.
+/// Accepts more than RON does, which follows Unicode's tables.
 fn begins_name(c: char) -> bool {
     c == '_' || c.is_ascii_alphabetic() || !c.is_ascii() && !c.is_whitespace()
 }
@@ -455,7 +452,7 @@ fn is_of_name(c: char) -> bool {
     begins_name(c) || c.is_ascii_digit() || matches!(c, '.' | '+' | '-')
 }
 
-/// One key may be spelled in several ways, as in `"A"`, `"\u{41}"` and `r"A"`.
+/// The same key can be spelled in several ways, as in `"A"`, `"\u{41}"` and `r"A"`.
 fn key_name(written: &str) -> String {
     ron::from_str(written).unwrap_or_else(|_| written.into())
 }
@@ -532,7 +529,7 @@ mod tests {
         assert_eq!(Index::of(&deep).unwrap_err().what, "this is nested too deeply");
     }
 
-    /// RON as people and generators write it.
+    /// RON as written by people and generators.
     fn any_ron() -> impl Strategy<Value = String> {
         let leaf = prop_oneof![
             Just("true".to_string()),
@@ -595,7 +592,7 @@ mod tests {
             }
         }
 
-        /// Right texts with something taken out, put in or doubled: whatever RON still accepts.
+        /// Valid texts with a piece removed, inserted or repeated: the index accepts whatever RON still accepts.
         #[test]
         fn whatever_ron_accepts_of_a_damaged_text_is_indexed(
             text in any_ron(),

@@ -1,6 +1,6 @@
 //! Interpolation: `${VAR}`, `${VAR:-default}`, `${VAR-default}`, `${VAR:+text}`, `${VAR:?message}`, `$$`, and `~` for
-//! the home folder at the beginning of a text or of a default. As in sh: with the colon, empty counts as unset; defaults may nest.
-//! A `$` before anything else stands for itself, so that regexes need no care.
+//! the home folder at the beginning of a text or of a default. As in sh, with the colon an empty variable counts as
+//! unset, and defaults may nest. A `$` before anything else stands for itself, so regexes need no escaping.
 
 use std::ops::Range;
 
@@ -14,12 +14,12 @@ pub struct Failed {
     pub help: String,
 }
 
-/// Deeper nesting of defaults is refused.
+/// The deepest nesting of defaults that is accepted.
 const DEPTH: usize = 16;
-/// Linux takes no longer argument, and texts that double each other would fill the memory.
+/// Linux accepts no longer argument. Without a limit, texts that double each other would fill the memory.
 pub const MOST_BYTES: usize = 128 << 10;
 
-/// The text with everything filled in. `look_up` gives a variable's value; its error is a message.
+/// Returns the text with everything replaced. `look_up` returns a variable's value; its error is a message.
 pub fn interpolate(
     text: &str,
     home: Option<&str>,
@@ -35,12 +35,12 @@ struct Reader<'a> {
     at: usize,
     home: Option<&'a str>,
     insert: Insert,
-    /// In a default that is not used: it must be well formed, but nothing in it has to be set.
+    /// Inside an unused default: it must be well formed, but its variables need not be set.
     skipping: bool,
     look_up: &'a mut dyn FnMut(&str) -> Result<Option<String>, String>,
 }
 
-/// What follows the name in `${NAME…}`.
+/// The operator after the name in `${NAME…}`.
 enum Form {
     Value,
     Default { colon: bool },
@@ -57,7 +57,7 @@ impl Reader<'_> {
         Failed { span: from..self.at.max(from + 1).min(self.text.len()), message: message.into(), help: help.into() }
     }
 
-    /// Up to the end of the text, or of the braces around it.
+    /// Reads to the end of the text, or to the brace that closes it.
     fn until_end(&mut self, in_braces: bool, depth: usize) -> Result<String, Failed> {
         let start = self.at;
         let mut out = String::new();
@@ -90,7 +90,7 @@ impl Reader<'_> {
         Ok(out)
     }
 
-    /// What `~` stands for.
+    /// The home folder, for `~`.
     fn home_folder(&self, start: usize) -> Result<String, Failed> {
         match self.home {
             Some(home) => Ok(home.into()),
@@ -102,7 +102,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A value as it stands in the text. What is nested in a default is escaped with all of it.
+    /// A value in the form in which it is inserted. A value nested in a default is escaped together with the default.
     fn inserted(&self, value: String, depth: usize) -> String {
         match self.insert {
             Insert::Escaped if depth == 0 => regex_lite::escape(&value),
@@ -110,7 +110,7 @@ impl Reader<'_> {
         }
     }
 
-    /// At `${`.
+    /// Reads from `${`.
     fn reference(&mut self, depth: usize) -> Result<String, Failed> {
         let start = self.at;
         if depth > DEPTH {
@@ -121,7 +121,7 @@ impl Reader<'_> {
         let name = self.rest()[..length].to_string();
         self.at += length;
         if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
-            return Err(self.failed(start, "a variable's name is missing behind `${`", "write `$$` for a dollar sign"));
+            return Err(self.failed(start, "a variable's name is missing after `${`", "write `$$` for a dollar sign"));
         }
         let form = self.form(start)?;
         let value = if self.skipping { None } else { self.value_of(&name, start)? };
@@ -158,7 +158,7 @@ impl Reader<'_> {
         (self.look_up)(name).map_err(|message| self.failed(start, message, ""))
     }
 
-    /// What stands behind the sign, up to the closing brace; nothing when it is not wanted.
+    /// The text after the operator, up to the closing brace; empty if it is not used.
     fn word(&mut self, unwanted: bool, depth: usize) -> Result<String, Failed> {
         let skipping = self.skipping || unwanted;
         let outside = std::mem::replace(&mut self.skipping, skipping);
@@ -251,9 +251,9 @@ mod tests {
             ("${UNSET:?no home}", "`UNSET`: no home at 0..17"),
             ("${EMPTY:?}", "`EMPTY`: it must be set at 0..10"),
             ("${NAME", "`${` is not closed at 0..6"),
-            ("${NAME:-${}}", "a variable's name is missing behind `${` at 8..10"),
+            ("${NAME:-${}}", "a variable's name is missing after `${` at 8..10"),
             ("${UNSET:-${OTHER}}", "`OTHER` is not set at 9..17"),
-            ("${}", "a variable's name is missing behind `${` at 0..2"),
+            ("${}", "a variable's name is missing after `${` at 0..2"),
             ("${NAME%x}", "this is not understood in `${…}` at 0..6"),
         ];
         for (text, wanted) in table {

@@ -1,5 +1,5 @@
-//! Layers: several folders may hold a file of the same name. Decides which one counts: the last, unless an earlier
-//! folder locks the name. So an operator's folder can keep a person's folder from replacing what guards the session.
+//! Layers: if several folders hold a file of the same name, the last one counts, unless an earlier folder locks the
+//! name. An operator's folder can use locks to keep a user's folder from replacing files that guard the session.
 
 use std::collections::BTreeSet;
 
@@ -8,12 +8,12 @@ use crate::model::loading::problem::Problem;
 use crate::model::loading::source::Source;
 use crate::model::manifest::workspace::WorkspaceForm;
 
-/// The names that one folder locks against the folders after it.
+/// The names that one folder locks for all later folders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lock {
-    /// The folder's place in the order of folders.
+    /// The folder's index in the order of folders.
     folder: usize,
-    /// Its `workspace.ron`, for messages.
+    /// The folder's `workspace.ron`, for messages.
     file: String,
     names: Names,
 }
@@ -21,12 +21,12 @@ pub struct Lock {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Names {
     These(BTreeSet<String>),
-    /// Its `workspace.ron` is broken, and nobody knows what it locks.
+    /// The `workspace.ron` is broken, so its locks are unknown: every name counts as locked.
     Any,
 }
 
 impl Lock {
-    /// What the `workspace.ron` of a folder locks, if anything.
+    /// The lock that a folder's `workspace.ron` holds, if any.
     pub fn of(folder: usize, workspace: &Source) -> Option<Lock> {
         let form = workspace.read().ok().and_then(|text| {
             let Read { value, .. } = parse::read::<WorkspaceForm>(&workspace.file, text);
@@ -49,15 +49,15 @@ impl Lock {
     }
 }
 
-/// Whether the file `name` of this folder is locked out, and by which `workspace.ron`.
+/// The `workspace.ron` that locks the file `name` of this folder, if any.
 pub fn locked_out<'a>(locks: &'a [Lock], name: &str, folder: usize) -> Option<&'a str> {
     locks.iter().find(|lock| lock.holds(name, folder)).map(|lock| lock.file.as_str())
 }
 
-/// What is said of a file that is locked out.
+/// The problem reported for a file that is locked out.
 pub fn ignored(file: &str, by: &str) -> Problem {
     Problem::whole(file, format!("this file is ignored: {by} locks its name"))
-        .help("remove it, or have the name taken out of `locked` there")
+        .help("remove this file, or take the name out of `locked` there")
         .warning()
 }
 

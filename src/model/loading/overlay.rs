@@ -1,5 +1,5 @@
 //! Overlay: several folders may have a `workspace.ron`. The last one counts, as with every manifest, with two
-//! exceptions: a variable that any of them hides is hidden, and it is said what the last one leaves out.
+//! additions: a variable that any of them hides is hidden, and a warning lists what the last one leaves out.
 
 use crate::model::loading::parse::{self, Read};
 use crate::model::loading::place::Place;
@@ -10,8 +10,8 @@ use crate::model::loading::surroundings::Surroundings;
 use crate::model::manifest::fields::Whole;
 use crate::model::manifest::workspace::{Workspace, WorkspaceForm};
 
-/// The session's settings from the layers of `workspace.ron`, the one that counts last. There is no value when a
-/// layer is broken: it may hide variables.
+/// The session's settings from the layers of `workspace.ron`, in order; the last one counts. There is no value if a
+/// layer is broken, because it may hide variables.
 pub fn workspace(layers: &[&Source], around: &Surroundings<'_>) -> Read<Workspace> {
     let mut problems = Vec::new();
     let mut value: Option<Workspace> = None;
@@ -38,7 +38,7 @@ fn warning(layer: &Source, below: &Source, left_out: &[String]) -> Option<Proble
     Some(Problem::whole(&layer.file, message).help(help).warning()).filter(|_| !left_out.is_empty())
 }
 
-/// One layer: what is written, and what it means.
+/// One layer: the form and its checked settings.
 fn one(source: &Source, around: &Surroundings<'_>) -> Read<(WorkspaceForm, Workspace)> {
     let Read { value, mut problems } = match source.read() {
         Ok(text) => parse::read::<WorkspaceForm>(&source.file, text),

@@ -1,5 +1,5 @@
-//! From a file's text to a manifest, or to all that is wrong with its form. RON stops at the first mistake;
-//! each is blanked out where it stands and the rest is read again, so that a person sees them all at once.
+//! Turns a file's text into a manifest, or into all mistakes of form. RON stops at the first mistake. So each mistake
+//! is blanked out in place and the rest is read again, to report all of them at once.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -15,31 +15,32 @@ use crate::model::spelling::closest;
 
 mod words;
 
-/// A larger file is no manifest.
+/// The largest file that is accepted as a manifest.
 pub const MOST_BYTES: usize = 1 << 20;
-/// Nesting beyond this is refused.
+/// The deepest nesting that is accepted.
 const DEPTH: usize = 64;
-/// So many mistakes are told of one file.
+/// The most mistakes that are reported for one file.
 pub const MOST_PROBLEMS: usize = 20;
 
-/// Reads one file. With problems there is no value; positions are those an editor shows.
+/// Reads one file. If there are problems, there is no value. Positions are the ones that an editor shows.
 pub fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, Vec<Problem>> {
     let Read { value, problems } = read(file, text);
     value.filter(|_| problems.is_empty()).ok_or(problems)
 }
 
-/// One file as far as it could be read.
+/// The result of reading one file, as complete as possible.
 pub struct Read<T> {
-    /// Without the fields that have mistakes; `None` when they cannot be left out.
+    /// The value without the fields that have mistakes; `None` if they cannot be left out.
     pub value: Option<T>,
-    /// What is wrong with its form.
+    /// The mistakes of form.
     pub problems: Vec<Problem>,
 }
 
 /// Reads as much of one file as can be read.
 pub fn read<T: DeserializeOwned>(file: &str, text: &str) -> Read<T> {
     if text.len() > MOST_BYTES {
-        let problem = Problem::whole(file, "the file is larger than 1 MiB").help("no manifest is: is it another file?");
+        let problem = Problem::whole(file, "the file is larger than 1 MiB")
+            .help("no manifest is that large; is this the right file?");
         return Read { value: None, problems: vec![problem] };
     }
     let text = without_mark(text);
@@ -49,7 +50,7 @@ pub fn read<T: DeserializeOwned>(file: &str, text: &str) -> Read<T> {
     let form = Form { file, text, index: Index::of(text) };
     let mut problems = form.doubled_keys();
     let mut rest = text.to_string();
-    // Whose absence is not the person's mistake: blanked here, or written with another name.
+    // Fields that are not reported as missing: they were blanked out here, or written with a wrong name.
     let mut excused = HashSet::new();
     let mut value = None;
     while problems.len() < MOST_PROBLEMS {
@@ -76,7 +77,7 @@ pub fn read<T: DeserializeOwned>(file: &str, text: &str) -> Read<T> {
     Read { value, problems }
 }
 
-/// A file of another format, or of none.
+/// The problem with a file that is empty or in another format.
 fn no_manifest(file: &str, text: &str) -> Option<Problem> {
     const SMALLEST: &str = "the smallest manifest is App(command: \"/usr/bin/xterm\")";
     if foreign::is_empty(text) {
@@ -87,7 +88,7 @@ fn no_manifest(file: &str, text: &str) -> Option<Problem> {
     Some(Problem::at(file, text, at..at + 1, format!("this seems to be {format}; a manifest is RON")).help(SMALLEST))
 }
 
-/// Some editors write a byte order mark and show none.
+/// Removes the byte order mark, which some editors write but do not show.
 pub fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
@@ -96,29 +97,29 @@ fn options() -> ron::Options {
     ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME).with_recursion_limit(DEPTH)
 }
 
-/// One file's text and where its fields stand. Blanking moves nothing, so this stays true of what is left.
+/// One file's text and the positions of its fields. Blanking moves nothing, so the positions stay valid.
 struct Form<'a> {
     file: &'a str,
     text: &'a str,
     index: Result<Index, Unreadable>,
 }
 
-/// One of RON's errors in our words.
+/// One of RON's errors in plain words.
 struct Mistake {
     span: Range<usize>,
     path: String,
     message: String,
     help: String,
-    /// The path of the required field that is not there.
+    /// The path of the required field that is missing.
     missing: Option<String>,
-    /// The path of the field that an unknown name was meant to be.
+    /// The path of the field that was probably meant by an unknown name.
     meant: Option<String>,
-    /// What to take out so that the rest can be read; nothing when it is everything.
+    /// The range to blank out so that the rest can be read; `None` if that would be everything.
     blank: Option<Range<usize>>,
 }
 
 impl Form<'_> {
-    /// RON takes the last of them without a word.
+    /// RON silently uses the last of them.
     fn doubled_keys(&self) -> Vec<Problem> {
         let Ok(index) = &self.index else { return Vec::new() };
         let problem = |key: &Range<usize>| {
@@ -138,9 +139,9 @@ impl Form<'_> {
         self.at(mistake.span.clone(), mistake.message.clone()).field(path).help(mistake.help.clone())
     }
 
-    /// `rest`: the text in which RON found the error.
+    /// `rest` is the text in which RON found the error.
     fn mistake(&self, error: &SpannedError, rest: &str) -> Mistake {
-        // What RON says of brackets and commas is true, but where the text stops making sense says more.
+        // For brackets and commas, the place where the index stopped helps more than RON's message.
         let index = match &self.index {
             Ok(index) => index,
             Err(unreadable) => return self.unreadable(unreadable),
@@ -164,7 +165,7 @@ impl Form<'_> {
         }
     }
 
-    /// A text in single quotes is one character to RON.
+    /// RON reads a text in single quotes as one character.
     fn requoted(&self, mistake: Mistake) -> Mistake {
         match self.text.get(mistake.span.clone()).and_then(|text| text.strip_prefix('\'')?.strip_suffix('\'')) {
             Some(text) => {
@@ -180,7 +181,7 @@ impl Form<'_> {
         Mistake { message: (*what).into(), help: (*help).into(), ..Mistake::nowhere(*at) }
     }
 
-    /// An element in parentheses stands where fields should: what holds it has the wrong form.
+    /// If an element in parentheses is written where fields belong, its parent has the wrong form.
     fn lifted<'e>(&self, entry: &'e Entry, index: &'e Index) -> &'e Entry {
         let above = entry.path.strip_suffix(']').and_then(|path| path.rsplit_once('[')).map(|(above, _)| above);
         let above = above.and_then(|path| index.find(path));
@@ -189,21 +190,21 @@ impl Form<'_> {
 }
 
 impl Mistake {
-    /// One that is in no field.
+    /// A mistake outside of any field.
     fn nowhere(at: usize) -> Self {
         let (path, message, help) = Default::default();
         Mistake { span: at..at + 1, path, message, help, missing: None, meant: None, blank: None }
     }
 }
 
-/// A mistake in this field; the field is what has to go.
+/// A mistake in this field; the field is blanked out.
 fn about(error: &SpannedError, span: Range<usize>, entry: Option<&Entry>) -> Mistake {
     let path = entry.map(|entry| entry.path.clone()).unwrap_or_default();
     let (message, help) = words::words(&error.code, &path);
     Mistake { span, path, message, help, missing: None, meant: None, blank: entry.map(Entry::whole) }
 }
 
-/// A field is missing in this value; the whole value has to go.
+/// A field is missing in this value; the whole value is blanked out.
 fn missing(error: &SpannedError, span: Range<usize>, holder: Option<&Entry>, field: &str) -> Mistake {
     let mistake = about(error, span, holder);
     let path = if mistake.path.is_empty() { field.into() } else { format!("{}.{field}", mistake.path) };
@@ -215,7 +216,7 @@ fn sibling(path: &str, name: &str) -> String {
     path.rsplit_once('.').map_or_else(|| name.into(), |(parent, _)| format!("{parent}.{name}"))
 }
 
-/// RON's span is the variant's name alone, and that is what is wrong.
+/// For these errors, RON's span is only the variant's name, and the name is what is wrong.
 fn is_variant(code: &Error) -> bool {
     matches!(code, Error::NoSuchEnumVariant { .. })
 }
@@ -231,7 +232,7 @@ fn bytes(text: &str, error: &SpannedError) -> Range<usize> {
     start..at(error.span.end.line, error.span.end.col).max(start)
 }
 
-/// Blanks a range and the comma behind it, every other byte in its place. Whether anything went.
+/// Blanks out a range and the comma after it; every other byte keeps its place. Returns whether anything was removed.
 fn cut(text: &mut String, range: Range<usize>) -> bool {
     let rest = &text[range.end..];
     let comma = rest.find(|c: char| !c.is_whitespace()).filter(|at| rest[*at..].starts_with(','));

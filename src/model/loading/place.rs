@@ -1,5 +1,4 @@
-//! Place: where in a manifest's text a field stands. The text is indexed only when there is a problem to
-//! place.
+//! Place: finds the position of a field in a manifest's text. The text is indexed only if there is a problem.
 
 use std::cell::{Cell, OnceCell};
 use std::ops::Range;
@@ -26,20 +25,20 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Counts problems that have been found already.
+    /// Adds problems that were found earlier to the count.
     pub fn after(self, problems: usize) -> Self {
         self.placed.set(problems);
         self
     }
 
-    /// At the field's value, or at the nearest one above it that is written down.
+    /// A problem at the field's value, or at its closest parent that is present in the text.
     pub fn problem(&self, path: &str, message: impl Into<String>) -> Problem {
         let index = self.index().filter(|_| !self.is_full());
         let span = index.and_then(|index| Some(index.closest(path)?.value.clone()));
         self.at(span, message).field(path)
     }
 
-    /// Within the field's string; `span` counts in the string's own bytes.
+    /// A problem within the field's string; `span` is in bytes of that string.
     pub fn problem_within(&self, path: &str, span: Range<usize>, message: impl Into<String>) -> Problem {
         let index = self.index().filter(|_| !self.is_full());
         let entry = index.and_then(|index| index.find(path)).filter(|entry| entry.plain > 0);
@@ -52,8 +51,8 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Whether more has been found wrong than anybody is told of. Finding the place of everything in a large
-    /// file that is all wrong would take minutes.
+    /// Whether the limit of reported problems is reached. Without a limit, finding the place of every problem in a
+    /// large broken file would take minutes.
     pub fn is_full(&self) -> bool {
         self.placed.get() >= MOST_PROBLEMS
     }

@@ -1,5 +1,5 @@
-//! A problem with a manifest: what is wrong, where, and the way out. Free of any renderer, so that
-//! `check --json`, the log and the terminal say the same.
+//! A problem with a manifest: what is wrong, where, and how to fix it. Independent of any renderer, so that
+//! `check --json`, the log and the terminal all say the same.
 
 use std::ops::Range;
 
@@ -8,25 +8,25 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// The file is not applied; its last good version stays.
+    /// The file is not applied; its last good version stays in use.
     Error,
-    /// Applied, but probably not what was meant.
+    /// The file is applied, but it is probably not what was meant.
     Warning,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     pub severity: Severity,
-    /// The file as it was named when it was loaded.
+    /// The path under which the file was loaded.
     pub file: String,
-    /// 1-based line and column (in characters); 0 when the file has no text to point at.
+    /// 1-based line and column (in characters); 0 if there is no text to point at.
     pub line: usize,
     pub column: usize,
-    /// Field path, as in `prelaunch[2].timeout`; empty when no field is meant.
+    /// Field path, such as `prelaunch[2].timeout`; empty if the problem is not about a field.
     pub field: String,
     /// What is wrong.
     pub message: String,
-    /// The way out; may be empty.
+    /// How to fix it; may be empty.
     pub help: String,
     /// The whole source line, for the caret.
     pub source: String,

@@ -1,5 +1,5 @@
-//! Resolve: from a form to its checked type. Has each setting check its fields, and puts together what several
-//! fields and the workspace decide.
+//! Resolve: turns a form into its checked type. Lets each setting check its own fields, and decides what depends on
+//! several fields or on the workspace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::model::manifest::workspace::{Workspace, WorkspaceForm};
 use crate::model::manifest::{Manifest, environment};
 use crate::model::spelling::closest;
 
-/// The app, as far as it could be made, and all that is wrong with it.
+/// The app, as complete as possible, and all its problems.
 pub fn app(
     name: &str,
     (mut manifest, whole): (Manifest, Whole),
@@ -40,7 +40,7 @@ pub fn app(
     (app, problems)
 }
 
-/// Every field of a manifest ends here; one that is forgotten does not compile.
+/// Takes every field of a manifest apart: a forgotten field does not compile.
 fn checked(
     name: &str,
     (manifest, overridden): (Manifest, Option<Override>),
@@ -51,10 +51,10 @@ fn checked(
     let Manifest {
         about,
         enabled,
-        vars: _, // the scope has them
+        vars: _, // used by the scope
         command,
         args,
-        args_from: _, // it is where the override comes from
+        args_from: _, // used to read the override
         args_kept,
         args_last,
         env,
@@ -126,7 +126,7 @@ fn checked(
     }
 }
 
-/// A folder that a hook makes need not exist yet.
+/// A folder that a hook creates need not exist yet.
 fn warn_of_missing(cwd: Option<&Path>, prelaunch: &[Hook], fields: &mut Fields<'_>, around: &Surroundings<'_>) {
     let makes = |folder: &Path| {
         prelaunch.iter().any(|hook| matches!(&hook.step, Step::MakeDir { path } if path.starts_with(folder)))
@@ -143,7 +143,7 @@ fn warn_of_missing(cwd: Option<&Path>, prelaunch: &[Hook], fields: &mut Fields<'
     }
 }
 
-/// Whatever is no file cannot be rotated.
+/// Only a regular file can be rotated.
 fn checked_log(form: LogForm, fields: &mut Fields<'_>, around: &Surroundings<'_>) -> Log {
     let log = form.check(fields);
     let file = log.file.as_ref().map(|file| file.to_string_lossy());
@@ -153,14 +153,14 @@ fn checked_log(form: LogForm, fields: &mut Fields<'_>, around: &Surroundings<'_>
         }
         Some((FileKind::Special, file)) => {
             let help = "name a file; `forward: true` also writes each line to the supervisor's stdout";
-            fields.error("file", format!("`{file}` is no regular file, and cannot be rotated"), help);
+            fields.error("file", format!("`{file}` is not a regular file and cannot be rotated"), help);
         }
         _ => {}
     }
     log
 }
 
-/// A name that is not hidden from the app need not be given to it.
+/// Listing a variable that is not hidden has no effect, so it is probably a mistake.
 fn warn_of_unhidden(env_secret: &[String], hidden: &BTreeSet<String>, fields: &mut Fields<'_>) {
     for (i, name) in env_secret.iter().enumerate().filter(|(_, name)| !hidden.contains(*name)) {
         let help = match closest(name, hidden.iter().map(String::as_str)) {
@@ -175,7 +175,7 @@ fn hooks(list: &str, forms: Vec<HookForm>, fields: &mut Fields<'_>) -> Vec<Hook>
     fields.each(list, forms, |fields, hook| hook.check(fields))
 }
 
-/// The session's settings, as far as they could be made, and all that is wrong with them.
+/// The session's settings, as complete as possible, and all their problems.
 pub fn workspace(
     (mut form, whole): (WorkspaceForm, Whole),
     place: &Place<'_>,

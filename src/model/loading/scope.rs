@@ -1,5 +1,5 @@
-//! Scope: what the strings of one manifest may refer to, and their filling in. Owns `vars` and what follows
-//! when one of them fails: whoever uses it is not wrong, and is not told of. Judges no value.
+//! Scope: the variables that the strings of one manifest may use, and their interpolation. Owns `vars`. If one of them
+//! fails, the fields that use it are not reported, because they are not wrong. Judges no value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,9 +10,9 @@ use crate::model::loading::problem::Problem;
 use crate::model::loading::shell;
 use crate::model::manifest::fields::{Insert, Whole};
 
-/// More vars that refer to each other in a row are refused.
+/// The longest chain of vars that refer to each other.
 const MOST_VARS_IN_A_ROW: usize = 64;
-/// All strings of one manifest together, filled in: more than any program can be given.
+/// The most bytes for all interpolated strings of one manifest: more than any program accepts.
 const MOST_BYTES: usize = 4 << 20;
 
 type LookUp<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -21,14 +21,14 @@ pub struct Scope<'a> {
     vars: Vars<'a>,
     place: &'a Place<'a>,
     whole: Whole,
-    /// The fields whose text is not known; what is said of their values is a consequence.
+    /// The fields whose text is unknown. Problems with their values are consequences and are not reported.
     unsure: BTreeSet<String>,
     filled: usize,
     problems: Vec<Problem>,
 }
 
 impl<'a> Scope<'a> {
-    /// `fixed`: vars whose value is known, whatever is written. `outer`: where names are looked up that are no vars.
+    /// `fixed`: vars whose value replaces the written one. `outer`: looks up names that are not vars.
     pub fn new(
         (written, fixed): (BTreeMap<String, String>, BTreeMap<String, String>),
         outer: LookUp<'a>,
@@ -47,7 +47,7 @@ impl<'a> Scope<'a> {
         scope
     }
 
-    /// The text with its variables filled in; one that fails is left as it is written.
+    /// The interpolated text. A text that fails is returned as it was written.
     pub fn fill_in(&mut self, path: &str, text: String, insert: Insert) -> String {
         if self.filled > MOST_BYTES || self.place.is_full() {
             return text;
@@ -66,7 +66,7 @@ impl<'a> Scope<'a> {
                 }
                 if self.filled > MOST_BYTES {
                     let message = "the texts up to here are longer than 4 MiB when they are filled in";
-                    self.tell(path, self.place.problem(path, message).help("no program takes as much"));
+                    self.tell(path, self.place.problem(path, message).help("no program accepts that much"));
                 }
                 return filled;
             }
@@ -75,7 +75,7 @@ impl<'a> Scope<'a> {
         text
     }
 
-    /// What a shell would have filled in, and nobody does here.
+    /// Warns of text that a shell would expand, because no shell reads it here.
     fn warn_of_shell(&mut self, path: &str, text: &str) {
         let Some((span, help)) = shell::left_alone(text, |name| self.vars.is_known(name)) else { return };
         let message = format!("`{}` stays as it is: no shell reads this", &text[span.clone()]);
@@ -85,7 +85,7 @@ impl<'a> Scope<'a> {
     fn fail(&mut self, path: &str, failed: Failed) {
         if self.whole == Whole::No {
             self.unsure.insert(path.into());
-            return; // it may use a var whose own mistake left it out
+            return; // it may use a var that was left out because of its own mistake
         }
         let problem = self.place.problem_within(path, failed.span, failed.message).help(failed.help);
         self.tell(path, problem);
@@ -96,11 +96,12 @@ impl<'a> Scope<'a> {
         self.problems.push(problem);
     }
 
-    /// Puts what failed here before what was found in the values, less its consequences. The vars.
+    /// Puts the failures of the scope before the given problems, and drops those that are only their consequences.
+    /// Returns the vars.
     pub fn conclude(self, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
         problems.retain(|problem| !self.unsure.contains(&problem.field));
         problems.splice(0..0, self.problems);
-        // An error decides about the app: no number of warnings may push it out.
+        // An error decides about the app, so warnings must not push it over the limit.
         problems.sort_by_key(|problem| problem.severity);
         problems.truncate(MOST_PROBLEMS);
         self.vars.done.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
@@ -112,15 +113,15 @@ struct Vars<'a> {
     written: BTreeMap<String, String>,
     outer: LookUp<'a>,
     home: Option<&'a str>,
-    /// Those being filled in, each used by the one before.
+    /// The vars being interpolated; each one is used by the one before.
     open: Vec<String>,
-    /// `None`: it failed, or one that it uses did.
+    /// `None` if the var failed, or one that it uses.
     done: BTreeMap<String, Option<String>>,
     failed: Vec<(String, Failed)>,
 }
 
 impl Vars<'_> {
-    /// Gives vars the values of an override, and says where they differ from what is written: other manifests may
+    /// Gives vars the values of an override. Warns if a value differs from the written one, because other manifests may
     /// rely on that.
     fn fix(&mut self, fixed: BTreeMap<String, String>, place: &Place<'_>) -> Vec<Problem> {
         let fixed: BTreeMap<_, _> = fixed.into_iter().filter(|(name, _)| self.written.contains_key(name)).collect();
@@ -151,7 +152,7 @@ impl Vars<'_> {
         value
     }
 
-    /// `None`: the text uses a var that has failed.
+    /// `None` if the text uses a var that has failed.
     fn interpolated(&mut self, text: &str, insert: Insert) -> Result<Option<String>, Failed> {
         let mut leans = false;
         let home = self.home;

@@ -1,14 +1,14 @@
-//! What looks like something that a shell fills in, and is passed on as it is written: `$HOME`, `$(date)`, `--dir=~/x`.
+//! Finds text that only a shell would expand (`$HOME`, `$(date)`, `--dir=~/x`). kasm-void passes it on unchanged.
 
 use std::ops::Range;
 
-/// The first such place in a text, and what to write there. `is_known`: whether there is a variable of this name.
+/// The first such place in a text, and the help to show. `is_known` tells whether a variable of this name exists.
 pub fn left_alone(text: &str, is_known: impl Fn(&str) -> bool) -> Option<(Range<usize>, String)> {
     let mut rest = text.char_indices().peekable();
     while let Some((at, c)) = rest.next() {
         let behind = &text[at + c.len_utf8()..];
         match c {
-            // `$$` is a dollar sign that is meant.
+            // `$$` is an intended dollar sign.
             '$' if behind.starts_with('$') => drop(rest.next()),
             '$' if behind.starts_with('(') => {
                 let end = behind.find(')').map_or(text.len(), |end| at + 1 + end + 1);

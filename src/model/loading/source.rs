@@ -1,20 +1,20 @@
-//! A manifest file as it was found: what `check` starts from. Owns no reading and no parsing.
+//! A manifest file as it was found: the input of `check`. Does not read or parse.
 
 use crate::model::loading::problem::Problem;
 
-/// One manifest file, read or not.
+/// One manifest file, whether it could be read or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// The file name without `.ron`: the app's name.
     pub name: String,
-    /// The path as problems show it.
+    /// The path to show in problems.
     pub file: String,
-    /// The content, or why there is none: then the app keeps its last good version.
+    /// The content, or why it could not be read; in that case the app keeps its last good version.
     pub text: Result<String, String>,
 }
 
 impl Source {
-    /// The content, or the problem that there is none.
+    /// The content, or the problem to report if it could not be read.
     pub fn read(&self) -> Result<&str, Vec<Problem>> {
         self.text.as_deref().map_err(|why| vec![Problem::whole(&self.file, why.clone())])
     }

@@ -1,20 +1,20 @@
-//! Surroundings: what a check may know of the machine it runs on.
+//! Surroundings: everything a check may know about the machine it runs on.
 
 use std::collections::BTreeMap;
 
-/// The environment, the home folder, and which files there are.
+/// The environment, the home folder, and a way to look at files.
 pub struct Surroundings<'a> {
     pub env: &'a BTreeMap<String, String>,
-    /// `None`: the user has none, and `~` cannot be filled in.
+    /// `None` if the user has none; then `~` cannot be replaced.
     pub home: Option<&'a str>,
-    /// What there is at an absolute path, links followed.
+    /// Returns the kind of file at an absolute path, following links.
     pub look: &'a dyn Fn(&str) -> FileKind,
 }
 
-/// What there is at a path.
+/// The kind of file at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
-    /// Nothing, or nothing that we may look at.
+    /// Nothing exists there, or we may not look at it.
     Nothing,
     /// A file that we may execute.
     Program,
@@ -29,18 +29,18 @@ impl Surroundings<'_> {
         (self.look)(path) == FileKind::Program
     }
 
-    /// The program of that name on PATH; else the PATH that was searched.
+    /// The program of that name on PATH, or else the PATH that was searched.
     pub fn on_path(&self, name: &str) -> Result<String, &str> {
         let path = self.env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
         on_path(name, path, |file| self.is_program(file)).ok_or(path)
     }
 }
 
-/// Where programs are looked for when there is no PATH, as shells do.
+/// The search path to use if PATH is not set, as in shells.
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// The first program of that name in a folder of `path`. Relative folders are passed over: they would mean another
-/// program elsewhere.
+/// The first program of that name in a folder of `path`. Relative folders are skipped: they would name another program
+/// in another working folder.
 pub fn on_path(name: &str, path: &str, is_program: impl Fn(&str) -> bool) -> Option<String> {
     let folders = path.split(':').filter(|folder| folder.starts_with('/'));
     folders.map(|folder| format!("{folder}/{name}")).find(|file| is_program(file))

@@ -1,4 +1,4 @@
-//! What the machine wants done, and what people are to be told; and the context that collects both.
+//! The effects and reports that the machine returns, and the context that collects them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,22 +8,23 @@ use crate::model::app::App;
 use crate::model::manifest::restart::Decision;
 use crate::model::protocol::StateName;
 
-/// What to do.
+/// A task for the daemon.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AppEffect {
-    /// Is it alive already? By its match pattern and, with `by_cookie`, by what an earlier supervisor left.
+    /// Look for a live process of the app: by its match pattern and, with `by_cookie`, by the marks of an earlier
+    /// supervisor.
     LookUp {
         run: u64,
         app: Arc<App>,
         by_cookie: bool,
     },
-    /// Run the action's steps, if one is named, then `prelaunch`.
+    /// Run the steps of the action, if any, then `prelaunch`.
     RunHooks {
         run: u64,
         app: Arc<App>,
         action: Option<String>,
     },
-    /// Run `postlaunch`; nobody waits for it.
+    /// Run `postlaunch` in the background.
     RunPostlaunch {
         run: u64,
         app: Arc<App>,
@@ -39,7 +40,7 @@ pub enum AppEffect {
         kind: ProbeKind,
     },
     CancelProbe,
-    /// Does the app's display accept clients?
+    /// Find out whether the app's display accepts clients.
     AskDisplay {
         run: u64,
         app: Arc<App>,
@@ -58,12 +59,12 @@ pub enum AppEffect {
         pid: Pid,
         app: Arc<App>,
     },
-    /// The leader is gone: ask the rest of its tree to terminate, and say when it is empty. Not with the app's own
-    /// signal, because what a shell runs in the background ignores INT.
+    /// The leader is gone: send TERM to the rest of its tree, and report when the tree is empty. `stop.signal` is not
+    /// used here, because background jobs of a shell ignore INT.
     StopRest {
         run: u64,
     },
-    /// Kill what is left of the tree, and say when it is empty.
+    /// Kill the rest of the tree, and report when it is empty.
     Sweep {
         run: u64,
     },
@@ -80,28 +81,28 @@ pub enum AppEffect {
     Report(Report),
 }
 
-/// What people, logs and dashboards are told.
+/// A report for clients, logs and metrics.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Report {
-    /// A real spawn.
+    /// A new process was spawned.
     Launched { run: u64, pid: Pid },
-    /// A live process was taken for the app.
+    /// A process that was already alive was adopted as the app.
     Adopted { run: u64, pid: Pid },
-    /// Another state; `pid` of the leader, where there is one.
+    /// The state changed. `pid` is the leader, if there is one.
     Entered { run: u64, from: StateName, to: StateName, pid: Option<Pid> },
-    /// The tree of a run nobody asked to end is gone. `next` is `None` when a request came first and decides.
+    /// A run ended without a request, and its tree is gone. `next` is `None` if a request decided what follows.
     Crashed { run: u64, end: RunEnd, next: Option<Decision> },
-    /// The app has failed so many times in a row that somebody should look.
+    /// The app has failed many times in a row and needs attention.
     CrashLooping { run: u64, attempt: u32 },
 }
 
-/// Where effects go, and what the machine may know of the world at this moment.
+/// The inputs of one event besides the event itself, and the list that collects its effects.
 pub struct Context<'a> {
     /// Since the machine was booted.
     pub now: Duration,
     /// A random number in 0..1, for jitter.
     pub chance: f64,
-    /// An app named in `after` is still on its way up.
+    /// An app named in `after` is still starting.
     pub blocked: bool,
     pub effects: &'a mut Vec<AppEffect>,
 }

@@ -1,4 +1,4 @@
-//! What the machine is told.
+//! The events that the machine handles.
 
 use std::sync::Arc;
 
@@ -11,21 +11,21 @@ use crate::model::plan::Change;
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// Somebody wants it up.
+    /// A start was requested.
     StartAsked,
-    /// Somebody wants it down.
+    /// A stop was requested.
     StopAsked(StopReason),
-    /// Somebody wants it down and up again.
+    /// A restart was requested.
     RestartAsked,
-    /// Somebody wants this action of the manifest done: down, its steps, up again.
+    /// This action of the manifest was requested: stop, run its steps, start again.
     ActionAsked(String),
-    /// Somebody sends its leader this signal.
+    /// A signal to the leader was requested.
     SignalAsked(i32),
     /// The manifest changed.
     Changed(Arc<App>, Change),
-    /// An earlier supervisor knew this of it.
+    /// An earlier supervisor saved this state.
     Resumed(Box<SavedApp>),
-    /// The apps named in `after` are up, or not on their way any more.
+    /// The apps named in `after` are up, or no longer starting.
     Unblocked,
     /// An app named in `after` has ended.
     DependencyEnded,
@@ -36,16 +36,16 @@ pub enum Event {
         run: u64,
         why: String,
     },
-    /// The look-up found the app alive; it is watched from now on.
+    /// The look-up found the app alive. Its exit will be reported from now on.
     Found {
         run: u64,
         pid: Pid,
     },
-    /// Nothing of it is alive.
+    /// The look-up found no live process of the app.
     NotFound {
         run: u64,
     },
-    /// No leader, but something of its tree is alive.
+    /// The look-up found no leader, but other processes of the tree are alive.
     Remains {
         run: u64,
     },
@@ -69,7 +69,7 @@ pub enum Event {
         run: u64,
         there: bool,
     },
-    /// The leader is gone. `peak` is its peak resident memory in bytes, where known.
+    /// The leader is gone. `peak` is its peak resident memory in bytes, if known.
     Exited {
         run: u64,
         exit: Exit,
@@ -91,7 +91,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// The run that it belongs to; `None`: it concerns the app, whatever its run.
+    /// The run that the event belongs to; `None` if it concerns the app in any run.
     pub fn run(&self) -> Option<u64> {
         match self {
             Event::StartAsked

@@ -1,4 +1,4 @@
-//! The small types that states, events, effects and what is saved are made of. No behaviour.
+//! Small types shared by states, events, effects and saved data. No behaviour.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ use crate::model::exit::Exit;
 /// Process id of a tree's leader.
 pub type Pid = i32;
 
-/// One per app and kind; arming again replaces.
+/// An app has at most one timer of each kind. Arming it again replaces it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Timer {
     /// The wait of `Backoff` is over.
     Retry,
-    /// Ask the ready probe again.
+    /// Run the ready probe again.
     ReadyPoll,
     /// `ready.within` is over.
     ReadyWithin,
-    /// Ask the health probe.
+    /// Run the health probe.
     Health,
     /// Measure the tree's memory.
     Memory,
-    /// The leader had its chance to obey `stop.signal`: ask again with TERM.
+    /// The leader has not obeyed `stop.signal`: send TERM.
     Insist,
     /// `stop.grace` is over.
     Grace,
-    /// The processes that outlived the leader had their time to end.
+    /// The processes that outlived the leader are still there: kill them.
     Helpers,
     /// Look once more for the leader's successor.
     LookAgain,
@@ -41,19 +41,19 @@ pub enum ProbeKind {
 /// Why a stopped app is down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum StopReason {
-    /// Nobody has asked for it yet: `autostart` is off, or the session is still being staged.
+    /// It was never started: `autostart` is off, or the session is still being staged.
     NotStarted,
-    /// Its manifest says so.
+    /// Its manifest disables it.
     Disabled,
     /// An operator stopped it.
     Held,
     /// The person at the desktop closed it, and `on_close` is `Hold`.
     Closed,
-    /// It ended, and `restart` says that was all.
+    /// It ended, and `restart` does not start it again.
     Done,
     /// Its manifest is gone.
     Removed,
-    /// The session ends.
+    /// The session is ending.
     Draining,
 }
 
@@ -72,19 +72,19 @@ impl StopReason {
     }
 }
 
-/// How a run ended, while what follows is not decided yet.
+/// How a run ended, kept until the policy decides what follows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunEnd {
-    /// The leader, where there was one.
+    /// The leader, if there was one.
     pub pid: Option<Pid>,
     pub exit: Exit,
     /// When the leader ended.
     pub at: Duration,
-    /// For how long the app had been ready; `None`: it never was.
+    /// How long the app had been ready; `None` if it never was.
     pub lived: Option<Duration>,
     /// Peak resident memory of the leader in bytes.
     pub peak: Option<u64>,
-    /// The leader exited with 0 and left processes behind, none of them recognised as the app.
+    /// The leader exited with 0 and left processes behind, but none of them was recognised as the app.
     pub daemonised: bool,
 }
 
@@ -95,11 +95,11 @@ impl RunEnd {
     }
 }
 
-/// What comes when the tree is empty.
+/// What follows once the tree is empty.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Then {
     Stopped(StopReason),
-    /// Start again, with this action's steps before the hooks.
+    /// Start again. Run the steps of this action before the hooks.
     Start {
         action: Option<String>,
     },

@@ -1,4 +1,4 @@
-//! How an app goes on under the next supervisor: from what was saved to the state to be in.
+//! Resumes an app under the next supervisor: turns the saved state into the state to start from.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::model::exit::Exit;
 use crate::model::plan::{self, Change};
 
 impl Machine {
-    /// What the next supervisor has to know of it.
+    /// What the next supervisor needs to resume this app.
     pub(super) fn saved(&self, state: &State) -> SavedApp {
         SavedApp {
             run: self.run,
@@ -24,14 +24,14 @@ impl Machine {
         }
     }
 
-    /// Takes over what an earlier supervisor knew, and says in which state to go on.
+    /// Takes over the data of an earlier supervisor, and returns the state to start from.
     pub(super) fn resume(&mut self, saved: &SavedApp, cx: &mut Context<'_>) -> State {
         (self.run, self.restarts) = (saved.run, saved.restarts);
         self.last_exit.clone_from(&saved.last_exit);
         self.history = saved.history.clone();
         let another_program = plan::program(&self.app) != saved.program;
         match saved.state.clone() {
-            // Its manifest was changed while no supervisor was running: a reason to try again, as ever.
+            // The manifest changed while no supervisor was running. As with any such change, try again.
             SavedState::GaveUp(_) | SavedState::Backoff { .. } if another_program => self.start_afresh(None, cx),
             SavedState::Stopped(super::StopReason::Done) if another_program => self.start_afresh(None, cx),
             SavedState::Stopped(why) => State::stopped(why, cx.now),
@@ -48,7 +48,7 @@ impl Machine {
         }
     }
 
-    /// The leader that was saved, or its successor, is alive.
+    /// The saved leader, or its successor, is alive.
     pub(super) fn resumed(&mut self, pid: Pid, saved: &SavedState, cx: &mut Context<'_>) -> State {
         match saved {
             SavedState::Up { pid: known, since: Some(since) } if *known == pid => {
@@ -57,7 +57,7 @@ impl Machine {
             }
             SavedState::Stopping { then, .. } => State::stopping(Some(pid), then.clone()),
             SavedState::Up { pid: known, .. } if *known == pid => self.alive(pid, true, cx),
-            // It was started again, and nobody lived to write that down.
+            // It was started again, but the supervisor died before it could save that.
             _ => {
                 self.restarts += 1;
                 self.alive(pid, true, cx)
@@ -65,7 +65,7 @@ impl Machine {
         }
     }
 
-    /// What is asked while the leader is being looked for is done once that is answered.
+    /// Remembers a request that arrives during the look-up; it is carried out once the look-up is answered.
     pub(super) fn asked_meanwhile(&mut self, saved: &mut SavedState, event: &Event) -> bool {
         let then = match event {
             Event::StopAsked(why) => Then::Stopped(*why),
@@ -82,7 +82,7 @@ impl Machine {
     }
 }
 
-/// The leader that was saved is gone: how its run ended, or what was to come after its stop.
+/// The saved leader is gone. Returns how its run ended, or as `Err` what should follow its stop.
 pub(super) fn end_of(saved: &SavedState, exit: Exit, peak: Option<u64>, now: Duration) -> Result<RunEnd, Then> {
     Ok(match saved.clone() {
         SavedState::Stopping { then, .. } => return Err(then),

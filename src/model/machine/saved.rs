@@ -1,5 +1,5 @@
-//! What of an app outlives its supervisor. Owns the form; `daemon::state` writes it down, and `resume` goes on from
-//! there.
+//! The data of an app that outlives its supervisor. Owns the format; `daemon::state` writes it to disk, and `resume`
+//! restores an app from it.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use super::parts::{Pid, RunEnd, StopReason, Then};
 use crate::model::exit::Exit;
 use crate::model::manifest::restart::History;
 
-/// One app as its supervisor last knew it. Times are those of the clock that all supervisors since boot share.
+/// The last known state of one app. Times are from a clock that all supervisors since boot share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SavedApp {
     pub run: u64,
     pub restarts: u64,
     pub last_exit: Option<Exit>,
-    /// What its manifest said. An app that was started by hand although it was disabled goes on.
+    /// `enabled` of the manifest at that time. A disabled app that was started by hand keeps running.
     pub enabled: bool,
     pub history: History,
     /// Identifies the program that a running app was started with.
@@ -23,7 +23,7 @@ pub struct SavedApp {
     pub state: SavedState,
 }
 
-/// Where the app was. What was only being tried is tried again; what lived is looked for.
+/// The saved form of a state. An unfinished start is repeated; for a live process there is a look-up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum SavedState {
     Stopped(StopReason),
@@ -33,16 +33,16 @@ pub enum SavedState {
         since: Duration,
         until: Duration,
     },
-    /// Not spawned yet, as far as is known.
+    /// Not spawned yet, as far as the supervisor knew.
     Starting {
         action: Option<String>,
     },
-    /// Its leader lived; `since` when it has been ready.
+    /// The leader was alive. `since` is when the app became ready, if it had.
     Up {
         pid: Pid,
         since: Option<Duration>,
     },
-    /// Its leader was gone, and the rest of its tree was being cleared.
+    /// The leader was gone, and the rest of the tree was being ended.
     Ended(RunEnd),
     Stopping {
         pid: Option<Pid>,

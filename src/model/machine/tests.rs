@@ -1,4 +1,4 @@
-//! The machine explored: every state it can reach, every event in it; and what must hold under any story.
+//! Explores the machine: every reachable state with every event, and the invariants that hold for any history.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ use crate::model::manifest::pattern::{Case, Pattern};
 use crate::model::manifest::probe::{Health, Ready, Target};
 use crate::model::manifest::restart::{OnClose, Restart};
 
-/// An app that uses everything: pattern, hooks, both probes, a memory limit.
+/// An app that uses every feature: pattern, hooks, both probes, a memory limit.
 fn full() -> App {
     let secs = Duration::from_secs;
     let mut app = bare();
@@ -36,7 +36,7 @@ fn full() -> App {
     app
 }
 
-/// The smallest app there is.
+/// The smallest possible app.
 fn bare() -> App {
     App::new("web", &["/usr/bin/web"])
 }
@@ -51,7 +51,7 @@ fn tell(machine: &mut AppMachine, now: Duration, event: &Event) -> Vec<AppEffect
     effects
 }
 
-/// Every kind of event, told to a machine in its run `run`.
+/// Every kind of event, for a machine in run `run`.
 fn events(run: u64, app: &Arc<App>) -> Vec<(&'static str, Event)> {
     let why = || "it said no".to_string();
     let timers = [
@@ -98,14 +98,14 @@ fn events(run: u64, app: &Arc<App>) -> Vec<(&'static str, Event)> {
     all
 }
 
-/// What a supervisor kept in mind of this app, which was running.
+/// The saved state of this app, which was running.
 fn kept_up(app: &Arc<App>) -> SavedApp {
     let mut machine = Machine::new(app.clone());
     machine.run = 7;
     machine.saved(&State::running(70, false, Duration::from_secs(1), 0))
 }
 
-/// A state as the table tells it apart: what it says of data that does not decide is left out.
+/// A state as the table shows it, without data that does not influence transitions.
 fn row(state: &State) -> String {
     let text = format!("{state:?}");
     let leaf = text.split([' ', '{']).next().unwrap_or_default();
@@ -140,7 +140,7 @@ fn effect_name(effect: &AppEffect) -> Option<String> {
     Some(name)
 }
 
-/// After its first failure, of which it may have this many.
+/// After the first failure of an app that may fail this often.
 fn failed_of(times: u32) -> AppMachine {
     let mut app = full();
     app.policy.backoff.give_up = GiveUp::After { times, within: Duration::from_secs(60) };
@@ -158,7 +158,7 @@ fn failed_of(times: u32) -> AppMachine {
     machine
 }
 
-/// Breadth first over everything the machine can be told, from the beginning.
+/// Walks all states breadth first from the initial one, with every event.
 fn explore() -> BTreeMap<String, BTreeMap<&'static str, (String, Vec<String>)>> {
     let spec = Arc::new(full());
     let (mut table, mut queue) = (BTreeMap::new(), vec![driven(full())]);
@@ -214,7 +214,7 @@ fn the_table_in_the_docs_is_the_machine() {
         std::fs::write(file, &document).unwrap();
     }
     let written = std::fs::read_to_string(file).unwrap_or_default();
-    assert!(written == document, "docs/machine.md is not what the machine does: BLESS=1 cargo test writes it anew");
+    assert!(written == document, "docs/machine.md is out of date: run `BLESS=1 cargo test the_table_in_the_docs`");
 }
 
 #[test]
@@ -227,26 +227,26 @@ fn every_state_can_be_reached_and_stopped() {
     }
     for (from, cells) in &table {
         let (to, _) = &cells["StopAsked"];
-        // While it is being looked for, the stop is kept in mind.
+        // The stop is remembered during the look-up.
         let known = ["Stopped", "Stopping: then Stopped", "Starting: Resuming"].contains(&to.as_str());
         assert!(known && (to != "Starting: Resuming" || to == from), "stop in {from} leads to {to}");
     }
 }
 
-/// The world as the machine sees it. Acts of the daemon are answered at once, before anything else happens; hooks,
-/// probes and processes answer when the story says so.
+/// A simulated world for the machine. The daemon's own actions are answered at once, before anything else happens.
+/// Hooks, probes and processes answer when the test says so.
 struct World {
     machine: AppMachine,
     now: Duration,
-    /// A live process that is the app, and whether the machine was told of it.
+    /// A live process of the app, and whether the machine knows about it.
     leader: Option<(Pid, bool)>,
-    /// Whether something else of its tree is alive, and obeys nothing but a kill.
+    /// Whether another process of the tree is alive. Only KILL ends it.
     helpers: Option<bool>,
     next_pid: Pid,
     armed: BTreeSet<Timer>,
-    /// Answers to what the daemon just did.
+    /// Answers to the daemon's latest actions.
     at_once: Vec<Event>,
-    /// Answers that take a while.
+    /// Answers that arrive later.
     owed: Vec<Event>,
 }
 
@@ -371,7 +371,7 @@ impl World {
             6 => self.exits(Exit::Clean),
             7 if self.leader.is_some_and(|(_, known)| known) => self.helpers = Some(choice > 127),
             8 => self.tell(Event::DependencyEnded),
-            // Somebody starts it from an icon.
+            // A person starts it from an icon.
             9 if self.leader.is_none() && self.machine.app.matcher.is_some() => {
                 self.next_pid += 1;
                 self.leader = Some((self.next_pid, false));
@@ -389,7 +389,7 @@ impl World {
         }
     }
 
-    /// Whatever came before, a stop ends in `Stopped` within its grace.
+    /// After any history, a stop ends in `Stopped` within its grace.
     fn stop(&mut self) {
         self.tell(Event::StopAsked(StopReason::Held));
         self.fire(Timer::Grace);
@@ -425,7 +425,7 @@ proptest! {
     }
 }
 
-/// The app is told these events, one after the other; its state after each.
+/// Sends these events in order, and returns the state after each.
 fn story(app: App, events: &[(u64, Event)]) -> Vec<String> {
     let mut machine = driven(app);
     events
@@ -471,7 +471,7 @@ fn a_launcher_that_forked_away_is_followed_not_restarted() {
     assert_eq!(states[1..], ["Starting: Spawning", "Running", "Crashed: Succeeding after exit code 0", "Running"]);
 }
 
-/// A supervisor that keeps this in mind of the app dies; the next one is told these events.
+/// The supervisor dies with this saved state, and the next one receives these events.
 fn succession(state: SavedState, events: &[Event]) -> (AppMachine, Vec<AppEffect>) {
     let app = Arc::new(bare());
     let mut machine = driven(bare());

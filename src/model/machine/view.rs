@@ -1,11 +1,11 @@
-//! How a state looks from outside: its name, its leader, and the rest in words.
+//! The public view of a state: its name, its leader, and a short text with details.
 
 use super::parts::{Pid, Then};
 use super::{State, StopReason};
 use crate::model::protocol::StateName;
 
 impl State {
-    /// The name that people see; the phases of a start share one.
+    /// The name that users see. All phases of a start share one name.
     pub fn name(&self) -> StateName {
         match self {
             State::Stopped { .. } => StateName::Stopped,
@@ -34,12 +34,12 @@ impl State {
         }
     }
 
-    /// It is being started, or running.
+    /// The app is starting or running.
     pub fn is_up(&self) -> bool {
         matches!(self.name(), StateName::Starting | StateName::Running)
     }
 
-    /// It is coming up: apps that are started `after` it wait.
+    /// The app is about to be up, so apps with this one in `after` wait.
     pub fn on_its_way(&self) -> bool {
         match self {
             State::Stopping { then, .. } => !matches!(then, Then::Stopped(_)),
@@ -47,17 +47,17 @@ impl State {
         }
     }
 
-    /// An operator, the manifest or the drain wants it down, and it is not yet.
+    /// A stop by an operator, the manifest or a drain is in progress.
     pub fn stop_asked(&self) -> bool {
         matches!(self, State::Stopping { then: Then::Stopped(_), .. })
     }
 
-    /// Nothing of it is alive, and nothing will be without a request.
+    /// No process is alive, and only a request starts one.
     pub fn at_rest(&self) -> bool {
         matches!(self, State::Stopped { .. } | State::GaveUp { .. })
     }
 
-    /// Why it is down, or will be.
+    /// Why the app is down, or about to be.
     pub fn stop_reason(&self) -> Option<StopReason> {
         match self {
             State::Stopped { why, .. } | State::Stopping { then: Then::Stopped(why), .. } => Some(*why),
@@ -65,7 +65,7 @@ impl State {
         }
     }
 
-    /// What the name of the state leaves open, in words.
+    /// Details that the name of the state does not give, as text.
     pub fn detail(&self) -> String {
         match self {
             State::Stopped { why, .. } => why.text().into(),

@@ -8,31 +8,31 @@ use serde::{Deserialize, Serialize};
 use crate::model::manifest::fields::{A_DAY, Fields};
 use crate::model::manifest::quantity::Span;
 
-/// Of waits, and of the time after which a run counts as stable. Without a lower bound a program that ends at once
-/// would be started as fast as the machine can.
+/// The range of waits, and of the time after which a run counts as stable. Without a lower bound, a program that exits
+/// at once would be restarted as fast as the machine can.
 const WAIT: RangeInclusive<Duration> = Duration::from_millis(10)..=A_DAY;
 const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 60 * 60);
-/// The recent ends are kept in memory.
+/// The most `times` of `give_up`: that many recent exits are kept in memory.
 const TIMES: RangeInclusive<u32> = 1..=1_000;
 
-/// `Backoff(…)` as it is written.
+/// `Backoff(…)` as written.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename = "Backoff", deny_unknown_fields, default)]
 pub struct BackoffForm {
     /// The first wait.
     pub first: Option<String>,
-    /// Each wait is the one before times this.
+    /// Each wait is the previous one multiplied by this.
     pub factor: Option<f64>,
-    /// No wait is longer.
+    /// The longest wait, without jitter.
     pub max: Option<String>,
-    /// Each wait is lengthened by a random share of itself, up to this.
+    /// Each wait is lengthened by a random fraction of itself, at most this.
     pub jitter: Option<f64>,
-    /// An app that lived this long and dies is started at once, and the next wait is `first` again.
+    /// An app that exits after running this long is restarted at once, and the next wait is `first` again.
     pub stable_after: Option<String>,
     pub give_up: Option<GiveUpForm>,
 }
 
-/// `give_up` as it is written.
+/// `give_up` as written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename = "GiveUp", deny_unknown_fields)]
 pub enum GiveUpForm {
@@ -49,18 +49,18 @@ pub enum GiveUpForm {
 pub struct Backoff {
     /// The first wait.
     pub first: Duration,
-    /// Each wait is the one before times this.
+    /// Each wait is the previous one multiplied by this.
     pub factor: f64,
-    /// No wait is longer.
+    /// The longest wait, without jitter.
     pub max: Duration,
-    /// Each wait is lengthened by a random share of itself, up to this.
+    /// Each wait is lengthened by a random fraction of itself, at most this.
     pub jitter: f64,
-    /// An app that lived this long and dies is started at once, and the next wait is `first` again.
+    /// An app that exits after running this long is restarted at once, and the next wait is `first` again.
     pub stable_after: Duration,
     pub give_up: GiveUp,
 }
 
-/// When to stop trying.
+/// When to give up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GiveUp {
     Never,

@@ -1,10 +1,10 @@
-//! `env`: the variables that an app is given. Check of their names.
+//! `env`: the variables set for an app. Checks their names.
 
 use std::collections::BTreeMap;
 
 use crate::model::manifest::fields::Fields;
 
-/// Variables with this prefix mark which app a process belongs to.
+/// The prefix of variables that mark which app a process belongs to.
 const OURS: &str = "KASM_VOID_";
 
 /// Checks the map in `env`.

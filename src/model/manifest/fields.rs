@@ -1,6 +1,6 @@
-//! The checker's view of one manifest: each setting takes its fields out of the form, has their texts filled in,
-//! and reports what is wrong with them. Owns field paths, ranges and the wording of range errors. Does not know
-//! where in a file a field stands, nor where variables come from.
+//! The checker's view of one manifest: each setting takes its fields out of the form, interpolates their texts, and
+//! reports what is wrong with them. Owns field paths, ranges and the wording of range errors. Does not know the
+//! position of a field in a file, nor where variables come from.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -12,43 +12,43 @@ use crate::model::manifest::pattern::{Case, Pattern};
 use crate::model::manifest::quantity::{Size, Span};
 use crate::model::manifest::switch;
 
-/// Something wrong with a field.
+/// A problem with a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The field's path, as in `prelaunch[2].timeout`.
+    /// The field's path, such as `prelaunch[2].timeout`.
     pub path: String,
     pub message: String,
-    /// What to do about it; may be empty.
+    /// How to fix it; may be empty.
     pub help: String,
-    /// A warning does not keep the manifest from being applied.
+    /// Whether the manifest is applied in spite of this.
     pub warning: bool,
 }
 
-/// How a variable's value is put into a text.
+/// How a variable's value is inserted into a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Insert {
     AsIs,
-    /// Into a regular expression: the value matches itself, whatever characters are in it.
+    /// Escaped for a regular expression: the value matches itself literally.
     Escaped,
-    /// As it is, into a script: a program reads it that has variables of its own.
+    /// Unchanged, into a script: the program that reads it has variables of its own.
     Script,
 }
 
-/// Whether a form has all that was written. Fields with mistakes are left out of it, so that the values of the
-/// others are checked all the same; what only follows from a missing one must not be reported.
+/// Whether a form has every field that was written. Fields with mistakes are left out, so that the others are still
+/// checked. Problems that only follow from a left-out field must not be reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whole {
     Yes,
     No,
 }
 
-/// Fills in the variables of the text at a field path.
+/// Interpolates the text at a field path.
 pub type FillIn<'a> = &'a mut dyn FnMut(&str, String, Insert) -> String;
 
-/// Longer waits and limits than these are mistakes: no session lasts so long.
+/// The longest wait or limit. A longer one is a mistake, because no session lasts that long.
 pub const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The fields of one manifest, and what was found wrong with them so far.
+/// The fields of one manifest, and the problems found so far.
 pub struct Fields<'a> {
     path: String,
     fill_in: FillIn<'a>,
@@ -65,7 +65,7 @@ impl<'a> Fields<'a> {
         self.findings
     }
 
-    /// Checks the fields of the setting that stands in `field`.
+    /// Checks the fields of the setting in `field`.
     pub fn within<T>(&mut self, field: &str, check: impl FnOnce(&mut Self) -> T) -> T {
         let length = self.path.len();
         self.path = self.path_of(field);
@@ -85,7 +85,7 @@ impl<'a> Fields<'a> {
         self.findings.push(finding);
     }
 
-    /// An error in how this field and another one go together.
+    /// Reports that this field does not fit another one.
     pub fn mismatch(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {
         if self.whole == Whole::Yes {
             self.error(field, message, help);
@@ -143,7 +143,7 @@ impl<'a> Fields<'a> {
         PathBuf::from(text)
     }
 
-    /// A regular expression. One that is wrong matches nothing.
+    /// A regular expression. An invalid one is reported and matches nothing.
     pub fn pattern(&mut self, field: &str, text: String, case: Case) -> Pattern {
         let path = self.path_of(field);
         let text = (self.fill_in)(&path, text, Insert::Escaped);
@@ -194,8 +194,8 @@ impl<'a> Fields<'a> {
         number
     }
 
-    /// A switch; `otherwise` says what follows from a text that is neither on nor off. Whoever mistypes a switch
-    /// wants the thing rather than not.
+    /// A switch. `otherwise` is the message for a text that is neither on nor off. Such a text counts as on, because a
+    /// mistyped switch was more likely meant to be on.
     pub fn switch(&mut self, field: &str, text: String, otherwise: &str) -> bool {
         let text = self.text(field, text);
         switch::read(&text).unwrap_or_else(|| {
@@ -211,7 +211,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// `field` below the setting that is being checked.
+    /// The full path of `field` in the setting that is being checked.
     fn path_of(&self, field: &str) -> String {
         match (self.path.is_empty(), field.is_empty()) {
             (true, _) => field.into(),

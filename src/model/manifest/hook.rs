@@ -12,11 +12,11 @@ use crate::model::manifest::pattern::{Case, Pattern};
 use crate::model::manifest::probe::{LIMIT, Target, TargetForm};
 use crate::model::manifest::switch::{on, switch};
 
-/// One step as it is written.
+/// One hook as written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename = "Hook", deny_unknown_fields)]
 pub enum HookForm {
-    /// Waits until something is there.
+    /// Waits until a probe succeeds.
     WaitFor {
         what: TargetForm,
         #[serde(default)]
@@ -41,15 +41,15 @@ pub enum HookForm {
         #[serde(default)]
         on_failure: OnFailure,
     },
-    /// Copies a file, or a folder with all in it, over what is there.
+    /// Copies a file, or a folder and its content, overwriting what is there.
     Copy {
         from: String,
         to: String,
         #[serde(default)]
         on_failure: OnFailure,
     },
-    /// Keeps a folder of ours (`from`) in a folder that people change (`to`): what they left as it was shipped is
-    /// refreshed or removed, what they edited or removed stays so.
+    /// Keeps shipped files (`from`) up to date in a folder that people may change (`to`). Unchanged files are updated
+    /// or removed; files that people edited or removed stay so.
     Stage {
         from: String,
         to: String,
@@ -62,15 +62,15 @@ pub enum HookForm {
         #[serde(default)]
         on_failure: OnFailure,
     },
-    /// Removes all that a folder holds, not the folder; follows no symlink.
+    /// Removes everything in a folder, but not the folder; follows no symlink.
     ClearDir {
         path: String,
         #[serde(default)]
         on_failure: OnFailure,
     },
-    /// Removes locks that nobody holds any more.
+    /// Removes stale locks.
     ClearLocks {
-        /// The browser's profile folder; an X display has none.
+        /// The browser's profile folder; none for an X display.
         #[serde(default)]
         dir: Option<String>,
         kind: LockKind,
@@ -87,13 +87,13 @@ pub enum HookForm {
         #[serde(default)]
         on_failure: OnFailure,
     },
-    /// Maximises each window whose class matches, once, for as long as `within`.
+    /// Maximises each new window whose class matches, once, for the time `within`.
     Maximize {
         /// Regex over the window's WM_CLASS (instance or class), ignoring case.
         class: String,
         #[serde(default)]
         within: Option<String>,
-        /// A switch as the app's own; off is success.
+        /// A switch like the app's own; when it is off, the hook does nothing and succeeds.
         #[serde(default = "on", deserialize_with = "switch")]
         enabled: String,
         #[serde(default = "go_on")]
@@ -105,7 +105,7 @@ fn go_on() -> OnFailure {
     OnFailure::Continue
 }
 
-/// What a failed hook means for the start it belongs to.
+/// What a failed hook means for the start that it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum OnFailure {
     /// The start has failed: the app is `Crashed` with class `HookFailed`.
@@ -115,12 +115,12 @@ pub enum OnFailure {
     Continue,
 }
 
-/// Whose locks: where they are and how they name their owner.
+/// The kind of lock: where it is and how it names its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LockKind {
     /// `SingletonLock` (a symlink to `HOST-PID`), `SingletonSocket`, `SingletonCookie` in a profile folder.
     Chromium,
-    /// The same names; an Electron app exits 0 without a word when it finds them held.
+    /// The same names. An Electron app silently exits 0 if the lock is held.
     Electron,
     /// `/tmp/.X1-lock` and the socket of the display that DISPLAY names.
     X11,
@@ -133,11 +133,11 @@ pub enum Locks {
         dir: PathBuf,
         browser: BrowserKind,
     },
-    /// Those of the display that DISPLAY names.
+    /// The lock and the socket of the display that DISPLAY names.
     Display,
 }
 
-/// How a browser says that its profile is locked.
+/// How a browser reports that its profile is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BrowserKind {
     /// Exits 21.
@@ -146,16 +146,16 @@ pub enum BrowserKind {
     Electron,
 }
 
-/// One step, compiled. Hooks run in order.
+/// One checked hook. Hooks run in order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hook {
     pub step: Step,
-    /// How long the step may take before it counts as failed.
+    /// How long the hook may take before it counts as failed.
     pub timeout: Duration,
     pub on_failure: OnFailure,
 }
 
-/// What a hook does; the forms say how each is meant. Every path is absolute.
+/// What a hook does; [`HookForm`] describes each one. Every path is absolute.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     WaitFor { what: Target },
@@ -170,7 +170,7 @@ pub enum Step {
     Maximize { class: Pattern, enabled: bool },
 }
 
-/// Also the limit of file steps, which name none: a slow disk may take its time.
+/// The default limit, also for file steps, which cannot set one. It leaves time for a slow disk.
 const HALF_A_MINUTE: Duration = Duration::from_secs(30);
 const MAXIMIZE_WITHIN: Duration = Duration::from_secs(20);
 
@@ -241,7 +241,7 @@ fn locks(dir: Option<String>, kind: LockKind, fields: &mut Fields<'_>) -> Locks 
     Locks::Profile { dir: dir.map(|dir| fields.path("dir", dir)).unwrap_or_default(), browser }
 }
 
-/// Texts are filled in, at whatever depth.
+/// Interpolates every text in the value, at any depth.
 fn json(
     field: &str,
     values: BTreeMap<String, serde_json::Value>,
@@ -274,7 +274,7 @@ fn json_value(path: &str, value: serde_json::Value, fields: &mut Fields<'_>) -> 
 }
 
 impl Step {
-    /// The step's name as manifests write it.
+    /// The step's name, as in manifests.
     pub fn name(&self) -> &'static str {
         match self {
             Step::WaitFor { .. } => "WaitFor",

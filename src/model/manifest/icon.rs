@@ -1,5 +1,5 @@
-//! Icons: a manifest's `icon` as desktop entries, one for the app and one for each action it names. Owns what a
-//! click runs and how a text is written in a desktop entry; writes no file.
+//! Icons: turns a manifest's `icon` into desktop entries, one for the app and one for each action it names. Owns the
+//! command of a click and the quoting of desktop entries. Writes no file.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -18,17 +18,17 @@ pub struct Icon {
     pub icon: String,
     #[serde(default)]
     pub categories: Vec<String>,
-    /// A click while the app is up runs its command line once more, with these behind `args`. Without it such a
-    /// click does nothing.
+    /// A click while the app is up runs its command line once more, with these after `args`. Without it such a click
+    /// does nothing.
     #[serde(default)]
     pub again: Option<Vec<String>>,
-    /// Actions with an icon of their own, and its name.
+    /// Actions that have an icon of their own, with the icon's name.
     #[serde(default)]
     pub actions: BTreeMap<String, String>,
 }
 
 impl Icon {
-    /// `actions`: those that the app has.
+    /// `actions` are the actions that the app has.
     pub fn check<H>(self, fields: &mut Fields<'_>, actions: &BTreeMap<String, H>) -> Icon {
         let Icon { name, icon, categories, again, actions: shown } = self;
         for action in shown.keys().filter(|action| !actions.contains_key(*action)) {
@@ -40,15 +40,15 @@ impl Icon {
     }
 }
 
-/// A desktop entry: its file's name and what is in it.
+/// A desktop entry: its file name and content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub file: String,
     pub text: String,
 }
 
-/// The entries of an app. `through`: a program that runs `kasm-void` for a click and shows how it went; it is
-/// given the icon's name and then the words.
+/// The entries of an app. `through` is a program that runs `kasm-void` for a click and shows the result. Its arguments
+/// are the icon's name and then the arguments of `kasm-void`.
 pub fn entries(app: &str, about: &str, icon: &Icon, through: Option<&str>) -> Vec<Entry> {
     let own = Entry {
         file: format!("{app}.desktop"),
@@ -86,7 +86,7 @@ fn exec(through: Option<&str>, words: &[&str]) -> String {
     before.into_iter().chain(words.iter().map(|word| quoted(word))).collect::<Vec<_>>().join(" ")
 }
 
-/// A word of `Exec`, which has quotes of its own kind, and `%` for itself is `%%`.
+/// Quotes a word for `Exec`, which has its own quoting rules and needs `%%` for `%`.
 fn quoted(word: &str) -> String {
     let word = word.replace('%', "%%");
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:=,@%".contains(c);
@@ -98,7 +98,7 @@ fn quoted(word: &str) -> String {
     format!("\"{inside}\"")
 }
 
-/// A value, in one line.
+/// Escapes a value so that it fits on one line.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t")
 }

@@ -1,4 +1,4 @@
-//! `limits`: what an app may use. Form and check.
+//! `limits`: the resources that an app may use. Form and check.
 
 use std::ops::RangeInclusive;
 
@@ -6,27 +6,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::manifest::fields::Fields;
 
-/// Less than a mebibyte is less than any program needs to start.
+/// Any program needs at least a mebibyte to start.
 const MAX_RSS: RangeInclusive<u64> = 1 << 20..=16 << 40;
 
-/// `Limits(…)` as it is written.
+/// `Limits(…)` as written.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename = "Limits", deny_unknown_fields, default)]
 pub struct LimitsForm {
     /// -20 to 19.
     pub nice: Option<i32>,
-    /// -1000 to 1000: which process is killed first when memory runs out.
+    /// -1000 to 1000. With a higher value, the kernel kills the app earlier when memory runs out.
     pub oom_score_adj: Option<i32>,
-    /// The tree's resident memory; an app that needs more is restarted, class `TooMuchMemory`.
+    /// Resident memory of the whole tree; an app that uses more is restarted, class `TooMuchMemory`.
     pub max_rss: Option<String>,
 }
 
-/// What an app may use; `None` leaves it as the supervisor has it.
+/// The resources that an app may use. With `None` it inherits the supervisor's value, or has no limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Limits {
     pub nice: Option<i32>,
     pub oom_score_adj: Option<i32>,
-    /// The tree's resident memory in bytes.
+    /// Resident memory of the whole tree, in bytes.
     pub max_rss: Option<u64>,
 }
 

@@ -9,22 +9,22 @@ use crate::model::manifest::fields::Fields;
 
 /// Smaller files would be rotated more often than they are read; larger ones fill any disk.
 const MAX_SIZE: RangeInclusive<u64> = 4 << 10..=1 << 40;
-/// Each of them is renamed at every rotation.
+/// Every rotation renames each of these files.
 const KEEP: RangeInclusive<u32> = 0..=100;
-/// They are held in memory.
+/// These lines are held in memory.
 const TAIL: RangeInclusive<u32> = 0..=1_000;
 
-/// `Log(…)` as it is written.
+/// `Log(…)` as written.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename = "Log", deny_unknown_fields, default)]
 pub struct LogForm {
     /// `logs/<app>.log` in the state folder by default.
     pub file: Option<String>,
-    /// A file that would grow beyond this is rotated, between two lines.
+    /// A file that would grow beyond this is rotated at a line break.
     pub max_size: Option<String>,
     /// Rotated files kept: `file.1` is the newest.
     pub keep: Option<u32>,
-    /// Last lines of output kept with each crash.
+    /// How many last lines of output are kept with each crash.
     pub tail: Option<u32>,
     /// Also pass each line on to the supervisor's own log, at most 100 a second.
     pub forward: bool,
@@ -33,13 +33,13 @@ pub struct LogForm {
 /// Where an app's output goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// `None`: `logs/<app>.log` in the state folder.
+    /// `None` for `logs/<app>.log` in the state folder.
     pub file: Option<PathBuf>,
-    /// In bytes. A file that would grow beyond it is rotated, between two lines.
+    /// In bytes. A file that would grow beyond it is rotated at a line break.
     pub max_size: u64,
     /// Rotated files kept: `file.1` is the newest.
     pub keep: u32,
-    /// Last lines of output kept with each crash.
+    /// How many last lines of output are kept with each crash.
     pub tail: usize,
     /// Whether each line is also passed on to the supervisor's own log.
     pub forward: bool,

@@ -1,4 +1,4 @@
-//! `matches`: which live process is an app, however it was started. Form, check and the comparison.
+//! `matches`: recognises a live process as an app, however it was started. Form, check and comparison.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -9,31 +9,31 @@ use serde::{Deserialize, Serialize};
 use crate::model::manifest::fields::Fields;
 use crate::model::manifest::pattern::{Case, Pattern};
 
-/// An app whose updater takes longer is down for so long that somebody should look.
+/// If an updater takes longer than this, the app is down for so long that somebody should look.
 const SUCCESSOR: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60 * 60);
 
-/// `Match(…)` as it is written. A live process of our user is this app when its command line (arguments joined by
-/// a space) matches `cmdline` and not `exclude`.
+/// `Match(…)` as written. A live process of our user is this app if its command line (arguments joined by single
+/// spaces) matches `cmdline` and not `exclude`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename = "Match", deny_unknown_fields)]
 pub struct MatchForm {
     /// Regex over the command line.
     pub cmdline: String,
-    /// Regex; command lines that match it are helpers, never the app.
+    /// Regex. A process whose command line matches it is a helper, never the app.
     #[serde(default)]
     pub exclude: Option<String>,
     /// A flag that names a folder, as in `--user-data-dir`. A process matches only if its own flag names the same
     /// folder as the app's arguments do, however either is spelled.
     #[serde(default)]
     pub same_folder: Option<String>,
-    /// How long the app may be gone after its leader exited with 0, as long as something of its tree is alive: a
-    /// launcher that forks, or an updater that starts the new version. 1 s by default.
+    /// How long the app may be missing after its leader exited with 0, while part of its tree is alive: for a launcher
+    /// that forks, or an updater that starts the new version. 1 s by default.
     #[serde(default)]
     pub successor: Option<String>,
 }
 
 impl MatchForm {
-    /// `argv`: what the app is started with.
+    /// `argv` is the app's program and arguments.
     pub fn check(self, argv: &[String], fields: &mut Fields<'_>) -> Matcher {
         let MatchForm { cmdline, exclude, same_folder, successor } = self;
         if cmdline.is_empty() {
@@ -59,7 +59,8 @@ fn folder_of(flag: String, argv: &[String], fields: &mut Fields<'_>) -> Option<F
     folder.map(|folder| FolderFlag { flag, folder })
 }
 
-/// The value that a flag has in a command line: behind `=`, or the next word. Of several the last one counts.
+/// The value of a flag in a command line: the text after `=`, or the next word. If the flag is repeated, the last
+/// one counts.
 pub fn value_of<'a>(words: &'a [String], flag: &str) -> Option<&'a str> {
     words.iter().enumerate().rev().find_map(|(at, word)| match word.strip_prefix(flag)? {
         "" => words.get(at + 1).map(String::as_str),
@@ -73,7 +74,7 @@ pub struct Matcher {
     pub cmdline: Pattern,
     pub exclude: Option<Pattern>,
     pub same_folder: Option<FolderFlag>,
-    /// How long a successor of the leader may take to appear.
+    /// How long to wait for a successor of the leader.
     pub successor: Duration,
 }
 
@@ -88,8 +89,8 @@ impl Matcher {
     /// The default of `successor`.
     pub const SUCCESSOR: Duration = Duration::from_secs(1);
 
-    /// `cmdline`: the process's arguments joined by single spaces. Whether it names the same folder is another
-    /// question, which takes a look at the file system.
+    /// `cmdline` is the process's arguments joined by single spaces. Does not check `same_folder`, which needs the file
+    /// system.
     pub fn is(&self, cmdline: &str) -> bool {
         self.cmdline.is_match(cmdline) && !self.exclude.as_ref().is_some_and(|exclude| exclude.is_match(cmdline))
     }

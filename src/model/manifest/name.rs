@@ -1,10 +1,10 @@
-//! Names of apps: they stand in file names, environment variables, metrics and URLs.
+//! Names of apps: they are used in file names, environment variables, metrics and URLs.
 
-/// The session's own manifest; no app can have its name.
+/// The name of the session's own manifest; no app can have it.
 pub const WORKSPACE: &str = "workspace";
 const LONGEST: usize = 63;
 
-/// The rule, for people.
+/// The rule, for messages.
 pub const RULE: &str =
     "use letters, digits, `.`, `_` and `-`, beginning with a letter or digit, at most 63, and not ending in `.ron`";
 

@@ -1,18 +1,18 @@
-//! Patterns: compiled regular expressions that can be compared and printed. Owns how they are compiled, so that
-//! one that passed the check is the one that is used.
+//! Patterns: compiled regular expressions that can be compared and printed. The only place that compiles them, so that
+//! the pattern that passed the check is the one in use.
 
 use std::fmt;
 
 use regex_lite::{Regex, RegexBuilder};
 
-/// Whether upper and lower case are told apart.
+/// Whether matching is case-sensitive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Case {
     Sensitive,
     Ignored,
 }
 
-/// A compiled regular expression, equal to another one of the same text and case.
+/// A compiled regular expression. Two are equal if their text and case are.
 #[derive(Clone)]
 pub struct Pattern {
     regex: Regex,
@@ -20,13 +20,13 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Fails with what is wrong with the text.
+    /// Compiles the text. The error says what is wrong with it.
     pub fn new(text: &str, case: Case) -> Result<Self, String> {
         let regex = RegexBuilder::new(text).case_insensitive(case == Case::Ignored).build();
         regex.map(|regex| Pattern { regex, case }).map_err(|error| error.to_string())
     }
 
-    /// Matches no text at all.
+    /// A pattern that matches nothing.
     pub fn nothing() -> Self {
         Pattern::new(r"[^\s\S]", Case::Sensitive).expect("a class without members")
     }

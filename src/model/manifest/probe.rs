@@ -1,5 +1,5 @@
-//! Probes: how the supervisor asks whether an app is there (`ready`), still well (`health`), or whether
-//! something that it needs is there (`WaitFor`). Forms, defaults and checks; asks nothing itself.
+//! Probes: how the supervisor checks whether an app is ready (`ready`), is still healthy (`health`), or can use
+//! something that it needs (`WaitFor`). Forms, defaults and checks; does not probe.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::model::manifest::fields::{A_DAY, Fields};
 use crate::model::manifest::pattern::{Case, Pattern};
 
-/// A limit or pause that is shorter would fail, or ask, all the time.
+/// A shorter limit would always fail, and a shorter pause would probe all the time.
 pub(super) const LIMIT: RangeInclusive<Duration> = Duration::from_millis(10)..=A_DAY;
 const GRACE: RangeInclusive<Duration> = Duration::ZERO..=A_DAY;
 const FAILURES: RangeInclusive<u32> = 1..=1_000;
 
-/// What can be asked for, once; the asker repeats. As it is written.
+/// A probe target as written. One probe asks once; the caller repeats it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename = "Target", deny_unknown_fields)]
 pub enum TargetForm {
@@ -26,14 +26,14 @@ pub enum TargetForm {
     /// A TCP connection to `host:port` succeeds.
     Tcp {
         address: String,
-        /// Only an answer from a process of this app counts.
+        /// Whether only an answer from a process of this app counts.
         #[serde(default)]
         own: bool,
     },
     /// A GET of this `http://` URL answers with a status below 400.
     Http {
         url: String,
-        /// Only an answer from a process of this app counts.
+        /// Whether only an answer from a process of this app counts.
         #[serde(default)]
         own: bool,
     },
@@ -45,7 +45,7 @@ pub enum TargetForm {
     Command { argv: Vec<String> },
 }
 
-/// What can be asked for, once; the asker repeats.
+/// A probe target. One probe asks once; the caller repeats it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Target {
     /// The X server named by DISPLAY accepts clients.
@@ -115,21 +115,21 @@ impl std::fmt::Display for Target {
     }
 }
 
-/// `Ready(…)` as it is written.
+/// `Ready(…)` as written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename = "Ready", deny_unknown_fields)]
 pub struct ReadyForm {
     pub probe: TargetForm,
-    /// Not ready by then: the app is stopped and counts as crashed, class `NotReady`.
+    /// An app that is not ready in this time is stopped and counts as crashed, class `NotReady`.
     #[serde(default)]
     pub within: Option<String>,
 }
 
-/// When a started app counts as `Running`. Without one it does as soon as it is spawned.
+/// When a started app counts as `Running`. An app without this does as soon as it is spawned.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ready {
     pub probe: Target,
-    /// Not ready by then: the app is stopped and counts as crashed, class `NotReady`.
+    /// An app that is not ready in this time is stopped and counts as crashed, class `NotReady`.
     pub within: Duration,
 }
 
@@ -143,35 +143,35 @@ impl ReadyForm {
     }
 }
 
-/// `Health(…)` as it is written.
+/// `Health(…)` as written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename = "Health", deny_unknown_fields)]
 pub struct HealthForm {
     pub probe: TargetForm,
     #[serde(default)]
     pub every: Option<String>,
-    /// An answer later than this is a failure.
+    /// A probe that takes longer than this fails.
     #[serde(default)]
     pub timeout: Option<String>,
-    /// So many failures in a row restart the app, class `Unhealthy`.
+    /// This many failures in a row restart the app, class `Unhealthy`.
     #[serde(default)]
     pub failures: Option<u32>,
-    /// Failures so soon after the app became ready do not count.
+    /// Failures within this time after the app became ready do not count.
     #[serde(default)]
     pub grace: Option<String>,
 }
 
-/// Asked again and again while an app runs.
+/// A check that is repeated while an app runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Health {
     pub probe: Target,
-    /// The pause between an answer and the next question.
+    /// The pause between an answer and the next probe.
     pub every: Duration,
-    /// An answer later than this is a failure.
+    /// A probe that takes longer than this fails.
     pub timeout: Duration,
-    /// So many failures in a row restart the app, class `Unhealthy`.
+    /// This many failures in a row restart the app, class `Unhealthy`.
     pub failures: u32,
-    /// Failures so soon after the app became ready do not count.
+    /// Failures within this time after the app became ready do not count.
     pub grace: Duration,
 }
 

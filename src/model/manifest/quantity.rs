@@ -1,6 +1,6 @@
 //! Durations and sizes as people write them in a manifest: `"1m 30s"`, `"10MiB"`.
 //!
-//! Owns the two spellings and their errors, nothing else.
+//! Owns these two notations and their errors, nothing else.
 
 use std::fmt;
 use std::time::Duration;
@@ -101,7 +101,7 @@ impl fmt::Debug for Size {
     }
 }
 
-/// Both are strings on the wire and in RON.
+/// Both types are strings on the wire and in RON.
 macro_rules! as_text {
     ($type:ty) => {
         impl Serialize for $type {

@@ -1,5 +1,5 @@
-//! The restart policy: what an exit means for the next start. Pure arithmetic over the exit, the app's history
-//! and the time; the machine carries the verdict out.
+//! The restart policy: what an exit means for the next start. Computes a decision from the exit, the app's history and
+//! the time; the machine carries it out.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,27 +9,27 @@ use serde::{Deserialize, Serialize};
 use super::backoff::{Backoff, GiveUp};
 use crate::model::exit::Exit;
 
-/// Which ends lead to another start.
+/// Which exits lead to a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Restart {
     #[default]
     Always,
-    /// Not after exit code 0.
+    /// Restart, except after exit code 0.
     OnFailure,
     Never,
 }
 
-/// What exit code 0 of a ready app means when `restart` is `Always`: the person closed it.
+/// What to do if a ready app exits with code 0 and `restart` is `Always`: the user has closed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum OnClose {
-    /// It comes back.
+    /// Restart it.
     #[default]
     Restart,
-    /// It stays away until somebody starts it.
+    /// Leave it down until it is started by hand.
     Hold,
 }
 
-/// What follows when the backoff gives up.
+/// What to do when the backoff gives up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum OnGiveUp {
@@ -40,7 +40,7 @@ pub enum OnGiveUp {
     EndSession { code: u8 },
 }
 
-/// Which ends lead to another start, after which wait, and until when.
+/// Which exits lead to a restart, after which wait, and when to give up.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RestartPolicy {
     pub restart: Restart,
@@ -49,63 +49,62 @@ pub struct RestartPolicy {
     pub on_give_up: OnGiveUp,
 }
 
-/// What comes after an exit.
+/// What to do after an exit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Decision {
-    /// Start again without a wait.
+    /// Start again at once.
     AtOnce,
-    /// Start number `attempt` since it was last stable, after this wait.
+    /// Start again after this wait, as start number `attempt` since the app was last stable.
     Retry {
         attempt: u32,
         wait: Duration,
     },
     GiveUp,
-    /// No further start.
+    /// Do not start again.
     Stay(Stay),
 }
 
-/// Why no further start follows.
+/// Why the app is not started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stay {
-    /// `restart` says that this end was the last.
+    /// `restart` does not allow a start after this exit.
     Done,
-    /// A person closed it, and `on_close` is `Hold`.
+    /// The user closed the app, and `on_close` is `Hold`.
     Closed,
 }
 
-/// How a run ended, as far as the policy cares.
+/// How a run ended, as the policy sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Ended<'a> {
     pub exit: &'a Exit,
-    /// For how long it had been ready; `None`: it never was.
+    /// How long it had been ready; `None` if it never was.
     pub lived: Option<Duration>,
-    /// Nothing but a person can have ended it: exit code 0 while it was ready, and no other cause.
+    /// Only the user can have ended it: exit code 0 while it was ready, and no other cause.
     pub closed: bool,
 }
 
-/// What the policy remembers of an app's earlier ends.
+/// What the policy remembers about earlier exits of an app.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct History {
-    /// Failed starts since the app was last stable.
+    /// Number of failed starts since the app was last stable.
     pub attempt: u32,
-    /// When the recent unexpected exits before `stable_after` were; no longer than `give_up.times`.
+    /// The times of recent unexpected exits before `stable_after`; at most `give_up.times` of them.
     early: VecDeque<Duration>,
 }
 
 impl History {
-    /// A manual start or a new manifest forgets everything.
+    /// Forgets everything, for a start by hand or a new manifest.
     pub fn forget(&mut self) {
         *self = History::default();
     }
 }
 
-/// Nobody closes a window sooner than this after it appeared: what exits with 0 before ended by itself.
+/// No user closes a window sooner than this after it appeared. An app that exits with 0 before that ended by itself.
 const SOONEST_CLOSING: Duration = Duration::from_millis(500);
 
-/// Decides what follows the end of a run. `chance` is a random number in 0..1.
+/// Decides what to do after the end of a run. `chance` is a random number in 0..1.
 ///
-/// Only ends before `stable_after` count towards giving up and lengthen the waits. A person who closes the window
-/// does neither.
+/// Only exits before `stable_after` count towards giving up and lengthen the waits. Closing the window does neither.
 pub fn decide(
     policy: &RestartPolicy,
     history: &mut History,
@@ -183,7 +182,7 @@ mod tests {
         assert_eq!(after(Restart::Always, OnClose::Hold, Exit::Clean, LONG), Decision::Stay(Stay::Closed));
     }
 
-    /// The ends of one app at these seconds, and what the policy makes of each.
+    /// The decisions of the policy for exits of one app at these seconds.
     fn story(give_up: GiveUp, ends: &[(u64, Exit, Option<Duration>)]) -> Vec<Decision> {
         let policy = policy(Restart::Always, OnClose::Restart, give_up);
         let mut history = History::default();
@@ -236,7 +235,7 @@ mod tests {
             prop_assert_eq!(at, Some((closings + times) as usize - 1));
         }
 
-        /// By default no app is abandoned, and no wait is longer than `max` and its jitter.
+        /// By default the policy never gives up, and no wait is longer than `max` plus jitter.
         #[test]
         fn by_default_there_is_always_a_next_start(
             ends in proptest::collection::vec((0u64..10_000, any::<bool>(), proptest::option::of(0u64..5)), 1..200),

@@ -1,4 +1,4 @@
-//! `stop`: how an app is asked to end. Form, defaults and check.
+//! `stop`: how an app is stopped. Form, defaults and check.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -11,26 +11,26 @@ use crate::model::signal::signal_number;
 /// A longer grace would hold up the end of the session.
 const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60 * 60);
 
-/// `Stop(…)` as it is written.
+/// `Stop(…)` as written.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename = "Stop", deny_unknown_fields, default)]
 pub struct StopForm {
-    /// The signal that asks: a name with or without `SIG`, or a number. `TERM` by default.
+    /// The signal to send: a name with or without `SIG`, or a number. `TERM` by default.
     pub signal: Option<String>,
-    /// What is still alive after this is killed. 5 s by default.
+    /// Time until the rest of the tree is killed. 5 s by default.
     pub grace: Option<String>,
-    /// The DevTools port of a Chromium. It is asked there to close, and sent the signal only if that fails.
+    /// The DevTools port of a Chromium, used to ask it to close. The signal is sent only if that fails.
     pub devtools: Option<String>,
 }
 
-/// How an app is asked to end.
+/// How an app is stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stop {
-    /// The number of the signal that asks.
+    /// The number of the signal to send.
     pub signal: i32,
-    /// What is still alive after this is killed.
+    /// Time until the rest of the tree is killed.
     pub grace: Duration,
-    /// The DevTools port of a Chromium. It is asked there to close, and sent the signal only if that fails.
+    /// The DevTools port of a Chromium, used to ask it to close. The signal is sent only if that fails.
     pub devtools: Option<u16>,
 }
 

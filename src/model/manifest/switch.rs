@@ -1,11 +1,11 @@
-//! Switches: fields that are on or off, written bare or as text that is interpolated first.
+//! Switches: fields that are on or off, written bare or as a text that is interpolated first.
 
 use serde::Deserializer;
 
-/// The way out of a text that is neither.
+/// The help for a text that is neither.
 pub const HELP: &str = "use 1, true, yes or on; 0, false, no or off";
 
-/// What a switch says. Empty counts as unset, which is on.
+/// Reads a switch; `None` if it is neither on nor off. An empty text counts as unset, which is on.
 pub fn read(text: &str) -> Option<bool> {
     match text.trim().to_ascii_lowercase().as_str() {
         "" | "1" | "true" | "yes" | "on" => Some(true),
@@ -19,7 +19,7 @@ pub(super) fn on() -> String {
     "1".into()
 }
 
-/// `true`, `false`, or text that is interpolated before it is read as one of them.
+/// Deserializes `true`, `false`, or a text that is interpolated before it is read as a switch.
 pub(super) fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     struct Switch;
     impl serde::de::Visitor<'_> for Switch {

@@ -1,4 +1,4 @@
-//! `workspace.ron`: what belongs to the session, not to one app. Form, defaults and check.
+//! `workspace.ron`: the settings of the session. Form, defaults and check.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -13,10 +13,10 @@ use crate::model::manifest::name;
 use crate::model::manifest::probe::{Target, TargetForm, is_address};
 use crate::model::manifest::switch::{on, switch};
 
-/// Whatever ends a container has lost its patience after an hour.
+/// After an hour, whatever stops the container has long killed it.
 const STOP_BUDGET: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60 * 60);
 
-/// `workspace.ron` as it is written.
+/// `workspace.ron` as written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename = "Workspace", deny_unknown_fields, default)]
 pub struct WorkspaceForm {
@@ -26,13 +26,13 @@ pub struct WorkspaceForm {
     pub env: BTreeMap<String, String>,
     /// Variables no app is given unless it names them in `env_secret`.
     pub env_hidden: Vec<String>,
-    /// Names that later folders cannot replace: their files of these names are ignored.
+    /// File names that later folders cannot replace: their files of these names are ignored.
     pub locked: Vec<String>,
     /// Steps once, before the first app starts.
     pub stage: Vec<HookForm>,
-    /// What the staged session needs to be ready for people. When not empty, apps that are down do not count.
+    /// When the session is ready for people, once `stage` has run. If not empty, apps that are down do not count.
     pub ready: Vec<TargetForm>,
-    /// `false`: load and check, but start nothing until asked.
+    /// If off, apps are loaded and checked, but not started until asked.
     #[serde(deserialize_with = "switch")]
     pub autostart: String,
     /// A drain takes no longer than this; then everything left is killed.
@@ -57,10 +57,10 @@ impl Default for WorkspaceForm {
     }
 }
 
-/// What belongs to the session, not to one app.
+/// The checked settings of the session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Workspace {
-    /// Filled in: names for use in every manifest.
+    /// Names for use in every manifest, interpolated.
     pub vars: BTreeMap<String, String>,
     /// Variables set for every app.
     pub env: BTreeMap<String, String>,
@@ -68,13 +68,13 @@ pub struct Workspace {
     pub env_hidden: BTreeSet<String>,
     /// Steps once, before the first app starts.
     pub stage: Vec<Hook>,
-    /// What the staged session needs to be ready. Empty: every app that should run does.
+    /// When the session is ready, once `stage` has run. If empty, it is ready when every app that should run does.
     pub ready: Vec<Target>,
-    /// Whether apps are started without being asked for.
+    /// Whether apps are started without a request.
     pub autostart: bool,
     /// A drain takes no longer than this; then everything left is killed.
     pub stop_budget: Duration,
-    /// `host:port` at which Prometheus metrics are served too.
+    /// Also serve Prometheus metrics at this `host:port`.
     pub metrics: Option<String>,
 }
 
@@ -94,7 +94,7 @@ impl Default for Workspace {
 }
 
 impl WorkspaceForm {
-    /// What `lower` sets and this one does not, by field. Hidden variables are not among them.
+    /// The fields that `lower` sets and this form does not, without hidden variables.
     pub fn leaves_out(&self, lower: &WorkspaceForm) -> Vec<String> {
         let WorkspaceForm { vars, env, env_hidden: _, locked: _, stage, ready, autostart, stop_budget, metrics } =
             lower;
@@ -117,10 +117,10 @@ impl WorkspaceForm {
         left_out
     }
 
-    /// `vars` are left empty: they are filled in by whoever fills in the other texts.
+    /// Leaves `vars` empty: the scope interpolates them, and the caller sets them.
     pub fn check(self, fields: &mut Fields<'_>) -> Workspace {
         let WorkspaceForm { vars: _, env, env_hidden, locked, stage, ready, autostart, stop_budget, metrics } = self;
-        // What is locked has been left out already, where the folders were read.
+        // Locked files were already left out when the folders were read.
         for (i, name) in locked.iter().enumerate().filter(|(_, name)| !name::is_allowed(name)) {
             fields.error(&format!("locked[{i}]"), format!("`{name}` cannot be the name of an app"), name::RULE);
         }

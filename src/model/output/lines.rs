@@ -1,9 +1,9 @@
-//! Where lines begin and end in a stream of bytes.
+//! Splits a stream of bytes into lines.
 
-/// A line longer than this is passed on in pieces.
+/// The longest line in bytes. Longer lines are split.
 pub const LONGEST: usize = 64 << 10;
 
-/// The last `count` lines of `bytes`; a last line without an end counts.
+/// The last `count` lines of `bytes`. An unfinished last line counts.
 pub fn last_lines(bytes: &[u8], count: usize) -> &[u8] {
     if count == 0 {
         return &[];
@@ -16,22 +16,22 @@ pub fn last_lines(bytes: &[u8], count: usize) -> &[u8] {
     }
 }
 
-/// Line ends in `bytes`.
+/// The number of line ends in `bytes`.
 pub fn count_lines(bytes: &[u8]) -> u64 {
     bytes.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
-/// The offset just behind the first line end.
+/// The offset after the first line end.
 pub fn line_end(bytes: &[u8]) -> Option<usize> {
     bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1)
 }
 
-/// The offset just behind the last line end.
+/// The offset after the last line end.
 pub fn last_line_end(bytes: &[u8]) -> Option<usize> {
     bytes.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1)
 }
 
-/// `lines` in pieces of at most `most` bytes, split between lines where possible.
+/// Splits `lines` into pieces of at most `most` bytes, between lines where possible.
 pub fn pieces(mut lines: &[u8], most: usize) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let end = match lines.len() <= most {
@@ -44,12 +44,12 @@ pub fn pieces(mut lines: &[u8], most: usize) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Turns bytes as they come into whole lines, and keeps the beginning of a line until its end arrives.
+/// Collects incoming bytes into whole lines. Keeps the beginning of a line until its end arrives.
 #[derive(Debug, Default)]
 pub struct LineBuffer(Vec<u8>);
 
 impl LineBuffer {
-    /// Adds `bytes` and returns the whole lines that are there now. A line longer than [`LONGEST`] is cut.
+    /// Adds `bytes` and returns the lines that are now complete. A line longer than [`LONGEST`] is split.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         let end = last_line_end(bytes).unwrap_or(0);
         let mut whole = Vec::new();
@@ -64,12 +64,12 @@ impl LineBuffer {
         whole
     }
 
-    /// The line that has no end yet. The buffer is empty afterwards.
+    /// Takes the unfinished line. The buffer is empty afterwards.
     pub fn take_rest(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.0)
     }
 
-    /// Whether no line is waiting for its end.
+    /// Whether there is no unfinished line.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

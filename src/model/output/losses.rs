@@ -1,44 +1,44 @@
-//! The one account of output that could not be kept: how many lines, where in the stream, and why.
+//! Counts output that could not be kept: how many lines, where in the stream, and why.
 
 use super::lines::{count_lines, line_end};
 
-/// Where output can get stuck on its way.
+/// A stage at which output can get stuck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// The queue to the writer is full: the disk does not keep up.
+    /// The queue to the writer is full because the disk is too slow.
     Queue,
     /// The file cannot be written.
     File,
 }
 
-/// One app's account. A trouble begins when a stage first fails and ends when no stage fails any more.
+/// The losses of one app. A problem begins when the first stage fails, and ends when no stage fails any more.
 #[derive(Debug, Default)]
 pub struct Losses {
     /// Since the supervisor began.
     dropped: u64,
-    /// Since the trouble began.
+    /// Since the problem began.
     in_trouble: u64,
     queue: Option<String>,
     file: Option<String>,
 }
 
-/// A trouble that is over.
+/// A problem that is over.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Recovered {
     pub cause: String,
-    /// Lines it cost.
+    /// Lines lost.
     pub lines: u64,
 }
 
 impl Losses {
-    /// This stage fails, because of `cause`. True when that is news: nothing failed before.
+    /// Records that this stage fails because of `cause`. Returns true if no stage was failing before.
     pub fn begin(&mut self, stage: Stage, cause: &str) -> bool {
         let news = self.cause().is_none();
         *self.at(stage) = Some(cause.into());
         news
     }
 
-    /// This stage works again.
+    /// Records that this stage works again.
     pub fn end(&mut self, stage: Stage) -> Option<Recovered> {
         let cause = self.at(stage).take()?;
         match self.cause() {
@@ -47,6 +47,7 @@ impl Losses {
         }
     }
 
+    /// Counts dropped lines.
     pub fn drop_lines(&mut self, lines: u64) {
         self.dropped += lines;
         self.in_trouble += lines;
@@ -57,7 +58,7 @@ impl Losses {
         self.dropped
     }
 
-    /// Why output is being dropped now.
+    /// Why output is currently being dropped.
     pub fn cause(&self) -> Option<&str> {
         self.file.as_deref().or(self.queue.as_deref())
     }
@@ -78,16 +79,16 @@ impl Losses {
     }
 }
 
-/// A hole in a stream: lines dropped since the last one that was kept. What follows it begins with a whole line.
+/// A gap in a stream: the lines dropped since the last kept line. The stream resumes with a whole line.
 #[derive(Debug, Default)]
 pub struct Gap {
     lines: u64,
-    /// The end of the last line dropped is still to come.
+    /// The end of the last dropped line has not arrived yet.
     inside_a_line: bool,
 }
 
 impl Gap {
-    /// Drops `bytes`. Returns how many lines that ends.
+    /// Drops `bytes`. Returns the number of line ends among them.
     pub fn drop(&mut self, bytes: &[u8]) -> u64 {
         let lines = count_lines(bytes);
         self.lines += lines;
@@ -97,12 +98,12 @@ impl Gap {
         lines
     }
 
-    /// Adds lines that were dropped before this place in the stream.
+    /// Adds lines that were dropped earlier in the stream.
     pub fn add(&mut self, lines: u64) {
         self.lines += lines;
     }
 
-    /// The part of `bytes` that begins with a whole line, and how many lines are dropped in front of it.
+    /// The part of `bytes` that begins with a whole line, and the number of lines dropped before it.
     pub fn resume<'a>(&mut self, bytes: &'a [u8]) -> (&'a [u8], u64) {
         if !self.inside_a_line {
             return (bytes, 0);
@@ -113,18 +114,18 @@ impl Gap {
         (&bytes[end..], 1)
     }
 
-    /// Lines dropped and not written down yet.
+    /// Dropped lines that no note in the file mentions yet.
     pub fn lines(&self) -> u64 {
         self.lines
     }
 
-    /// The lines are written down.
+    /// Records that the file now has a note about these lines.
     pub fn told(&mut self) {
         self.lines = 0;
     }
 }
 
-/// What a log file says in place of lines that were dropped.
+/// The note that replaces dropped lines in a log file.
 pub fn note(lines: u64, cause: &str) -> String {
     let lines = if lines == 1 { "1 line".into() } else { format!("{lines} lines") };
     format!("[kasm-void: {lines} dropped: {cause}]")
@@ -169,7 +170,7 @@ mod tests {
     }
 
     proptest! {
-        /// Every line end is either behind what was kept or counted.
+        /// Every line end is either kept or counted.
         #[test]
         fn no_line_is_forgotten(chunks in prop::collection::vec(("[a\n]{0,6}", any::<bool>()), 0..30)) {
             let (mut gap, mut kept) = (Gap::default(), String::new());

@@ -1,4 +1,4 @@
-//! `log.forward`: which of an app's lines go to the supervisor's own log, and in which form.
+//! `log.forward`: decides which lines of an app go to the supervisor's log, and in which form.
 
 use std::time::Duration;
 
@@ -6,34 +6,35 @@ use serde_json::{Map, Value};
 
 use crate::model::plain;
 
-/// Lines passed on in each [`WINDOW`].
+/// The most lines forwarded in each [`WINDOW`].
 pub const LINES: u64 = 100;
+/// The period of the rate limit.
 pub const WINDOW: Duration = Duration::from_secs(1);
 
-/// A JSON line longer than this many bytes is passed on as text, cut: a line of the supervisor's log stays under
-/// 16 KiB.
+/// A JSON line longer than this many bytes is forwarded as truncated text, so that each line of the supervisor's log
+/// stays under 16 KiB.
 const LONGEST_JSON: usize = 15 << 10;
 
-/// A line as it is passed on.
+/// A forwarded line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Passed {
-    /// A log line of the app's own: one JSON object with `level` and `msg`, to which `app` was added.
+    /// A structured log line: one JSON object with `level` and `msg`, to which `app` was added.
     Entry { level: Level, message: String, json: String },
-    /// Anything else, fit to be shown.
+    /// Any other line, with control characters escaped.
     Text(String),
 }
 
-/// How serious a line is, in the words of the supervisor's log.
+/// The level of a line in the supervisor's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     Error,
     Warn,
-    /// Also less serious ones: an app that says them with `log.forward` on wants them passed on.
+    /// Includes lower levels: an app that writes them with `log.forward` on wants them forwarded.
     Info,
 }
 
-/// Decides what becomes of one line of `app`. `now`: the time for a line that does not say its own. Nobody can speak in
-/// another app's name: `app` is always set here.
+/// Converts one line of `app`. `now` is the timestamp for a line without one. The field `app` is always overwritten, so
+/// that no app can write lines in the name of another.
 pub fn pass(app: &str, line: &[u8], now: &str) -> Passed {
     entry(app, line, now).unwrap_or_else(|| Passed::Text(plain::line(line)))
 }
@@ -48,12 +49,12 @@ fn entry(app: &str, line: &[u8], now: &str) -> Option<Passed> {
     let level = level(object.get("level")?.as_str()?);
     object.insert("app".into(), app.into());
     object.entry("ts").or_insert_with(|| now.into());
-    // Escaped it may be longer than it was.
+    // Escaping may have made it longer.
     let json = plain::json(&Value::Object(object).to_string());
     (json.len() <= LONGEST_JSON).then_some(Passed::Entry { level, message, json })
 }
 
-/// From the names that loggers use.
+/// Maps the level names of common loggers.
 fn level(name: &str) -> Level {
     match name.to_ascii_lowercase().as_str() {
         "error" | "err" | "fatal" | "critical" | "crit" | "alert" | "emerg" | "panic" => Level::Error,
@@ -62,17 +63,17 @@ fn level(name: &str) -> Level {
     }
 }
 
-/// How many lines one app has passed on in this window.
+/// Counts the lines that one app has forwarded in the current window.
 #[derive(Debug, Default)]
 pub struct ForwardRate {
-    /// When the window ends; the time is since a fixed moment of the caller's.
+    /// When the window ends, as a time since an origin that the caller chose.
     ends: Duration,
     passed: u64,
     dropped: u64,
 }
 
 impl ForwardRate {
-    /// Whether one more line may be passed on; one that may not is counted. Call [`ForwardRate::turn`] first.
+    /// Whether one more line may be forwarded. Counts it as dropped if not. Call [`ForwardRate::turn`] first.
     pub fn admit(&mut self) -> bool {
         let admitted = self.passed < LINES;
         match admitted {
@@ -82,7 +83,7 @@ impl ForwardRate {
         admitted
     }
 
-    /// Begins a new window once the last is over. Returns how many lines were dropped in it, if any.
+    /// Begins a new window if the last one is over. Returns how many lines the last one dropped, if any.
     pub fn turn(&mut self, now: Duration) -> Option<u64> {
         if now < self.ends {
             return None;
@@ -91,7 +92,7 @@ impl ForwardRate {
         (before.dropped > 0).then_some(before.dropped)
     }
 
-    /// When dropped lines are to be told, even if no more output comes.
+    /// When to report dropped lines, even if no more output arrives.
     pub fn due(&self) -> Option<Duration> {
         (self.dropped > 0).then_some(self.ends)
     }

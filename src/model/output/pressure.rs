@@ -1,25 +1,25 @@
-//! What happens to output that comes faster than it can be written: how much of it may wait, when the app's pipe is
-//! emptied before its content is in the file, and when output is dropped.
+//! Backpressure, for output that arrives faster than it can be written: how much may wait in the queue, when to empty
+//! the app's pipe before its content is in the file, and when to drop output.
 
 use std::time::Duration;
 
-/// The most that is read from a pipe at once.
+/// The most bytes to read from a pipe at once.
 pub const CHUNK: usize = 256 << 10;
 
-/// Output waiting to be written, of all apps together.
+/// The most bytes of all apps together that may wait to be written.
 pub const BUDGET: usize = 8 << 20;
 
-/// What an app with nothing in the queue may put there when others have used up the budget.
+/// The bytes that an app with nothing in the queue may add when other apps have used up the budget.
 pub const RESERVE: usize = 4 << 10;
 
-/// A chunk that takes longer than this to be written loses its protection: it leaves the pipe, so that the app has
-/// room, and is lost if the supervisor dies before it is in the file.
+/// A chunk that takes longer than this to be written loses its protection: it is removed from the pipe to make room for
+/// the app. It is lost if the supervisor dies before it is in the file.
 pub const SLOW: Duration = Duration::from_millis(50);
 
-/// The same where the whole loop waits: an app has just died, and its last output is wanted.
+/// The same limit while the main loop waits for the last output of an app that has just died.
 pub const SLOW_AT_A_DEATH: Duration = Duration::from_millis(20);
 
-/// Bytes an app may add to a queue that holds `queued`, of which `own` are its own.
+/// How many bytes an app may add to a queue of `queued` bytes, `own` of which are its own.
 pub fn allowance(budget: usize, queued: usize, own: usize) -> usize {
     if queued < budget {
         CHUNK
@@ -35,23 +35,24 @@ pub fn allowance(budget: usize, queued: usize, own: usize) -> usize {
 pub enum Admission {
     /// It stays in the pipe until the queue has room.
     Wait,
-    /// Into the queue. `protected`: it also stays in the pipe until it is in the file.
+    /// It goes into the queue. If `protected`, it also stays in the pipe until it is in the file.
     Queue { protected: bool },
-    /// Nowhere: it is counted.
+    /// It is dropped and counted.
     Drop,
 }
 
-/// `room`: bytes the queue takes now. `dropping`: output before this was dropped. `urgent`: it cannot wait.
+/// Decides where the next chunk goes. `room`: bytes that fit into the queue now. `dropping`: the output before it was
+/// dropped. `urgent`: it cannot wait.
 pub fn admission(room: usize, dropping: bool, urgent: bool) -> Admission {
     match (room, dropping) {
         (0, false) if !urgent => Admission::Wait,
         (0, _) => Admission::Drop,
-        // What was dropped makes the pipe's content no proof of what is in the file.
+        // After a drop, the content of the pipe no longer shows what is missing in the file.
         (_, dropping) => Admission::Queue { protected: !dropping },
     }
 }
 
-/// How much longer a chunk is waited for that is on its way to the file; `None`: it loses its protection.
+/// How much longer to wait until a chunk is in the file; `None` if it loses its protection now.
 pub fn patience(waited: Duration, at_a_death: bool) -> Option<Duration> {
     let limit = if at_a_death { SLOW_AT_A_DEATH } else { SLOW };
     limit.checked_sub(waited).filter(|left| !left.is_zero())

@@ -1,4 +1,4 @@
-//! The last output of an app, in memory: shown with a crash, and when the log file cannot be read.
+//! The last output of an app, in memory. It is shown with a crash, and when the log file cannot be read.
 
 use std::collections::VecDeque;
 
@@ -7,19 +7,20 @@ use super::lines::{last_lines, line_end};
 /// The most bytes kept for one app.
 pub const MOST: usize = 64 << 10;
 
-/// The last output, at most [`MOST`] bytes. Memory is allocated as output comes.
+/// The last output, at most [`MOST`] bytes. Memory is allocated as output arrives.
 #[derive(Default)]
 pub struct Recent {
     bytes: VecDeque<u8>,
-    /// The oldest line has lost its beginning.
+    /// The beginning of the oldest line is missing.
     cut: bool,
-    /// Bytes of output ever seen.
+    /// Total bytes of output seen.
     seen: u64,
-    /// `seen` when the current run began.
+    /// The value of `seen` when the current run began.
     run_began: u64,
 }
 
 impl Recent {
+    /// Appends output, and discards the oldest beyond [`MOST`] bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.seen += bytes.len() as u64;
         let new = &bytes[bytes.len().saturating_sub(MOST)..];
@@ -29,17 +30,17 @@ impl Recent {
         self.bytes.extend(new);
     }
 
-    /// Output that comes from now on belongs to a new run.
+    /// Marks the beginning of a new run.
     pub fn begin_run(&mut self) {
         self.run_began = self.seen;
     }
 
-    /// Bytes of output ever seen, kept or not.
+    /// Total bytes of output seen, kept or not.
     pub fn seen(&self) -> u64 {
         self.seen
     }
 
-    /// The last `count` lines, whole unless a single line is longer than all that is kept.
+    /// The last `count` lines. A line is only cut if it is longer than the whole buffer.
     pub fn last_lines(&mut self, count: usize) -> &[u8] {
         let bytes = &*self.bytes.make_contiguous();
         let whole = match self.cut {

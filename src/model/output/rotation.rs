@@ -1,18 +1,18 @@
-//! Where a log file ends and the next begins, and when output must not go into the file at all.
+//! Decides when a log file is rotated, and whether a file is safe to write to.
 
 use super::lines::{LONGEST, last_line_end, line_end};
 
-/// How much of some output goes into the file now, and whether the file is rotated behind it.
+/// How much output to write now, and whether to rotate the file afterwards.
 #[derive(Debug, PartialEq, Eq)]
 pub struct WriteStep {
-    /// Bytes.
+    /// In bytes.
     pub write: usize,
     pub rotate: bool,
 }
 
 /// The next step for `bytes` and a file of `length` bytes that should not grow beyond `max_size` (0: no limit).
-/// Files end between two lines; a line that is under way may end a little beyond the size. `mid_line`: the last
-/// line in the file has no end yet.
+/// Files are rotated between lines, so an unfinished line may exceed the size a little. `mid_line`: the last line in
+/// the file is unfinished.
 pub fn next_step(bytes: &[u8], length: u64, max_size: u64, mid_line: bool) -> WriteStep {
     let within = |limit: u64| usize::try_from(limit.saturating_sub(length)).unwrap_or(usize::MAX).min(bytes.len());
     let room = within(max_size);
@@ -32,31 +32,31 @@ pub fn next_step(bytes: &[u8], length: u64, max_size: u64, mid_line: bool) -> Wr
     }
 }
 
-/// The size a file may reach when it cannot be rotated: what all its generations together were granted.
+/// The size that a file may reach if it cannot be rotated: the total size allowed for all its generations.
 pub fn limit_without_rotation(max_size: u64, keep: u32) -> u64 {
     max_size.saturating_mul(u64::from(keep) + 1)
 }
 
-/// What is known about a file that output is to be written to.
+/// Facts about a file before output is written to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileFacts {
     pub kind: Kind,
-    /// Its owner.
+    /// The uid of its owner.
     pub uid: u32,
-    /// Names it has.
+    /// The number of its hard links.
     pub links: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Regular,
-    /// `/dev/null`, whoever opens it: output is wanted nowhere.
+    /// `/dev/null`, to discard the output. Its owner does not matter.
     Null,
     Other,
 }
 
-/// Why output must not go into this file. In a folder open to everybody, such as `/tmp`, anybody may have put a file
-/// there first, or a second name of a file of ours that is not a log. `us`: our user.
+/// Why output must not go into this file. In a world-writable folder such as `/tmp`, another user may have created the
+/// file first, or hard-linked a file of ours that is not a log. `us` is our uid.
 pub fn refusal(facts: &FileFacts, us: u32) -> Option<String> {
     const WAY_OUT: &str = "remove it or give another `log.file`";
     match facts {

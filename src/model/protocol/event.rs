@@ -1,4 +1,4 @@
-//! The event stream: one JSON object a line.
+//! The event stream: one JSON object per line.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,41 +18,41 @@ pub struct EventLine {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event")]
 pub enum SessionEvent {
-    /// A real spawn.
+    /// A new process was spawned.
     #[serde(rename = "app.launching")]
     Launching { app: String, run: u64, pid: i32 },
-    /// A live process was taken for the app.
+    /// A process that was already alive was adopted as the app.
     #[serde(rename = "app.adopted")]
     Adopted { app: String, run: u64, pid: i32 },
-    /// The app is in another state.
+    /// The app has changed state.
     #[serde(rename = "app.state")]
     State { app: String, run: u64, pid: Option<i32>, from: StateName, to: StateName },
-    /// A run ended that nobody had asked to end.
+    /// A run ended without a request.
     #[serde(rename = "app.crashed")]
     Crashed {
         app: String,
         run: u64,
         pid: Option<i32>,
         exit: Exit,
-        /// The exit in words.
+        /// The exit as text.
         reason: String,
         uptime_ms: Option<u64>,
-        /// What follows, in words.
+        /// What follows, as text.
         next: String,
     },
-    /// The app has failed so many times in a row that somebody should look.
+    /// The app has failed many times in a row and needs attention.
     #[serde(rename = "app.crash_looping")]
     CrashLooping { app: String, run: u64, failures: u32 },
-    /// Manifests were applied: how many steps that took.
+    /// Manifests were applied, in this many steps.
     #[serde(rename = "manifests.applied")]
     Applied { steps: usize, unchanged: usize, problems: usize },
-    /// Everything is being stopped.
+    /// All apps are being stopped.
     #[serde(rename = "drain.begun")]
     DrainBegun { reason: String },
-    /// What is left is being killed.
+    /// All remaining processes are being killed.
     #[serde(rename = "drain.hurried")]
     DrainHurried { reason: String },
-    /// This client was too slow for so many events.
+    /// This many events were dropped because the client was too slow.
     #[serde(rename = "dropped")]
     Dropped { n: u64 },
 }

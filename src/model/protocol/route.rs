@@ -1,6 +1,6 @@
 //! The one table of routes. The server, the client, the listing in a 404 and `docs/control.md` are derived from it.
 
-/// How a route is asked for.
+/// The HTTP method of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     Get,
@@ -16,23 +16,23 @@ impl Method {
     }
 }
 
-/// What a route is, for whoever serves, asks or documents it.
+/// The description of a route, for the server, the client and the docs.
 #[derive(Debug, Clone, Copy)]
 pub struct RouteInfo {
     pub method: Method,
-    /// With `{name}` for each argument.
+    /// The path, with `{name}` for each argument.
     pub path: &'static str,
     /// The command that uses it.
     pub verb: &'static str,
     pub description: &'static str,
 }
 
-/// Header of a log that goes on: how many bytes were there already.
+/// Header of a log response: how many of its bytes existed at the time of the request.
 pub const HEAD_BYTES: &str = "kasm-void-head-bytes";
 
 macro_rules! routes {
     ($($name:ident: $method:ident $path:literal, $verb:literal, $description:literal;)*) => {
-        /// Everything that the control socket serves.
+        /// All routes of the control socket.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Route {
             $(#[doc = $description] $name,)*
@@ -65,25 +65,25 @@ routes! {
     Signal: Post "/v1/apps/{app}/signal/{signal}", "signal", "a signal to its leader, by name or number";
     Logs: Get "/v1/apps/{app}/logs", "logs", "its output: `?lines=100&follow=true`";
     Crashes: Get "/v1/apps/{app}/crashes", "why", "its last ten crashes, oldest first";
-    Command: Get "/v1/apps/{app}/command", "show", "how it is started, and how it is shown once it is up";
-    Events: Get "/v1/events", "events", "one JSON object a line; a slow client is told how many it lost";
+    Command: Get "/v1/apps/{app}/command", "show", "the command that starts it, and the arguments that show it while it is up";
+    Events: Get "/v1/events", "events", "one JSON object per line; a slow client receives the number of events it lost";
     Plan: Get "/v1/plan", "plan", "what a reload would do: steps, and the number of unchanged apps";
-    Reload: Post "/v1/reload", "reload", "reads the manifests now; answers with what that changed";
+    Reload: Post "/v1/reload", "reload", "reads the manifests now; answers with the changes";
     Drain: Post "/v1/drain", "drain", "stops everything; answered when everything is down";
-    Supervisor: Get "/v1/supervisor", "doctor", "version, pids of supervisor and guard, how often it has died, and of what";
+    Supervisor: Get "/v1/supervisor", "doctor", "version, pids of supervisor and guard, and how often and why supervisors have died";
     Upgrade: Post "/v1/upgrade/{binary}", "upgrade", "the path of the binary, percent-encoded; answered before the change";
-    Live: Get "/livez", "health --live", "200 as long as the loop turns";
-    Ready: Get "/readyz", "health --ready", "200 when the session is staged and what `ready` of `workspace.ron` names is there; without one, when every app runs or is down on purpose";
+    Live: Get "/livez", "health --live", "200 while the main loop responds";
+    Ready: Get "/readyz", "health --ready", "200 when the session is staged and the conditions of `ready` in `workspace.ron` hold; without `ready`, when every app runs or is down on purpose";
     Metrics: Get "/metrics", "", "OpenMetrics";
 }
 
 impl Route {
-    /// Whether it is served to the network, too, where `workspace.ron` names an address for metrics.
+    /// Whether it is also served on the metrics address of `workspace.ron`.
     pub fn is_public(self) -> bool {
         matches!(self, Route::Live | Route::Ready | Route::Metrics)
     }
 
-    /// The path to ask for, with these arguments in place of the `{name}`s, in order.
+    /// The path with these arguments in place of the `{name}`s, in order.
     pub fn path(self, arguments: &[&str]) -> String {
         let mut arguments = arguments.iter();
         let segments = self.info().path.split('/').map(|segment| match segment.starts_with('{') {
@@ -93,14 +93,14 @@ impl Route {
         segments.collect::<Vec<_>>().join("/")
     }
 
-    /// All of them in one sentence.
+    /// All routes in one sentence.
     pub fn listing() -> String {
         let all = Route::ALL.iter().map(|route| format!("{} {}", route.info().method.name(), route.info().path));
         format!("there are {}", all.collect::<Vec<_>>().join(", "))
     }
 }
 
-/// A name as a path segment.
+/// Encodes a name as a path segment.
 fn encoded(name: &str) -> String {
     let mut segment = String::new();
     for byte in name.bytes() {
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(all.len(), Route::ALL.len());
     }
 
-    /// `BLESS=1 cargo test the_routes_in_the_docs` writes them anew.
+    /// `BLESS=1 cargo test the_routes_in_the_docs` rewrites them.
     #[test]
     fn the_routes_in_the_docs_are_these() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/control.md");

@@ -1,4 +1,4 @@
-//! Manifests that were read: what appears, changes and goes, all as one step.
+//! Applies new manifests: adds, changes and removes apps, all in one step.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::model::plan::{self, Step};
 use crate::model::protocol::{PlanReport, StateName};
 
 impl Supervisor {
-    /// What applying these manifests would do. An app that an earlier supervisor ran goes on: that is no start.
+    /// What applying these manifests would do. An app of an earlier supervisor keeps running, so it is not a start.
     pub fn plan(&self, checked: &Checked) -> PlanReport {
         let known = self.apps.known();
         self.report(&known, checked, &plan::plan(&known, checked))
@@ -23,7 +23,7 @@ impl Supervisor {
         report
     }
 
-    /// New manifests: one step after the other, all at this moment.
+    /// Applies new manifests, step by step, within this input.
     pub(super) fn apply(&mut self, checked: Checked, ask: Option<AskId>, turn: &mut Turn<'_>) {
         let known = self.apps.known();
         let steps = plan::plan(&known, &checked);
@@ -31,7 +31,7 @@ impl Supervisor {
         self.workspace = checked.workspace.clone();
         self.problems = checked.problems.iter().map(ToString::to_string).collect();
         self.begin_staging(turn);
-        // First all apps are known, then they start: one may name another that comes later in the alphabet.
+        // Add all apps before starting any: an app may depend on one that comes later in the alphabet.
         let to_start: Vec<AppId> = steps.into_iter().filter_map(|step| self.take_step(step, turn)).collect();
         self.stop_the_disowned(&checked, turn);
         to_start.into_iter().for_each(|id| self.start_if_wanted(id, turn));
@@ -53,7 +53,7 @@ impl Supervisor {
         }
     }
 
-    /// Returns the app that may have to be started now.
+    /// Carries out one step. Returns the app if it may have to be started now.
     fn take_step(&mut self, step: Step, turn: &mut Turn<'_>) -> Option<AppId> {
         match step {
             Step::Appear(app) => Some(self.appear(app, turn)),
@@ -75,7 +75,7 @@ impl Supervisor {
         }
     }
 
-    /// A manifest nobody knew, or one that comes back before its tree was gone.
+    /// A manifest is new, or came back before the app's tree was gone.
     pub(super) fn appear(&mut self, app: Arc<App>, turn: &mut Turn<'_>) -> AppId {
         if let Some(id) = self.id(&app.name)
             && let Some(slot) = self.apps.get_mut(id)
@@ -99,12 +99,12 @@ impl Supervisor {
         id
     }
 
-    /// Its manifest is gone: it goes when its tree has.
+    /// The manifest is gone: stops the app, and forgets it once its tree is gone.
     pub(super) fn remove(&mut self, id: AppId, turn: &mut Turn<'_>) {
         let Some(slot) = self.apps.get_mut(id) else { return };
         slot.removed = true;
         self.dispatch(id, Event::StopAsked(StopReason::Removed), turn);
-        // An app that was down already does not move.
+        // An app that was already down does not change state, so forget it here.
         if self.apps.get(id).is_some_and(|slot| slot.state().name() == StateName::Stopped) {
             self.forget(id, turn);
         }

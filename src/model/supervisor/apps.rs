@@ -1,4 +1,4 @@
-//! The table of apps: each name's machine and what the session knows of it beside that.
+//! The table of apps: the machine of each app, and what else the session knows about the app.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ pub struct Apps {
 
 pub struct Slot {
     pub machine: AppMachine,
-    /// What is wrong with its manifest on disk, while another version of it is in use.
+    /// The problem with the manifest on disk, while an earlier version of it is in use.
     pub stale: Option<String>,
-    /// Its manifest is gone; the slot goes when the tree has.
+    /// The manifest is gone. The slot is removed once the tree is gone.
     pub removed: bool,
 }
 
@@ -72,7 +72,7 @@ impl Apps {
         self.slots.keys().copied().collect()
     }
 
-    /// Those whose manifest is there, by name.
+    /// The apps that have a manifest, by name.
     pub fn known(&self) -> BTreeMap<String, Arc<App>> {
         let slots = self.slots.values().filter(|slot| !slot.removed);
         slots.map(|slot| (slot.app().name.clone(), slot.app().clone())).collect()
@@ -86,7 +86,7 @@ impl Apps {
         self.names.keys().map(String::as_str)
     }
 
-    /// Those of which something is, or may be, alive.
+    /// The apps that have, or may have, live processes.
     pub fn not_at_rest(&self) -> impl Iterator<Item = (AppId, &Slot)> + Clone {
         self.slots.iter().filter(|(_, slot)| !slot.state().at_rest()).map(|(id, slot)| (*id, slot))
     }

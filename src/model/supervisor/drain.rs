@@ -1,5 +1,4 @@
-//! The end of a session: every app is stopped, in the opposite order of their start, and killed when the time for
-//! that is over.
+//! Ends a session: stops all apps in the reverse order of their start, and kills them when the time for that is over.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,23 +13,23 @@ use crate::model::machine::{AppEffect, Event, StopReason};
 const AFTER_THE_KILL: Duration = Duration::from_millis(400);
 const _: () = assert!(AFTER_THE_KILL.as_millis() < OVER_BUDGET.as_millis());
 
-/// A drain that is under way.
+/// A drain in progress.
 pub struct Drain {
     /// The code to exit with.
     pub code: u8,
     hurried: bool,
 }
 
-/// Why everything is stopped.
+/// Why the session is drained.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DrainCause {
-    /// The supervisor was sent this signal.
+    /// The supervisor received this signal.
     Signal(&'static str),
     /// `kasm-void drain`.
     Request,
     /// This app gave up, and its `on_give_up` ends the session.
     GaveUp(String),
-    /// An earlier supervisor was doing it.
+    /// An earlier supervisor had begun the drain.
     Resumed,
 }
 
@@ -60,7 +59,7 @@ impl Supervisor {
         self.exit_if_down(turn);
     }
 
-    /// Apps that are not down, have not been asked to stop, and that no app which is still up was started after.
+    /// The apps to stop next: not down, not asked to stop yet, and not named in `after` of an app that is still up.
     pub(super) fn next_to_stop(&self) -> Vec<AppId> {
         let up = self.apps.not_at_rest();
         let needed: BTreeSet<&String> = up.clone().flat_map(|(_, slot)| &slot.app().after).collect();
@@ -76,8 +75,8 @@ impl Supervisor {
         }
     }
 
-    /// Every app is asked to stop now, and every tree is killed. A process that outlives even that, because it is
-    /// stuck in the kernel, does not hold up the end: the second call exits.
+    /// Asks every app to stop now and kills every tree. A process that is stuck in the kernel outlives even that, so
+    /// the second call exits without waiting for it.
     pub(super) fn hurry(&mut self, why: String, turn: &mut Turn<'_>) {
         let Some(drain) = &mut self.drain else { return };
         turn.push(Effect::DrainHurried(why));

@@ -1,4 +1,4 @@
-//! What an earlier supervisor of the session left, until the first manifests show what becomes of it.
+//! The state that an earlier supervisor of the session left. It is kept here until the first manifests are loaded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use crate::model::machine::SavedApp;
 
 #[derive(Default)]
 pub struct Inheritance {
-    /// Apps that have not appeared yet.
+    /// Apps whose manifest has not been loaded yet.
     pub apps: BTreeMap<String, SavedApp>,
-    /// Those of them that have no manifest any more, as they were while they had one.
+    /// Those of them whose manifest was deleted, with their last manifest.
     last_known: BTreeMap<String, Arc<App>>,
-    /// It was stopping everything, to exit with this code.
+    /// A drain was in progress that ends with this exit code.
     drain: Option<u8>,
 }
 
 impl Supervisor {
-    /// Goes on where an earlier supervisor was; call it before the first manifests are loaded.
+    /// Takes over the state of an earlier supervisor. Call this before the first manifests are loaded.
     pub fn inherit(&mut self, saved: SavedSession) {
         self.inheritance = Inheritance { apps: saved.apps, drain: saved.session.draining, ..Inheritance::default() };
         if saved.session.staged {
@@ -27,22 +27,23 @@ impl Supervisor {
         }
     }
 
-    /// Names of the inherited apps that have not appeared yet.
+    /// Names of the inherited apps whose manifest has not been loaded yet.
     pub fn inherited_names(&self) -> impl Iterator<Item = &str> {
         self.inheritance.apps.keys().map(String::as_str)
     }
 
-    /// How inherited apps that have no manifest any more are to be stopped, and where their output goes till then.
+    /// Sets the last manifests of inherited apps whose manifest was deleted. They say how to stop these apps, and where
+    /// their output goes until then.
     pub fn last_known(&mut self, apps: BTreeMap<String, Arc<App>>) {
         self.inheritance.last_known = apps;
     }
 
-    /// The drain to go on with, once the apps that are left have been found.
+    /// The exit code of the drain to resume, once the remaining apps have been found.
     pub fn inherited_drain(&mut self) -> Option<u8> {
         self.inheritance.drain.take()
     }
 
-    /// An earlier supervisor was stopping everything, and this one has not gone on with it yet.
+    /// An earlier supervisor was draining, and this one has not resumed the drain yet.
     pub(super) fn will_drain(&self) -> bool {
         self.inheritance.drain.is_some()
     }
@@ -57,7 +58,7 @@ impl Supervisor {
         self.disown(gone, turn);
     }
 
-    /// Nothing may outlive a drain, whatever its manifest.
+    /// No app may outlive a drain, even if its manifest is broken or deleted.
     pub(super) fn disown_all(&mut self, turn: &mut Turn<'_>) {
         let all = self.inheritance.apps.keys().cloned().collect();
         self.disown(all, turn);

@@ -1,4 +1,4 @@
-//! Requests: what a client asks of one app, whether it can be done, and when it has been.
+//! Client requests to one app: whether a request can be carried out, and when it is done.
 
 use super::apps::Slot;
 use super::{AppId, AskId, Effect, Supervisor, Turn};
@@ -15,11 +15,11 @@ pub struct AppRequest {
     pub id: AskId,
     pub app: String,
     pub verb: Verb,
-    /// Answer when it is done, not at once.
+    /// Answer once the request is done, instead of at once.
     pub wait: bool,
 }
 
-/// A request that is answered when its goal is reached, or cannot be any more.
+/// A request that is answered once its goal is reached, or can no longer be reached.
 pub struct Wait {
     pub id: AskId,
     pub app: AppId,
@@ -28,13 +28,13 @@ pub struct Wait {
 
 #[derive(Debug, Clone, Copy)]
 enum Goal {
-    /// Running in a run later than this.
+    /// The app is running, in a later run than this one.
     Up { after: u64 },
-    /// Down; it was asked in this run.
+    /// The app is down. The request came during this run.
     Down { run: u64 },
 }
 
-/// What a request comes down to.
+/// How a request is carried out.
 enum Task {
     Signal { id: AppId, pid: Pid, signal: i32 },
     Change { id: AppId, event: Event, goal: Goal },
@@ -68,7 +68,7 @@ impl Supervisor {
         }
     }
 
-    /// What is to be done, or why it cannot be.
+    /// How to carry out the request, or why it cannot be done.
     fn task(&self, name: &str, verb: &Verb) -> Result<Task, Refused> {
         let id = self.id(name).ok_or_else(|| (Refusal::NoSuchApp, self.no_such_app(name)))?;
         let slot = self.apps.get(id).ok_or_else(|| (Refusal::NoSuchApp, self.no_such_app(name)))?;
@@ -106,7 +106,7 @@ impl Supervisor {
         }
     }
 
-    /// Answers the requests whose goal this app has reached, or cannot reach any more.
+    /// Answers the requests whose goal this app has reached, or can no longer reach.
     pub(super) fn answer(&mut self, id: AppId, turn: &mut Turn<'_>) {
         if self.waits.is_empty() {
             return;
@@ -145,7 +145,7 @@ fn signal_text(signal: i32) -> String {
     signal_name(signal).map_or_else(|| signal.to_string(), |name| format!("SIG{name}"))
 }
 
-/// `None`: not yet. Else the refusal, if it went wrong, and the sentence.
+/// The answer to a request: a refusal, if it failed, and the message. `None` if it is not done yet.
 fn reached(slot: &Slot, goal: Goal) -> Option<(Option<Refusal>, String)> {
     let (name, run, state) = (&slot.app().name, slot.machine.run, slot.state());
     let ended = || slot.machine.last_exit.clone().unwrap_or(Exit::Unknown);

@@ -1,4 +1,4 @@
-//! What clients see: every app's status at one moment.
+//! The snapshot that clients see: the status of every app at one moment.
 
 use std::time::Duration;
 
@@ -7,18 +7,18 @@ use super::{AppId, Staging, Supervisor};
 use crate::model::machine::State;
 use crate::model::protocol::{AppStatus, Snapshot};
 
-/// What only the machine knows of an app.
+/// Facts about an app that only the daemon can observe.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     pub memory_bytes: Option<u64>,
-    /// Why its output is not being kept.
+    /// Why its output is being dropped.
     pub log_trouble: Option<String>,
-    /// Processes that keep it from being down, in words.
+    /// The processes that keep it from being down, as text.
     pub alive: Vec<String>,
 }
 
 impl Supervisor {
-    /// `observe` is called once for each app; `troubles` are those of the session, one sentence each.
+    /// Calls `observe` once for each app. `troubles` are the problems of the session, one sentence each.
     pub fn snapshot(
         &self,
         now: Duration,
@@ -64,9 +64,9 @@ fn status(name: &str, slot: &Slot, now: Duration, observed: Observed) -> AppStat
     }
 }
 
-/// The state's own words, with the way back from a state that stays, and what keeps a stop from its end.
+/// The detail of the state. Adds how to leave `GaveUp`, and which processes delay a stop.
 fn detail(name: &str, state: &State, alive: &[String]) -> String {
-    /// Named one by one; more than that are counted.
+    /// This many are named; the rest are counted.
     const NAMED: usize = 3;
     let mut parts = vec![state.detail()];
     match state {

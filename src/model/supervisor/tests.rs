@@ -1,5 +1,5 @@
-//! Stories of whole sessions, with a world that performs effects at once: hooks succeed, programs start,
-//! stops are obeyed, unless the story says otherwise.
+//! Tests of whole sessions in a simulated world that performs effects at once: hooks succeed, programs start and obey
+//! stops, unless a test says otherwise.
 
 use std::collections::BTreeSet;
 
@@ -18,27 +18,27 @@ struct World {
     supervisor: Supervisor,
     now: Duration,
     queue: VecDeque<Input>,
-    /// Every live leader, and the run it belongs to.
+    /// Each live leader with its run.
     alive: BTreeMap<AppId, (i32, u64)>,
     next_pid: i32,
     timers: BTreeMap<(AppId, Timer), (Duration, u64)>,
-    /// What was done, in order: `+web` spawned, `-web` asked to stop.
+    /// The actions in order: `+web` is a spawn, `-web` a request to stop.
     log: Vec<String>,
     answers: BTreeMap<AskId, Outcome>,
     exit: Option<u8>,
-    /// These are not ready until the story says so.
+    /// Apps that are not ready until the test says so.
     slow: BTreeSet<String>,
-    /// These ignore a polite stop.
+    /// Apps that ignore the stop signal.
     stubborn: BTreeSet<String>,
-    /// Hooks are done when the story says so.
+    /// Hooks finish when the test says so.
     held_hooks: bool,
-    /// Not even a kill ends anything.
+    /// Processes survive even KILL.
     unkillable: bool,
-    /// What is written down of each app.
+    /// The saved state of each app.
     kept: BTreeMap<String, SavedApp>,
-    /// Alive since an earlier supervisor, and not found by this one yet.
+    /// Apps alive since an earlier supervisor that this one has not found yet.
     unclaimed: BTreeMap<String, i32>,
-    /// The displays of these are gone.
+    /// Apps whose display is gone.
     dark: BTreeSet<String>,
 }
 
@@ -64,7 +64,7 @@ impl World {
         }
     }
 
-    /// The supervisor dies in the middle of whatever it does, and the next one loads these.
+    /// The supervisor dies, and the next one loads these manifests.
     fn succeed(&mut self, apps: &[App]) {
         let draining = self.die_and_inherit();
         self.load(apps);
@@ -73,7 +73,7 @@ impl World {
         }
     }
 
-    /// The same, and the next one sees no manifest at all.
+    /// The supervisor dies, and the next one finds no manifests.
     fn succeed_blindly(&mut self) {
         self.die_and_inherit();
         self.give(Input::Loaded { checked: Box::default(), ask: None });
@@ -174,7 +174,7 @@ impl World {
                 self.die(id, Exit::Signal(9));
                 self.queue.push_back(Input::Happened(id, Event::TreeEmpty { run }));
             }
-            // TERM goes to whatever is left, also to a leader that was spawned a moment ago.
+            // TERM goes to the whole tree, including a leader that was just spawned.
             AppEffect::StopRest { run } if !self.unkillable => {
                 if !self.stubborn.contains(&name) {
                     self.die(id, Exit::Signal(15));
@@ -222,7 +222,7 @@ impl World {
         self.give(Input::Asked(AppRequest { id, app: app.into(), verb, wait: true }));
     }
 
-    /// Time passes, and every timer that is due fires.
+    /// Advances time and fires every timer that is due.
     fn pass(&mut self, span: Duration) {
         self.now += span;
         while let Some((key, (_, run))) = self.timers.iter().find(|(_, (at, _))| *at <= self.now).map(|(k, v)| (*k, *v))
@@ -254,7 +254,7 @@ fn app(name: &str) -> App {
     App::new(name, &["/usr/bin/x"])
 }
 
-/// A step that an app has to wait for.
+/// A step that takes time.
 fn step() -> Hook {
     Hook {
         step: Step::MakeDir { path: "/x".into() },
@@ -569,8 +569,8 @@ fn a_drain_goes_on_under_the_next_supervisor() {
 }
 
 proptest! {
-    /// Whatever operators, editors and crashes do, in whatever order: no app is ever doubled, every request
-    /// is answered, and a drain ends.
+    /// For any sequence of requests, manifest edits and crashes: no app ever runs twice, every request is answered, and
+    /// a drain ends.
     #[test]
     fn every_session_ends_cleanly(story in proptest::collection::vec((0u8..10, 0usize..4), 0..120)) {
         let names = ["a", "b", "c", "d"];
@@ -597,7 +597,7 @@ proptest! {
                     world.load(&apps);
                 }
                 7 => {
-                    // Who asked learns from the closed connection.
+                    // The closed connection tells the client.
                     lost = asked as usize - world.answers.len();
                     world.succeed(&everyone());
                 }

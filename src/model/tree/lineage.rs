@@ -1,4 +1,4 @@
-//! What is remembered about the trees between two looks at the process table.
+//! What is remembered about the trees between two scans of the process table.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
@@ -6,28 +6,29 @@ use std::rc::Rc;
 use super::{Marks, Owner, Pid, Place, Process, Trees};
 use crate::model::app::AppId;
 
-/// Remembers whose the known processes, their sessions and their groups are. Told of every start and every end.
+/// Remembers the owners of known processes, sessions and groups. Must be notified of every start and every exit.
 #[derive(Debug)]
 pub struct Lineage {
     place: Place,
     /// The supervisor, then its guard. Never part of a tree.
     ourselves: Vec<Pid>,
     names: BTreeMap<String, AppId>,
-    /// Processes whose end will be told: children that are not collected, and watched ones.
+    /// Processes whose exit will be reported: uncollected children and watched processes.
     held: HashMap<Pid, Owner>,
     /// Those of them that lead an app.
     leaders: HashSet<Pid>,
-    /// Members at the last look, with their start times.
+    /// Members at the last scan, with their start times.
     members: HashMap<Pid, (u64, Owner)>,
     bonds: HashMap<Bond, Founder>,
     bonds_of: HashMap<AppId, Vec<Bond>>,
-    /// Apps that have lost a process since the last look, and whether that was the leader.
+    /// Apps that have lost a process since the last scan, and whether that was the leader.
     bereaved: BTreeMap<AppId, bool>,
-    /// Orphans that no app claimed at an earlier look, with their start times. No later loss explains them.
+    /// Orphans that belonged to no app at an earlier scan, with their start times. A later exit cannot explain them.
     strays: HashMap<Pid, u64>,
 }
 
-/// What ties processes together without descent. Its number stays taken until the last member is gone.
+/// A session or group, which ties processes together without descent. The kernel does not reuse its id until the last
+/// member is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Bond {
     Session(Pid),
@@ -50,20 +51,20 @@ impl Bond {
     }
 }
 
-/// Who founded a session or a group.
+/// The process that created a session or group.
 #[derive(Debug)]
 struct Founder {
     owner: Owner,
     identity: Identity,
 }
 
-/// How the founder is told from a later process with its pid.
+/// How to distinguish the founder from a later process with the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Identity {
     /// Our child. It keeps its pid until we collect it.
     Child,
     Since(u64),
-    /// It was our child. Whoever has its pid now is another process.
+    /// It was our child. Any process with its pid now is another one.
     Collected,
 }
 
@@ -103,7 +104,7 @@ impl Lineage {
         &self.ourselves
     }
 
-    /// The guard is gone. Its pid may be another process's.
+    /// The guard is gone. Another process may have its pid.
     pub fn unguarded(&mut self, guard: Pid) {
         self.ourselves.retain(|pid| *pid != guard);
     }
@@ -112,7 +113,7 @@ impl Lineage {
         self.held.keys().copied()
     }
 
-    /// Processes whose marks name this app are its own from now on. Tells whether that was new.
+    /// From now on, processes whose marks name this app belong to it. Returns whether the app is new.
     pub fn named(&mut self, app: AppId, name: &str) -> bool {
         self.names.get(name) != Some(&app) && self.names.insert(name.into(), app) != Some(app)
     }
@@ -123,7 +124,7 @@ impl Lineage {
         self.names.retain(|_, named| *named != app);
     }
 
-    /// We started it, as leader of a session of its own. It is a child of ours.
+    /// We started this process, as our child and as the leader of its own session.
     pub fn started(&mut self, pid: Pid, owner: Owner) {
         for bond in Bond::founded_by(pid) {
             self.remember(bond, &owner, Identity::Child);
@@ -134,7 +135,7 @@ impl Lineage {
         self.held.insert(pid, owner);
     }
 
-    /// We did not start it, but its end will be told from now on.
+    /// We did not start this process, but its exit will be reported from now on.
     pub fn watched(&mut self, process: &Process, owner: Owner, leads: bool) {
         self.remember_bonds(process, &owner);
         if leads {
@@ -143,7 +144,7 @@ impl Lineage {
         self.held.insert(process.pid, owner);
     }
 
-    /// An earlier supervisor knew this process as the app's leader. It may be gone, and its session may not be empty.
+    /// An earlier supervisor knew this process as the app's leader. Its session may not be empty even if it is gone.
     pub fn led(&mut self, app: AppId, leader: Pid, started: u64) {
         self.members.insert(leader, (started, Owner::App(app)));
         for bond in Bond::founded_by(leader) {
@@ -151,8 +152,8 @@ impl Lineage {
         }
     }
 
-    /// Nothing but our own children can be left of the app, and these are our children. Then its tree is empty if we
-    /// know all of them and none is the app's. `orphans`: the children that we do not hold.
+    /// Only our own children can be left of the app. So its tree is empty if we know all of our children and none
+    /// belongs to the app. `orphans` are the children that we do not hold.
     pub fn surely_empty(&self, app: AppId, orphans: &[Pid]) -> bool {
         let anothers = |pid: &Pid| match self.members.get(pid) {
             Some((_, owner)) => !owner.is(app),
@@ -166,16 +167,17 @@ impl Lineage {
         self.leaders.contains(&pid)
     }
 
+    /// Whether the exit of this process will be reported.
     pub fn holds(&self, pid: Pid) -> bool {
         self.held.contains_key(&pid)
     }
 
-    /// Whether the end of any process of the app will be told.
+    /// Whether the exit of any process of the app will be reported.
     pub fn holds_any_of(&self, app: AppId) -> bool {
         self.held.values().any(|owner| owner.is(app))
     }
 
-    /// A process has ended, and nobody can find it any more. What it leaves behind is orphaned at this moment.
+    /// A process has ended and can no longer be found. Its children are orphaned at this moment.
     pub fn ended(&mut self, pid: Pid) {
         self.members.remove(&pid);
         self.strays.remove(&pid);
@@ -202,7 +204,7 @@ impl Lineage {
         self.bereaved.remove(&app);
     }
 
-    /// Takes in what a look has shown. After an incomplete one nothing is forgotten.
+    /// Takes in the result of a scan. An incomplete scan makes it forget nothing.
     pub fn learn(&mut self, trees: &Trees) {
         for (process, owner) in trees.owned() {
             if !self.held.contains_key(&process.pid) {
@@ -247,13 +249,13 @@ impl Lineage {
         }
     }
 
-    /// Its owner by what is known about the process itself.
+    /// The owner by what is known about the process itself.
     pub(super) fn owner(&self, process: &Process) -> Option<Owner> {
         let member = self.members.get(&process.pid).filter(|(started, _)| *started == process.started);
         self.held.get(&process.pid).or(member.map(|(_, owner)| owner)).cloned()
     }
 
-    /// Its owner by its session or its group. `with_pid` finds the process that has a pid now.
+    /// The owner by its session or group. `with_pid` finds the process that has a pid now.
     pub(super) fn owner_by_bond<'t>(
         &self,
         process: &Process,
@@ -266,17 +268,17 @@ impl Lineage {
         })
     }
 
-    /// Its owner by the marks in its environment.
+    /// The owner by the marks in its environment.
     pub(super) fn owner_by_marks(&self, marks: &Marks) -> Option<Owner> {
         let app = *self.names.get(marks.app.as_deref()?)?;
         let owner = if marks.hook { Owner::Hook(app) } else { Owner::App(app) };
         self.place.owns(marks).then_some(owner)
     }
 
-    /// The owner of an orphan that has just been left to us: an app that has lost a process since the last look, or the
-    /// only app there is.
+    /// The owner of an orphan that was just reparented to us: an app that has lost a process since the last scan, or
+    /// the only app there is.
     pub(super) fn owner_by_arrival(&self, process: &Process) -> Option<Owner> {
-        // If the guard is PID 1, it is also left processes that have nothing to do with us.
+        // If the guard is PID 1, processes that have nothing to do with us are reparented to it too.
         if self.strays.get(&process.pid) == Some(&process.started) || process.parent == 1 {
             return None;
         }
@@ -285,7 +287,7 @@ impl Lineage {
         if apps.is_empty() {
             apps = lost(false).collect();
         }
-        // The guard may have been left it by an earlier supervisor's app. What is left to us is of one of ours.
+        // An orphan of the guard may come from an app of an earlier supervisor. An orphan of ours comes from our apps.
         if apps.is_empty() && Some(&process.parent) == self.ourselves.first() {
             apps = self.held.values().flat_map(Owner::apps).collect();
             if apps.len() > 1 {

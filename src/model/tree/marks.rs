@@ -1,4 +1,4 @@
-//! What the environment of a process says about whose it is, and whether that was this session.
+//! The marks in the environment of a process: which app it belongs to, and in which session.
 
 use super::Pid;
 
@@ -8,12 +8,12 @@ pub struct Marks {
     pub app: Option<String>,
     /// The state folder of the supervisor that started it.
     pub state: Option<String>,
-    /// Which folder and which container that was, as [`Place::text`] writes it. Missing in processes that were started
-    /// by a version before 0.2.
+    /// The identity of that folder and its container, as [`Place::text`] writes it. Missing in processes that were
+    /// started by a version before 0.2.
     pub place: Option<String>,
     /// The pid of the process that was started with these marks. All others have inherited them.
     pub leader: Option<Pid>,
-    /// It is a hook's or a probe's command, or was started by one.
+    /// It is the command of a hook or probe, or was started by one.
     pub hook: bool,
 }
 
@@ -30,18 +30,18 @@ pub struct Place {
 }
 
 impl Place {
-    /// What the marks of a process carry beside the path.
+    /// The text that marks carry in addition to the path.
     pub fn text(&self) -> String {
         format!("{}:{}:{}", self.namespace, self.folder.0, self.folder.1)
     }
 
-    /// These marks were made here: by this supervisor, or by an earlier one of the same session. One of namespace and
-    /// folder may differ: the folder is a new one after it was deleted, and a service manager may give every start of
-    /// a service a mount namespace of its own.
+    /// These marks are from this supervisor, or from an earlier one of the same session. Either the namespace or the
+    /// folder may differ: a deleted folder is created again, and a service manager may give each start of a service its
+    /// own mount namespace.
     pub fn owns(&self, marks: &Marks) -> bool {
         let Some((namespace, folder)) = marks.place.as_deref().map_or(Some((None, None)), split) else { return false };
         let same_place = match (namespace, folder) {
-            (None, _) => true, // an earlier version knew the path only
+            (None, _) => true, // an earlier version only knew the path
             (Some(namespace), folder) => namespace == self.namespace || folder == Some(self.folder),
         };
         marks.state.as_deref() == Some(self.state.as_str()) && same_place

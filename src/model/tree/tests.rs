@@ -1,5 +1,5 @@
-//! A small kernel with apps that fork, hide and die, and a supervisor that looks at it now and then. Whatever the
-//! history, every live process is found to be its own app's, and only adopted where that is right.
+//! A simulated kernel with apps that fork, hide and die, and a supervisor that scans it now and then. For any history,
+//! every live process is found to belong to its own app, and is adopted only when that is right.
 
 use std::collections::BTreeMap;
 
@@ -38,9 +38,9 @@ struct Sim {
     command_line: String,
     kasm_void: bool,
     elsewhere: bool,
-    /// Whose it really is.
+    /// The true owner.
     truth: Option<AppId>,
-    /// An earlier supervisor might have known. This one cannot.
+    /// This supervisor cannot know the owner, though an earlier one might have.
     unknowable: bool,
 }
 
@@ -82,7 +82,7 @@ impl Look for World {
     }
 }
 
-/// `usize` picks a process, modulo how many there are.
+/// `usize` picks a process, modulo the number of processes.
 #[derive(Debug, Clone)]
 enum Step {
     Start(u32),
@@ -168,8 +168,8 @@ impl World {
         self.processes.iter_mut().find(|sim| sim.process.pid == pid).expect("a process")
     }
 
-    /// As the kernel does it: a number that names a process, a session or a group is not given out again. Pids go
-    /// round quickly here, but not twice between two looks.
+    /// Like the kernel, does not reuse a number that is still a pid, a session or a group. Pids wrap around quickly
+    /// here, but not twice between two scans.
     fn free_pid(&mut self) -> Pid {
         loop {
             self.next += 1;
@@ -192,7 +192,7 @@ impl World {
         self.clock
     }
 
-    /// A living process that is neither PID 1, nor guard, nor supervisor.
+    /// A live process other than PID 1, the guard and the supervisor.
     fn pick(&self, at: usize) -> Option<Pid> {
         let alive: Vec<Pid> =
             self.processes[3..].iter().filter(|sim| !sim.process.zombie).map(|sim| sim.process.pid).collect();
@@ -204,7 +204,7 @@ impl World {
         sort(Table { processes, complete: true }, &self.lineage, self)
     }
 
-    /// A look as the daemon takes it. Everything that is alive has to be found where it belongs.
+    /// A scan as the daemon does it. Every live process must be found in the right tree.
     fn look(&mut self) -> Trees {
         let trees = self.sorted();
         self.lineage.learn(&trees);
@@ -236,7 +236,7 @@ impl World {
         pid
     }
 
-    /// What a supervisor does for an app that is down: adopt it, sweep its remains, or start it.
+    /// Does what a supervisor does for an app that is down: adopts it, sweeps its remains, or starts it.
     fn start(&mut self, app: AppId) {
         if self.leaders.contains_key(&app) {
             return;
@@ -271,7 +271,7 @@ impl World {
         }
     }
 
-    /// What was adopted is the app's from now on, with all that descends from it or is in a session it leads.
+    /// The adopted process belongs to the app from now on, with its descendants and the members of its session.
     fn inherit_truth(&mut self, pid: Pid, app: AppId) {
         self.sim_mut(pid).truth = Some(app);
         let bound = |process: Process| [process.parent, process.session, process.group].contains(&pid);
@@ -280,7 +280,7 @@ impl World {
         others.into_iter().for_each(|pid| self.inherit_truth(pid, app));
     }
 
-    /// It ends: its children are left to the nearest reaper, and what is left to us is collected at once.
+    /// The process ends. Its children go to the nearest reaper; zombies that come to us are collected at once.
     fn exit(&mut self, pid: Pid) {
         let Some(dying) = self.sim(pid).filter(|sim| !sim.process.zombie).cloned() else { return };
         let reaper = self.reaper(dying.process.parent);
@@ -291,7 +291,7 @@ impl World {
         if [1, GUARD, SUPERVISOR].contains(&dying.process.parent) {
             self.collect(pid);
         }
-        // Zombies that were left to us go, too.
+        // Zombies that were reparented to us are collected too.
         let left: Vec<Pid> =
             self.processes.iter().filter(|sim| sim.process.zombie).map(|sim| sim.process.pid).collect();
         for pid in left {
@@ -301,7 +301,7 @@ impl World {
         }
     }
 
-    /// The nearest ancestor that orphans are left to.
+    /// The nearest ancestor that adopts orphans.
     fn reaper(&self, from: Pid) -> Pid {
         match self.sim(from) {
             Some(sim) if ![1, GUARD, SUPERVISOR].contains(&from) => self.reaper(sim.process.parent),
@@ -315,8 +315,8 @@ impl World {
         self.leaders.retain(|_, leader| *leader != pid);
     }
 
-    /// Nothing ties a child of this process to its app but descent, and no look has shown it yet. Whoever wants to
-    /// know its app when the parent is gone must have looked before; `status` does.
+    /// Only descent ties a child of this process to its app, and no scan has seen the child yet. Its app can only be
+    /// known after the parent's exit if there was a scan before; `status` does one.
     fn would_lose_track(&self, pid: Pid) -> bool {
         let held = self.lineage.held().any(|held| held == pid);
         let left_to_init = self.reaper(pid) == 1;
@@ -330,14 +330,14 @@ impl World {
         if pids.iter().any(|pid| self.would_lose_track(*pid)) {
             self.look();
         }
-        // Those in the middle of a tree go first, as they do when a whole session is killed.
+        // Processes in the middle of a tree die first, as happens when a whole session is killed.
         let mut pids = pids.to_vec();
         pids.sort_by_key(|pid| self.lineage.held().any(|held| held == *pid));
         pids.iter().for_each(|pid| self.exit(*pid));
         self.look();
     }
 
-    /// The supervisor dies, and the next one knows the leaders only.
+    /// The supervisor dies, and the next one knows only the leaders.
     fn restart(&mut self) {
         for sim in self.processes.iter_mut().filter(|sim| sim.process.parent == SUPERVISOR) {
             sim.process.parent = GUARD;
@@ -353,7 +353,7 @@ impl World {
         let lives = |sim: &&Sim| !sim.process.zombie && sim.truth.is_some();
         let lost: Vec<Pid> = self.processes.iter().filter(lives).map(|sim| sim.process.pid).collect();
         for pid in lost.into_iter().filter(|pid| trees.owner(*pid).is_none()) {
-            // What was started by hand and adopted is left to init, not to us.
+            // A process that was started by hand and adopted is reparented to init, not to us.
             assert!(strays.contains(&pid) || self.reaper(pid) == 1, "neither an app's nor listed: {:?}", self.sim(pid));
             self.sim_mut(pid).unknowable = true;
         }
@@ -441,8 +441,8 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
-    /// Never two live trees, and never a tree called empty that is not: both follow from every process being found
-    /// where it belongs, at every look.
+    /// An app never has two live trees, and a tree is never wrongly reported as empty. Both follow from finding every
+    /// process in the right tree at every scan.
     #[test]
     fn every_process_is_found_to_be_its_own_apps(steps in steps()) {
         let mut world = World::new();

@@ -1,20 +1,20 @@
-//! Which addresses are on the public internet: the IANA special-purpose registries for IPv4 and IPv6, one row
-//! each, and what they leave out. Anything that is not known to be global is not. Must not know of URLs.
+//! Decides which addresses are on the public internet. The tables hold the IANA special-purpose registries for IPv4 and
+//! IPv6, one row for each entry, and what the registries leave out. Only an address that is known to be global is
+//! allowed. Must not know about URLs.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A row: a block of addresses, and whether a page may be opened there. The longest row that holds an address
-/// decides.
+/// A row: a block of addresses, and whether a page may be opened there. The row with the longest prefix decides.
 #[derive(Debug)]
 pub struct Block {
     family: Family,
-    /// The first address, as a number of the family's width.
+    /// The first address, as a number with the width of its family.
     base: u128,
     bits: u32,
     /// The name in the registry.
     pub name: &'static str,
-    /// Where it is defined.
+    /// The document that defines the block.
     pub source: &'static str,
     pub reach: Reach,
 }
@@ -27,21 +27,21 @@ enum Family {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// The same page for everyone on the internet.
+    /// Everyone on the internet reaches the same page.
     Global,
     /// This machine, this network, or nothing at all.
     Local,
-    /// Global in the registry, but whichever network is nearest answers, and that is ours first.
+    /// Global in the registry, but the nearest network answers, and that may be ours.
     Nearest,
-    /// The last 32 bits are the IPv4 address that is reached in the end, and decide.
+    /// The last 32 bits are the IPv4 address that is finally reached, so that address decides.
     Embeds,
 }
 
-/// An address that is not global, with the row that says so.
+/// An address that is not global, and the row that decided it.
 #[derive(Debug)]
 pub struct NotGlobal {
     address: IpAddr,
-    /// The address that was judged: another than `address` when that embeds it.
+    /// The address that was judged; differs from `address` if it is embedded in it.
     judged: IpAddr,
     block: &'static Block,
 }
@@ -56,13 +56,13 @@ pub fn judge(address: IpAddr) -> Result<(), NotGlobal> {
         },
         Reach::Local | Reach::Nearest => Err(NotGlobal { address, judged: address, block }),
         Reach::Embeds => {
-            let inner = Ipv4Addr::from_bits(number(address).1 as u32); // the last 32 bits: `as` cuts the rest off
+            let inner = Ipv4Addr::from_bits(number(address).1 as u32); // `as` keeps only the last 32 bits
             judge(inner.into()).map_err(|found| NotGlobal { address, ..found })
         }
     }
 }
 
-/// The IPv4 address that an ISATAP router takes from the last half of an address (RFC 5214), whatever the first half.
+/// The IPv4 address that an ISATAP router takes from the second half of an address (RFC 5214), for any first half.
 fn isatap(address: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(address) = address else { return None };
     let [.., kind, mark, high, low] = address.segments();
@@ -70,7 +70,7 @@ fn isatap(address: IpAddr) -> Option<Ipv4Addr> {
     is_isatap.then(|| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
 }
 
-/// Every row, IPv4 first, in the order of the addresses.
+/// Every row, ordered by address, IPv4 first.
 pub fn blocks() -> impl Iterator<Item = &'static Block> {
     V4.iter().chain(V6)
 }
@@ -93,7 +93,7 @@ impl Block {
         family == self.family && (number ^ self.base).checked_shr(self.free_bits()).unwrap_or(0) == 0
     }
 
-    /// How many bits of an address the block leaves open.
+    /// The number of address bits that are not part of the prefix.
     pub fn free_bits(&self) -> u32 {
         match self.family {
             Family::V4 => 32 - self.bits,
@@ -101,7 +101,7 @@ impl Block {
         }
     }
 
-    /// The address at this place of the block; places beyond the end wrap around.
+    /// The address at this offset in the block. Offsets beyond the end wrap around.
     #[cfg(test)]
     pub fn address(&self, place: u128) -> IpAddr {
         let open = u128::MAX.checked_shr(128 - self.free_bits()).unwrap_or(0);
@@ -137,7 +137,7 @@ const fn v4(base: [u8; 4], bits: u32, name: &'static str, source: &'static str, 
     Block { family: Family::V4, base: u32::from_be_bytes(base) as u128, bits, name, source, reach }
 }
 
-/// `head`: the first groups; those left out are 0.
+/// `head` holds the first groups; the remaining ones are 0.
 const fn v6(head: &[u16], bits: u32, name: &'static str, source: &'static str, reach: Reach) -> Block {
     let mut groups = [0; 8];
     let mut at = 0;
@@ -152,7 +152,7 @@ const fn v6(head: &[u16], bits: u32, name: &'static str, source: &'static str, r
 
 use Reach::{Embeds, Global, Local, Nearest};
 
-/// IANA IPv4 Special-Purpose Address Registry, with multicast and one address of a cloud that looks public.
+/// The IANA IPv4 Special-Purpose Address Registry, plus multicast and one cloud address that looks public.
 const V4: &[Block] = &[
     v4([0, 0, 0, 0], 0, "everything else", "RFC 791", Global),
     v4([0, 0, 0, 0], 8, "This network", "RFC 791", Local),
@@ -189,7 +189,7 @@ const V4: &[Block] = &[
     v4([255, 255, 255, 255], 32, "Limited Broadcast", "RFC 919", Local),
 ];
 
-/// IANA IPv6 Special-Purpose Address Registry, with what RFC 4291 and its predecessors set apart.
+/// The IANA IPv6 Special-Purpose Address Registry, plus the blocks that RFC 4291 and its predecessors reserve.
 const V6: &[Block] = &[
     v6(&[], 0, "outside of 2000::/3, the global unicast space", "RFC 4291", Local),
     v6(&[], 96, "IPv4-compatible, deprecated", "RFC 4291", Local),

@@ -1,12 +1,11 @@
-//! Which names are on the public internet, as far as the name itself tells, and the words with which people
-//! name hosts in a policy. Names come here as the URL parser left them: lower case and ASCII. Must not know of
-//! URLs or addresses.
+//! Decides from a name alone whether it can be on the public internet, and reads the host patterns of a policy. Expects
+//! names from the URL parser: lower case and ASCII. Must not know about URLs or addresses.
 
 use url::Host;
 
 use super::Reason;
 
-/// A name, and everything below it, that no public name server answers for.
+/// A name for which no public name server answers, nor for any name below it.
 #[derive(Debug)]
 pub struct Reserved {
     pub suffix: &'static str,
@@ -18,8 +17,8 @@ const fn reserved(suffix: &'static str, what: &'static str, source: &'static str
     Reserved { suffix, what, source }
 }
 
-/// `example.com` and its sisters are not here: RFC 6761 lets software treat them as any other name, and they
-/// show a public page.
+/// `example.com`, `example.net` and `example.org` are not listed: RFC 6761 lets software treat them like any other
+/// name, and they show a public page.
 pub const RESERVED: &[Reserved] = &[
     reserved("localhost", "this machine", "RFC 6761"),
     reserved("localdomain", "this machine or network", "by custom"),
@@ -50,7 +49,7 @@ pub const RESERVED: &[Reserved] = &[
 const LABEL: usize = 63;
 const NAME: usize = 253;
 
-/// What the name itself tells against it. `name` has no dot at its end.
+/// Refuses a name for reasons that need no name server. `name` has no trailing dot.
 pub fn judge(name: &str) -> Result<(), (Reason, String)> {
     well_formed(name).map_err(|why| (Reason::BadName, why))?;
     if let Some(row) = RESERVED.iter().filter(|row| is_below(name, row.suffix)).max_by_key(|row| row.suffix.len()) {
@@ -68,7 +67,7 @@ pub fn judge(name: &str) -> Result<(), (Reason, String)> {
     Ok(())
 }
 
-/// Whether the name ends as names of the public internet do.
+/// Whether the name ends in a suffix of the public suffix list.
 pub fn has_public_suffix(name: &str) -> bool {
     psl::suffix(name.as_bytes()).is_some_and(|suffix| suffix.is_known())
 }
@@ -92,17 +91,17 @@ fn well_formed(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether it is this name or below it.
+/// Whether `name` is `suffix` or a name below it.
 pub fn is_below(name: &str, suffix: &str) -> bool {
     name.strip_suffix(suffix).is_some_and(|head| head.is_empty() || head.ends_with('.'))
 }
 
-/// A word of the allow list.
+/// An entry of the allow list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pattern {
-    /// This host alone, a name or an address.
+    /// Exactly this host, a name or an address.
     Host(String),
-    /// `*.suffix`: what is below it, at any depth, without itself.
+    /// `*.suffix`: every name below it, at any depth, but not the suffix itself.
     Below(String),
 }
 
@@ -122,7 +121,7 @@ impl Pattern {
     }
 }
 
-/// The name in a word of the refuse list: `corp.net`, `.corp.net` and `*.corp.net` are the same.
+/// Reads an entry of the refuse list. `corp.net`, `.corp.net` and `*.corp.net` mean the same.
 pub fn suffix(word: &str) -> Result<String, String> {
     name_of(word.strip_prefix("*.").or(word.strip_prefix('.')).unwrap_or(word))
 }
@@ -134,7 +133,7 @@ fn name_of(word: &str) -> Result<String, String> {
     }
 }
 
-/// A host as the URL parser would leave it, without a dot at the end.
+/// The host as the URL parser would return it, without a trailing dot.
 fn host(word: &str) -> Result<Host, String> {
     let wrong = |why: &str| format!("`{word}` is not a host: {why}");
     if word.contains("://") {

@@ -1,4 +1,4 @@
-//! The policy from outside: vectors, words of the configuration, and properties over all addresses.
+//! Tests of the policy's public functions: vectors, configuration words, and properties over all addresses.
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 use std::collections::BTreeSet;
@@ -56,7 +56,7 @@ fn verdict(judged: &Result<Target, Refused>) -> String {
     }
 }
 
-/// Every vector with the policy it is for.
+/// Every vector with its policy.
 fn vectors() -> Vec<(Policy, String, String)> {
     let mut policy_now = Policy::default();
     let mut found = Vec::new();
@@ -124,7 +124,7 @@ fn the_longest_url_is_measured_as_given_and_as_opened() {
     assert_eq!(judged(&long(LONGEST)), "allowed -");
     assert_eq!(judged(&long(LONGEST + 1)), "refused too-long");
     assert_eq!(judged(&format!("{}{}", " ".repeat(LONGEST), long(20))), "refused too-long");
-    // 700 characters, and nine bytes for each when they are opened.
+    // 700 characters, each of which takes nine bytes when it is percent-encoded.
     assert_eq!(judged(&format!("https://example.com/{}", "€".repeat(680))), "refused too-long");
     assert_eq!(judged(&format!("https://example.com/#{}", "€".repeat(200))), "allowed -");
     let name = ["a".repeat(60).as_str(); 4].join(".") + ".example"; // 251
@@ -182,9 +182,9 @@ fn bad_words_of_the_configuration_are_named() {
         Policy::new(&words(ports), &words(refuse), &words(allow)).err().unwrap_or_default()
     };
     for (said, expected) in [
-        (why("80,http", "", ""), "`http` is not a port: a number from 1 to 65535 is"),
-        (why("0", "", ""), "`0` is not a port: a number from 1 to 65535 is"),
-        (why("65536", "", ""), "`65536` is not a port: a number from 1 to 65535 is"),
+        (why("80,http", "", ""), "`http` is not a port: use a number from 1 to 65535"),
+        (why("0", "", ""), "`0` is not a port: use a number from 1 to 65535"),
+        (why("65536", "", ""), "`65536` is not a port: use a number from 1 to 65535"),
         (why("", "10.0.0.1", ""), "`10.0.0.1` is an address, and a name is needed here"),
         (why("", "*.[::1]", ""), "`[::1]` is an address, and a name is needed here"),
         (why("", "", "*.1"), "`1` is an address, and a name is needed here"),

@@ -1,5 +1,5 @@
-//! What a visit is told and what it asks for: the browser's replies and events, and the commands and other effects
-//! that answer them. The DevTools spelling of each lives in `launcher::wire`.
+//! The inputs and effects of a visit: the browser's replies and events, and the commands and other effects that follow.
+//! `launcher::wire` translates them to and from the DevTools protocol.
 
 use core::net::IpAddr;
 use core::time::Duration;
@@ -7,27 +7,27 @@ use core::time::Duration;
 use super::{Fault, Verdict};
 use crate::model::url::Refused;
 
-/// A session with one target of the browser, by the name the browser gave it.
+/// The id of a session with one target of the browser.
 pub type SessionId = String;
 
-/// Something that happened.
+/// An input of a visit.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// The browser answered the command that was sent with this number.
     Replied { call: u64, reply: Result<Reply, String> },
-    /// Something happened in a session.
+    /// An event in a session.
     Happened { session: SessionId, event: Event },
-    /// The look-up with this number ended: with all addresses of the name, or with why there are none.
+    /// The look-up with this number ended, with all addresses of the name or with the reason why there are none.
     LookedUp { lookup: u64, addresses: Result<Vec<IpAddr>, String> },
-    /// The time that [`Visit::wakes_at`](super::Visit::wakes_at) named has come.
+    /// The time of [`Visit::wakes_at`](super::Visit::wakes_at) has come.
     TimePassed,
-    /// A newer request wants the browser, or the launcher is ending.
+    /// A newer request needs the browser, or the launcher is stopping.
     Superseded,
-    /// The connection to the browser is gone, or what it sent cannot be understood.
+    /// The connection to the browser is lost, or the browser sent something invalid.
     Lost(Fault),
 }
 
-/// What the browser answers to a command; each command fills in what it has to say.
+/// The browser's answer to a command. Each command sets only its own fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reply {
     pub tabs: Vec<Tab>,
@@ -37,8 +37,8 @@ pub struct Reply {
     pub session: Option<SessionId>,
     /// The main frame of a page.
     pub frame: Option<String>,
-    /// The document that a navigation leads to; none when the page stays the same document. Of a main frame: the
-    /// document it shows.
+    /// Of a navigation: the document it leads to, or none if the document stays the same. Of a main frame: the document
+    /// it shows.
     pub loader: Option<String>,
     /// The URL of a main frame.
     pub url: Option<String>,
@@ -55,16 +55,16 @@ pub struct Tab {
     pub url: String,
 }
 
-/// What happened in a session.
+/// An event in a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A document is about to be asked for; the browser holds the request until it is continued or failed.
+    /// A document is about to be requested. The browser holds the request until it is continued or failed.
     RequestPaused {
         request: String,
         frame: String,
         url: String,
     },
-    /// A frame of another site was opened. It waits until [`Command::ResumeFrame`].
+    /// A cross-site frame was opened. It waits for [`Command::ResumeFrame`].
     FrameAttached {
         session: SessionId,
     },
@@ -85,7 +85,7 @@ pub enum Event {
         address: IpAddr,
         port: u16,
     },
-    /// A page shows a dialog; `leaving` is the question whether to leave it.
+    /// A page shows a dialog. If `leaving`, it asks whether to leave the page.
     DialogOpened {
         leaving: bool,
     },
@@ -94,41 +94,42 @@ pub enum Event {
     ReloadedAfterCrash,
 }
 
-/// What is to be done about it.
+/// A task for the launcher.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Send a command, in a session or to the browser itself. Its reply comes as [`Input::Replied`].
     Send { call: u64, session: Option<SessionId>, command: Command },
-    /// Look up all addresses of a name. They come as [`Input::LookedUp`].
+    /// Look up all addresses of a name. The result comes as [`Input::LookedUp`].
     LookUp { lookup: u64, name: String, port: u16 },
-    /// Nobody waits for this look-up any more.
+    /// Cancel this look-up.
     CancelLookUp { lookup: u64 },
-    /// Give the caller the answer. This happens exactly once in a visit.
+    /// Send the answer to the caller. This happens exactly once in a visit.
     Reply(Verdict),
-    /// Close the connection of the visit before this one. Nothing that it holds is needed any more.
+    /// Close the connection of the previous visit. The requests it holds are no longer needed.
     ReleaseOlder,
-    /// Tell the log what was refused.
+    /// Log what was refused.
     Log(Note),
-    /// The visit is over; nothing follows.
+    /// The visit is over. Always the last effect.
     End(End),
 }
 
+/// An entry for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
     /// A request for a document was refused.
     HopRefused(Refused),
-    /// A page was shown that may not be, and was replaced by an empty one.
+    /// A forbidden page was shown and then replaced by an empty one.
     PageReplaced(Refused),
-    /// Requests of a page were dropped because too many of them waited for a name server.
+    /// Requests of a page were dropped because too many of them waited for a look-up.
     HopsDropped,
 }
 
 /// How a visit ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It may be disconnected.
+    /// The connection may be closed.
     Done,
-    /// It must stay connected until the next visit guards the tab, so that what it holds stays held.
+    /// The connection must stay open until the next visit guards the tab, so that held requests stay held.
     HandOver,
     /// The guard was lost while a page could act: the tab must be cleared before anything else is opened.
     Lost,
@@ -137,7 +138,7 @@ pub enum End {
 /// A command to the browser.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Nothing but answer, after everything that was said before.
+    /// Answer after all earlier messages, and do nothing else.
     Answer,
     ListTabs,
     CreateTab,
@@ -154,19 +155,19 @@ pub enum Command {
     WatchCrashes,
     /// Report navigations and dialogs.
     WatchPage,
-    /// Report who answers requests.
+    /// Report which server answers each request.
     WatchResponses,
-    /// Name the main frame and the document it shows. Only a page that is alive answers.
+    /// Return the main frame and the document it shows. Only a responsive page answers.
     NameMainFrame,
     /// Hold every request for a document.
     HoldDocuments,
-    /// Attach to frames of other sites, before they do anything.
+    /// Attach to cross-site frames before they do anything.
     AttachFrames,
     ResumeFrame,
     Continue {
         request: String,
     },
-    /// Drop a request. `unresolved`: show the browser's own page about a name that has no address.
+    /// Drop a request. If `unresolved`, the browser shows its own error page for a name without an address.
     Fail {
         request: String,
         unresolved: bool,

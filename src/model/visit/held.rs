@@ -1,14 +1,14 @@
-//! The requests that the browser holds for us, and the look-ups that decide about them. Owns the budget: a page may
-//! ask for many names at once, but only for so many, and never at the cost of the page's own next document.
+//! The requests that the browser holds for us, and the look-ups that decide about them. Owns the budget for look-ups:
+//! it limits the names that the frames of a page can look up, so that they never delay the page's own next document.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::event::SessionId;
 use crate::model::url::Target;
 
-/// Look-ups for frames that run at a time.
+/// The most look-ups for frames that run at the same time.
 pub const LOOKUPS: usize = 32;
-/// Requests of frames that wait for a look-up. Those beyond are dropped.
+/// The most requests of frames that wait for a look-up. Further ones are dropped.
 pub const WAITING: usize = 256;
 
 /// A request that the browser holds.
@@ -18,7 +18,7 @@ pub struct HeldRequest {
     pub id: String,
 }
 
-/// What a look-up decides about.
+/// The subject of a look-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     Request {
@@ -42,31 +42,31 @@ pub struct Held {
 }
 
 impl Held {
-    /// Remembers a request. False when it is held already.
+    /// Remembers a request. Returns false if it is already held.
     pub fn hold(&mut self, request: HeldRequest) -> bool {
         self.requests.insert(request)
     }
 
-    /// Forgets a request that is about to be answered. False when it is not held.
+    /// Forgets a request that is about to be answered. Returns false if it is not held.
     pub fn let_go(&mut self, request: &HeldRequest) -> bool {
         self.requests.remove(request)
     }
 
-    /// Forgets what a session held; the browser has forgotten it too.
+    /// Forgets the requests of a session. The browser has dropped them too.
     pub fn forget(&mut self, session: &str) {
         self.requests.retain(|request| request.session != session);
         self.waiting
             .retain(|subject| !matches!(subject, Subject::Request { request, .. } if request.session == session));
     }
 
-    /// All that is held, to be dropped.
+    /// Takes all held requests, to drop them.
     pub fn take(&mut self) -> BTreeSet<HeldRequest> {
         self.waiting.clear();
         self.lookups.clear();
         std::mem::take(&mut self.requests)
     }
 
-    /// Forgets what a newer main document makes pointless: look-ups to cancel, and requests to drop.
+    /// Forgets what a newer main document makes obsolete. Returns the look-ups to cancel and the requests to drop.
     pub fn supersede_main(&mut self) -> (Vec<u64>, Vec<HeldRequest>) {
         let running = self.lookups.extract_if(.., |_, subject| !counts(subject));
         let (lookups, running): (Vec<u64>, Vec<Subject>) = running.unzip();
@@ -79,7 +79,7 @@ impl Held {
         (lookups, main.collect())
     }
 
-    /// Plans a look-up. False when the budget of the page's frames is spent.
+    /// Queues a look-up. Returns false if the budget of the page's frames is used up.
     pub fn plan(&mut self, subject: Subject) -> bool {
         if counts(&subject) && self.waiting.iter().filter(|waiting| counts(waiting)).count() >= WAITING {
             return false;
@@ -88,7 +88,7 @@ impl Held {
         true
     }
 
-    /// The next look-up to begin, when there is one and the budget allows it.
+    /// The next look-up to start, if there is one and the budget allows it.
     pub fn next(&mut self) -> Option<(u64, &Target)> {
         let busy = self.lookups.values().filter(|subject| counts(subject)).count() >= LOOKUPS;
         let at = self.waiting.iter().position(|subject| !busy || !counts(subject))?;
@@ -98,13 +98,13 @@ impl Held {
         Some((self.last, target(subject)))
     }
 
-    /// What a look-up that has ended was for.
+    /// Removes a finished look-up and returns its subject.
     pub fn ended(&mut self, lookup: u64) -> Option<Subject> {
         self.lookups.remove(&lookup)
     }
 }
 
-/// Whether it counts against the budget. A page has one main document at a time, so that needs none.
+/// Whether a look-up counts against the budget. A main document does not, because a page has only one at a time.
 fn counts(subject: &Subject) -> bool {
     matches!(subject, Subject::Request { main: false, .. })
 }

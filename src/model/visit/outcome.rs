@@ -1,14 +1,15 @@
-//! How a request to open a page can end. Owns the words that callers and the audit log see.
+//! How a request to open a page can end. Owns the names that callers and the audit log see.
 
 use crate::model::url::{Reason, Refused};
 
-/// The answer to one request: how it ended, and what else had to be done for it.
+/// The answer to one request: how it ended, and what else was done on the way.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
     pub outcome: Outcome,
     pub also: Vec<Also>,
 }
 
+/// How a request to open a page ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// The page is shown.
@@ -19,32 +20,32 @@ pub enum Outcome {
     SameDocument {
         frame: String,
     },
-    /// The browser saves a file and goes on showing the previous page.
+    /// The browser saves a file and still shows the previous page.
     Download {
         frame: String,
     },
-    /// The site asks for a user name and a password, and the browser shows its sign-in box.
+    /// The site asks for a user name and password, and the browser shows its sign-in dialog.
     SignIn {
         frame: String,
     },
-    /// The previous page is still shown: the response was empty, or somebody pressed stop.
+    /// The previous page is still shown: the response was empty, or the user stopped the load.
     Aborted,
     /// The browser, an extension or an administrator blocked the page.
     BlockedByBrowser(String),
-    /// The network or the server failed, in Chromium's words.
+    /// The network or the server failed. Holds Chromium's error text.
     Failed(String),
-    /// The page is not there yet; it goes on loading.
+    /// The page is still loading.
     Pending,
     /// The policy refuses the URL, or a page it led to.
     Refused(Refused),
     /// A newer request took over.
     Superseded,
-    /// The page's process died while it was loading.
+    /// The page's process crashed while it was loading.
     Crashed,
     Browser(Fault),
 }
 
-/// Why the browser did not do what it was asked.
+/// Why the browser could not carry out the request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// Nothing listens on the DevTools port.
@@ -53,7 +54,7 @@ pub enum Fault {
     /// The browser accepts connections but does not answer.
     #[error("the browser does not answer")]
     Mute,
-    /// The browser closed the connection, or sent something that is not the protocol.
+    /// The browser closed the connection, or sent something that violates the protocol.
     #[error("the connection to the browser broke: {0}")]
     Broken(String),
     /// The browser answered a command with an error.
@@ -71,13 +72,14 @@ pub enum Also {
     NewTab,
     CrashedTabRecovered,
     HungTabReplaced,
-    /// The previous page asked whether to leave it, and the answer was yes.
+    /// The previous page asked whether to leave it, and we accepted.
     DialogAccepted,
-    /// An alert, confirmation or prompt of a page was closed.
+    /// An alert, confirmation or prompt of a page was dismissed.
     DialogDismissed,
 }
 
 impl Also {
+    /// The name that callers and the audit log see.
     pub fn word(self) -> &'static str {
         match self {
             Also::NewTab => "new_tab",
@@ -102,6 +104,7 @@ impl From<Refused> for Outcome {
 }
 
 impl Outcome {
+    /// The name that callers and the audit log see.
     pub fn word(&self) -> &'static str {
         match self {
             Outcome::Committed { .. } => "committed",

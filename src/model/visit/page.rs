@@ -1,5 +1,5 @@
-//! The page of a visit and all that it leads to: every request is judged before it leaves the machine, and what came past
-//! that is judged when it is shown.
+//! The page of a visit and its navigations: every request is checked before it leaves the machine. Documents that
+//! bypass this check are checked when they are shown.
 
 use core::net::IpAddr;
 
@@ -11,7 +11,7 @@ use super::{
 use crate::model::url::{Reason, Refused, Target};
 
 impl Visit {
-    /// The browser answered the navigation: with a response that is about to be shown, or with why there is none.
+    /// The browser answered the navigation, with a response that is about to be shown or with an error.
     pub(super) fn navigated(&mut self, now: Time, reply: Reply) {
         let frame = reply.frame.or_else(|| self.tab.main_frame.clone()).unwrap_or_else(|| self.tab.id.clone());
         self.navigation.download |= reply.download;
@@ -73,7 +73,7 @@ impl Visit {
         }
     }
 
-    /// A tab that comes back after a crash does not say that it shows a new document.
+    /// A tab that recovers from a crash does not report the new document it shows.
     pub(super) fn ask_what_is_shown(&mut self) {
         self.tell_page(Command::NameMainFrame);
         self.calls.recovered = Some(self.calls.last);
@@ -91,7 +91,7 @@ impl Visit {
         }
     }
 
-    /// A frame that runs apart is guarded as the page is, before it does anything.
+    /// A cross-site frame gets the same guard as the page before it does anything.
     pub(super) fn guard_frame(&mut self, session: SessionId) {
         self.tab.frames.insert(session.clone());
         for command in [Command::HoldDocuments, Command::WatchResponses, Command::AttachFrames, Command::ResumeFrame] {
@@ -158,8 +158,8 @@ impl Visit {
         }
     }
 
-    /// A document is shown in the main frame. The browser may have had it from a prefetch or a service worker, which
-    /// the guard does not see, so it is judged again.
+    /// A document is shown in the main frame. It is checked again, because it may come from a prefetch or a service
+    /// worker, which the guard does not see.
     pub(super) fn shows(&mut self, now: Time, frame: String, loader: String, url: &str) {
         self.tab.main_frame = Some(frame);
         if self.is_preparing() {
@@ -177,7 +177,7 @@ impl Visit {
                 self.shown(now, loader);
             }
             Ok(target) => {
-                // There is room: only requests of frames have a budget.
+                // This cannot fail: only requests of frames have a budget.
                 self.held.plan(Subject::Page { target, loader });
             }
         }
@@ -199,7 +199,7 @@ impl Visit {
         }
     }
 
-    /// A server answered. Where it is private, the name led elsewhere than when it was judged.
+    /// A server answered. If its address is private, the name resolved differently than when it was checked.
     pub(super) fn judge_response(&mut self, now: Time, url: &str, address: IpAddr, port: u16) {
         match self.policy.judge_remote(url, address, port) {
             Err(refused) if !self.is_preparing() => self.replace_page(now, refused),
@@ -229,7 +229,7 @@ impl Visit {
     }
 
     pub(super) fn refuse_request(&mut self, request: &HeldRequest, main: bool, refused: Refused) {
-        // A name without an address is no secret: the browser shows its own page about it, so people see why.
+        // A name without an address is no secret. The browser shows its own error page, so the user sees the reason.
         let unresolved = refused.reason == Reason::Unresolved;
         self.effects.push(Effect::Log(Note::HopRefused(refused.clone())));
         if main {
@@ -238,7 +238,7 @@ impl Visit {
         self.drop_request(request, unresolved);
     }
 
-    /// A request that is aborted leaves the tab as it is, without an error page.
+    /// Aborts a request. This leaves the tab unchanged, without an error page.
     pub(super) fn drop_request(&mut self, request: &HeldRequest, unresolved: bool) {
         if self.held.let_go(request) {
             let fail = Command::Fail { request: request.id.clone(), unresolved };

@@ -1,4 +1,4 @@
-//! The beginning of a visit: finding a tab that is alive, and putting the guard up before the page is asked for.
+//! The beginning of a visit: finds a responsive tab and sets up the guard before the page is requested.
 
 use core::time::Duration;
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ impl Visit {
         self.ask(now, Stage::Attaching, ANSWER, None, Command::Attach { tab });
     }
 
-    /// The tab that people used last; else one that shows nothing anybody could miss; else a new one.
+    /// Chooses the tab that was used last, else one with an empty or error page, else a new one.
     pub(super) fn choose(&mut self, now: Time, tabs: &[Tab]) {
         let with = |starts: &[&str]| tabs.iter().find(|tab| starts.iter().any(|start| tab.url.starts_with(start)));
         match with(&["http:", "https:"]).or_else(|| with(&[EMPTY, "chrome://newtab/", "chrome-error:"])) {
@@ -35,7 +35,7 @@ impl Visit {
         self.ask_page(now, Stage::Waking, self.wanted.waits.waking, Command::NameMainFrame);
     }
 
-    /// The new tab is opened first, because a browser that loses its last tab ends.
+    /// Opens the new tab before closing the old one, because a browser exits when it loses its last tab.
     pub(super) fn replace_tab(&mut self, now: Time) {
         if self.tab.hung.is_some() {
             return self.fail(Fault::Mute);
@@ -54,7 +54,7 @@ impl Visit {
             self.effects.push(Effect::ReleaseOlder);
         }
         let hosts = BTreeSet::from([self.wanted.target.host().into()]);
-        self.navigation = Navigation { hosts, ..Navigation::default() }; // forgets what the old page did
+        self.navigation = Navigation { hosts, ..Navigation::default() }; // forget the events of the old page
         let url = self.wanted.target.url().into();
         self.ask_page(now, Stage::Loading, Duration::MAX, Command::Navigate { url });
         self.until = self.wanted.reply_by;

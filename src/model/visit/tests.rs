@@ -1,4 +1,4 @@
-//! The visit from outside: stories of single findings, and what holds over random browsers and pages.
+//! Tests the visit from outside: single cases, and the invariants with random browsers and pages.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,13 +15,13 @@ const WATCHED: Duration = Duration::from_secs(10);
 const PAGE: &str = "PAGE";
 const TARGET: &str = "http://good.com/";
 
-/// A visit with a browser that does what it is asked, unless a test says otherwise.
+/// A visit with a browser that obeys every command, unless a test says otherwise.
 struct Browser {
     visit: Visit,
     now: Time,
     /// Commands without a reply.
     open: BTreeMap<u64, (Option<SessionId>, Command)>,
-    /// Requests that are held, and whether the policy allows them.
+    /// The held requests, and whether the policy allows them.
     held: BTreeMap<HeldRequest, bool>,
     /// Sessions in which documents are held.
     holding: BTreeSet<SessionId>,
@@ -59,7 +59,7 @@ impl Browser {
         browser
     }
 
-    /// Up to the moment when the page was asked for.
+    /// Advances until the page is requested.
     fn loading() -> Self {
         let mut browser = Self::new(false);
         while browser.visit.is_preparing() {
@@ -68,7 +68,7 @@ impl Browser {
         browser
     }
 
-    /// Up to the moment when the page is shown.
+    /// Advances until the page is shown.
     fn watching() -> Self {
         let mut browser = Self::loading();
         browser.answer_awaited();
@@ -90,7 +90,7 @@ impl Browser {
         let request = HeldRequest { session: session.into(), id: id.into() };
         let is_ours = self.visit.tab.session.as_deref() == Some(session) || self.visit.tab.frames.contains(session);
         if !self.holding.contains(session) {
-            return; // then the browser holds nothing
+            return; // without the guard, the browser holds nothing
         }
         if self.ended.is_none() && is_ours {
             self.held.entry(request).or_insert(is_good(url));
@@ -122,7 +122,7 @@ impl Browser {
         self.handle(Input::TimePassed);
     }
 
-    /// Waits until the visit is over, and says how long that took.
+    /// Waits until the visit is over, and returns how long that took.
     fn wait_for_the_end(&mut self) -> Time {
         let mut turns = 0;
         while self.ended.is_none() {
@@ -165,7 +165,7 @@ impl Browser {
     }
 
     fn lookups_stay_within_the_budget(&self) {
-        // One more for the page's own next document.
+        // Plus one for the page's own next document.
         assert!(self.lookups.len() <= held::LOOKUPS + 1, "{} look-ups", self.lookups.len());
     }
 
@@ -179,7 +179,7 @@ fn target() -> Target {
     Policy::default().judge(TARGET).unwrap()
 }
 
-/// What the policy will say of a URL when its name can be resolved.
+/// Whether the policy allows a URL whose name can be resolved.
 fn is_good(url: &str) -> bool {
     url.starts_with("http://good")
 }
@@ -201,7 +201,7 @@ fn reply_to(command: &Command) -> Reply {
 #[test]
 fn a_page_is_committed_when_it_is_shown_and_not_before() {
     let mut browser = Browser::loading();
-    browser.answer_awaited(); // the response is there, and the old page still runs its unload handlers
+    browser.answer_awaited(); // the response has arrived, and the old page still runs its unload handlers
     browser.wait(5000 * MS);
     assert_eq!(browser.verdicts, []);
     browser.shows("L", TARGET);
@@ -394,7 +394,7 @@ fn a_list_of_tabs_that_does_not_come_costs_a_new_tab_and_no_error() {
     assert_eq!(browser.verdicts[0].also, [Also::NewTab]);
 }
 
-/// What a browser and its page can do, in any order.
+/// An action of a browser or its page.
 #[derive(Debug, Clone)]
 enum Act {
     AnswerAwaited,
@@ -475,7 +475,7 @@ impl Browser {
             Act::Attach(frame) if self.sent.contains(&Command::AttachFrames) => {
                 self.happens(PAGE, Event::FrameAttached { session: session(*frame) })
             }
-            Act::Attach(_) => {} // the browser attaches to nothing unasked
+            Act::Attach(_) => {} // the browser only attaches on command
             Act::Detach(frame) => {
                 self.held.retain(|request, _| request.session != session(*frame));
                 self.happens(PAGE, Event::Detached { session: session(*frame) });
@@ -498,7 +498,7 @@ impl Browser {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// [`Browser::sent`] holds that each request is answered once, and continued only when it is good.
+    /// [`Browser::sent`] checks that each request is answered once, and continued only if it is allowed.
     #[test]
     fn whatever_happens_a_visit_keeps_its_promises(acts in acts(), older in any::<bool>(), known in any::<bool>()) {
         let tab = known.then(|| "TAB".to_owned());

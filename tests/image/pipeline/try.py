@@ -1,5 +1,5 @@
-"""try.py LOG: takes a workspace's stdout the way it goes in the cluster, through Vector's remap language into ClickHouse,
-and asks what the dashboard asks. Needs pyvrl and chdb: the language and the engine without their servers."""
+"""try.py LOG: processes a workspace's stdout as the cluster does, through Vector's remap language into ClickHouse, and runs
+the dashboard's queries. Needs pyvrl and chdb: the language and the engine without their servers."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ import pyvrl
 here = pathlib.Path(__file__).parent
 lines = pathlib.Path(sys.argv[1]).read_text().splitlines()
 rule = pyvrl.Transform((here / "rule.vrl").read_text())
-# The time is when Vector read it, unless the line says otherwise.
+# The time at which Vector read the line, unless the line has its own.
 rows = [rule.remap({"message": line, "timestamp": "2000-01-01 00:00:00.000"}) for line in lines]
 
 folder = tempfile.TemporaryDirectory()
@@ -57,7 +57,7 @@ expect(
     0,
     "SELECT count() FROM project_logs WHERE metadata != '{}' AND timestamp < '2001-01-01'",
 )
-# The audit trail: one row for each request of the stories, with who, which host, what became of it, and nothing more.
+# The audit trail: one row for each request of the stories, with the client, the host and the result, and nothing else.
 audit = "JSONExtractString(metadata, 'event') = 'launcher.request' AND JSONExtractString(metadata, 'host') LIKE 'audit-%.internal'"
 expect("requests of the audit", 5, f"SELECT count() FROM project_logs WHERE {audit}")
 expect("of five hosts", 5, f"SELECT uniqExact(JSONExtractString(metadata, 'host')) FROM project_logs WHERE {audit}")

@@ -1,5 +1,5 @@
-//! The shipped policy against a hostile internet: a network of its own with public and private addresses, a name server
-//! that answers as each name says, and a real Chromium. Nothing in the launcher is relaxed for these stories.
+//! The shipped policy against a hostile internet: a network namespace with public and private addresses, a name server
+//! whose answers depend on the name, and a real Chromium. Nothing in the launcher is relaxed for these stories.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -8,10 +8,10 @@ use super::*;
 use crate::desktop::on_an_internet;
 
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(93, 184, 215, 14);
-/// Hosts that must never be asked for anything.
+/// Hosts that must never receive a request.
 const PRIVATE: [Ipv4Addr; 3] =
     [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(169, 254, 169, 254), Ipv4Addr::new(192, 168, 1, 1)];
-/// Ways to write them.
+/// URLs of these hosts, in different spellings.
 const TARGETS: [&str; 9] = [
     "http://10.0.0.1/",
     "http://169.254.169.254/latest/meta-data/",
@@ -24,10 +24,10 @@ const TARGETS: [&str; 9] = [
     "http://[::ffff:10.0.0.1]/",
 ];
 
-/// Answers A questions as the first label says; other questions have no answer.
+/// Answers A queries by the first label; other queries get an empty answer.
 ///
-/// `site…` is public, `private…`, `metadata…` and `mixed…` are not, `mute…` is never answered, `slow…` after 600 ms, and
-/// `flip3` is public for the first three questions and private from then on.
+/// `site…` is public; `private…`, `metadata…` and `mixed…` are not; `mute…` is never answered; `slow…` is answered after
+/// 600 ms; `flip3` is public for the first three queries and private after that.
 fn serve_names() {
     let socket = UdpSocket::bind("127.0.0.1:53").expect("the port of name servers");
     std::thread::spawn(move || {
@@ -59,7 +59,7 @@ fn serve_names() {
     });
 }
 
-/// The name server's slowness is what the story is about.
+/// The slowness of the name server is the subject of the story.
 fn reply_later(socket: &UdpSocket, reply: Vec<u8>, peer: SocketAddr) {
     let socket = socket.try_clone().expect("a second handle");
     std::thread::spawn(move || {
@@ -87,13 +87,13 @@ fn answer_to(query: &[u8], addresses: &[Ipv4Addr]) -> Vec<u8> {
     reply[2..4].copy_from_slice(&[0x81, 0x80]);
     reply[6..12].copy_from_slice(&[0, addresses.len() as u8, 0, 0, 0, 0]);
     for address in addresses {
-        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]); // the name asked for, A, and nobody keeps it
+        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]); // the queried name, type A, TTL 0
         reply.extend(address.octets());
     }
     reply
 }
 
-/// A browser without the checks of its own that would hide whether ours work.
+/// A browser without its own checks, which would hide whether ours work.
 fn browser() -> Chromium {
     Chromium::start_with(
         &["--disable-features=LocalNetworkAccessChecks,HttpsUpgrades,HttpsFirstBalancedModeAutoEnable"],
@@ -121,7 +121,7 @@ impl Internet {
     }
 }
 
-/// Pages that try to lead to a target, each in its own way; they ask for `/made/…` once they have tried.
+/// Pages that each try a different way to reach a target, and request `/made/…` once they have tried.
 fn ways(target: &str, id: &str) -> Vec<(&'static str, Answer)> {
     let made = format!("setTimeout(() => new Image().src = '/made/{id}/' + location.pathname.split('/')[1], 300)");
     let script = |text: String| page("way", &format!("<body><script>{made}; {text}</script>"));
@@ -177,7 +177,7 @@ fn no_page_leads_the_screen_to_a_private_host() {
                 let path = format!("/hop/{number}/{}", &status[..3]);
                 pages.push((path, says(status, &format!("Location: {target}"), "")));
             }
-            // Each way with a third of the targets, so that each pair of both kinds is met over all.
+            // Each way is tried with a third of the targets, so that every kind of way meets every kind of target.
             let ways = ways(target, &number.to_string()).into_iter().enumerate();
             for (_, (way, answer)) in ways.filter(|(at, _)| at % 3 == number % 3) {
                 pages.push((format!("/{way}/{number}"), answer));
@@ -215,7 +215,7 @@ fn a_name_whose_second_answer_is_private_is_not_shown() {
         let internet = Internet::new(&[("/", page("harmless", ""))]);
         let chromium = browser();
         let stage = Stage::new(chromium.port, &[]);
-        // The launcher and the browser ask in turns, so that each of them is the first to hear the private answer.
+        // The launcher and the browser query in turns, so that each of them is the first to get the private answer once.
         let mut refused = 0;
         for flips in 1..=6 {
             stage.shows("http://site.example.com/");
@@ -249,7 +249,7 @@ fn slow_and_mute_name_servers_cost_honest_pages_and_callers_nothing() {
         let chromium = browser();
         let stage = Stage::new(chromium.port, &[]);
         stage.shows("http://site.example.com/mute");
-        // Names that nobody has asked for yet.
+        // Names that were not queried before.
         for caller in 1..4 {
             stage.shows(&format!("http://site{caller}.example.com/"));
         }

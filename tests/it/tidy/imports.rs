@@ -1,13 +1,13 @@
-//! Which module of `src` uses which, read from its paths, and the cycles in that. Knows nothing of Rust but paths:
-//! `use` trees, and paths that begin with `crate`, `super`, `self` or the name of a module below.
+//! Finds which modules of `src` use which, and the cycles among them. Understands only paths: `use` trees, and paths that
+//! begin with `crate`, `super`, `self` or the name of a child module.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What each module uses, by module path (`model::machine`); the crate's root is `""`.
+/// The modules that each module uses, by module path (`model::machine`). The crate's root is `""`.
 pub type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// The graph of these modules and their texts. A module may use the modules it lies in: a file and its folder are
-/// one thing to a reader, so those edges are left out.
+/// Builds the graph from modules and their source. Edges from a module to its parents are left out, because a file and
+/// its folder count as one.
 pub fn graph(modules: &BTreeMap<String, String>) -> Graph {
     let edges = |(module, text): (&String, &String)| {
         let used = paths(text).into_iter().filter_map(|path| resolve(modules, module, &path));
@@ -16,7 +16,7 @@ pub fn graph(modules: &BTreeMap<String, String>) -> Graph {
     modules.iter().map(edges).collect()
 }
 
-/// Sets of modules that use one another in a circle, each sorted.
+/// The cycles: sets of modules that use one another, each sorted.
 pub fn cycles(graph: &Graph) -> Vec<BTreeSet<String>> {
     let reached: BTreeMap<&String, BTreeSet<&String>> = graph.keys().map(|from| (from, reach(graph, from))).collect();
     let circle = |from: &String| -> BTreeSet<String> {
@@ -45,7 +45,7 @@ fn lies_in(module: &str, outer: &str) -> bool {
     outer.is_empty() || module.strip_prefix(outer).is_some_and(|rest| rest.starts_with("::"))
 }
 
-/// The module a path leads to, seen from `module`.
+/// The module that a path leads to, relative to `module`.
 fn resolve(modules: &BTreeMap<String, String>, module: &str, path: &str) -> Option<String> {
     let mut place: Vec<&str> = module.split("::").filter(|part| !part.is_empty()).collect();
     let mut parts = path.split("::").peekable();
@@ -64,11 +64,11 @@ fn resolve(modules: &BTreeMap<String, String>, module: &str, path: &str) -> Opti
             name => place.push(name),
         }
     }
-    // The longest beginning that is a module: what follows is an item in it.
+    // The longest prefix that is a module; the rest is an item in it.
     (1..=place.len()).rev().map(|length| place[..length].join("::")).find(|name| modules.contains_key(name))
 }
 
-/// All paths in a text, with the trees of `use` written out.
+/// All paths in a source text, with `use` trees expanded.
 fn paths(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = text;
@@ -85,7 +85,7 @@ fn is_name(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// A path with the braces in it, and what follows.
+/// Splits a path, including its braces, from the text after it.
 fn take_tree(text: &str) -> (&str, &str) {
     let mut depth = 0;
     for (at, c) in text.char_indices() {
@@ -119,7 +119,7 @@ fn written_out(before: &str, tree: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Splits at the commas that are in no deeper brace.
+/// Splits at commas outside of nested braces.
 fn branches(text: &str) -> Vec<&str> {
     let (mut found, mut depth, mut from) = (Vec::new(), 0, 0);
     for (at, c) in text.char_indices() {

@@ -1,5 +1,5 @@
-//! Ends the session in the middle of a run, in one of the ways in which sessions are ended, and begins the next one.
-//! It must end by itself, leave no process and no line behind, and the next one must inherit nothing of it.
+//! Ends the session in the middle of a run, in one of the ways in which sessions end, and begins the next one. The session
+//! must end by itself, leave no process, and lose no line. The next one must inherit nothing from it.
 
 use rustix::process::Signal;
 
@@ -9,15 +9,15 @@ use crate::harness::until_ok;
 use crate::sight;
 use crate::stage::signal;
 
-/// How a session is told to end.
+/// The ways to end a session.
 #[derive(Debug, Clone, Copy)]
 enum Ending {
     Drain,
-    /// The guard gets this signal, as from `docker stop`.
+    /// Sends this signal to the guard, like `docker stop`.
     Told(Signal),
-    /// The same, a moment after its supervisor was killed.
+    /// The same, just after the supervisor was killed.
     ToldAfterADeath(Signal),
-    /// The same, while its supervisor is stopped and cannot do anything about it.
+    /// The same, while the supervisor is frozen.
     ToldWhileFrozen(Signal),
 }
 
@@ -35,7 +35,7 @@ impl Driver {
                 signal(guard, how);
             }
             Ending::ToldWhileFrozen(how) => {
-                // Whoever cannot read any more loses what is still in the pipe.
+                // A supervisor that cannot read any more loses what is still in the pipe.
                 self.counting().into_iter().for_each(|pid| self.lines.unheard(pid));
                 signal(supervisor, Signal::STOP);
                 signal(guard, how);
@@ -61,7 +61,7 @@ impl Driver {
         }
     }
 
-    /// Held or given up in the session before is wanted in this one.
+    /// Apps that were held or given up in the previous session are wanted in this one.
     fn begin_session(&mut self) {
         self.parts.iter_mut().for_each(Part::session_began);
         self.revive();

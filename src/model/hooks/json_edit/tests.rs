@@ -1,4 +1,4 @@
-//! What is merged, what stays, and what is refused: by example, and for generated texts and layouts.
+//! Tests what is merged, kept and refused, with examples and with generated texts and layouts.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -9,7 +9,7 @@ fn keys(value: Value) -> Keys {
     value.as_object().unwrap().clone().into_iter().collect()
 }
 
-/// `text` with `set` merged in; itself when nothing has to change.
+/// `text` with `set` merged in, or `text` itself if nothing has to change.
 #[track_caller]
 fn set(text: &str, set: Value) -> String {
     let edited = merge(text.as_bytes(), &keys(set), &Keys::new()).unwrap();
@@ -123,7 +123,7 @@ fn what_is_no_object_is_refused() {
     assert_eq!(merge(deep.as_bytes(), &Keys::new(), &Keys::new()), Err(NotJson));
 }
 
-/// A value, and a text for it in some layout, with comments.
+/// A value, and its text in a random layout with comments.
 fn spelled(depth: u32) -> impl Strategy<Value = (Value, String)> {
     let scalar = prop_oneof![
         Just((json!(null), "null".to_string())),
@@ -164,7 +164,7 @@ fn object() -> impl Strategy<Value = (Value, String)> {
     members(spelled(3))
 }
 
-/// What a reader must find afterwards.
+/// The value that a reader must find afterwards.
 fn expected(mut object: Map<String, Value>, set: &Map<String, Value>, default: &Map<String, Value>) -> Value {
     for (key, wanted) in set {
         let value = match (object.get_mut(key).map(Value::take), wanted) {
@@ -198,7 +198,7 @@ fn value(node: &Node<'_>) -> Value {
     }
 }
 
-/// Every byte of `before` is in `after`, in order.
+/// Whether `after` contains every byte of `before`, in order.
 fn contains_in_order(after: &[u8], before: &[u8]) -> bool {
     let mut after = after.iter();
     before.iter().all(|byte| after.any(|found| found == byte))

@@ -1,4 +1,4 @@
-//! Manifests good and bad, and the very words a person reads.
+//! Good and bad manifests, and the exact messages for them.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::model::loading::surroundings::FileKind;
 use crate::model::manifest::hook::Step;
 use crate::model::plan::{self, Change};
 
-/// Files by name, checked on a machine that has /usr/bin/web and `tool` on PATH.
+/// Checks files by name, on a machine with /usr/bin/web and with `tool` on PATH.
 fn check_with(checker: &mut Checker, env: &[(&str, &str)], files: &[(&str, &str)]) -> Checked {
     let source = |(name, text): &(&str, &str)| Source {
         name: name.to_string(),
@@ -159,7 +159,7 @@ fn what_is_wrong_with_a_value_is_said_with_its_place_and_the_way_out() {
         ),
         (
             r#"App(command: "tool", log: Log(file: "/dev/null"))"#,
-            "web.ron:1:37: `/dev/null` is no regular file, and cannot be rotated (`log.file`): name a file; `forward: true` also writes each line to the supervisor's stdout",
+            "web.ron:1:37: `/dev/null` is not a regular file and cannot be rotated (`log.file`): name a file; `forward: true` also writes each line to the supervisor's stdout",
         ),
         (
             r#"App(command: "tool", log: Log(file: "/tmp"))"#,
@@ -197,7 +197,7 @@ fn what_is_wrong_with_a_value_is_said_with_its_place_and_the_way_out() {
     }
 }
 
-/// Values that would hurt everybody, one field each. Every one is refused, and the range is named.
+/// Harmful values, one field each. Every one is refused, and the message names the allowed range.
 #[test]
 fn values_out_of_range_are_refused_and_the_range_is_named() {
     let endless = "18446744073709551615s";
@@ -726,7 +726,7 @@ fn what_was_missing_is_looked_for_again() {
         checker.check(&source, true, &Surroundings { env: &env, home: Some("/home/me"), look: &look })
     };
     assert!(check(false).stale.contains_key("web"));
-    // Only whole paths count: a relative folder of PATH would mean another program elsewhere.
+    // Only absolute folders of PATH count: a relative one would name another program in another working folder.
     assert_eq!(check(true).apps["web"].program.argv, ["/bin/late"]);
 }
 
@@ -739,7 +739,7 @@ fn a_plan_of_what_is_there_already_has_no_steps() {
     assert_eq!(plan::plan(&known, &again), []);
     let report = plan::report(&known, &again, &plan::plan(&known, &again));
     assert_eq!((report.steps.len(), report.unchanged), (0, 2));
-    // The file of a known app that breaks stops nothing.
+    // If the file of a known app breaks, nothing is stopped.
     let broken = check_with(&mut checker, &[], &[("a", "App("), files[1]]);
     assert_eq!(plan::plan(&known, &broken), []);
 }

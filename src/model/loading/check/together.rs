@@ -1,5 +1,5 @@
-//! Together: what only shows between apps: names in `after`, circles, two apps that would take one process.
-//! Owns who is held back for it: a newcomer rather than an app that is as it was.
+//! Together: problems between apps: unknown names in `after`, circles, and two apps that match the same processes.
+//! Decides which app is held back for them: a new or changed app rather than an unchanged one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,11 +11,11 @@ use crate::model::loading::source::Source;
 use crate::model::manifest::matches::FolderFlag;
 use crate::model::spelling::closest;
 
-/// What is wrong, by the app whose file it is told of; that app is not applied.
+/// The problems by app. An app with problems is not applied.
 pub type Found = BTreeMap<String, Vec<Problem>>;
 
-/// Judges first what is written, so that everything is told at once, and then what would be applied: a
-/// version kept for another mistake may clash with a new one too.
+/// First checks what is written, to report everything at once, and then what would be applied: an old version that
+/// stays because of another mistake may also clash with a new one.
 pub fn check(known: &BTreeMap<String, Known>, sources: &[&Source]) -> Found {
     let mut session =
         Session { known, sources: sources.iter().map(|s| (s.name.as_str(), *s)).collect(), found: Found::new() };
@@ -45,7 +45,7 @@ impl<'a> Session<'a> {
         self.known.iter().filter_map(|(name, known)| Some((name.as_str(), version(self, known)?))).collect()
     }
 
-    /// The version that would be applied, from what is found so far.
+    /// The version that would be applied, given the problems found so far.
     fn applied(&self, known: &'a Known) -> Option<&'a App> {
         let latest = known.latest.as_deref().filter(|app| !known.is_wrong() && !self.found.contains_key(&app.name));
         latest.or(known.good.as_deref())
@@ -104,18 +104,18 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether this is not what the app's last good version says already.
+    /// Whether this part differs from the app's last good version.
     fn is_new<'b, T: PartialEq>(&'b self, view: &'b View<'a>, name: &str, part: fn(&'b App) -> T) -> bool {
         self.known[name].good.as_deref().is_none_or(|good| part(good) != part(view[name]))
     }
 }
 
-/// What tells one app's processes from another's.
+/// The part of a matcher that must be different for each app.
 fn pattern(app: &App) -> (&str, Option<&FolderFlag>) {
     app.matcher.as_ref().map_or(("", None), |matcher| (matcher.cmdline.as_str(), matcher.same_folder.as_ref()))
 }
 
-/// Each app whose pattern an earlier one has, behind that one.
+/// Pairs of apps with the same pattern, the earlier one first.
 fn same_patterns<'a>(view: &View<'a>) -> Vec<[&'a str; 2]> {
     let mut first = BTreeMap::new();
     let mut pairs = Vec::new();
@@ -130,7 +130,7 @@ fn same_patterns<'a>(view: &View<'a>) -> Vec<[&'a str; 2]> {
     pairs
 }
 
-/// The ways from an app through `after` back to itself, each told once, from the first of its names.
+/// The circles through `after`, each reported once, beginning with the first of its names.
 fn circles<'a>(view: &View<'a>) -> Vec<Vec<&'a str>> {
     let tangled = tangled(view);
     let mut told = BTreeSet::new();
@@ -147,7 +147,7 @@ fn circles<'a>(view: &View<'a>) -> Vec<Vec<&'a str>> {
     circles
 }
 
-/// The apps that no order of starting suits, and those that wait for them: in nearly every session, none.
+/// The apps that have no valid start order, and those that wait for them. In nearly every session there are none.
 fn tangled<'a>(view: &View<'a>) -> BTreeSet<&'a str> {
     let mut waits: BTreeMap<&str, usize> = BTreeMap::new();
     let mut waiters: BTreeMap<&str, Vec<&'a str>> = BTreeMap::new();
@@ -163,7 +163,7 @@ fn tangled<'a>(view: &View<'a>) -> BTreeSet<&'a str> {
     while let Some(name) = free.pop() {
         tangled.remove(name);
         for waiter in waiters.remove(name).unwrap_or_default() {
-            let left = waits.get_mut(waiter).expect("whoever waits is counted");
+            let left = waits.get_mut(waiter).expect("every waiting app is counted");
             *left -= 1;
             if *left == 0 {
                 free.push(waiter);
@@ -173,7 +173,7 @@ fn tangled<'a>(view: &View<'a>) -> BTreeSet<&'a str> {
     tangled
 }
 
-/// The shortest.
+/// The shortest way through `after` from an app back to itself.
 fn way_back<'a>(view: &View<'a>, tangled: &BTreeSet<&'a str>, start: &'a str) -> Option<Vec<&'a str>> {
     let mut came_from: BTreeMap<&str, &'a str> = BTreeMap::new();
     let mut next = VecDeque::from([start]);

@@ -1,4 +1,4 @@
-//! Mistakes of form, and the very words a person reads.
+//! Mistakes of form, and the exact messages for them.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ fn said(text: &str) -> Vec<String> {
     parse::<Manifest>("a.ron", text).err().unwrap_or_default().iter().map(ToString::to_string).collect()
 }
 
-/// Each row: what stands behind `App(command: "x", `, and all that is said of it.
+/// Each row: the text after `App(command: "x", `, and every message about it.
 fn check(table: &[(&str, &[&str])]) {
     for (fields, wanted) in table {
         let text = format!("App(command: \"x\", {fields})");
@@ -28,10 +28,10 @@ fn a_text_that_is_no_manifest_is_said_to_be_none() {
             "{\"command\": \"x\"}",
             "1:1: this seems to be JSON; a manifest is RON: the smallest manifest is App(command: \"/usr/bin/xterm\")",
         ),
-        ("# why\nApp(command: \"x\")", "1:1: `#` does not begin a comment: write comments behind `//`"),
-        ("App(command: \"x\", # why\n)", "1:19: `#` does not begin a comment: write comments behind `//`"),
-        ("App(command: \"x\" # why\n)", "1:18: `#` does not begin a comment: write comments behind `//`"),
-        ("App(command: \"x\") # why", "1:19: `#` does not begin a comment: write comments behind `//`"),
+        ("# why\nApp(command: \"x\")", "1:1: `#` does not begin a comment: write comments after `//`"),
+        ("App(command: \"x\", # why\n)", "1:19: `#` does not begin a comment: write comments after `//`"),
+        ("App(command: \"x\" # why\n)", "1:18: `#` does not begin a comment: write comments after `//`"),
+        ("App(command: \"x\") # why", "1:19: `#` does not begin a comment: write comments after `//`"),
         ("App(command: “x”)", "1:14: these are not the right quotes: use straight ones, as in \"text\""),
         ("App(command: ‘x’)", "1:14: these are not the right quotes: use straight ones, as in \"text\""),
         ("App(command: \"x\",\n args: [\"a\",\n restart: Always)", "2:8: this `[` is not closed: a `]` is missing"),
@@ -81,7 +81,7 @@ fn a_mistyped_name_is_told_what_it_may_have_been() {
         ),
     ]);
     check(&[
-        ("zzz: 1", &["1:19: there is no field `zzz` of `App` (`zzz`): docs/manifest.md has all fields"]),
+        ("zzz: 1", &["1:19: there is no field `zzz` of `App` (`zzz`): see docs/manifest.md for all fields"]),
         (
             "depends_on: [\"x\"]",
             &["1:19: there is no field `depends_on` of `App` (`depends_on`): write `after: [\"other\"]`"],
@@ -172,7 +172,7 @@ fn what_is_written_twice_or_not_at_all_is_named() {
 #[test]
 fn one_mistake_hides_no_other() {
     check(&[
-        // The path that was blanked out is not missing, and what follows is still read.
+        // The path that was blanked out is not reported as missing, and the rest is still read.
         (
             "prelaunch: [MakeDir(path: 3), MakeDir()], restart: Alway",
             &[
@@ -181,7 +181,7 @@ fn one_mistake_hides_no_other() {
                 "1:70: there is no `Alway` here (`restart`): did you mean `Always`?",
             ],
         ),
-        // Elements keep their numbers when those before them are blanked out.
+        // Elements keep their index when earlier ones are blanked out.
         (
             "prelaunch: [MakDir(path: \"x\"), RemoveDir(path: \"y\"), MakeDir(path: 3)]",
             &[

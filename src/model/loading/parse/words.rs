@@ -1,11 +1,11 @@
-//! Words: RON's errors as a person would say them. Owns what each field expects, in words with an example;
-//! no name of a Rust type and none of RON's own messages leaves this file.
+//! Words: RON's errors in plain words. Owns the description of what each field expects, with an example. No name of a
+//! Rust type and no message of RON leaves this file.
 
 use ron::error::Error;
 
 use crate::model::spelling::closest;
 
-/// What is wrong, and the way out; the latter may be empty. `path` is the field the error is about.
+/// The message and the help; the help may be empty. `path` is the field that the error is about.
 pub fn words(code: &Error, path: &str) -> (String, String) {
     match code {
         Error::NoSuchStructField { expected, found, outer } => {
@@ -27,11 +27,11 @@ pub fn words(code: &Error, path: &str) -> (String, String) {
         }
         Error::ExpectedNamedStructLike(name) if path.is_empty() => (format!("expected `{name}(…)`"), String::new()),
         Error::NoSuchExtension(name) => (format!("there is no extension `{name}`"), "take it out".into()),
-        Error::ExceededRecursionLimit => ("this is nested too deeply".into(), "64 levels are the most".into()),
+        Error::ExceededRecursionLimit => ("this is nested too deeply".into(), "at most 64 levels are allowed".into()),
         Error::InvalidEscape(_) => {
             ("this `\\` is not the beginning of an escape".into(), "write it twice, or write the text as r\"…\"".into())
         }
-        // What the fields' own types say: they know their words.
+        // The message comes from the field's own type and is already in plain words.
         Error::Message(text) => (text.clone(), String::new()),
         _ if path.is_empty() => ("this cannot be read".into(), String::new()),
         _ => (format!("expected {}", expected(path)), String::new()),
@@ -45,15 +45,15 @@ fn of(outer: &Option<String>) -> String {
 fn suggest(found: &str, expected: &[&'static str], otherwise: &str) -> String {
     match closest(found, expected.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None if expected.len() > MOST_NAMES => "docs/manifest.md has all fields".into(),
+        None if expected.len() > MOST_NAMES => "see docs/manifest.md for all fields".into(),
         None => format!("{otherwise} {}", expected.join(", ")),
     }
 }
 
-/// A longer list of names is not read.
+/// Nobody would read a longer list of names.
 const MOST_NAMES: usize = 10;
 
-/// What other supervisors call a field of `App`.
+/// Help for a name that other supervisors use for a field of `App`.
 fn synonym(found: &str, outer: Option<&str>) -> Option<&'static str> {
     if outer != Some("App") {
         return None;
@@ -69,7 +69,7 @@ fn synonym(found: &str, outer: Option<&str>) -> Option<&'static str> {
             "an app runs as the user of the supervisor: let `command` be setpriv or su to change that"
         }
         "cmd" | "exec" | "execstart" | "exec_start" | "entrypoint" | "program" | "binary" | "run" | "script" => {
-            "write `command: \"/path/to/program\"`, and its arguments into `args`"
+            "write `command: \"/path/to/program\"`, and put its arguments into `args`"
         }
         "arguments" | "argv" => "write `args: [\"one\", \"two\"]`",
         "environment" | "env_vars" | "envs" => "write `env: {\"NAME\": \"value\"}`",
@@ -99,7 +99,7 @@ const TEXT: &str = "a text in quotes";
 const STEP: &str = "a step such as MakeDir(path: \"~/x\")";
 const STEPS: &str = "a list of steps such as [MakeDir(path: \"~/x\")]";
 
-/// What belongs into a field. Where a map's keys are anybody's, the map decides.
+/// What a field expects. In a map with free keys, the map decides and not the key.
 fn expected(path: &str) -> &'static str {
     let element = path.ends_with(']');
     let path = path.rfind('[').filter(|_| element).map_or(path, |at| &path[..at]);
@@ -136,7 +136,7 @@ fn expected(path: &str) -> &'static str {
     }
 }
 
-/// The fields that hold forms of their own.
+/// The fields that hold a form of their own.
 fn expected_form(field: &str) -> &'static str {
     match field {
         "enabled" => "true, false, or a text such as \"${LAUNCH_APP:-1}\"",

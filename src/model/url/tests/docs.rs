@@ -1,11 +1,11 @@
-//! The tables of `docs/security.md`, written from the policy itself.
+//! Generates the tables of `docs/security.md` from the policy.
 
 use std::fmt::Write;
 
 use super::name::RESERVED;
 use super::*;
 
-/// Each rule, in the order in which they are asked, with a URL that it refuses; the last two need a name server.
+/// Each rule in the order of checking, with a URL that it refuses. The last two need a name server.
 pub const RULES: &[(Reason, &str, &str)] = &[
     (Reason::TooLong, "2048 characters at most, as it was given and as it is opened", "https://example.com/aaaa…"),
     (Reason::NotAUrl, "whole, and readable by the WHATWG parser, as a browser reads it", "example.com"),
@@ -85,7 +85,7 @@ fn each_rule_refuses_its_example() {
     }
 }
 
-/// Does not compile when a reason has no place in the table above.
+/// Does not compile if a reason is missing in the table above.
 #[test]
 fn each_reason_has_a_rule_in_order() {
     let place = |reason: &Reason| match reason {

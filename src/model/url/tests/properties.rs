@@ -1,13 +1,13 @@
-//! What holds for every text and every address.
+//! Properties that hold for every text and every address.
 
 use super::*;
 
-/// Now and then an odd piece among plain ones.
+/// Mostly plain pieces, with an odd one now and then.
 fn mostly(plain: &'static [&'static str], odd: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
     prop_oneof![4 => prop::sample::select(plain.to_vec()), 1 => prop::sample::select(odd.to_vec())]
 }
 
-/// Pieces that parsers have disagreed about, put together in any order.
+/// Pieces that parsers have disagreed about, combined in any order.
 fn like_a_url() -> impl Strategy<Value = String> {
     let scheme = mostly(&["http", "https"], &["HTTPS", "ht\ttp", " https", "ftp", "javascript", "", "user"]);
     let slashes = mostly(&["://"], &[":", ":/", ":///", ":\\\\", ":/\\", "://\t", ":/\n/", "//", ""]);
@@ -59,7 +59,7 @@ fn labels() -> impl Strategy<Value = String> {
     prop::collection::vec(part, 0..4).prop_map(|parts| parts.concat())
 }
 
-/// Nothing that is opened reads differently a second time, or could be an address to a resolver.
+/// An accepted URL parses to itself, and its name cannot be an address to a resolver.
 fn stands(raw: &str) -> Result<(), TestCaseError> {
     let policy = Policy::default();
     let judged = policy.judge(raw);
@@ -80,7 +80,7 @@ fn stands(raw: &str) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// What the C library's resolver takes for the end of an IPv4 address.
+/// Whether the C library's resolver would read this as the end of an IPv4 address.
 fn is_numeric(label: &str) -> bool {
     let hexadecimal = label.strip_prefix("0x").is_some_and(|digits| digits.chars().all(|c| c.is_ascii_hexdigit()));
     hexadecimal || label.chars().all(|c| c.is_ascii_digit())
@@ -129,7 +129,7 @@ fn notations_of_6(address: Ipv6Addr) -> Vec<String> {
     ]
 }
 
-/// IPv4 by the standard library's words and first octets, without our table.
+/// Classifies an IPv4 address with the standard library and first octets, without our table.
 fn is_public(address: Ipv4Addr) -> bool {
     let special = match address.octets() {
         [0 | 240..=255, ..] => true,
@@ -147,7 +147,7 @@ fn refused_blocks() -> Vec<&'static address::Block> {
     address::blocks().filter(|block| matches!(block.reach, Reach::Local | Reach::Nearest)).collect()
 }
 
-/// The rows that let an address pass, and those where another address decides.
+/// The rows that allow an address, and those where an embedded address decides.
 fn is_carved_out(address: IpAddr, of: &address::Block) -> bool {
     address::blocks()
         .filter(|block| matches!(block.reach, Reach::Global | Reach::Embeds) && block.free_bits() < of.free_bits())

@@ -1,3 +1,3 @@
 #!/bin/bash
-# A stand-in for KASM's script of this name, which is only ever an argument.
+# A stand-in for KASM's script of this name, which is only passed as an argument.
 exec "$@"

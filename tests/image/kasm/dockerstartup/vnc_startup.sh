@@ -1,8 +1,8 @@
 #!/bin/bash
-# A stand-in for KASM's script of this name: what of it matters to whom it starts. Passwords leave the
-# environment, the desktop and then custom_startup.sh go into the background, and a monitor looks every three
-# seconds, restarts the window manager and, by a key that never matches, never custom_startup.sh. On a signal
-# it tells its last background job, once its current sleep is over, and is gone.
+# A stand-in for KASM's script of this name, reduced to what its children can notice. It removes the passwords from
+# the environment and starts the desktop and then custom_startup.sh in the background. A monitor checks every three
+# seconds and restarts the window manager, but never custom_startup.sh, because its key never matches. On a signal,
+# it signals its last background job once its current sleep is over, and exits.
 set -e
 
 unset VNC_PW VNC_VIEW_ONLY_PW

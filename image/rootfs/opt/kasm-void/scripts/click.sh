@@ -1,6 +1,6 @@
 #!/bin/bash
-# click.sh NAME WORDS…: carries out `kasm-void WORDS…` for the icon NAME. Says at once that it is being done and,
-# if it fails, why.
+# click.sh NAME WORDS…: runs `kasm-void WORDS…` for the icon NAME. Shows at once that it is running and, if it fails,
+# shows why.
 set -u
 trap '' PIPE
 

@@ -1,6 +1,6 @@
 #!/bin/bash
-# open.sh URL: opens URL in the shared browser, or says why not. Through the launcher; where that does not run, through the
-# browser's own command line, after the same policy has judged the URL.
+# open.sh URL: opens URL in the shared browser, or says why not. It uses the launcher. If the launcher does not run, it uses
+# the browser's own command line, after the same policy has judged the URL.
 set -u
 
 said=$(kasm-void open "$1" 2>&1)
@@ -10,7 +10,7 @@ if [ "$code" -ne 3 ]; then
 	exit "$code"
 fi
 
-# "allowed URL ADDRESS…": the URL as the policy has read it, not as it was typed.
+# "allowed URL ADDRESS…": use the URL as the policy read it, not as it was typed.
 if ! verdict=$(kasm-void check-url "$1" 2>&1); then
 	printf '%s\n' "$verdict"
 	exit 1

@@ -1,12 +1,11 @@
 #!/bin/bash
-# retire.sh HOME KEPT: moves the icons and scripts of the image's predecessor, which it copied into every home, from
-# HOME/Desktop and HOME/scripts to KEPT. Only files that still do what the predecessor's did: what somebody has turned
-# into something else stays. Doing it again does nothing.
+# retire.sh HOME KEPT: the older image copied its icons and scripts into every home. This moves them from HOME/Desktop and
+# HOME/scripts to KEPT. Files that somebody has changed to do something else stay. Running it again changes nothing.
 set -u
 
 home=$1 kept=$2
 
-# FILE|TEXT: a line of it that says what it does.
+# FILE|TEXT: TEXT is a line of the older image's FILE that shows what it does.
 predecessor() {
 	cat <<-'END'
 		Desktop/CloakBrowser.desktop|Exec=/opt/cloakbrowser/cloakbrowser

@@ -1,6 +1,6 @@
 #!/bin/bash
-# trust.sh SHIPPED DESKTOP: vouches for the launchers in DESKTOP that are as SHIPPED has them, so that XFCE starts
-# them without a question. A desktop that keeps no such marks asks none.
+# trust.sh SHIPPED DESKTOP: marks the icons in DESKTOP that equal those in SHIPPED as trusted, so that XFCE starts them
+# without asking. A desktop without such marks does not ask.
 set -u
 
 shipped=$1 desktop=$2
@@ -17,7 +17,7 @@ vouch() {
 	done
 }
 
-# The marks are kept by a service of the session bus.
+# A service on the session bus stores the marks.
 if [ -n "${DBUS_SESSION_BUS_ADDRESS:-}" ]; then
 	vouch
 else
