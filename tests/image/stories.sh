@@ -212,6 +212,17 @@ refused_builds() {
 		--build-context "cloak-archive=$IMAGE_WORK/archive" .
 }
 
+# For people who bring their own programs.
+build_without_them() {
+	step "without CloakBrowser and Discord"
+	mkdir -p "$IMAGE_WORK/empty"
+	check "it is built" docker build --network host --progress plain --file image/Dockerfile --tag kasm-void:bare \
+		--build-arg "BASE_IMAGE=${IMAGE_BASE%:*}" --build-arg "BASE_TAG=${IMAGE_BASE#*:}" --build-arg CLOAK=0 --build-arg DISCORD=0 \
+		--build-context "binary=$IMAGE_WORK/binary" --build-context "cloak-archive=$IMAGE_WORK/empty" .
+	check "and has no CloakBrowser" ends 1 docker run --rm --network none --entrypoint test kasm-void:bare -e /opt/cloakbrowser
+	docker image rm kasm-void:bare >/dev/null
+}
+
 metadata() {
 	step "what the image says of itself"
 	check "user" is 1000 configured '{{.Config.User}}'
@@ -510,6 +521,39 @@ switches() {
 	docker volume rm clean >/dev/null
 }
 
+# both_run NAME: both apps are up.
+both_run() {
+	[ "$(state "$1" cloakbrowser)" = Running ] && [ "$(state "$1" discord)" = Running ]
+}
+
+restarts() {
+	step "stopped, killed and cut off, and started again each time"
+	docker volume create life >/dev/null
+	up life --volume life:/home/kasm-user
+	check "it is ready" ready life
+	check "both apps run" eventually both_run life
+	local how
+	for how in stopped killed "cut off while it stops"; do
+		# A stop by hand belongs to the session that ends here.
+		at life kasm-void stop discord >/dev/null
+		case $how in
+		stopped) docker stop --time 25 life >/dev/null ;;
+		killed) docker kill life >/dev/null ;;
+		*)
+			docker kill --signal TERM life >/dev/null
+			docker kill life >/dev/null 2>&1 # it may be gone already
+			docker wait life >/dev/null
+			;;
+		esac
+		docker start life >/dev/null
+		check "$how: ready again" ready life
+		check "$how: both apps run again" eventually both_run life
+		check "$how: the icons are there" at life test -x Desktop/discord.desktop
+	done
+	down life
+	docker volume rm life >/dev/null
+}
+
 # A home left by the older image: its icons and scripts, a login, a lock of its pod, and a settings file.
 predecessor_boots() {
 	docker run --rm --network none --user 1000 --volume old:/home/kasm-user --entrypoint bash "$IMAGE" -euc '
@@ -556,12 +600,13 @@ migration() {
 	docker volume rm old >/dev/null
 }
 
-docker rm --force one two bare off content stock old-first old-second old-third >/dev/null 2>&1
-docker volume rm home clean old >/dev/null 2>&1
+docker rm --force one two bare off content stock life old-first old-second old-third >/dev/null 2>&1
+docker volume rm home clean life old >/dev/null 2>&1
 rm -rf "$IMAGE_WORK/mounted"
 if [ -n "$IMAGE_BASE" ]; then
 	build
 	refused_builds
+	build_without_them
 fi
 metadata
 content
@@ -575,6 +620,7 @@ persistence
 operators_app
 ending
 switches
+restarts
 migration
 
 printf '\n%s passed, %s failed, %s s\n' "$passed" "${#failures[@]}" "$SECONDS"
