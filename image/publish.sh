@@ -55,7 +55,7 @@ docker cp --follow-link "$container:/etc/os-release" "$out/root/etc/os-release" 
 tools=${PUBLISH_TOOLS:-target/publish-tools}
 if [ ! -x "$tools/bin/debsbom" ]; then
 	python3 -m venv "$tools"
-	"$tools/bin/pip" install --quiet --disable-pip-version-check debsbom==0.10.2
+	"$tools/bin/pip" install --quiet --disable-pip-version-check 'debsbom[cdx]==0.10.2'
 fi
 [ -x "$tools/bin/cargo-cyclonedx" ] || cargo install --quiet --locked --root "$tools" cargo-cyclonedx@0.5.9
 "$tools/bin/debsbom" generate --root "$out/root" --sbom-type cdx --out "$out/packages" --distro-name kasm-void --distro-version "$version"
