@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kasm_void::launcher::cdp::{Browser, Incoming};
+use kasm_void::cdp::{Browser, Incoming};
 use kasm_void::launcher::navigate::Navigator;
 use kasm_void::launcher::verdict::Outcome;
 use kasm_void::model::url::Policy;

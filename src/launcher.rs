@@ -2,7 +2,6 @@
 //! allowed, and `model::visit` controls each visit. The launcher does not know the supervisor.
 
 pub mod audit;
-pub mod cdp;
 pub mod http;
 pub mod navigate;
 pub mod rate;

@@ -36,7 +36,7 @@
 //! checkpoint records the chunk being written, so that the next supervisor neither loses nor repeats a line. If the
 //! disk is slow or full, lines are dropped and counted; the app never waits for it.
 //!
-//! In the list below, a module uses only those above it, except that `daemon::hooks` uses `launcher::cdp`.
+//! In the list below, a module uses only those above it.
 //! `docs/architecture.md` has the invariants.
 
 pub mod model;
@@ -46,6 +46,9 @@ pub mod host;
 
 #[cfg(feature = "daemon")]
 pub mod http;
+
+#[cfg(feature = "daemon")]
+pub mod cdp;
 
 #[cfg(feature = "daemon")]
 pub mod daemon;

@@ -10,9 +10,9 @@ use tokio::sync::{Mutex, MutexGuard, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::cdp::{self, Browser, Incoming};
 use super::resolve::Resolver;
 use super::wire;
+use crate::cdp::{self, Browser, Incoming};
 use crate::model::url::{Policy, Refused, Target};
 use crate::model::visit::{
     Command, Effect, End, Fault, Input, Note, Outcome, PageRequest, STOPPING, Time, Verdict, Visit, Waits,

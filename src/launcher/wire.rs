@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::cdp::{self, Browser, Fault};
+use crate::cdp::{self, Browser, Fault};
 use crate::model::visit::{Command, Event, Input, Reply, Tab};
 
 impl Browser {

@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kasm_void::launcher::cdp::Browser;
+use kasm_void::cdp::Browser;
 use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
 use serde_json::json;

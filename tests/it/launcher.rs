@@ -12,8 +12,8 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use kasm_void::cdp::{self, Browser, Incoming};
 use kasm_void::http::bind;
-use kasm_void::launcher::cdp::{self, Browser, Incoming};
 use kasm_void::launcher::http::serve;
 use kasm_void::launcher::navigate::Navigator;
 use kasm_void::launcher::token::Token;

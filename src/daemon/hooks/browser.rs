@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde_json::json;
 
 use super::HookRunner;
-use crate::launcher::cdp::{Browser, Fault};
+use crate::cdp::{Browser, Fault};
 
 impl HookRunner {
     /// Returns when the browser has ended. If another program uses the port, it is left alone.
