@@ -156,7 +156,18 @@ impl Client {
         }
     }
 
+    /// A supervisor that dies just now resets the connection. If nothing listens any more, that is what is said.
     async fn send(&self, method: Method, path: &str) -> anyhow::Result<hyper::Response<Incoming>> {
+        match self.try_to_send(method, path).await {
+            Err(error) if !error.is::<NoSupervisor>() => match UnixStream::connect(&self.socket).await {
+                Err(gone) if is_gone(&gone) => Err(NoSupervisor(self.socket.clone()).into()),
+                _ => Err(error),
+            },
+            sent => sent,
+        }
+    }
+
+    async fn try_to_send(&self, method: Method, path: &str) -> anyhow::Result<hyper::Response<Incoming>> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(error))?;
         self.trust(stream.peer_cred()?.uid())?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -180,7 +191,7 @@ impl Client {
 
     fn unreachable(&self, error: io::Error) -> anyhow::Error {
         match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => NoSupervisor(self.socket.clone()).into(),
+            _ if is_gone(&error) => NoSupervisor(self.socket.clone()).into(),
             io::ErrorKind::InvalidInput => anyhow::Error::new(error).context(format!(
                 "{} is too long for a socket path: name a shorter state folder with --state",
                 self.socket.display()
@@ -203,6 +214,11 @@ impl Client {
 /// Whether the change timed out.
 pub fn timed_out(outcome: &Outcome) -> bool {
     outcome.refusal == Some(Refusal::TimedOut)
+}
+
+/// Nothing listens on the socket.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 async fn read<T: DeserializeOwned>(response: hyper::Response<Incoming>) -> anyhow::Result<T> {

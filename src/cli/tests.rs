@@ -379,7 +379,7 @@ async fn an_ending_loop_is_said_to_be_ending() {
     let folder = tempfile::tempdir().unwrap();
     let _server = control::start(&folder.path().join("control.sock"), mpsc::channel(1).0, broadcast::channel(1).0);
     let error = error_of(Client::new(folder.path()).get::<Value>("/v1/apps")).await;
-    assert!(error.contains("is ending"), "{error}");
+    assert!(error.contains("shutting down"), "{error}");
 }
 
 async fn pass_pieces(client: &Client, path: &str, told: mpsc::UnboundedSender<Vec<u8>>) {

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::sys::Ended;
 pub use crate::model::tree::{Pid, Process};
@@ -211,8 +211,18 @@ pub fn command_line(pid: Pid) -> String {
 /// The arguments. Empty for kernel threads, zombies, processes that are gone, and in the middle of `execve`.
 pub fn arguments(pid: Pid) -> Vec<String> {
     let bytes = bytes(&format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let Some(words) = bytes.strip_suffix(b"\0") else { return Vec::new() };
-    words.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+    if bytes.ends_with(b"\0") { words(&bytes) } else { Vec::new() }
+}
+
+/// A program that sets its title (Chromium does when a link was executed) leaves one text there in place of its
+/// arguments, padded with NULs. It is split at its spaces: a word that holds a space itself cannot be told.
+fn words(cmdline: &[u8]) -> Vec<String> {
+    let title = cmdline.trim_ascii_end().split(|byte| *byte == 0).find(|word| !word.is_empty()).unwrap_or_default();
+    let is_title = title.contains(&b' ') && cmdline[title.len()..].iter().all(|byte| *byte == 0);
+    let separator = if is_title { b' ' } else { 0 };
+    let end = if is_title { title.len() } else { cmdline.len() - 1 };
+    let words = cmdline[..end].split(|byte| *byte == separator);
+    words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
 /// The program file of a process. If the file is deleted, the path ends in ` (deleted)`.
@@ -250,8 +260,9 @@ pub fn variable(environment: &[u8], name: &str) -> Option<String> {
 /// A process in the middle of `execve` shows neither environment nor arguments for a moment. If that were taken for
 /// "has no marks", the process would be lost from its app's tree, so this waits.
 pub fn environment(pid: Pid) -> Vec<u8> {
-    let mut seen_empty = 0;
-    for _ in 0..LOOKS_AT_EXEC {
+    let (mut seen_empty, mut looks) = (0, 0);
+    let deadline = Instant::now() + EXEC_TAKES;
+    while Instant::now() < deadline {
         // Do not wait for one that may not be read.
         let Some(block) = read_with(&format!("/proc/{pid}/environ"), 128 << 10) else { return Vec::new() };
         if !block.is_empty() || seen_empty == 3 {
@@ -262,8 +273,10 @@ pub fn environment(pid: Pid) -> Vec<u8> {
         if start == end && end != 0 {
             seen_empty += 1;
         }
-        // If it has room for one, it has just become the next program: read again at once.
-        if start == end {
+        // If it has room for one, it has just become the next program: read again at once. It may also have lost its
+        // core in the middle of `execve`, so only the first looks are without a pause.
+        looks += 1;
+        if start == end || looks > LOOKS_AT_ONCE {
             std::thread::sleep(EXEC_PAUSE);
         }
     }
@@ -280,9 +293,9 @@ fn room_for_environment(pid: Pid) -> Option<(u64, u64)> {
     (!dead).then_some((start, end))
 }
 
-/// How often to look: together 100 ms, though the first look is nearly always enough. Gives an exec on a busy machine
-/// time to finish, and limits the wait for a dead disk.
-const LOOKS_AT_EXEC: u32 = 500;
+/// An exec on a busy machine is over by then. Limits the wait for a dead disk; the first look is nearly always enough.
+const EXEC_TAKES: Duration = Duration::from_millis(500);
+const LOOKS_AT_ONCE: u32 = 10;
 const EXEC_PAUSE: Duration = Duration::from_micros(200);
 
 /// Our direct children, including those we inherited as subreaper. `None` if the kernel does not list them (it was
@@ -365,6 +378,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn arguments_are_told_from_a_title_in_their_place() {
+        for (cmdline, expected) in [
+            (&b"web\0--dir=/a b\0\0"[..], &["web", "--dir=/a b", ""][..]),
+            (b"/opt/chrome --a --dir=/x\0\0\0\0", &["/opt/chrome", "--a", "--dir=/x"]),
+            (b"web\0", &["web"]),
+            (b"\0", &[""]),
+        ] {
+            assert_eq!(words(cmdline), expected, "{cmdline:?}");
+        }
+    }
+
+    #[test]
     fn we_find_ourselves() {
         let own = std::process::id() as Pid;
         let process = process(own).unwrap();
@@ -415,7 +440,8 @@ mod tests {
         let mut without = 0;
         while child.try_wait().unwrap().is_none() {
             let block = environment(pid);
-            let alive = process(pid).is_some_and(|process| !process.zombie);
+            // One that is exiting has no memory any more, and is no zombie yet.
+            let alive = room_for_environment(pid).is_some_and(|(_, end)| end != 0);
             without += usize::from(alive && variable(&block, "CHAIN").is_none());
         }
         assert_eq!(without, 0);

@@ -311,7 +311,8 @@ session() {
 	docker volume create home >/dev/null
 	local began=$SECONDS
 	up one --volume home:/home/kasm-user
-	check "everything is ready" ready one
+	check "the desktop is ready" ready one
+	check "both apps run" eventually both_run one
 	echo "       after $((SECONDS - began)) s"
 	check "a process is named exactly Discord" at one pgrep -x Discord
 	check "the browser answers" at one curl --silent --fail http://127.0.0.1:9222/json/version
@@ -353,7 +354,8 @@ launcher() {
 vnc_password_is_the_token() {
 	step "with the VNC password alone"
 	up stock --env URL_LAUNCHER_TOKEN=
-	check "everything is ready" ready stock
+	check "the desktop is ready" ready stock
+	check "both apps run" eventually both_run stock
 	check "it is the launcher's bearer" eventually has "rejected by policy" at stock curl --silent -X POST \
 		-H 'Authorization: Bearer the-vnc-password' -d '{"url":"https://kubernetes/"}' http://127.0.0.1:9998/open
 	check "nothing else is" is 401 answered stock -X POST -H 'Authorization: Bearer the-token' -d '{"url":"https://example.com"}'
@@ -443,7 +445,8 @@ persistence() {
 	down one
 	mounted two
 	up two --volume home:/home/kasm-user --volume "$IMAGE_WORK/mounted:/etc/kasm-void/manifests:ro" --env MAXIMIZE=false
-	check "on another host everything is ready" ready two
+	check "on another host the desktop is ready" ready two
+	check "and both apps run" eventually both_run two
 	check "what a person edited stays" at two grep -q '# mine' Desktop/terminal.desktop
 	check "what they removed stays away" not at two test -e Desktop/discord-reset.desktop
 	check "MAXIMIZE=false maximises nothing" not has maximised docker logs two
