@@ -8,6 +8,7 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use crate::host::terminal;
 use crate::model::loading::problem::{Problem, Severity};
 use crate::model::machine::CRASH_LOOP;
 pub use crate::model::plain::text as plain;
@@ -26,7 +27,10 @@ pub struct ReaderLeft;
 
 /// Writes a line to stdout, in colour if stdout is a terminal that supports it.
 pub fn say(line: &str) -> anyhow::Result<()> {
-    written(writeln!(anstream::stdout(), "{}", styled(line)))
+    let line = styled(line);
+    // Our own two signs beyond ASCII, each one column wide.
+    let line = if terminal::shows_ascii_only() { line.replace('…', "~").replace('·', "-") } else { line };
+    written(writeln!(anstream::stdout(), "{line}"))
 }
 
 /// Writes a part of a line to stdout.
