@@ -26,7 +26,7 @@ fail() {
 	exit 1
 }
 
-if docker manifest inspect "$image" >/dev/null 2>&1; then
+if docker buildx imagetools inspect "$image" >/dev/null 2>&1; then
 	fail "$image exists already, and a published version never changes: raise \`version\` in image/version.toml (and in Cargo.toml and the Dockerfile)"
 fi
 rm -rf "$out"
