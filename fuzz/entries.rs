@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, Version, header};
 use kasm_void::cdp::shorten::Strings;
 use kasm_void::cdp::{self, Fault, Incoming};
 use kasm_void::daemon::state;
-use kasm_void::http::{Limits, Listen, Peer, serve};
+use kasm_void::http::{Listen, ListenerLimits, Peer, serve};
 use kasm_void::launcher::verdict::{Outcome, Verdict};
 use kasm_void::launcher::wire;
 use kasm_void::model::loading::check::Checker;
@@ -27,7 +27,7 @@ use kasm_void::model::loading::surroundings::{FileKind, Surroundings};
 use kasm_void::model::manifest::Manifest;
 use kasm_void::model::manifest::fields::Insert;
 use kasm_void::model::manifest::workspace::WorkspaceForm;
-use kasm_void::model::url::{self, LONGEST, PORTS, Policy, Refused, Target};
+use kasm_void::model::url::{self, JudgedUrl, LONGEST, PORTS, Policy, Refused};
 use ron::extensions::Extensions;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -168,7 +168,7 @@ pub fn requests(bytes: &[u8]) {
     });
 }
 
-const LIMITS: Limits = Limits {
+const LIMITS: ListenerLimits = ListenerLimits {
     connections: 2,
     per_address: None,
     reserved: 0,
@@ -243,7 +243,7 @@ pub fn url(bytes: &[u8]) {
     }
 }
 
-fn is_public(target: &Target) {
+fn is_public(target: &JudgedUrl) {
     let (url, host) = (target.url(), target.host());
     assert!(url.chars().count() <= LONGEST && url.bytes().all(|byte| byte.is_ascii_graphic()), "{url:?}");
     assert!(PORTS.contains(&target.port()), "{url}");

@@ -38,7 +38,7 @@ const KEY: &str = "a2FzbS12b2lkLWxhdW5jaA==";
 
 /// An event of a session, or of the browser itself if `session` is `None`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Event {
+pub struct CdpEvent {
     pub session: Option<String>,
     pub method: String,
     pub params: Value,
@@ -48,7 +48,7 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Incoming {
     Reply { id: u64, result: Result<Value, String> },
-    Event(Event),
+    Event(CdpEvent),
 }
 
 /// The ids of the tabs in order of use, the last used first. Empty if the browser does not answer.
@@ -172,7 +172,9 @@ pub fn understood(text: &str) -> Result<Option<Incoming>, Fault> {
         Said { id: Some(id), result, error, .. } => {
             Some(Incoming::Reply { id, result: error.map_or(Ok(result), |error| Err(error.message)) })
         }
-        Said { method: Some(method), params, session, .. } => Some(Incoming::Event(Event { session, method, params })),
+        Said { method: Some(method), params, session, .. } => {
+            Some(Incoming::Event(CdpEvent { session, method, params }))
+        }
         _ => None,
     })
 }

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::daemon;
-use crate::host::link::Line;
+use crate::host::link::Link;
 use crate::host::{journal, layout};
 use crate::init;
 use crate::model::manifest::quantity::Span;
@@ -37,7 +37,7 @@ use policy::PolicyOptions;
 
 /// How a verb ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Ended {
+pub enum VerbEnd {
     Done,
     Refused,
     TimedOut,
@@ -45,13 +45,13 @@ pub enum Ended {
     Ran(ExitCode),
 }
 
-impl Ended {
+impl VerbEnd {
     /// Combines the results of two requests: a refusal outweighs a timeout.
-    pub fn and(self, other: Ended) -> Ended {
+    pub fn and(self, other: VerbEnd) -> VerbEnd {
         match (self, other) {
-            (Ended::Done, other) | (other, Ended::Done) => other,
-            (Ended::TimedOut, Ended::TimedOut) => Ended::TimedOut,
-            _ => Ended::Refused,
+            (VerbEnd::Done, other) | (other, VerbEnd::Done) => other,
+            (VerbEnd::TimedOut, VerbEnd::TimedOut) => VerbEnd::TimedOut,
+            _ => VerbEnd::Refused,
         }
     }
 }
@@ -159,7 +159,7 @@ enum Verb {
     },
     /// Run the URL launcher: open pages on the shared screen for HTTP clients that have the token
     #[command(after_help = NAV_SHIM)]
-    NavShim(nav_shim::Options),
+    NavShim(nav_shim::NavShimOptions),
     #[command(flatten)]
     Ask(Ask),
     /// Check this machine and session for problems
@@ -397,18 +397,18 @@ fn known_signal(text: &str) -> Result<String, String> {
 }
 
 /// Runs the verb. Wrong usage never gets here: clap exits with code 2.
-pub fn run(cli: Cli) -> anyhow::Result<Ended> {
+pub fn run(cli: Cli) -> anyhow::Result<VerbEnd> {
     let Cli { state, json, verb } = cli;
     let state = state.unwrap_or_else(layout::default_path);
     match verb {
         Verb::Run { mut folders, log_format, log_dir } => {
             let named = !folders.is_empty();
-            let Some(line) = Line::of_our_guard() else { return session::start(&state, named).map(Ended::Ran) };
+            let Some(line) = Link::of_our_guard() else { return session::start(&state, named).map(VerbEnd::Ran) };
             if !named {
                 folders.push(session::own_folder()?);
             }
             let log_format = if json { journal::Format::Json } else { log_format.into() };
-            daemon::run(daemon::Options { folders, state, log_format, log_dir }, line).map(Ended::Ran)
+            daemon::run(daemon::RunOptions { folders, state, log_format, log_dir }, line).map(VerbEnd::Ran)
         }
         Verb::Check { folders } => manifests::check(folders, json),
         Verb::Plan { offline } if !offline.is_empty() => plan::tell_plan(&daemon::plan(&offline), json),
@@ -419,7 +419,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Ended> {
             asking(check_url::check(&policy.policy().map_err(anyhow::Error::msg)?, &urls, !no_resolve, json))
         }
         Verb::Init { grace, zero_when_stopped, command } => {
-            init::run(&command, &state, grace.0, zero_when_stopped).map(Ended::Ran)
+            init::run(&command, &state, grace.0, zero_when_stopped).map(VerbEnd::Ran)
         }
         Verb::TakesOver { ledger, folders } => upgrade::takes_over(ledger, &folders, json),
         Verb::Doctor => asking(doctor::doctor(&Client::new(&state), &state, json)),
@@ -430,11 +430,11 @@ pub fn run(cli: Cli) -> anyhow::Result<Ended> {
     }
 }
 
-fn asking(question: impl Future<Output = anyhow::Result<Ended>>) -> anyhow::Result<Ended> {
+fn asking(question: impl Future<Output = anyhow::Result<VerbEnd>>) -> anyhow::Result<VerbEnd> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(question)
 }
 
-async fn ask(question: Ask, client: &Client, json: bool) -> anyhow::Result<Ended> {
+async fn ask(question: Ask, client: &Client, json: bool) -> anyhow::Result<VerbEnd> {
     match question {
         Ask::Status { apps } => status::status(client, &apps, json).await,
         Ask::Why { app, last } => why::why(client, &app, last, json).await,
@@ -455,16 +455,16 @@ async fn ask(question: Ask, client: &Client, json: bool) -> anyhow::Result<Ended
     }
 }
 
-async fn change_apps(client: &Client, asked: Change, route: Route, json: bool) -> anyhow::Result<Ended> {
+async fn change_apps(client: &Client, asked: Change, route: Route, json: bool) -> anyhow::Result<VerbEnd> {
     let which = if asked.all { Which::All } else { Which::Named(asked.apps) };
     change::each(client, which, route, asked.wait.into(), json).await
 }
 
-fn completions(shell: clap_complete::Shell) -> anyhow::Result<Ended> {
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<VerbEnd> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "kasm-void", &mut script);
     print::pass_on(&script)?;
-    Ok(Ended::Done)
+    Ok(VerbEnd::Done)
 }
 
 #[cfg(test)]

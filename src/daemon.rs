@@ -35,12 +35,12 @@ use tokio::task::LocalSet;
 use crate::host::handover::Handover;
 use crate::host::journal::{self, Journal};
 use crate::host::layout;
-use crate::host::link::Line;
+use crate::host::link::Link;
 use crate::host::load::Loaded;
 use crate::host::{proc, sys};
 use crate::http::Server;
 use crate::model::guard::{Hello, ToGuard};
-use crate::model::machine::Event;
+use crate::model::machine::AppEvent;
 use crate::model::supervisor::{Input, Supervisor};
 use answer::Answers;
 use control::Ask;
@@ -57,7 +57,7 @@ use timers::Timers;
 pub use offline::{check, plan};
 
 /// The options of `kasm-void run`.
-pub struct Options {
+pub struct RunOptions {
     /// Manifest folders. If two hold the same file name, the later folder wins.
     pub folders: Vec<PathBuf>,
     pub state: PathBuf,
@@ -68,7 +68,7 @@ pub struct Options {
 
 /// Runs the supervisor until it is told to drain. The guard is at the other end of `line`. Returns the code of
 /// `on_give_up`, or 0.
-pub fn run(options: Options, line: Line) -> anyhow::Result<ExitCode> {
+pub fn run(options: RunOptions, line: Link) -> anyhow::Result<ExitCode> {
     // The program was executed as /proc/self/exe; without this, its name would be `exe`.
     let _ = rustix::thread::set_name(c"kasm-void");
     let (welcome, lock) = Welcome::hear(line)?;
@@ -232,7 +232,7 @@ impl Daemon {
         let now = Instant::now();
         self.processes.give_up_waiting(now);
         while let Some((app, timer, run)) = self.timers.fire(now) {
-            self.inputs.push_back(Input::Happened(app, Event::Fired { run, timer }));
+            self.inputs.push_back(Input::Happened(app, AppEvent::Fired { run, timer }));
         }
         if self.ending.budget.take_if(|budget| *budget <= now).is_some() {
             self.inputs.push_back(Input::BudgetSpent);

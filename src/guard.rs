@@ -18,10 +18,10 @@ use rustix::process::set_child_subreaper;
 
 use crate::host::handover::Handover;
 use crate::host::layout::{self, StateFolder};
-use crate::host::link::{GUARD, Heard, Line};
+use crate::host::link::{GUARD, Heard, Link};
 use crate::host::proc::{self, Process};
 use crate::host::{signals, sys};
-use crate::model::guard::{ChildExit, Effect, Guard, Input, ToGuard, ToSupervisor};
+use crate::model::guard::{ChildExit, Guard, GuardEffect, GuardInput, ToGuard, ToSupervisor};
 
 /// The guard's own binary, even when its file has been replaced or deleted.
 const OURSELVES: &str = "/proc/self/exe";
@@ -65,7 +65,7 @@ pub fn run(
         origin: Instant::now(),
         exit: None,
     };
-    shell.handle(Input::Began);
+    shell.handle(GuardInput::Began);
     sys::slim_down();
     loop {
         if let Some(code) = shell.exit {
@@ -75,7 +75,7 @@ pub fn run(
         shell.take_signals();
         shell.hear();
         shell.reap();
-        shell.handle(Input::TimePassed);
+        shell.handle(GuardInput::TimePassed);
     }
 }
 
@@ -105,11 +105,11 @@ struct Shell {
 struct Supervisor {
     pid: i32,
     /// `None` once the supervisor has closed its end.
-    line: Option<Line>,
+    line: Option<Link>,
 }
 
 impl Shell {
-    fn handle(&mut self, input: Input) {
+    fn handle(&mut self, input: GuardInput) {
         let effects = self.guard.handle(self.origin.elapsed(), input);
         self.send_messages();
         for effect in effects {
@@ -117,31 +117,31 @@ impl Shell {
         }
     }
 
-    fn perform(&mut self, effect: Effect) {
+    fn perform(&mut self, effect: GuardEffect) {
         match effect {
-            Effect::Start(binary) => self.start(binary.as_deref().map_or(Path::new(OURSELVES), Path::new)),
-            Effect::Forward(signal) => self.signal_supervisor(signal),
-            Effect::KillSupervisor => self.signal_supervisor(libc::SIGKILL),
-            Effect::TerminateAll => signals::send_to_descendants(&[libc::SIGTERM, libc::SIGCONT], &self.others),
-            Effect::KillAll => signals::send_to_descendants(&[libc::SIGKILL], &self.others),
-            Effect::Collect(pid) => sys::collect(pid),
-            Effect::Hold(app) => {
+            GuardEffect::Start(binary) => self.start(binary.as_deref().map_or(Path::new(OURSELVES), Path::new)),
+            GuardEffect::Forward(signal) => self.signal_supervisor(signal),
+            GuardEffect::KillSupervisor => self.signal_supervisor(libc::SIGKILL),
+            GuardEffect::TerminateAll => signals::send_to_descendants(&[libc::SIGTERM, libc::SIGCONT], &self.others),
+            GuardEffect::KillAll => signals::send_to_descendants(&[libc::SIGKILL], &self.others),
+            GuardEffect::Collect(pid) => sys::collect(pid),
+            GuardEffect::Hold(app) => {
                 if let Some(pipe) = self.attached.take() {
                     self.pipes.insert(app, pipe);
                 }
             }
-            Effect::Release(app) => drop(self.pipes.remove(&app)),
-            Effect::KeepLock => {
+            GuardEffect::Release(app) => drop(self.pipes.remove(&app)),
+            GuardEffect::KeepLock => {
                 if let Some(lock) = self.attached.take() {
                     self.lock = lock;
                 }
             }
-            Effect::Warn(text) => warn(&text),
-            Effect::Forget => {
+            GuardEffect::Warn(text) => warn(&text),
+            GuardEffect::Forget => {
                 // If this fails, the next session may mistake the old ledger for its own.
                 let _ = std::fs::remove_file(layout::ledger(&self.folder));
             }
-            Effect::Exit(code) => self.exit = Some(code),
+            GuardEffect::Exit(code) => self.exit = Some(code),
         }
     }
 
@@ -149,14 +149,14 @@ impl Shell {
         match self.spawn(binary) {
             Ok(supervisor) => {
                 self.supervisor = Some(supervisor);
-                self.handle(Input::Started);
+                self.handle(GuardInput::Started);
             }
-            Err(error) => self.handle(Input::NotStarted(error.to_string())),
+            Err(error) => self.handle(GuardInput::NotStarted(error.to_string())),
         }
     }
 
     fn spawn(&self, binary: &Path) -> io::Result<Supervisor> {
-        let (ours, theirs) = Line::pair()?;
+        let (ours, theirs) = Link::pair()?;
         let words: Vec<OsString> = std::env::args_os().collect();
         let mut command = Command::new(binary);
         command.arg0(words.first().map_or(OsStr::new("kasm-void"), OsString::as_os_str)).args(words.iter().skip(1));
@@ -183,7 +183,7 @@ impl Shell {
     fn take_signals(&mut self) {
         while let Some(signal) = sys::next_signal(&self.signals) {
             if signal != libc::SIGCHLD {
-                self.handle(Input::Signalled(signal));
+                self.handle(GuardInput::Signalled(signal));
             }
         }
     }
@@ -196,7 +196,7 @@ impl Shell {
                 Ok(Heard::Message(ToGuard::Hold(_) | ToGuard::Lock, None)) => {}
                 Ok(Heard::Message(message, fd)) => {
                     self.attached = fd;
-                    self.handle(Input::Heard(message));
+                    self.handle(GuardInput::Heard(message));
                     self.attached = None;
                 }
                 Ok(Heard::Nothing) => return,
@@ -209,7 +209,7 @@ impl Shell {
     fn close_line(&mut self) {
         if let Some(supervisor) = &mut self.supervisor {
             supervisor.line = None;
-            self.handle(Input::LineClosed);
+            self.handle(GuardInput::LineClosed);
         }
     }
 
@@ -239,15 +239,15 @@ impl Shell {
                 self.hear(); // its last messages
                 sys::collect(ended.pid);
                 self.supervisor = None;
-                self.handle(Input::SupervisorExited(ended.status));
+                self.handle(GuardInput::SupervisorExited(ended.status));
             } else {
                 let started = proc::process(ended.pid).map_or(0, |process| process.started);
                 let exit = ChildExit { pid: ended.pid, started, status: ended.status, peak: ended.peak };
-                self.handle(Input::ChildExited(exit));
+                self.handle(GuardInput::ChildExited(exit));
             }
         }
         if sys::childless() || !self.others.is_empty() && children().iter().all(|pid| self.is_other(*pid)) {
-            self.handle(Input::NoChildren);
+            self.handle(GuardInput::NoChildren);
         }
     }
 

@@ -40,7 +40,7 @@ use stream::WriteTimeout;
 
 /// The limits of one listener.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct ListenerLimits {
     /// How many clients may be connected at a time.
     pub connections: u32,
     /// How many of them may connect from one address. At the limit, an idle client is disconnected for the next one.
@@ -58,9 +58,9 @@ pub struct Limits {
     pub stalled: Duration,
 }
 
-impl Limits {
+impl ListenerLimits {
     /// Limits for clients of our own user. A reader may pause for a while (`logs -f | less`).
-    pub const LOCAL: Limits = Limits {
+    pub const LOCAL: ListenerLimits = ListenerLimits {
         connections: 256,
         per_address: None,
         reserved: 0,
@@ -70,7 +70,7 @@ impl Limits {
         stalled: Duration::from_secs(600),
     };
     /// Limits for clients on the network.
-    pub const NETWORK: Limits = Limits {
+    pub const NETWORK: ListenerLimits = ListenerLimits {
         connections: 64,
         per_address: Some(16),
         reserved: 8,
@@ -185,12 +185,12 @@ impl Server {
 }
 
 /// Serves `router` on `listener`, in the background.
-pub fn serve(listener: impl Listen, router: Router, limits: Limits) -> Server {
+pub fn serve(listener: impl Listen, router: Router, limits: ListenerLimits) -> Server {
     serve_gated(listener, Arc::new(Open), router, limits)
 }
 
 /// Like [`serve`], for the requests that `gate` lets pass. The body of a refused request is not read.
-pub fn serve_gated(listener: impl Listen, gate: Arc<dyn Gate>, router: Router, limits: Limits) -> Server {
+pub fn serve_gated(listener: impl Listen, gate: Arc<dyn Gate>, router: Router, limits: ListenerLimits) -> Server {
     let permits = Permits::new(limits.connections, limits.reserved, limits.per_address);
     let (open, closing) = watch::channel(());
     let shared = Shared { gate, router, limits, closing: Closing(closing) };
@@ -203,7 +203,7 @@ pub fn serve_gated(listener: impl Listen, gate: Arc<dyn Gate>, router: Router, l
 struct Shared {
     gate: Arc<dyn Gate>,
     router: Router,
-    limits: Limits,
+    limits: ListenerLimits,
     closing: Closing,
 }
 
@@ -290,7 +290,7 @@ async fn answer(
     Ok(response.map(|body| Body::new(Answering { body, _busy: busy })))
 }
 
-async fn received(parts: &Parts, body: Incoming, limits: Limits) -> Result<Bytes, Error> {
+async fn received(parts: &Parts, body: Incoming, limits: ListenerLimits) -> Result<Bytes, Error> {
     if parts.headers.contains_key(header::TRANSFER_ENCODING) {
         let why = "send the body with a Content-Length and without Transfer-Encoding";
         return Err(Error::new(StatusCode::LENGTH_REQUIRED, why));

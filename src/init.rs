@@ -20,7 +20,7 @@ use rustix::process::set_child_subreaper;
 use crate::host::layout::StateFolder;
 use crate::host::{signals, sys};
 use crate::launcher::token;
-use crate::model::init::{Effect, Init, Input};
+use crate::model::init::{Init, InitEffect, InitInput};
 
 /// Runs `command` until it exits. When the container is stopped, first drains the supervisor of the folder `state`,
 /// then stops the command, all within `grace`. Returns the command's exit code, or 128 plus the signal that ended it.
@@ -49,10 +49,10 @@ pub fn run(command: &[OsString], state: &Path, grace: Duration, zero_when_stoppe
         }
         shell.wait();
         while let Some(signal) = sys::next_signal(&shell.signals) {
-            shell.handle(Input::Signalled(signal));
+            shell.handle(InitInput::Signalled(signal));
         }
         shell.reap();
-        shell.handle(Input::TimePassed);
+        shell.handle(InitInput::TimePassed);
     }
 }
 
@@ -70,28 +70,28 @@ struct Shell {
 }
 
 impl Shell {
-    fn handle(&mut self, input: Input) {
+    fn handle(&mut self, input: InitInput) {
         for effect in self.init.handle(self.origin.elapsed(), input) {
             self.perform(effect);
         }
     }
 
-    fn perform(&mut self, effect: Effect) {
+    fn perform(&mut self, effect: InitEffect) {
         match effect {
-            Effect::Drain => match self.start_ourselves(&["drain"]) {
+            InitEffect::Drain => match self.start_ourselves(&["drain"]) {
                 Some(pid) => self.drain = Some(pid),
-                None => self.handle(Input::Drained), // without a drain, the command is stopped next
+                None => self.handle(InitInput::Drained), // without a drain, the command is stopped next
             },
-            Effect::Reload => drop(self.start_ourselves(&["reload", "--no-wait"])),
-            Effect::Forward(signal) => signals::send(self.command, signal),
-            Effect::ForwardIfCaught(signal) => {
+            InitEffect::Reload => drop(self.start_ourselves(&["reload", "--no-wait"])),
+            InitEffect::Forward(signal) => signals::send(self.command, signal),
+            InitEffect::ForwardIfCaught(signal) => {
                 if signals::is_caught(self.command, signal) {
                     signals::send(self.command, signal);
                 }
             }
-            Effect::TerminateAll => signals::send_to_descendants(&[libc::SIGTERM, libc::SIGCONT], &[]),
-            Effect::KillAll => signals::send_to_descendants(&[libc::SIGKILL], &[]),
-            Effect::Exit(code) => self.exit = Some(code),
+            InitEffect::TerminateAll => signals::send_to_descendants(&[libc::SIGTERM, libc::SIGCONT], &[]),
+            InitEffect::KillAll => signals::send_to_descendants(&[libc::SIGKILL], &[]),
+            InitEffect::Exit(code) => self.exit = Some(code),
         }
     }
 
@@ -105,17 +105,17 @@ impl Shell {
         while let Some(ended) = sys::ended() {
             sys::collect(ended.pid);
             if ended.pid == self.command {
-                self.handle(Input::CommandExited(ended.status));
+                self.handle(InitInput::CommandExited(ended.status));
             }
             if self.drain.take_if(|drain| *drain == ended.pid).is_some() {
                 // A drain fails if no supervisor is up. That counts only while the folder is locked: then the next
                 // one is about to start.
                 let failed = ended.status != 0 && StateFolder::is_taken(&self.state);
-                self.handle(if failed { Input::NotDrained } else { Input::Drained });
+                self.handle(if failed { InitInput::NotDrained } else { InitInput::Drained });
             }
         }
         if sys::childless() {
-            self.handle(Input::NoChildren);
+            self.handle(InitInput::NoChildren);
         }
     }
 

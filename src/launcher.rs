@@ -25,7 +25,7 @@ use token::Token;
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// The launcher's settings.
-pub struct Options {
+pub struct LauncherOptions {
     pub listen: SocketAddr,
     /// The port of the browser's DevTools, on 127.0.0.1.
     pub cdp_port: u16,
@@ -33,8 +33,8 @@ pub struct Options {
 }
 
 /// Serves until SIGINT or SIGTERM.
-pub async fn run(options: Options) -> anyhow::Result<()> {
-    let Options { listen, cdp_port, policy } = options;
+pub async fn run(options: LauncherOptions) -> anyhow::Result<()> {
+    let LauncherOptions { listen, cdp_port, policy } = options;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let listener = bind(listen).with_context(|| {
         format!("cannot listen on {listen} for URLs to open: choose another port with --port or NAV_SHIM_PORT")

@@ -6,7 +6,7 @@ use clap::Parser;
 use kasm_void::cli::client::{NoAnswer, NoSupervisor};
 use kasm_void::cli::open::NoLauncher;
 use kasm_void::cli::print::{ReaderLeft, complain, plain};
-use kasm_void::cli::{Cli, Ended, run};
+use kasm_void::cli::{Cli, VerbEnd, run};
 use kasm_void::model::plain::styled;
 
 fn main() -> ExitCode {
@@ -35,12 +35,12 @@ fn misused(error: &clap::Error) -> ExitCode {
     ExitCode::from(error.exit_code() as u8)
 }
 
-fn code(ended: &anyhow::Result<Ended>) -> ExitCode {
+fn code(ended: &anyhow::Result<VerbEnd>) -> ExitCode {
     match ended {
-        Ok(Ended::Done) => ExitCode::SUCCESS,
-        Ok(Ended::Refused) => ExitCode::from(1),
-        Ok(Ended::TimedOut) => ExitCode::from(4),
-        Ok(Ended::Ran(code)) => *code,
+        Ok(VerbEnd::Done) => ExitCode::SUCCESS,
+        Ok(VerbEnd::Refused) => ExitCode::from(1),
+        Ok(VerbEnd::TimedOut) => ExitCode::from(4),
+        Ok(VerbEnd::Ran(code)) => *code,
         Err(error) if error.is::<ReaderLeft>() => ExitCode::SUCCESS,
         Err(error) if error.is::<NoSupervisor>() => ExitCode::from(3),
         Err(error) if error.is::<NoLauncher>() => ExitCode::from(3),
@@ -56,10 +56,10 @@ mod tests {
     #[test]
     fn each_end_has_its_code() {
         for (ended, expected) in [
-            (Ok(Ended::Done), 0),
-            (Ok(Ended::Refused), 1),
-            (Ok(Ended::TimedOut), 4),
-            (Ok(Ended::Ran(ExitCode::from(7))), 7),
+            (Ok(VerbEnd::Done), 0),
+            (Ok(VerbEnd::Refused), 1),
+            (Ok(VerbEnd::TimedOut), 4),
+            (Ok(VerbEnd::Ran(ExitCode::from(7))), 7),
             (Err(ReaderLeft.into()), 0),
             (Err(NoSupervisor("s".into()).into()), 3),
             (Err(NoLauncher(9998).into()), 3),

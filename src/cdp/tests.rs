@@ -46,7 +46,7 @@ async fn say(wire: &mut Wire, said: Value) {
 }
 
 fn happened(method: &str) -> Incoming {
-    Incoming::Event(Event { session: Some("S".into()), method: method.into(), params: json!({}) })
+    Incoming::Event(CdpEvent { session: Some("S".into()), method: method.into(), params: json!({}) })
 }
 
 #[tokio::test]

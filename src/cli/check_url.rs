@@ -5,22 +5,22 @@ use std::net::IpAddr;
 
 use serde_json::json;
 
-use super::Ended;
+use super::VerbEnd;
 use super::print::{BAD, DIM, GOOD, plain, say, say_json};
 use crate::launcher::resolve::Resolver;
-use crate::model::url::{Policy, Refused, Target};
+use crate::model::url::{JudgedUrl, Policy, Refused};
 
 /// The URL to open with the addresses of its host, or the reason for the refusal.
-type Verdict = Result<(Target, Vec<IpAddr>), Refused>;
+type Verdict = Result<(JudgedUrl, Vec<IpAddr>), Refused>;
 
 /// Prints the verdict on each URL as soon as it is known. The result is `Refused` if any URL is refused.
-pub async fn check(policy: &Policy, urls: &[String], resolving: bool, json: bool) -> anyhow::Result<Ended> {
-    let (mut ended, resolver) = (Ended::Done, Resolver::default());
+pub async fn check(policy: &Policy, urls: &[String], resolving: bool, json: bool) -> anyhow::Result<VerbEnd> {
+    let (mut ended, resolver) = (VerbEnd::Done, Resolver::default());
     for url in urls.iter().flat_map(|word| given(word)) {
         let url = url?;
         let verdict = judge(policy, &url, resolving.then_some(&resolver)).await;
         if verdict.is_err() {
-            ended = Ended::Refused;
+            ended = VerbEnd::Refused;
         }
         if json { tell_json(&url, &verdict)? } else { tell(&url, &verdict)? }
     }

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::host::layout;
 use crate::model::manifest::quantity::Span;
-use crate::model::protocol::{HEAD_BYTES, Identity, Outcome, Refusal, Route};
+use crate::model::protocol::{Answer, HEAD_BYTES, Identity, Refusal, Route};
 
 /// No supervisor listens on the control socket.
 #[derive(Debug, thiserror::Error)]
@@ -119,8 +119,8 @@ impl Client {
         self.within(limit.0.saturating_add(MARGIN), async { read(self.send(Method::POST, &path).await?).await }).await
     }
 
-    /// Sends a POST request for a change. A refusal is an outcome, not an error.
-    pub async fn change(&self, path: &str, Waiting { wait, timeout }: Waiting) -> anyhow::Result<Outcome> {
+    /// Sends a POST request for a change. A refusal is an answer, not an error.
+    pub async fn change(&self, path: &str, Waiting { wait, timeout }: Waiting) -> anyhow::Result<Answer> {
         let path = format!("{path}?wait={wait}&timeout={}", timeout);
         let answer = async {
             let response = self.send(Method::POST, &path).await?;
@@ -212,8 +212,8 @@ impl Client {
 }
 
 /// Whether the change timed out.
-pub fn timed_out(outcome: &Outcome) -> bool {
-    outcome.refusal == Some(Refusal::TimedOut)
+pub fn timed_out(answer: &Answer) -> bool {
+    answer.refusal == Some(Refusal::TimedOut)
 }
 
 /// Nothing listens on the socket.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::Ended;
+use super::VerbEnd;
 use super::client::{Client, NoSupervisor};
 use super::print::{BAD, BUSY, GOOD, plain, say, say_json};
 use crate::host::{proc, sys};
@@ -28,7 +28,7 @@ enum Verdict {
 }
 
 /// Prints all findings. The result is `Refused` if anything is broken.
-pub async fn doctor(client: &Client, state: &Path, json: bool) -> anyhow::Result<Ended> {
+pub async fn doctor(client: &Client, state: &Path, json: bool) -> anyhow::Result<VerbEnd> {
     let mut found = of_the_machine(state);
     found.extend(of_the_supervisor(client).await?);
     let broken = found.iter().any(|finding| finding.verdict == Verdict::Broken);
@@ -44,7 +44,7 @@ pub async fn doctor(client: &Client, state: &Path, json: bool) -> anyhow::Result
             say(&format!("{style}{sign:8}{style:#} {what}: {}", plain(text)))?;
         }
     }
-    Ok(if broken { Ended::Refused } else { Ended::Done })
+    Ok(if broken { VerbEnd::Refused } else { VerbEnd::Done })
 }
 
 async fn of_the_supervisor(client: &Client) -> anyhow::Result<Vec<Finding>> {

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, stdout};
 
 use serde_json::{Map, Value, json};
 
-use super::Ended;
+use super::VerbEnd;
 use super::client::{Client, NoSupervisor, Stream};
 use super::print::{DIM, complain, pass_on, plain, plain_output, say, say_json, say_json_text, say_part};
 use crate::daemon::logs;
@@ -18,7 +18,7 @@ const REMEMBERED: usize = 20;
 /// How many lines to request from the next supervisor to find that position.
 const LOOKED_THROUGH: usize = 10_000;
 
-pub async fn logs(client: &Client, app: &str, (follow, lines): (bool, usize), json: bool) -> anyhow::Result<Ended> {
+pub async fn logs(client: &Client, app: &str, (follow, lines): (bool, usize), json: bool) -> anyhow::Result<VerbEnd> {
     let show = |line: &[u8]| say_json(&json!({ "app": app, "line": String::from_utf8_lossy(line) }));
     let mut output: Box<dyn Output> = match (json, stdout().is_terminal()) {
         (true, _) => Box::new(Lines::new(show)),
@@ -31,7 +31,7 @@ pub async fn logs(client: &Client, app: &str, (follow, lines): (bool, usize), js
             output.take(&head)?;
             output.end()?;
             complain("no supervisor is running; these lines are from the log files");
-            Ok(if follow { Ended::Refused } else { Ended::Done })
+            Ok(if follow { VerbEnd::Refused } else { VerbEnd::Done })
         }
         other => other,
     }
@@ -43,7 +43,7 @@ async fn read_log(
     app: &str,
     (follow, lines): (bool, usize),
     output: &mut dyn Output,
-) -> anyhow::Result<Ended> {
+) -> anyhow::Result<VerbEnd> {
     let path = |lines: usize| format!("{}?follow={follow}&lines={lines}", Route::Logs.path(&[app]));
     let mut before: Identity = client.get(&Route::Supervisor.path(&[])).await?;
     let mut stream = client.open(&path(lines)).await?;
@@ -54,7 +54,7 @@ async fn read_log(
             output.take(&piece)?;
         }
         let next = if follow { client.successor(&before).await? } else { None };
-        let Some(now) = next else { return output.end().map(|()| Ended::Done) };
+        let Some(now) = next else { return output.end().map(|()| VerbEnd::Done) };
         notice(&before, &now);
         stream = client.open(&path(if seen.is_empty() { 0 } else { LOOKED_THROUGH })).await?;
         let head = stream.head().await;
@@ -69,7 +69,7 @@ async fn read_log(
     }
 }
 
-pub async fn events(client: &Client, json: bool) -> anyhow::Result<Ended> {
+pub async fn events(client: &Client, json: bool) -> anyhow::Result<VerbEnd> {
     let show = |line: &[u8]| match serde_json::from_slice::<Map<String, Value>>(line) {
         Ok(event) if !json => say(&in_words(&event)),
         Ok(_) => say_json_text(&String::from_utf8_lossy(line)),
@@ -84,7 +84,7 @@ pub async fn events(client: &Client, json: bool) -> anyhow::Result<Ended> {
             output.take(&piece)?;
         }
         output.end()?;
-        let Some(now) = client.successor(&before).await? else { return Ok(Ended::Done) };
+        let Some(now) = client.successor(&before).await? else { return Ok(VerbEnd::Done) };
         notice(&before, &now);
         stream = client.open(&path).await?;
         before = now;

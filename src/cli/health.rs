@@ -3,12 +3,12 @@
 use axum::http::StatusCode;
 use serde_json::Value;
 
-use super::Ended;
+use super::VerbEnd;
 use super::client::Client;
 use super::print::{plain, say, say_json};
 use crate::model::protocol::Route;
 
-pub async fn health(client: &Client, ready: bool, json: bool) -> anyhow::Result<Ended> {
+pub async fn health(client: &Client, ready: bool, json: bool) -> anyhow::Result<VerbEnd> {
     let (status, answer) = client.probe(&if ready { Route::Ready } else { Route::Live }.path(&[])).await?;
     let fine = status == StatusCode::OK;
     if json {
@@ -16,7 +16,7 @@ pub async fn health(client: &Client, ready: bool, json: bool) -> anyhow::Result<
     } else {
         say(&health_in_words(fine, ready, &answer))?;
     }
-    Ok(if fine { Ended::Done } else { Ended::Refused })
+    Ok(if fine { VerbEnd::Done } else { VerbEnd::Refused })
 }
 
 fn health_in_words(fine: bool, ready: bool, answer: &Value) -> String {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use super::Ended;
+use super::VerbEnd;
 use super::change;
 use super::client::{Client, Waiting};
 use super::print::{problem, say, say_json};
@@ -18,13 +18,13 @@ use crate::model::loading::parse::parse;
 use crate::model::loading::problem::Problem;
 use crate::model::loading::source::Source;
 use crate::model::manifest::Manifest;
-use crate::model::manifest::icon::{self, Entry};
+use crate::model::manifest::icon::{self, DesktopEntry};
 use crate::model::protocol::{AppStatus, CommandLine, Route, StateName};
 
 /// Writes the desktop entries of all manifests into `into`. A broken manifest loses only its own icons.
-pub fn write(folders: &[PathBuf], into: &Path, through: Option<&str>, json: bool) -> anyhow::Result<Ended> {
+pub fn write(folders: &[PathBuf], into: &Path, through: Option<&str>, json: bool) -> anyhow::Result<VerbEnd> {
     std::fs::create_dir_all(into).with_context(|| format!("cannot create the folder {}", into.display()))?;
-    let mut ended = Ended::Done;
+    let mut ended = VerbEnd::Done;
     let mut written = Vec::new();
     for source in load::load(folders).sources.iter().filter(|source| source.name != WORKSPACE) {
         match manifest(source) {
@@ -35,7 +35,7 @@ pub fn write(folders: &[PathBuf], into: &Path, through: Option<&str>, json: bool
                 }
             }
             Err(problems) => {
-                ended = Ended::Refused;
+                ended = VerbEnd::Refused;
                 problems.iter().for_each(|found| anstream::eprintln!("{}", problem(found)));
             }
         }
@@ -53,7 +53,7 @@ fn manifest(source: &Source) -> Result<Manifest, Vec<Problem>> {
 }
 
 /// Writes an entry as an executable file; desktops ask for confirmation before they start any other.
-fn put(into: &Path, Entry { file, text }: &Entry) -> anyhow::Result<PathBuf> {
+fn put(into: &Path, DesktopEntry { file, text }: &DesktopEntry) -> anyhow::Result<PathBuf> {
     let file = into.join(file);
     std::fs::write(&file, text)
         .and_then(|()| std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)))
@@ -63,11 +63,17 @@ fn put(into: &Path, Entry { file, text }: &Entry) -> anyhow::Result<PathBuf> {
 
 /// Starts the app. If it is running and its icon has `again`, runs its command line once more, so that the running app
 /// shows itself. `more` replaces `args_last`.
-pub async fn show(client: &Client, app: &str, more: &[String], waiting: Waiting, json: bool) -> anyhow::Result<Ended> {
+pub async fn show(
+    client: &Client,
+    app: &str,
+    more: &[String],
+    waiting: Waiting,
+    json: bool,
+) -> anyhow::Result<VerbEnd> {
     let status: AppStatus = client.get(&Route::App.path(&[app])).await?;
     if status.state != StateName::Running {
         let started = change::each(client, change::Which::Named(vec![app.into()]), Route::Start, waiting, json).await?;
-        if started != Ended::Done || more.is_empty() {
+        if started != VerbEnd::Done || more.is_empty() {
             return Ok(started);
         }
     }
@@ -75,12 +81,12 @@ pub async fn show(client: &Client, app: &str, more: &[String], waiting: Waiting,
     let Some(again) = &command.again else {
         ensure!(more.is_empty(), "cannot pass arguments to `{app}`, which is running: its icon has no `again`");
         say_shown(app, "is already running", json)?;
-        return Ok(Ended::Done);
+        return Ok(VerbEnd::Done);
     };
     let last = if more.is_empty() { &command.last } else { more };
     run(&command, again, last).with_context(|| format!("cannot show `{app}`: cannot start {}", command.argv[0]))?;
     say_shown(app, "was told to show itself", json)?;
-    Ok(Ended::Done)
+    Ok(VerbEnd::Done)
 }
 
 /// Starts a second process, which passes its arguments to the running app and exits. If the running app exits at that

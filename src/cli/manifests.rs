@@ -8,14 +8,14 @@ use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
 use super::print::{problem, say, say_json};
-use super::{Ended, session};
+use super::{VerbEnd, session};
 use crate::daemon;
 use crate::model::loading::problem::{Problem, Severity};
 use crate::model::manifest::name;
 
 /// Prints every mistake in the manifests of these folders. A missing folder is an error here, although a running
 /// supervisor waits for it.
-pub fn check(mut folders: Vec<PathBuf>, json: bool) -> anyhow::Result<Ended> {
+pub fn check(mut folders: Vec<PathBuf>, json: bool) -> anyhow::Result<VerbEnd> {
     if folders.is_empty() {
         folders.push(session::own_folder()?);
     }
@@ -29,7 +29,7 @@ pub fn check(mut folders: Vec<PathBuf>, json: bool) -> anyhow::Result<Ended> {
 }
 
 /// Prints the number of files and their problems. The result is `Refused` if any problem is an error.
-pub fn tell_problems((files, problems): (usize, Vec<Problem>), json: bool) -> anyhow::Result<Ended> {
+pub fn tell_problems((files, problems): (usize, Vec<Problem>), json: bool) -> anyhow::Result<VerbEnd> {
     let errors = problems.iter().filter(|problem| problem.is_error()).count();
     if json {
         say_json(&json!({ "ok": errors == 0, "files": files, "problems": problems }))?;
@@ -39,7 +39,7 @@ pub fn tell_problems((files, problems): (usize, Vec<Problem>), json: bool) -> an
         }
         say(&summary(files, errors, problems.len() - errors))?;
     }
-    Ok(if errors == 0 { Ended::Done } else { Ended::Refused })
+    Ok(if errors == 0 { VerbEnd::Done } else { VerbEnd::Refused })
 }
 
 fn summary(files: usize, errors: usize, warnings: usize) -> String {
@@ -54,7 +54,13 @@ fn summary(files: usize, errors: usize, warnings: usize) -> String {
 }
 
 /// Writes a first manifest for `command` into `folder`.
-pub fn new(name: &str, command: &[String], folder: Option<PathBuf>, force: bool, json: bool) -> anyhow::Result<Ended> {
+pub fn new(
+    name: &str,
+    command: &[String],
+    folder: Option<PathBuf>,
+    force: bool,
+    json: bool,
+) -> anyhow::Result<VerbEnd> {
     let folder = folder.map_or_else(session::own_folder, Ok)?;
     let text = manifest(name, command)?;
     let file = folder.join(format!("{name}.ron"));
@@ -65,7 +71,7 @@ pub fn new(name: &str, command: &[String], folder: Option<PathBuf>, force: bool,
         let (shown, folder) = (file.display(), folder.display());
         say(&format!("wrote {shown}: review it, then run `kasm-void check {folder}`"))?;
     }
-    Ok(Ended::Done)
+    Ok(VerbEnd::Done)
 }
 
 fn write(file: &Path, text: &str, force: bool) -> anyhow::Result<()> {
@@ -187,7 +193,7 @@ mod tests {
     #[test]
     fn a_folder_that_does_not_exist_is_an_error() {
         let missing = tempfile::tempdir().unwrap().path().join("nowhere");
-        assert_eq!(check(vec![missing], true).unwrap(), Ended::Refused);
+        assert_eq!(check(vec![missing], true).unwrap(), VerbEnd::Refused);
     }
 
     #[test]
@@ -205,8 +211,8 @@ mod tests {
     #[test]
     fn only_errors_refuse() {
         let (error, warning) = (Problem::whole("a.ron", "no"), Problem::whole("a.ron", "hm").warning());
-        assert_eq!(tell_problems((1, vec![warning.clone()]), true).unwrap(), Ended::Done);
-        assert_eq!(tell_problems((2, vec![warning, error]), true).unwrap(), Ended::Refused);
+        assert_eq!(tell_problems((1, vec![warning.clone()]), true).unwrap(), VerbEnd::Done);
+        assert_eq!(tell_problems((2, vec![warning, error]), true).unwrap(), VerbEnd::Refused);
         assert_eq!(summary(3, 0, 0), "3 files checked: no problems");
         assert_eq!(summary(1, 2, 1), "1 file checked: 2 errors, 1 warning");
     }

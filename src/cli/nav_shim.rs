@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
 
-use super::Ended;
+use super::VerbEnd;
 use super::policy::PolicyOptions;
 use crate::host::journal::{Format, Journal};
 use crate::launcher;
 
 #[derive(Debug, Args)]
-pub struct Options {
+pub struct NavShimOptions {
     /// The port to listen on
     #[arg(long, env = "NAV_SHIM_PORT", hide_env_values = true, default_value_t = 9998)]
     port: u16,
@@ -24,10 +24,10 @@ pub struct Options {
     policy: PolicyOptions,
 }
 
-pub async fn run(options: Options, json: bool) -> anyhow::Result<Ended> {
-    let Options { port, listen, cdp_port, policy } = options;
+pub async fn run(options: NavShimOptions, json: bool) -> anyhow::Result<VerbEnd> {
+    let NavShimOptions { port, listen, cdp_port, policy } = options;
     let policy = policy.policy().map_err(anyhow::Error::msg)?;
     let _journal = Journal::start(if json { Format::Json } else { Format::Auto }, None)?;
-    launcher::run(launcher::Options { listen: SocketAddr::new(listen, port), cdp_port, policy }).await?;
-    Ok(Ended::Done)
+    launcher::run(launcher::LauncherOptions { listen: SocketAddr::new(listen, port), cdp_port, policy }).await?;
+    Ok(VerbEnd::Done)
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Ended;
+use super::VerbEnd;
 use super::client::NoAnswer;
 use super::print::{DIM, plain, say, say_json};
 use crate::launcher::token::{FILE, Token, VARIABLES};
@@ -28,7 +28,7 @@ pub struct NoLauncher(pub u16);
 const PATIENCE: Duration = Duration::from_secs(10);
 const REPLY_BYTES: usize = 64 << 10;
 
-pub async fn open(url: &str, port: u16, json: bool) -> anyhow::Result<Ended> {
+pub async fn open(url: &str, port: u16, json: bool) -> anyhow::Result<VerbEnd> {
     let token = Token::new(|name| std::env::var_os(name)).get().map_err(anyhow::Error::msg)?;
     let token = token
         .with_context(|| format!("no token for the launcher: set {FILE}, {} or {}", VARIABLES[0], VARIABLES[1]))?;
@@ -41,10 +41,10 @@ pub async fn open(url: &str, port: u16, json: bool) -> anyhow::Result<Ended> {
         say(&format!("opened {}{DIM} ({}){DIM:#}", plain(url), plain(&outcome)))?;
     }
     match status {
-        StatusCode::GATEWAY_TIMEOUT if json => Ok(Ended::TimedOut),
+        StatusCode::GATEWAY_TIMEOUT if json => Ok(VerbEnd::TimedOut),
         StatusCode::GATEWAY_TIMEOUT => Err(NoAnswer(format!("{} is still loading", plain(url))).into()),
-        _ if status.is_success() => Ok(Ended::Done),
-        _ if json => Ok(Ended::Refused),
+        _ if status.is_success() => Ok(VerbEnd::Done),
+        _ if json => Ok(VerbEnd::Refused),
         _ => Err(complaint(status, &reply)),
     }
 }

@@ -1,23 +1,23 @@
 //! `plan`: prints what a reload would do, or what it did.
 
-use super::Ended;
+use super::VerbEnd;
 use super::client::Client;
 use super::print::{self, BAD, BUSY, DIM, plain, say, say_json};
 use crate::model::protocol::{PlanReport, Route};
 
-pub async fn plan(client: &Client, json: bool) -> anyhow::Result<Ended> {
+pub async fn plan(client: &Client, json: bool) -> anyhow::Result<VerbEnd> {
     tell_plan(&client.get(&Route::Plan.path(&[])).await?, json)
 }
 
 /// Prints the plan. The result is `Refused` if an app is kept back because of a problem.
-pub fn tell_plan(plan: &PlanReport, json: bool) -> anyhow::Result<Ended> {
+pub fn tell_plan(plan: &PlanReport, json: bool) -> anyhow::Result<VerbEnd> {
     if json {
         say_json(plan)?;
     } else {
         say(&plan_in_words(plan))?;
     }
     let kept_back = plan.steps.iter().any(|step| step.sign == '!');
-    Ok(if kept_back { Ended::Refused } else { Ended::Done })
+    Ok(if kept_back { VerbEnd::Refused } else { VerbEnd::Done })
 }
 
 fn plan_in_words(plan: &PlanReport) -> String {

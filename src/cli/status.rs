@@ -4,14 +4,14 @@ mod table;
 
 use anyhow::bail;
 
-use super::Ended;
+use super::VerbEnd;
 use super::client::Client;
 use super::print::{BAD, BUSY, duration, plain, say, say_json};
 use crate::host::terminal;
 use crate::model::protocol::{AppStatus, Route, Snapshot, StateName};
 use crate::model::spelling::closest;
 
-pub async fn status(client: &Client, names: &[String], json: bool) -> anyhow::Result<Ended> {
+pub async fn status(client: &Client, names: &[String], json: bool) -> anyhow::Result<VerbEnd> {
     let mut snapshot: Snapshot = client.get(&Route::Apps.path(&[])).await?;
     narrow(&mut snapshot, names)?;
     if json {
@@ -19,7 +19,7 @@ pub async fn status(client: &Client, names: &[String], json: bool) -> anyhow::Re
     } else {
         say(&report(&snapshot, terminal::width()))?;
     }
-    Ok(Ended::Done)
+    Ok(VerbEnd::Done)
 }
 
 /// Keeps only the apps with these names; without names, keeps all.

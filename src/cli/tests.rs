@@ -17,7 +17,7 @@ use crate::daemon::control::{self, Ask as Asked, LogStream};
 use crate::http::Server;
 use crate::model::exit::Exit;
 use crate::model::protocol::{
-    AppStatus, CommandLine, Crash, Identity, Outcome, PlanReport, PlanStep, Readiness, Refusal, Route, Snapshot,
+    Answer, AppStatus, CommandLine, Crash, Identity, PlanReport, PlanStep, Readiness, Refusal, Route, Snapshot,
     StateName,
 };
 
@@ -70,7 +70,7 @@ impl Fake {
                 let _ = note.send(in_words(&ask)); // the test may not listen
                 if let Asked::Verb { app, reply, .. } = ask {
                     match verdict(&snapshot, &app) {
-                        Some(outcome) => drop(reply.send(outcome)),
+                        Some(answer) => drop(reply.send(answer)),
                         None => never_answered.push(reply),
                     }
                 } else {
@@ -114,14 +114,14 @@ fn in_words(ask: &Asked) -> String {
 }
 
 /// Apps in `Starting` never get where they were asked to go.
-fn verdict(snapshot: &Snapshot, app: &str) -> Option<Outcome> {
+fn verdict(snapshot: &Snapshot, app: &str) -> Option<Answer> {
     let (done, message, refusal) = match snapshot.apps.iter().find(|status| status.name == app) {
         Some(status) if status.state == StateName::Starting => return None,
         Some(status) if status.state == StateName::Stopping => (false, "it is stopping", Some(Refusal::WrongState)),
         Some(_) => (true, "as you say", None),
         None => (false, "no such app", Some(Refusal::NoSuchApp)),
     };
-    Some(Outcome { app: app.into(), done, message: message.into(), refusal })
+    Some(Answer { app: app.into(), done, message: message.into(), refusal })
 }
 
 fn answer(snapshot: &Snapshot, output: &broadcast::Sender<Bytes>, ask: Asked) {
@@ -144,7 +144,7 @@ fn answer(snapshot: &Snapshot, output: &broadcast::Sender<Bytes>, ask: Asked) {
         Asked::Supervisor(reply) => drop(reply.send(Identity::default())),
         Asked::Upgrade { binary, reply } => {
             let message = format!("making way for {binary}");
-            drop(reply.send(Outcome { app: String::new(), done: true, message, refusal: None }));
+            drop(reply.send(Answer { app: String::new(), done: true, message, refusal: None }));
         }
         Asked::Verb { .. } => unreachable!("answered by its verdict"),
     }
@@ -221,13 +221,13 @@ async fn each_verb_reaches_the_loop_as_it_was_said() {
     let client = fake.client();
     let no_wait = Waiting { wait: false, ..MINUTE };
     let named = || Which::Named(vec!["a b/c".into()]);
-    assert_eq!(change::each(&client, named(), Route::Start, MINUTE, true).await.unwrap(), Ended::Done);
-    assert_eq!(change::each(&client, named(), Route::Stop, no_wait, true).await.unwrap(), Ended::Done);
-    assert_eq!(change::one(&client, "a b/c", (Route::Action, "clear/all"), MINUTE, true).await.unwrap(), Ended::Done);
-    assert_eq!(change::one(&client, "a b/c", (Route::Signal, "SIGUSR1"), MINUTE, true).await.unwrap(), Ended::Done);
-    assert_eq!(change::reload(&client, MINUTE, true).await.unwrap(), Ended::Done);
-    assert_eq!(change::reload(&client, no_wait, true).await.unwrap(), Ended::Done);
-    assert_eq!(change::drain(&client, MINUTE, true).await.unwrap(), Ended::Done);
+    assert_eq!(change::each(&client, named(), Route::Start, MINUTE, true).await.unwrap(), VerbEnd::Done);
+    assert_eq!(change::each(&client, named(), Route::Stop, no_wait, true).await.unwrap(), VerbEnd::Done);
+    assert_eq!(change::one(&client, "a b/c", (Route::Action, "clear/all"), MINUTE, true).await.unwrap(), VerbEnd::Done);
+    assert_eq!(change::one(&client, "a b/c", (Route::Signal, "SIGUSR1"), MINUTE, true).await.unwrap(), VerbEnd::Done);
+    assert_eq!(change::reload(&client, MINUTE, true).await.unwrap(), VerbEnd::Done);
+    assert_eq!(change::reload(&client, no_wait, true).await.unwrap(), VerbEnd::Done);
+    assert_eq!(change::drain(&client, MINUTE, true).await.unwrap(), VerbEnd::Done);
     for expected in [
         "start a b/c wait=true",
         "stop a b/c wait=false",
@@ -244,14 +244,14 @@ async fn each_verb_reaches_the_loop_as_it_was_said() {
 #[tokio::test]
 async fn what_is_down_is_started_to_be_shown() {
     let mut fake = Fake::with(vec![app("a", StateName::Stopped)]);
-    assert_eq!(icons::show(&fake.client(), "a", &[], MINUTE, true).await.unwrap(), Ended::Done);
+    assert_eq!(icons::show(&fake.client(), "a", &[], MINUTE, true).await.unwrap(), VerbEnd::Done);
     assert_eq!([fake.next_ask().await, fake.next_ask().await], ["apps", "start a wait=true"]);
 }
 
 #[tokio::test]
 async fn what_is_up_is_shown_without_a_start() {
     let mut fake = Fake::with(vec![app("a", StateName::Running)]);
-    assert_eq!(icons::show(&fake.client(), "a", &[], MINUTE, true).await.unwrap(), Ended::Done);
+    assert_eq!(icons::show(&fake.client(), "a", &[], MINUTE, true).await.unwrap(), VerbEnd::Done);
     assert_eq!([fake.next_ask().await, fake.next_ask().await], ["apps", "command a"]);
     let refused = icons::show(&fake.client(), "a", &["x".into()], MINUTE, true).await.unwrap_err();
     assert_eq!(refused.to_string(), "cannot pass arguments to `a`, which is running: its icon has no `again`");
@@ -260,7 +260,7 @@ async fn what_is_up_is_shown_without_a_start() {
 #[tokio::test]
 async fn all_means_every_app() {
     let mut fake = Fake::with(vec![app("a", StateName::Running), app("b", StateName::Running)]);
-    assert_eq!(change::each(&fake.client(), Which::All, Route::Restart, MINUTE, true).await.unwrap(), Ended::Done);
+    assert_eq!(change::each(&fake.client(), Which::All, Route::Restart, MINUTE, true).await.unwrap(), VerbEnd::Done);
     let mut asked = [fake.next_ask().await, fake.next_ask().await, fake.next_ask().await];
     asked.sort();
     assert_eq!(asked, ["apps", "restart a wait=true", "restart b wait=true"]);
@@ -270,7 +270,7 @@ async fn all_means_every_app() {
 async fn a_refusal_among_several_is_a_refusal() {
     let fake = Fake::with(vec![app("a", StateName::Running), app("b", StateName::Stopping)]);
     let which = Which::Named(vec!["b".into(), "a".into()]);
-    assert_eq!(change::each(&fake.client(), which, Route::Start, MINUTE, true).await.unwrap(), Ended::Refused);
+    assert_eq!(change::each(&fake.client(), which, Route::Start, MINUTE, true).await.unwrap(), VerbEnd::Refused);
 }
 
 #[tokio::test]
@@ -279,10 +279,10 @@ async fn a_wait_that_takes_too_long_says_where_the_app_is() {
     slow.detail = "waiting for display".into();
     let fake = Fake::with(vec![slow]);
     let waiting = Waiting { wait: true, timeout: Span::millis(20) };
-    let outcome = fake.client().change("/v1/apps/slow/start", waiting).await.unwrap();
-    assert_eq!(outcome.refusal, Some(Refusal::TimedOut));
+    let answer = fake.client().change("/v1/apps/slow/start", waiting).await.unwrap();
+    assert_eq!(answer.refusal, Some(Refusal::TimedOut));
     assert_eq!(
-        outcome.message,
+        answer.message,
         "cannot start `slow` within 20ms: it is Starting (waiting for display) now, and goes on"
     );
 }
@@ -304,9 +304,9 @@ async fn a_reload_or_drain_that_takes_too_long_is_told_as_such() {
     });
     let (client, soon) = (Client::new(folder.path()), Waiting { wait: true, timeout: Span::millis(20) });
     assert!(change::reload(&client, soon, true).await.unwrap_err().is::<NoAnswer>());
-    assert_eq!(change::drain(&client, soon, true).await.unwrap(), Ended::TimedOut);
-    let outcome = client.change("/v1/drain", soon).await.unwrap();
-    assert_eq!(outcome.message, "not everything is down within 20ms: a is Stopping; the drain goes on");
+    assert_eq!(change::drain(&client, soon, true).await.unwrap(), VerbEnd::TimedOut);
+    let answer = client.change("/v1/drain", soon).await.unwrap();
+    assert_eq!(answer.message, "not everything is down within 20ms: a is Stopping; the drain goes on");
 }
 
 #[tokio::test]
@@ -336,11 +336,11 @@ async fn readiness_names_who_is_not_ready() {
     let (status, answer) = fake.client().probe("/readyz").await.unwrap();
     assert_eq!(status, 503);
     assert_eq!(answer, json!({"ready": false, "draining": false, "staging": false, "waiting": ["b is Backoff"]}));
-    assert_eq!(health::health(&fake.client(), true, true).await.unwrap(), Ended::Refused);
-    assert_eq!(health::health(&fake.client(), false, true).await.unwrap(), Ended::Done);
+    assert_eq!(health::health(&fake.client(), true, true).await.unwrap(), VerbEnd::Refused);
+    assert_eq!(health::health(&fake.client(), false, true).await.unwrap(), VerbEnd::Done);
 
     let fake = Fake::with(vec![app("a", StateName::Running), app("c", StateName::Stopped)]);
-    assert_eq!(health::health(&fake.client(), true, true).await.unwrap(), Ended::Done);
+    assert_eq!(health::health(&fake.client(), true, true).await.unwrap(), VerbEnd::Done);
 }
 
 #[tokio::test]
@@ -528,8 +528,8 @@ fn waiting_is_the_default_and_the_last_word_counts() {
 
 #[test]
 fn of_several_ends_the_worst_counts() {
-    assert_eq!(Ended::Done.and(Ended::TimedOut), Ended::TimedOut);
-    assert_eq!(Ended::TimedOut.and(Ended::Refused), Ended::Refused);
-    assert_eq!(Ended::Refused.and(Ended::Done), Ended::Refused);
-    assert_eq!(Ended::Done.and(Ended::Done), Ended::Done);
+    assert_eq!(VerbEnd::Done.and(VerbEnd::TimedOut), VerbEnd::TimedOut);
+    assert_eq!(VerbEnd::TimedOut.and(VerbEnd::Refused), VerbEnd::Refused);
+    assert_eq!(VerbEnd::Refused.and(VerbEnd::Done), VerbEnd::Refused);
+    assert_eq!(VerbEnd::Done.and(VerbEnd::Done), VerbEnd::Done);
 }

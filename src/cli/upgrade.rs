@@ -9,16 +9,16 @@ use anyhow::{Context, bail, ensure};
 
 use super::client::{Client, NoAnswer};
 use super::print::{GOOD, plain, say, say_json};
-use super::{Ended, manifests};
+use super::{VerbEnd, manifests};
 use crate::daemon;
 use crate::model::manifest::quantity::Span;
-use crate::model::protocol::{Identity, Outcome, Route};
+use crate::model::protocol::{Answer, Identity, Route};
 
 /// Between two checks whether the next supervisor answers.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Hands the session over to a supervisor from `binary` (default: this one), and waits up to `limit` until it answers.
-pub async fn upgrade(client: &Client, binary: Option<PathBuf>, limit: Span, json: bool) -> anyhow::Result<Ended> {
+pub async fn upgrade(client: &Client, binary: Option<PathBuf>, limit: Span, json: bool) -> anyhow::Result<VerbEnd> {
     let binary = match binary {
         Some(binary) => binary,
         None => std::env::current_exe().context("cannot find the path of this binary: name one")?,
@@ -27,8 +27,8 @@ pub async fn upgrade(client: &Client, binary: Option<PathBuf>, limit: Span, json
     let before: Identity = client.get(&Route::Supervisor.path(&[])).await?;
     try_out(&binary, &before)?;
     let asked = super::client::Waiting { wait: true, timeout: limit };
-    let outcome: Outcome = client.change(&Route::Upgrade.path(&[&binary.to_string_lossy()]), asked).await?;
-    ensure!(outcome.done, "{}", outcome.message);
+    let answer: Answer = client.change(&Route::Upgrade.path(&[&binary.to_string_lossy()]), asked).await?;
+    ensure!(answer.done, "{}", answer.message);
     let after = next(client, &before, limit).await?;
     let taken_over = after.after.as_deref() == Some("upgrade");
     if json {
@@ -48,7 +48,7 @@ pub async fn upgrade(client: &Client, binary: Option<PathBuf>, limit: Span, json
             after.pid, before.pid
         ))?;
     }
-    Ok(Ended::Done)
+    Ok(VerbEnd::Done)
 }
 
 /// Asks the new binary whether it can take over the session.
@@ -79,7 +79,7 @@ async fn next(client: &Client, before: &Identity, limit: Span) -> anyhow::Result
 }
 
 /// Checks whether this binary could take over a session: it must read the same ledger version and accept the manifests.
-pub fn takes_over(ledger: u32, folders: &[PathBuf], json: bool) -> anyhow::Result<Ended> {
+pub fn takes_over(ledger: u32, folders: &[PathBuf], json: bool) -> anyhow::Result<VerbEnd> {
     let ours = daemon::state::VERSION;
     ensure!(
         ledger == ours,

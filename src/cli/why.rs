@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::Ended;
+use super::VerbEnd;
 use super::client::{Client, NoSupervisor};
 use super::print::{self, BAD, DIM, complain, duration, plain, say, say_json, utc};
 use super::status;
 use crate::daemon::state;
 use crate::model::protocol::{AppStatus, Crash, Route, StateName};
 
-pub async fn why(client: &Client, app: &str, last: usize, json: bool) -> anyhow::Result<Ended> {
+pub async fn why(client: &Client, app: &str, last: usize, json: bool) -> anyhow::Result<VerbEnd> {
     let asked = client.get(&Route::Crashes.path(&[app])).await;
     let (mut crashes, alone): (Vec<Crash>, bool) = match asked {
         Err(error) if error.is::<NoSupervisor>() => (written_down(client.state(), app).ok_or(error)?, true),
@@ -18,18 +18,18 @@ pub async fn why(client: &Client, app: &str, last: usize, json: bool) -> anyhow:
     crashes.drain(..crashes.len().saturating_sub(last));
     if json {
         say_json(&crashes)?;
-        return Ok(Ended::Done);
+        return Ok(VerbEnd::Done);
     }
     for crash in &crashes {
         say(&story(crash))?;
     }
     if alone {
         complain("no supervisor is running; these are the crashes that the last one saved");
-        return Ok(Ended::Done);
+        return Ok(VerbEnd::Done);
     }
     let status: AppStatus = client.get(&Route::App.path(&[app])).await?;
     say(&now(&status, crashes.is_empty()))?;
-    Ok(Ended::Done)
+    Ok(VerbEnd::Done)
 }
 
 /// The crashes that the last supervisor saved, or `None` if there are none.

@@ -10,13 +10,13 @@ use super::control::{self, Ask};
 use super::manifests::Purpose;
 use super::{Daemon, clock, process, state};
 use crate::model::guard::ToGuard;
-use crate::model::protocol::{Identity, Outcome, PlanReport, Readiness, Refusal, Snapshot, StateName};
+use crate::model::protocol::{Answer, Identity, PlanReport, Readiness, Refusal, Snapshot, StateName};
 use crate::model::supervisor::{AppRequest, AskId, DrainCause, Input, Observed};
 
 /// Requests that have not been answered yet.
 #[derive(Default)]
 pub struct Answers {
-    pending: HashMap<AskId, oneshot::Sender<Outcome>>,
+    pending: HashMap<AskId, oneshot::Sender<Answer>>,
     reloads: HashMap<AskId, oneshot::Sender<PlanReport>>,
     last: AskId,
     /// Requests that wait for a drain to begin.
@@ -27,9 +27,9 @@ pub struct Answers {
 
 impl Answers {
     /// Answers one request; its client may have disconnected.
-    pub fn give(&mut self, id: AskId, outcome: Outcome) {
+    pub fn give(&mut self, id: AskId, answer: Answer) {
         if let Some(reply) = self.pending.remove(&id) {
-            let _ = reply.send(outcome);
+            let _ = reply.send(answer);
         }
     }
 
@@ -141,9 +141,9 @@ impl Daemon {
         }
     }
 
-    fn upgrade(&mut self, binary: String) -> Outcome {
+    fn upgrade(&mut self, binary: String) -> Answer {
         let refuse =
-            |message: String| Outcome { app: String::new(), done: false, message, refusal: Some(Refusal::WrongState) };
+            |message: String| Answer { app: String::new(), done: false, message, refusal: Some(Refusal::WrongState) };
         if self.processes.guard().is_none() {
             return refuse(format!("cannot upgrade to {binary}: {}", process::UNGUARDED));
         }
@@ -153,7 +153,7 @@ impl Daemon {
         tracing::info!(event = "supervisor.upgrading", binary, "making way for {binary}");
         self.processes.tell_guard(&ToGuard::Upgrade(binary.clone()), None);
         self.ending.leaves = Some(Leave::ForUpgrade);
-        Outcome { app: String::new(), done: true, message: format!("making way for {binary}"), refusal: None }
+        Answer { app: String::new(), done: true, message: format!("making way for {binary}"), refusal: None }
     }
 
     fn send_logs(&self, app: String, lines: usize, reply: oneshot::Sender<Option<control::LogStream>>) {

@@ -22,11 +22,11 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::http::{self, Closing, Error, Limits, Peer, Pieces, Server};
+use crate::http::{self, Closing, Error, ListenerLimits, Peer, Pieces, Server};
 use crate::model::manifest::quantity::Span;
 use crate::model::metrics;
 use crate::model::protocol::{
-    AppStatus, CommandLine, Crash, HEAD_BYTES, Identity, Method, Outcome, PlanReport, Readiness, Refusal, Route,
+    Answer, AppStatus, CommandLine, Crash, HEAD_BYTES, Identity, Method, PlanReport, Readiness, Refusal, Route,
     Snapshot, StateName, Verb,
 };
 use crate::model::signal::signal_number;
@@ -44,7 +44,7 @@ pub enum Ask {
         app: String,
         verb: Verb,
         wait: bool,
-        reply: oneshot::Sender<Outcome>,
+        reply: oneshot::Sender<Answer>,
     },
     /// Answered with `None` if there is no such app; the same holds below.
     Crashes {
@@ -70,7 +70,7 @@ pub enum Ask {
     /// Hand over to a supervisor from this binary.
     Upgrade {
         binary: String,
-        reply: oneshot::Sender<Outcome>,
+        reply: oneshot::Sender<Answer>,
     },
 }
 
@@ -100,14 +100,14 @@ pub fn start(socket: &Path, asks: mpsc::Sender<Ask>, events: broadcast::Sender<A
     })?;
     std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
     std::fs::rename(&aside, socket)?;
-    Ok(http::serve(listener, router(asks, events), Limits::LOCAL))
+    Ok(http::serve(listener, router(asks, events), ListenerLimits::LOCAL))
 }
 
 /// Serves only metrics and the two probes, over the network.
 pub async fn start_metrics(address: &str, asks: mpsc::Sender<Ask>) -> io::Result<Server> {
     let desk = Desk { asks: Loop(asks), events: broadcast::channel(1).0 };
     let router = with_fallbacks(serving(Route::is_public)).with_state(desk);
-    Ok(http::serve(TcpListener::bind(address).await?, router, Limits::NETWORK))
+    Ok(http::serve(TcpListener::bind(address).await?, router, ListenerLimits::NETWORK))
 }
 
 #[derive(Clone)]
@@ -324,13 +324,13 @@ async fn change(
 ) -> Result<Response, Error> {
     let question = |reply| Ask::Verb { app: app.clone(), verb: verb.clone(), wait, reply };
     match timeout(limit.0, asks.ask(question)).await {
-        Ok(outcome) => Ok(told(outcome?)),
+        Ok(answer) => Ok(told(answer?)),
         Err(_) => {
             let now = asks.ask(Ask::Apps).await?;
             let state =
                 now.apps.iter().find(|status| status.name == app).map_or("gone".into(), AppStatus::state_in_words);
             let message = format!("cannot {verb} `{app}` within {limit}: it is {state} now, and goes on");
-            Ok(told(Outcome { app, done: false, message, refusal: Some(Refusal::TimedOut) }))
+            Ok(told(Answer { app, done: false, message, refusal: Some(Refusal::TimedOut) }))
         }
     }
 }
@@ -382,14 +382,14 @@ async fn upgrade(State(asks): State<Loop>, Named(binary): Named<String>) -> Resu
     Ok(told(asks.ask(|reply| Ask::Upgrade { binary, reply }).await?))
 }
 
-/// An outcome that concerns no single app.
-fn of_all(message: impl Into<String>, refusal: Option<Refusal>) -> Outcome {
-    Outcome { app: String::new(), done: refusal.is_none(), message: message.into(), refusal }
+/// An answer that concerns no single app.
+fn of_all(message: impl Into<String>, refusal: Option<Refusal>) -> Answer {
+    Answer { app: String::new(), done: refusal.is_none(), message: message.into(), refusal }
 }
 
-fn told(outcome: Outcome) -> Response {
-    let status = outcome.refusal.map_or(200, Refusal::status);
-    (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(outcome)).into_response()
+fn told(answer: Answer) -> Response {
+    let status = answer.refusal.map_or(200, Refusal::status);
+    (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(answer)).into_response()
 }
 
 async fn readyz(State(asks): State<Loop>) -> Result<Response, Error> {
@@ -457,7 +457,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (asks, mut inbox) = mpsc::channel(1);
-        let _server = http::serve(listener, router(asks, broadcast::channel(1).0), Limits::NETWORK);
+        let _server = http::serve(listener, router(asks, broadcast::channel(1).0), ListenerLimits::NETWORK);
         let mut stranger = TcpStream::connect(address).await.unwrap();
         let drain = "POST /v1/drain?wait=false HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
         stranger.write_all(drain.as_bytes()).await.unwrap();

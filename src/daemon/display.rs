@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::host::clock::from_now;
 use crate::model::hooks::maximize::Maximized;
 use crate::model::manifest::pattern::Pattern;
-use client::{DisplayClient, DisplayError, Limits};
+use client::{DisplayClient, DisplayError, QueryLimits};
 
 /// A display, and the file that holds its key.
 #[derive(Debug, Clone, Default)]
@@ -94,7 +94,7 @@ async fn ask<T: Send + 'static>(
     let screen = screen.clone();
     // When the future is dropped, its end of the pair is dropped too, and that wakes the thread.
     let (_asking, cancelled) = UnixStream::pair().map_err(|error| format!("cannot ask the X server: {error}"))?;
-    let limits = Limits { deadline: from_now(within), cancelled };
+    let limits = QueryLimits { deadline: from_now(within), cancelled };
     let answer = tokio::task::spawn_blocking(move || {
         let display =
             screen.display.as_deref().ok_or("DISPLAY is not set: set it in `env` of workspace.ron or of the app")?;

@@ -14,7 +14,7 @@ use super::hooks::{HookRunner, Request};
 use super::manifests::Environment;
 use crate::host::proc::Pid;
 use crate::model::app::App;
-use crate::model::machine::{Event, ProbeKind};
+use crate::model::machine::{AppEvent, ProbeKind};
 use crate::model::manifest::probe::Target;
 use crate::model::manifest::workspace::Workspace;
 use crate::model::supervisor::{AppId, Input};
@@ -51,8 +51,8 @@ impl Jobs {
         let (runner, inputs) = (self.hook_runner(id, run, app), self.inputs.clone());
         let task = tokio::task::spawn_local(async move {
             let event = match runner.before_start(action).await {
-                Ok(()) => Event::HooksDone { run },
-                Err(why) => Event::HookFailed { run, why },
+                Ok(()) => AppEvent::HooksDone { run },
+                Err(why) => AppEvent::HookFailed { run, why },
             };
             let _ = inputs.send(Input::Happened(id, event)); // the loop may have ended
         });
@@ -103,8 +103,8 @@ impl Jobs {
         let (runner, inputs) = (self.hook_runner(id, run, app), self.inputs.clone());
         let task = tokio::task::spawn_local(async move {
             let event = match runner.probe(&target, within).await {
-                Ok(()) => Event::ProbePassed { run },
-                Err(why) => Event::ProbeFailed { run, why },
+                Ok(()) => AppEvent::ProbePassed { run },
+                Err(why) => AppEvent::ProbeFailed { run, why },
             };
             let _ = inputs.send(Input::Happened(id, event)); // the loop may have ended
         });
@@ -117,7 +117,7 @@ impl Jobs {
         let (runner, inputs) = (self.hook_runner(id, run, app), self.inputs.clone());
         let task = tokio::task::spawn_local(async move {
             let there = runner.screen.display.is_none() || runner.probe(&Target::Display, WITHIN).await.is_ok();
-            let _ = inputs.send(Input::Happened(id, Event::DisplayAnswered { run, there })); // the loop may have ended
+            let _ = inputs.send(Input::Happened(id, AppEvent::DisplayAnswered { run, there })); // the loop may have ended
         });
         abort(self.running.entry(id).or_default().probe.replace(task.abort_handle()));
     }

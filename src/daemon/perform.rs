@@ -12,7 +12,7 @@ use crate::host::clock::from_now;
 use crate::model::app::App;
 use crate::model::exit::Exit;
 use crate::model::guard::ToGuard;
-use crate::model::machine::{AppEffect, Event, Report};
+use crate::model::machine::{AppEffect, AppEvent, Report};
 use crate::model::manifest::{log::Log, workspace::Workspace};
 use crate::model::supervisor::{AppId, Effect, Input};
 
@@ -30,7 +30,7 @@ impl Daemon {
                 self.processes.tell_guard(&ToGuard::Release(name), None);
             }
             Effect::Stage(workspace) => self.stage(workspace),
-            Effect::Answer(id, outcome) => self.answers.give(id, outcome),
+            Effect::Answer(id, answer) => self.answers.give(id, answer),
             Effect::Applied { ask, plan, problems } => {
                 self.reports.applied(&plan, &problems);
                 self.answers.applied(ask, *plan);
@@ -50,17 +50,17 @@ impl Daemon {
 
     fn perform_for(&mut self, id: AppId, effect: AppEffect) {
         match effect {
-            AppEffect::LookUp { run, app, by_cookie } => {
-                let event = match self.processes.look_up(id, run, &app, by_cookie) {
+            AppEffect::LookUp { run, app, by_marks } => {
+                let event = match self.processes.look_up(id, run, &app, by_marks) {
                     Found::Leader(pid) => {
                         if self.logs.adopted(&app.name, pid) {
                             self.make_pipe_known(id, &app.name);
                         }
-                        Event::Found { run, pid }
+                        AppEvent::Found { run, pid }
                     }
-                    Found::Ended(exit, peak) => Event::Exited { run, exit, peak },
-                    Found::Remains => Event::Remains { run },
-                    Found::Nothing => Event::NotFound { run },
+                    Found::Ended(exit, peak) => AppEvent::Exited { run, exit, peak },
+                    Found::Remains => AppEvent::Remains { run },
+                    Found::Nothing => AppEvent::NotFound { run },
                 };
                 self.happened(id, event);
             }
@@ -74,7 +74,7 @@ impl Daemon {
             AppEffect::Measure { run } => {
                 self.processes.forget_table();
                 let bytes = self.processes.memory(id);
-                self.happened(id, Event::Measured { run, bytes });
+                self.happened(id, AppEvent::Measured { run, bytes });
             }
             AppEffect::Signal { pid, signal } => self.processes.signal(pid, signal),
             AppEffect::CloseBrowser { run, pid, app } => self.jobs.close_browser((id, run, app), pid),
@@ -89,7 +89,7 @@ impl Daemon {
         }
     }
 
-    fn happened(&mut self, id: AppId, event: Event) {
+    fn happened(&mut self, id: AppId, event: AppEvent) {
         self.inputs.push_back(Input::Happened(id, event));
     }
 
@@ -125,8 +125,8 @@ impl Daemon {
         self.happened(
             id,
             match spawned {
-                Ok(pid) => Event::Spawned { run, pid },
-                Err(why) => Event::SpawnFailed { run, why },
+                Ok(pid) => AppEvent::Spawned { run, pid },
+                Err(why) => AppEvent::SpawnFailed { run, why },
             },
         );
     }

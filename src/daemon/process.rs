@@ -28,7 +28,7 @@ use crate::host::proc::{self, Leader, Pid, Process};
 use crate::model::app::{App, AppId};
 use crate::model::exit::Exit;
 use crate::model::guard::ToGuard;
-use crate::model::machine::Event;
+use crate::model::machine::AppEvent;
 use crate::model::tree::{Lineage, Owner};
 
 use clear::Clearing;
@@ -37,7 +37,7 @@ use sight::Sight;
 use spawner::{Program, Spawner};
 use watcher::Watcher;
 
-pub use guard::{Guard, UNGUARDED};
+pub use guard::{GuardClient, UNGUARDED};
 pub use lookup::{Found, belongs};
 pub use spawner::{executable, present};
 
@@ -48,7 +48,7 @@ pub struct Processes {
     children: HashMap<Pid, Role>,
     /// Watches processes that are not our children.
     watcher: Watcher,
-    guard: Option<Guard>,
+    guard: Option<GuardClient>,
     sight: Sight,
     /// Leaders that an earlier supervisor recorded, by app, until they are looked up.
     inherited: BTreeMap<String, Leader>,
@@ -58,7 +58,7 @@ pub struct Processes {
     /// When to look again at what is left of a tree, because something could not be seen.
     look: Option<Instant>,
     out_of_memory: OutOfMemory,
-    happened: VecDeque<(AppId, Event)>,
+    happened: VecDeque<(AppId, AppEvent)>,
 }
 
 /// The role of a child.
@@ -74,7 +74,7 @@ impl Processes {
         state: &Path,
         home: &Path,
         open_files: Option<u64>,
-        guard: Guard,
+        guard: GuardClient,
         inherited: BTreeMap<String, Leader>,
         sessions: BTreeMap<String, (Pid, u64)>,
     ) -> io::Result<Self> {
@@ -105,7 +105,7 @@ impl Processes {
 
     /// A descriptor that is readable when the guard has sent a message. Then call [`Processes::hear_guard`].
     pub fn guard_wakes(&self) -> io::Result<Option<OwnedFd>> {
-        self.guard.as_ref().map(Guard::wakes).transpose()
+        self.guard.as_ref().map(GuardClient::wakes).transpose()
     }
 
     /// The guard's pid. `None` once it has died.
@@ -167,7 +167,7 @@ impl Processes {
 
     /// When something must be looked at again.
     pub fn next(&self) -> Option<Instant> {
-        let guard = self.guard.as_ref().and_then(Guard::next);
+        let guard = self.guard.as_ref().and_then(GuardClient::next);
         [guard, self.watcher.next(), self.look].into_iter().flatten().min()
     }
 
@@ -181,7 +181,7 @@ impl Processes {
     }
 
     /// The next event that has happened, oldest first. `None` if there is none.
-    pub fn happened(&mut self) -> Option<(AppId, Event)> {
+    pub fn happened(&mut self) -> Option<(AppId, AppEvent)> {
         self.happened.pop_front()
     }
 

@@ -19,14 +19,14 @@ use super::report::Reports;
 use super::state::{Folder, Ledger};
 use super::timers::Timers;
 use super::{Daemon, Ending, Inbox};
-use crate::host::link::{Heard, Line};
+use crate::host::link::{Heard, Link};
 use crate::host::{layout, session, sys};
 use crate::model::guard::{Hello, ToGuard, ToSupervisor};
 use crate::model::supervisor::{DrainCause, Input, Supervisor};
 
 /// What the guard sends to a new supervisor first.
 pub struct Welcome {
-    pub guard: process::Guard,
+    pub guard: process::GuardClient,
     pub hello: Hello,
     /// The output pipes that earlier supervisors made, by app.
     pub pipes: BTreeMap<String, OwnedFd>,
@@ -35,14 +35,14 @@ pub struct Welcome {
 impl Welcome {
     /// Waits until the guard has handed everything over. The caller must hold the returned lock of the state folder as
     /// long as this process lives, so that no other supervisor can start on the folder if the guard dies.
-    pub fn hear(line: Line) -> anyhow::Result<(Welcome, OwnedFd)> {
+    pub fn hear(line: Link) -> anyhow::Result<(Welcome, OwnedFd)> {
         let (mut greeting, mut pipes, mut exits) = (None, BTreeMap::new(), Vec::new());
         loop {
             line.wait(10);
             match (line.hear().context("cannot understand the guard")?, greeting) {
                 (Heard::Message(ToSupervisor::Hello(hello), Some(lock)), None) => greeting = Some((hello, lock)),
                 (Heard::Message(ToSupervisor::Go, _), Some((hello, lock))) => {
-                    return Ok((Welcome { guard: process::Guard::new(line, exits), hello, pipes }, lock));
+                    return Ok((Welcome { guard: process::GuardClient::new(line, exits), hello, pipes }, lock));
                 }
                 (Heard::Message(message, fd), known) => {
                     greeting = known;

@@ -33,17 +33,17 @@ pub enum Heard<T> {
 }
 
 /// One end of the line. Sending and reading never block.
-pub struct Line(OwnedFd);
+pub struct Link(OwnedFd);
 
-impl Line {
+impl Link {
     /// Both ends, close-on-exec.
-    pub fn pair() -> io::Result<(Line, Line)> {
+    pub fn pair() -> io::Result<(Link, Link)> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        Ok((Line(ours), Line(theirs)))
+        Ok((Link(ours), Link(theirs)))
     }
 
     /// The supervisor's end, if a guard has started us. It was our stdin, which is now `/dev/null`.
-    pub fn of_our_guard() -> Option<Line> {
+    pub fn of_our_guard() -> Option<Link> {
         let guard: i32 = std::env::var(GUARD).ok()?.parse().ok()?;
         if rustix::process::getppid().map(|parent| parent.as_raw_nonzero().get()) != Some(guard) {
             return None; // the variable was inherited from some other process
@@ -51,7 +51,7 @@ impl Line {
         let line = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok()?;
         let null = std::fs::File::open("/dev/null").ok()?;
         rustix::stdio::dup2_stdin(&null).ok()?;
-        Some(Line(line))
+        Some(Link(line))
     }
 
     pub fn try_clone(&self) -> io::Result<OwnedFd> {
@@ -119,7 +119,7 @@ impl Line {
     }
 }
 
-impl AsFd for Line {
+impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_descriptor_travels_with_its_message() {
-        let (one, other) = Line::pair().unwrap();
+        let (one, other) = Link::pair().unwrap();
         let null = std::fs::File::open("/dev/null").unwrap();
         one.send(&ToSupervisor::Pipe("web".into()), Some(null.as_fd())).unwrap();
         one.send(&ToSupervisor::Go, None).unwrap();
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn silence_the_end_and_nonsense_are_told_apart() {
-        let (one, other) = Line::pair().unwrap();
+        let (one, other) = Link::pair().unwrap();
         assert!(matches!(other.hear::<ToGuard>().unwrap(), Heard::Nothing));
         one.send(&"ended of the world", None).unwrap();
         assert!(other.hear::<ToSupervisor>().unwrap_err().to_string().contains("of the world"));
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn the_last_messages_of_an_end_that_has_not_read_everything_are_heard() {
         for unread in 0..3 {
-            let (guard, supervisor) = Line::pair().unwrap();
+            let (guard, supervisor) = Link::pair().unwrap();
             for _ in 0..unread {
                 guard.send(&ToSupervisor::Go, None).unwrap();
             }

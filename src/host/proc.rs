@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::sys::Ended;
+use super::sys::ExitRecord;
 pub use crate::model::tree::{Pid, Process};
 use crate::model::tree::{Place, Table};
 
@@ -20,7 +20,7 @@ pub struct Leader {
     pub pid: Pid,
     /// Start time in clock ticks since boot. Together with the pid it identifies a process uniquely.
     pub started: u64,
-    pub ended: Option<Ended>,
+    pub ended: Option<ExitRecord>,
 }
 
 /// All processes that `/proc` shows, of every user, oldest first, without kernel threads.

@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 /// A child that has exited and is not collected yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
+pub struct ExitRecord {
     pub pid: i32,
     /// The wait status, as in `wait(2)`.
     pub status: i32,
@@ -23,7 +23,7 @@ pub struct Ended {
 }
 
 /// Any child that has exited. It stays there until [`collect`] is called.
-pub fn ended() -> Option<Ended> {
+pub fn ended() -> Option<ExitRecord> {
     // SAFETY: all-zero values of both are valid, and both pointers live through the call. The C library's
     // `waitid` has no usage.
     let (info, usage) = unsafe {
@@ -42,7 +42,7 @@ pub fn ended() -> Option<Ended> {
         libc::CLD_DUMPED => value | 0x80,
         _ => value,
     };
-    (pid > 0).then_some(Ended { pid, status, peak: usage.ru_maxrss as u64 * 1024 })
+    (pid > 0).then_some(ExitRecord { pid, status, peak: usage.ru_maxrss as u64 * 1024 })
 }
 
 /// Whether we have no children at all, running or exited.
@@ -261,7 +261,7 @@ const LEADER_ENTRY: [u8; 28] = *b"KASM_VOID_LEADER=0000000000\0";
 
 /// The step between fork and exec that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum SpawnStep {
     Clone,
     WorkingFolder,
     Nice,
@@ -274,14 +274,14 @@ struct Hand<'a> {
     argv: Vec<*const c_char>,
     env: Vec<*const c_char>,
     leader: [u8; 28],
-    failed: Option<(Step, i32)>,
+    failed: Option<(SpawnStep, i32)>,
 }
 
 const STACK: usize = 64 * 1024;
 
 /// Starts a program as the leader of its own session, with default signal handling. Returns when exec has succeeded or
 /// failed. Never copies our memory: until then the child borrows it (vfork).
-pub fn spawn(child: &Child<'_>) -> Result<i32, (Step, io::Error)> {
+pub fn spawn(child: &Child<'_>) -> Result<i32, (SpawnStep, io::Error)> {
     let pointers = |list: &mut dyn Iterator<Item = *const c_char>| list.chain([ptr::null()]).collect::<Vec<_>>();
     let mut hand = Hand {
         child,
@@ -308,7 +308,7 @@ pub fn spawn(child: &Child<'_>) -> Result<i32, (Step, io::Error)> {
         let error = io::Error::last_os_error();
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
         if pid < 0 {
-            return Err((Step::Clone, error));
+            return Err((SpawnStep::Clone, error));
         }
         pid
     };
@@ -332,7 +332,7 @@ extern "C" fn become_program(hand: *mut c_void) -> c_int {
         let step = prepare(hand.child);
         let step = step.err().unwrap_or_else(|| {
             libc::execve(hand.child.program.as_ptr(), hand.argv.as_ptr(), hand.env.as_ptr());
-            Step::Exec
+            SpawnStep::Exec
         });
         ptr::write_volatile(&mut hand.failed, Some((step, *libc::__errno_location())));
         libc::_exit(127)
@@ -354,7 +354,7 @@ fn write_digits(entry: &mut [u8], mut number: i32) {
 ///
 /// # Safety
 /// Only in a child that may be sharing its parent's memory: calls nothing that allocates or locks.
-unsafe fn prepare(child: &Child<'_>) -> Result<(), Step> {
+unsafe fn prepare(child: &Child<'_>) -> Result<(), SpawnStep> {
     // SAFETY: as the function's own contract.
     unsafe {
         let mut default: libc::sigaction = std::mem::zeroed();
@@ -370,7 +370,7 @@ unsafe fn prepare(child: &Child<'_>) -> Result<(), Step> {
         if let Some(cwd) = child.cwd
             && libc::chdir(cwd.as_ptr()) != 0
         {
-            return Err(Step::WorkingFolder);
+            return Err(SpawnStep::WorkingFolder);
         }
         if let Some(soft) = child.open_files {
             set_open_files(soft);
@@ -378,13 +378,13 @@ unsafe fn prepare(child: &Child<'_>) -> Result<(), Step> {
         if let Some(nice) = child.nice
             && libc::setpriority(libc::PRIO_PROCESS, 0, nice) != 0
         {
-            return Err(Step::Nice);
+            return Err(SpawnStep::Nice);
         }
         if let Some(score) = child.oom_score_adj {
             let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
             let text = score.to_bytes();
             if file < 0 || libc::write(file, text.as_ptr().cast(), text.len()) < 0 {
-                return Err(Step::OomScore);
+                return Err(SpawnStep::OomScore);
             }
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
@@ -428,7 +428,7 @@ mod tests {
     use std::io::Read;
     use std::os::fd::AsFd;
 
-    fn run(script: &str, change: impl FnOnce(&mut Child<'_>)) -> (Result<i32, (Step, io::Error)>, String) {
+    fn run(script: &str, change: impl FnOnce(&mut Child<'_>)) -> (Result<i32, (SpawnStep, io::Error)>, String) {
         let null = File::open("/dev/null").unwrap();
         let (mut reader, writer) = io::pipe().unwrap();
         let argv = [c"sh".into(), c"-c".into(), CString::new(script).unwrap()];
@@ -485,9 +485,9 @@ mod tests {
     fn a_program_that_cannot_be_executed_is_told_apart_from_a_missing_folder() {
         let (missing, _) = run("", |child| child.program = c"/nonexistent/program");
         let (step, error) = missing.unwrap_err();
-        assert_eq!((step, error.kind()), (Step::Exec, io::ErrorKind::NotFound));
+        assert_eq!((step, error.kind()), (SpawnStep::Exec, io::ErrorKind::NotFound));
         let (folder, _) = run("", |child| child.cwd = Some(c"/nonexistent"));
-        assert_eq!(folder.unwrap_err().0, Step::WorkingFolder);
+        assert_eq!(folder.unwrap_err().0, SpawnStep::WorkingFolder);
     }
 
     #[test]

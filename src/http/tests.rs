@@ -11,7 +11,7 @@ use super::*;
 const DEADLINE: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(100);
 
-const LIMITS: Limits = Limits {
+const LIMITS: ListenerLimits = ListenerLimits {
     connections: 4,
     per_address: None,
     reserved: 0,
@@ -27,13 +27,13 @@ struct Place {
 }
 
 impl Place {
-    fn serving(limits: Limits, router: Router) -> Self {
+    fn serving(limits: ListenerLimits, router: Router) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("s")).unwrap();
         Place { server: serve(listener, router, limits), folder }
     }
 
-    fn new(limits: Limits) -> Self {
+    fn new(limits: ListenerLimits) -> Self {
         let router = Router::new().route("/", get(async || "hello")).route("/body", post(async |body: Bytes| body));
         Self::serving(limits, router)
     }
@@ -133,7 +133,7 @@ async fn bodies_have_a_deadline_and_a_size() {
 
 #[tokio::test]
 async fn one_client_too_many_waits_for_a_permit() {
-    let limits = Limits { connections: 1, head: DEADLINE, ..LIMITS };
+    let limits = ListenerLimits { connections: 1, head: DEADLINE, ..LIMITS };
     let place = Place::new(limits);
     let mut first = place.connect().await;
     first.write_all(GET.as_bytes()).await.unwrap();
@@ -151,7 +151,7 @@ async fn one_client_too_many_waits_for_a_permit() {
 
 #[tokio::test]
 async fn two_hundred_clients_at_once_are_all_answered() {
-    let place = Place::new(Limits { connections: 16, head: DEADLINE, ..LIMITS });
+    let place = Place::new(ListenerLimits { connections: 16, head: DEADLINE, ..LIMITS });
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..200 {
         let mut stream = place.connect().await;

@@ -17,7 +17,7 @@ const STRANGERS: usize = 64;
 
 /// The fields of an audit line.
 #[derive(Clone, Copy, Default)]
-pub struct Line<'a> {
+pub struct AuditLine<'a> {
     pub peer: Option<&'a Peer>,
     pub request: &'a str,
     pub host: Option<&'a str>,
@@ -26,7 +26,7 @@ pub struct Line<'a> {
     pub more: u64,
 }
 
-impl Line<'_> {
+impl AuditLine<'_> {
     pub fn write(self, verdict: &str, status: u16, ms: u64) {
         let also: Vec<&str> = self.also.iter().map(|also| also.word()).collect();
         tracing::info!(

@@ -17,12 +17,12 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use super::audit::{Line, Strangers};
+use super::audit::{AuditLine, Strangers};
 use super::navigate::Navigator;
 use super::rate::{self, Gauge};
 use super::token::Token;
 use super::verdict::{Outcome, Verdict};
-use crate::http::{self, Gate, Limits, Peer, Server, network};
+use crate::http::{self, Gate, ListenerLimits, Peer, Server, network};
 use crate::model::url;
 
 /// Time limit for a reply to `/open`. Callers give up after 10 s.
@@ -32,8 +32,12 @@ const BODY_BYTES: usize = 4096;
 /// The header with the request's id, which is also in the audit line.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-const LIMITS: Limits =
-    Limits { head: Duration::from_secs(3), body: Duration::from_secs(2), body_bytes: BODY_BYTES, ..Limits::NETWORK };
+const LIMITS: ListenerLimits = ListenerLimits {
+    head: Duration::from_secs(3),
+    body: Duration::from_secs(2),
+    body_bytes: BODY_BYTES,
+    ..ListenerLimits::NETWORK
+};
 
 /// The state that all requests share.
 struct Launcher {
@@ -126,7 +130,7 @@ impl Launcher {
         };
         drop(strangers);
         if let Some(more) = more {
-            let line = Line { peer, request: &arrival.id, more, ..Line::default() };
+            let line = AuditLine { peer, request: &arrival.id, more, ..AuditLine::default() };
             line.write(refusal.verdict, refusal.status.as_u16(), arrival.ms());
         }
         refusal.reply(arrival)
@@ -165,7 +169,7 @@ fn has_proper_length(headers: &HeaderMap) -> bool {
 }
 
 async fn healthz(Extension(peer): Extension<Peer>, Extension(arrival): Extension<Arrival>) -> Response {
-    Line { peer: Some(&peer), request: &arrival.id, ..Line::default() }.write_healthz(arrival.ms());
+    AuditLine { peer: Some(&peer), request: &arrival.id, ..AuditLine::default() }.write_healthz(arrival.ms());
     reply(StatusCode::OK, &arrival, r#"{"ok":true}"#.into())
 }
 
@@ -189,7 +193,8 @@ impl Launcher {
         let host = url::host(raw);
         let verdict = self.open(raw, arrival).await;
         let (status, ms) = (verdict.outcome.status(), arrival.ms());
-        let line = Line { peer: Some(peer), request: &arrival.id, host: host.as_deref(), also: &verdict.also, more: 0 };
+        let line =
+            AuditLine { peer: Some(peer), request: &arrival.id, host: host.as_deref(), also: &verdict.also, more: 0 };
         line.write(verdict.outcome.word(), status.as_u16(), ms);
         let mut response = reply(status, arrival, verdict.body(ms));
         if status == StatusCode::SERVICE_UNAVAILABLE {

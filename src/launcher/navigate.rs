@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use super::resolve::Resolver;
 use super::wire;
 use crate::cdp::{self, Browser, Incoming};
-use crate::model::url::{Policy, Refused, Target};
+use crate::model::url::{JudgedUrl, Policy, Refused};
 use crate::model::visit::{
-    Command, Effect, End, Fault, Input, Note, Outcome, PageRequest, STOPPING, Time, Verdict, Visit, Waits,
+    Command, End, Fault, Note, Outcome, PageRequest, STOPPING, Time, Verdict, Visit, VisitEffect, VisitInput, Waits,
 };
 
 /// Extra time for a verdict that comes at the deadline.
@@ -75,14 +75,14 @@ impl Navigator {
     }
 
     /// Checks a URL and all addresses of its host with the policy.
-    pub async fn judge(&self, raw: &str) -> Result<Target, Refused> {
+    pub async fn judge(&self, raw: &str) -> Result<JudgedUrl, Refused> {
         let target = self.policy.judge(raw)?;
         self.resolver.judge(&self.policy, &target).await?;
         Ok(target)
     }
 
     /// Opens a page. The verdict comes by `deadline`; a page that is still loading then continues under guard.
-    pub async fn open(self: &Arc<Self>, target: Target, deadline: Instant) -> Verdict {
+    pub async fn open(self: &Arc<Self>, target: JudgedUrl, deadline: Instant) -> Verdict {
         let (reply, verdict) = oneshot::channel();
         let turn = self.take_turn();
         tokio::spawn(self.clone().run(target, turn, deadline, Reply(Some(reply))));
@@ -106,7 +106,7 @@ impl Navigator {
         Turn { mine, newest }
     }
 
-    async fn run(self: Arc<Self>, target: Target, mut turn: Turn, deadline: Instant, mut reply: Reply) {
+    async fn run(self: Arc<Self>, target: JudgedUrl, mut turn: Turn, deadline: Instant, mut reply: Reply) {
         let locked = tokio::select! {
             biased;
             () = turn.over() => return reply.send(Outcome::Superseded.into()),
@@ -130,7 +130,7 @@ impl Navigator {
     async fn visit(
         &self,
         browser: Browser,
-        target: Target,
+        target: JudgedUrl,
         turn: &mut Turn,
         deadline: Instant,
         reply: &mut Reply,
@@ -268,7 +268,7 @@ struct Shell<'a> {
 /// The running look-ups. Dropping them cancels them.
 #[derive(Default)]
 struct Lookups {
-    running: JoinSet<Input>,
+    running: JoinSet<VisitInput>,
     by_number: HashMap<u64, AbortHandle>,
 }
 
@@ -276,7 +276,7 @@ impl Shell<'_> {
     /// Performs the effects of one input, all of them, then takes the next input.
     async fn run(
         &mut self,
-        mut effects: Vec<Effect>,
+        mut effects: Vec<VisitEffect>,
         turn: &mut Turn,
         reply: &mut Reply,
         older: &mut Option<Guard>,
@@ -286,31 +286,33 @@ impl Shell<'_> {
             let mut broken = None;
             for effect in std::mem::take(&mut effects) {
                 match effect {
-                    Effect::Send { call, session, command } if broken.is_none() => {
+                    VisitEffect::Send { call, session, command } if broken.is_none() => {
                         broken = self.send(call, session.as_deref(), &command).await.err();
                     }
-                    Effect::Send { .. } => {}
-                    Effect::LookUp { lookup, name, .. } => self.lookups.begin(&self.navigator.resolver, lookup, name),
-                    Effect::CancelLookUp { lookup } => self.lookups.cancel(lookup),
-                    Effect::Reply(verdict) => reply.send(verdict),
-                    Effect::ReleaseOlder => *older = None,
-                    Effect::Log(note) => log(note),
-                    Effect::End(_) if broken.is_some() => return End::Lost,
-                    Effect::End(end) => return end,
+                    VisitEffect::Send { .. } => {}
+                    VisitEffect::LookUp { lookup, name, .. } => {
+                        self.lookups.begin(&self.navigator.resolver, lookup, name)
+                    }
+                    VisitEffect::CancelLookUp { lookup } => self.lookups.cancel(lookup),
+                    VisitEffect::Reply(verdict) => reply.send(verdict),
+                    VisitEffect::ReleaseOlder => *older = None,
+                    VisitEffect::Log(note) => log(note),
+                    VisitEffect::End(_) if broken.is_some() => return End::Lost,
+                    VisitEffect::End(end) => return end,
                 }
             }
             let mut input = match broken {
-                Some(fault) => Input::Lost(fault),
+                Some(fault) => VisitInput::Lost(fault),
                 None => tokio::select! {
                     input = hear(&mut self.browser, &mut self.asked) => input,
                     Some(looked_up) = self.lookups.running.join_next() => match looked_up {
                         Ok(input) => input,
                         Err(_) => continue, // it was cancelled
                     },
-                    () = sleep_until(self.navigator.origin + self.visit.wakes_at()) => Input::TimePassed,
+                    () = sleep_until(self.navigator.origin + self.visit.wakes_at()) => VisitInput::TimePassed,
                     () = turn.over(), if !superseded => {
                         superseded = true;
-                        Input::Superseded
+                        VisitInput::Superseded
                     }
                 },
             };
@@ -329,8 +331,8 @@ impl Shell<'_> {
 
 /// Sorts the tabs by their last use, because the browser lists them in no order. If the order cannot be read, they stay
 /// as they are.
-async fn order_tabs(input: &mut Input, port: u16) {
-    if let Input::Replied { reply: Ok(reply), .. } = input
+async fn order_tabs(input: &mut VisitInput, port: u16) {
+    if let VisitInput::Replied { reply: Ok(reply), .. } = input
         && reply.tabs.len() > 1
     {
         let recent = timeout(ORDERING, cdp::recent(port)).await.unwrap_or_default();
@@ -339,10 +341,10 @@ async fn order_tabs(input: &mut Input, port: u16) {
 }
 
 /// The next message from the browser that the visit handles. Cancel safe: dropping this loses no message.
-async fn hear(browser: &mut Browser, asked: &mut HashMap<u64, u64>) -> Input {
+async fn hear(browser: &mut Browser, asked: &mut HashMap<u64, u64>) -> VisitInput {
     loop {
         match browser.next().await {
-            Err(fault) => return Input::Lost(fault),
+            Err(fault) => return VisitInput::Lost(fault),
             Ok(Incoming::Event(event)) => {
                 if let Some(input) = wire::event(&event) {
                     return input;
@@ -350,7 +352,7 @@ async fn hear(browser: &mut Browser, asked: &mut HashMap<u64, u64>) -> Input {
             }
             Ok(Incoming::Reply { id, result }) => {
                 if let Some(call) = asked.remove(&id) {
-                    return Input::Replied { call, reply: result.map(|result| wire::reply(&result)) };
+                    return VisitInput::Replied { call, reply: result.map(|result| wire::reply(&result)) };
                 }
             }
         }
@@ -360,8 +362,9 @@ async fn hear(browser: &mut Browser, asked: &mut HashMap<u64, u64>) -> Input {
 impl Lookups {
     fn begin(&mut self, resolver: &Arc<Resolver>, lookup: u64, name: String) {
         let resolver = resolver.clone();
-        let running =
-            self.running.spawn(async move { Input::LookedUp { lookup, addresses: resolver.addresses(&name).await } });
+        let running = self
+            .running
+            .spawn(async move { VisitInput::LookedUp { lookup, addresses: resolver.addresses(&name).await } });
         self.by_number.retain(|_, running| !running.is_finished());
         self.by_number.insert(lookup, running);
     }

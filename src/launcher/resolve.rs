@@ -12,7 +12,7 @@ use hickory_resolver::config::LookupIpStrategy;
 use hickory_resolver::net::{DnsError, NetError};
 use tokio::time::timeout;
 
-use crate::model::url::{Policy, Refused, Target};
+use crate::model::url::{JudgedUrl, Policy, Refused};
 
 /// Time limit for all name servers together.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ type Stamp = [Option<SystemTime>; FILES.len()];
 
 impl Resolver {
     /// Resolves the target's name, if it has one, and checks all addresses with the policy.
-    pub async fn judge(&self, policy: &Policy, target: &Target) -> Result<Vec<IpAddr>, Refused> {
+    pub async fn judge(&self, policy: &Policy, target: &JudgedUrl) -> Result<Vec<IpAddr>, Refused> {
         let Some(name) = target.name() else { return Ok(Vec::new()) };
         let found = self.addresses(name).await.map_err(|why| Refused::unresolved(target, &why))?;
         policy.judge_addresses(target, &found)?;

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::cdp::{self, Browser, Fault};
-use crate::model::visit::{Command, Event, Input, Reply, Tab};
+use crate::model::visit::{Command, PageEvent, Reply, Tab, VisitInput};
 
 impl Browser {
     /// All tabs that show pages, in no particular order.
@@ -83,18 +83,18 @@ pub fn tabs(result: &Value) -> Vec<Tab> {
 }
 
 /// Parses an event, or returns `None` if the visit does not handle it.
-pub fn event(event: &cdp::Event) -> Option<Input> {
+pub fn event(event: &cdp::CdpEvent) -> Option<VisitInput> {
     let params = &event.params;
     let happened = match event.method.as_str() {
-        "Fetch.requestPaused" => Event::RequestPaused {
+        "Fetch.requestPaused" => PageEvent::RequestPaused {
             request: text(&params["requestId"])?,
             frame: text(&params["frameId"]).unwrap_or_default(),
             url: text(&params["request"]["url"]).unwrap_or_default(),
         },
-        "Target.attachedToTarget" => Event::FrameAttached { session: text(&params["sessionId"])? },
-        "Target.detachedFromTarget" => Event::Detached { session: text(&params["sessionId"])? },
-        "Inspector.detached" => Event::Detached { session: event.session.clone()? },
-        "Page.frameNavigated" => Event::FrameNavigated {
+        "Target.attachedToTarget" => PageEvent::FrameAttached { session: text(&params["sessionId"])? },
+        "Target.detachedFromTarget" => PageEvent::Detached { session: text(&params["sessionId"])? },
+        "Inspector.detached" => PageEvent::Detached { session: event.session.clone()? },
+        "Page.frameNavigated" => PageEvent::FrameNavigated {
             frame: text(&params["frame"]["id"])?,
             main: text(&params["frame"]["parentId"]).is_none(),
             loader: text(&params["frame"]["loaderId"]).unwrap_or_default(),
@@ -104,21 +104,21 @@ pub fn event(event: &cdp::Event) -> Option<Input> {
             let response = &params["response"];
             let address = response["remoteIPAddress"].as_str()?.trim_matches(['[', ']']).parse().ok()?;
             let port = u16::try_from(response["remotePort"].as_u64()?).ok()?;
-            Event::Responded { url: text(&response["url"])?, address, port }
+            PageEvent::Responded { url: text(&response["url"])?, address, port }
         }
-        "Page.javascriptDialogOpening" => Event::DialogOpened { leaving: params["type"] == "beforeunload" },
-        "Page.downloadWillBegin" => Event::DownloadBegan,
-        "Inspector.targetCrashed" => Event::Crashed,
-        "Inspector.targetReloadedAfterCrash" => Event::ReloadedAfterCrash,
+        "Page.javascriptDialogOpening" => PageEvent::DialogOpened { leaving: params["type"] == "beforeunload" },
+        "Page.downloadWillBegin" => PageEvent::DownloadBegan,
+        "Inspector.targetCrashed" => PageEvent::Crashed,
+        "Inspector.targetReloadedAfterCrash" => PageEvent::ReloadedAfterCrash,
         _ => return None,
     };
     // The end of a tab's session is reported in the browser's own session.
     let session = match (&event.session, &happened) {
         (Some(session), _) => session.clone(),
-        (None, Event::Detached { session }) => session.clone(),
+        (None, PageEvent::Detached { session }) => session.clone(),
         (None, _) => return None,
     };
-    Some(Input::Happened { session, event: happened })
+    Some(VisitInput::Happened { session, event: happened })
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -129,8 +129,8 @@ fn text(value: &Value) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn said(session: Option<&str>, method: &str, params: Value) -> Option<Input> {
-        event(&cdp::Event { session: session.map(str::to_owned), method: method.into(), params })
+    fn said(session: Option<&str>, method: &str, params: Value) -> Option<VisitInput> {
+        event(&cdp::CdpEvent { session: session.map(str::to_owned), method: method.into(), params })
     }
 
     #[test]
@@ -166,15 +166,15 @@ mod tests {
             let input =
                 said(Some("S"), "Network.responseReceived", json!({ "type": "Document", "response": response }));
             let address = expected.parse().unwrap();
-            let event = Event::Responded { url: "http://a.com/".into(), address, port: 80 };
-            assert_eq!(input, Some(Input::Happened { session: "S".into(), event }));
+            let event = PageEvent::Responded { url: "http://a.com/".into(), address, port: 80 };
+            assert_eq!(input, Some(VisitInput::Happened { session: "S".into(), event }));
         }
     }
 
     #[test]
     fn the_end_of_a_tab_is_told_by_the_browser_itself() {
         let input = said(None, "Target.detachedFromTarget", json!({ "sessionId": "S" }));
-        let event = Event::Detached { session: "S".into() };
-        assert_eq!(input, Some(Input::Happened { session: "S".into(), event }));
+        let event = PageEvent::Detached { session: "S".into() };
+        assert_eq!(input, Some(VisitInput::Happened { session: "S".into(), event }));
     }
 }

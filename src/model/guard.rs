@@ -58,10 +58,10 @@ const DEATHS_WHILE_DRAINING: u32 = 3;
 
 /// An input of the guard.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
+pub enum GuardInput {
     /// The session begins. This is the first input and comes once.
     Began,
-    /// The supervisor of [`Effect::Start`] was started.
+    /// The supervisor of [`GuardEffect::Start`] was started.
     Started,
     /// The supervisor could not be started, for this reason.
     NotStarted(String),
@@ -83,7 +83,7 @@ pub enum Input {
 
 /// A task for `crate::guard`. Tasks are performed in order, after all messages of [`Guard::unsent`] are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
+pub enum GuardEffect {
     /// Start a supervisor from this binary; `None` means the guard's own.
     Start(Option<String>),
     /// Send this signal to the supervisor.
@@ -222,29 +222,29 @@ impl Guard {
     }
 
     /// Handles one input. `now` is the time since any fixed origin.
-    pub fn handle(&mut self, now: Duration, input: Input) -> Vec<Effect> {
+    pub fn handle(&mut self, now: Duration, input: GuardInput) -> Vec<GuardEffect> {
         let mut effects = Vec::new();
         if self.exited {
             return effects;
         }
         match input {
-            Input::Began => self.respawn.due = Some(now),
-            Input::Started | Input::TimePassed => {}
-            Input::NotStarted(why) => self.not_started(now, why, &mut effects),
-            Input::Signalled(HUP) => self.reload(&mut effects),
-            Input::Signalled(signal @ (INT | QUIT | TERM)) => self.end(now, signal, &mut effects),
-            Input::Signalled(_) => {}
-            Input::Heard(message) => self.heard(now, message, &mut effects),
-            Input::LineClosed => self.line_closed(),
-            Input::SupervisorExited(status) => self.supervisor_exited(now, status, &mut effects),
-            Input::ChildExited(exit) => self.child_exited(exit, &mut effects),
-            Input::NoChildren => self.no_children(&mut effects),
+            GuardInput::Began => self.respawn.due = Some(now),
+            GuardInput::Started | GuardInput::TimePassed => {}
+            GuardInput::NotStarted(why) => self.not_started(now, why, &mut effects),
+            GuardInput::Signalled(HUP) => self.reload(&mut effects),
+            GuardInput::Signalled(signal @ (INT | QUIT | TERM)) => self.end(now, signal, &mut effects),
+            GuardInput::Signalled(_) => {}
+            GuardInput::Heard(message) => self.heard(now, message, &mut effects),
+            GuardInput::LineClosed => self.line_closed(),
+            GuardInput::SupervisorExited(status) => self.supervisor_exited(now, status, &mut effects),
+            GuardInput::ChildExited(exit) => self.child_exited(exit, &mut effects),
+            GuardInput::NoChildren => self.no_children(&mut effects),
         }
         self.keep_deadlines(now, &mut effects);
         effects
     }
 
-    /// When to send [`Input::TimePassed`], unless another input comes first.
+    /// When to send [`GuardInput::TimePassed`], unless another input comes first.
     pub fn next_moment(&self) -> Option<Duration> {
         let ending = self.ending.as_ref().map(|ending| match ending.stage {
             Stage::Killing { again, until } => again.min(until),
@@ -289,7 +289,7 @@ impl Guard {
         }
     }
 
-    fn start(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+    fn start(&mut self, now: Duration, effects: &mut Vec<GuardEffect>) {
         let draining = self.ending.is_some();
         self.respawn.due = None;
         self.supervisor = Some(Supervisor {
@@ -305,20 +305,20 @@ impl Guard {
             finished: None,
             leave_by: self.trial.is_some().then(|| now.saturating_add(TAKE_OVER)),
         });
-        effects.push(Effect::Start(self.trial.clone().or_else(|| self.binary.clone())));
+        effects.push(GuardEffect::Start(self.trial.clone().or_else(|| self.binary.clone())));
     }
 
-    fn not_started(&mut self, now: Duration, why: String, effects: &mut Vec<Effect>) {
+    fn not_started(&mut self, now: Duration, why: String, effects: &mut Vec<GuardEffect>) {
         self.supervisor = None;
         let why = format!("cannot be started: {why}");
         if let Some(binary) = self.trial.take() {
             return self.replace(now, format!("the new binary {binary} {why}"), true);
         }
         if let Some(binary) = self.binary.take() {
-            effects.push(Effect::Warn(format!("{binary} {why}; continuing with the guard's own binary")));
+            effects.push(GuardEffect::Warn(format!("{binary} {why}; continuing with the guard's own binary")));
             return self.replace(now, format!("{binary} {why}"), true);
         }
-        effects.push(Effect::Warn(format!("the supervisor {why}")));
+        effects.push(GuardEffect::Warn(format!("the supervisor {why}")));
         match &self.ending {
             _ if !self.begun => self.give_up(now, 1, effects),
             Some(_) => self.terminate(effects),
@@ -326,9 +326,9 @@ impl Guard {
         }
     }
 
-    fn reload(&mut self, effects: &mut Vec<Effect>) {
+    fn reload(&mut self, effects: &mut Vec<GuardEffect>) {
         match &self.supervisor {
-            Some(supervisor) if supervisor.ready => effects.push(Effect::Forward(HUP)),
+            Some(supervisor) if supervisor.ready => effects.push(GuardEffect::Forward(HUP)),
             // It may have read the manifests already, so reload once it is ready. Without a supervisor, the next one
             // reads them anyway.
             Some(_) => self.reload = true,
@@ -336,7 +336,7 @@ impl Guard {
         }
     }
 
-    fn end(&mut self, now: Duration, signal: i32, effects: &mut Vec<Effect>) {
+    fn end(&mut self, now: Duration, signal: i32, effects: &mut Vec<GuardEffect>) {
         match &mut self.ending {
             None => self.begin_to_end(now, 0, signal),
             Some(ending) => drop(ending.hurried.get_or_insert(now)),
@@ -356,21 +356,21 @@ impl Guard {
 
     /// Sends the supervisor the requests to end that it has not received yet. A signal would kill one that is not
     /// ready.
-    fn press(&mut self, effects: &mut Vec<Effect>) {
+    fn press(&mut self, effects: &mut Vec<GuardEffect>) {
         let (Some(ending), Some(supervisor)) = (&self.ending, &mut self.supervisor) else { return };
         if !supervisor.ready {
             return;
         }
         if !supervisor.asked {
             supervisor.asked = true;
-            effects.push(Effect::Forward(ending.signal));
+            effects.push(GuardEffect::Forward(ending.signal));
         } else if ending.hurried.is_some() && supervisor.draining && !supervisor.hurried {
             supervisor.hurried = true; // only now, because two pending signals of one kind merge into one
-            effects.push(Effect::Forward(ending.signal));
+            effects.push(GuardEffect::Forward(ending.signal));
         }
     }
 
-    fn heard(&mut self, now: Duration, message: ToGuard, effects: &mut Vec<Effect>) {
+    fn heard(&mut self, now: Duration, message: ToGuard, effects: &mut Vec<GuardEffect>) {
         let Some(supervisor) = &mut self.supervisor else { return };
         match message {
             ToGuard::Ready => self.ready(effects),
@@ -383,13 +383,13 @@ impl Guard {
             }
             ToGuard::Hold(app) => {
                 self.pipes.insert(app.clone());
-                effects.push(Effect::Hold(app));
+                effects.push(GuardEffect::Hold(app));
             }
             ToGuard::Release(app) => {
                 self.pipes.remove(&app);
-                effects.push(Effect::Release(app));
+                effects.push(GuardEffect::Release(app));
             }
-            ToGuard::Lock => effects.push(Effect::KeepLock),
+            ToGuard::Lock => effects.push(GuardEffect::KeepLock),
             ToGuard::Upgrade(binary) => {
                 supervisor.leave_by = Some(now.saturating_add(TAKE_OVER));
                 self.trial = Some(binary);
@@ -401,7 +401,7 @@ impl Guard {
         }
     }
 
-    fn ready(&mut self, effects: &mut Vec<Effect>) {
+    fn ready(&mut self, effects: &mut Vec<GuardEffect>) {
         let Some(supervisor) = &mut self.supervisor else { return };
         if std::mem::replace(&mut supervisor.ready, true) {
             return;
@@ -416,7 +416,7 @@ impl Guard {
             supervisor.leave_by = None;
         }
         if std::mem::take(&mut self.reload) {
-            effects.push(Effect::Forward(HUP));
+            effects.push(GuardEffect::Forward(HUP));
         }
         self.press(effects);
     }
@@ -427,7 +427,7 @@ impl Guard {
         }
     }
 
-    fn child_exited(&mut self, exit: ChildExit, effects: &mut Vec<Effect>) {
+    fn child_exited(&mut self, exit: ChildExit, effects: &mut Vec<GuardEffect>) {
         if self.exits.len() == EXITS_KEPT {
             self.exits.pop_front();
             if let Some(supervisor) = &mut self.supervisor {
@@ -437,10 +437,10 @@ impl Guard {
         }
         self.exits.push_back(exit);
         // Collect it after the message is sent: once the process is gone, the supervisor can rely on the message.
-        effects.push(Effect::Collect(exit.pid));
+        effects.push(GuardEffect::Collect(exit.pid));
     }
 
-    fn supervisor_exited(&mut self, now: Duration, status: i32, effects: &mut Vec<Effect>) {
+    fn supervisor_exited(&mut self, now: Duration, status: i32, effects: &mut Vec<GuardEffect>) {
         let Some(supervisor) = self.supervisor.take() else { return };
         self.reload = false;
         let exit = exit_of(status);
@@ -485,28 +485,28 @@ impl Guard {
         }
     }
 
-    fn count_death_while_ending(&mut self, was_ready: bool, effects: &mut Vec<Effect>) {
+    fn count_death_while_ending(&mut self, was_ready: bool, effects: &mut Vec<GuardEffect>) {
         let Some(ending) = self.ending.as_mut().filter(|ending| ending.stage == Stage::Draining) else { return };
         ending.deaths += 1;
         if !was_ready || ending.deaths >= DEATHS_WHILE_DRAINING {
             let cause = &self.respawn.cause;
-            effects.push(Effect::Warn(format!(
+            effects.push(GuardEffect::Warn(format!(
                 "the supervisor cannot end the session ({cause}); asking every process to end"
             )));
             self.terminate(effects);
         }
     }
 
-    fn terminate(&mut self, effects: &mut Vec<Effect>) {
+    fn terminate(&mut self, effects: &mut Vec<GuardEffect>) {
         self.respawn.due = None;
         if let Some(ending) = &mut self.ending {
             ending.stage = Stage::Terminating;
-            effects.push(Effect::TerminateAll);
+            effects.push(GuardEffect::TerminateAll);
         }
     }
 
     /// Ends the session with this code and kills all its processes.
-    fn give_up(&mut self, now: Duration, code: u8, effects: &mut Vec<Effect>) {
+    fn give_up(&mut self, now: Duration, code: u8, effects: &mut Vec<GuardEffect>) {
         self.begin_to_end(now, code, TERM);
         if let Some(ending) = &mut self.ending {
             ending.code = code;
@@ -514,27 +514,27 @@ impl Guard {
         self.kill(now, effects);
     }
 
-    fn kill(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+    fn kill(&mut self, now: Duration, effects: &mut Vec<GuardEffect>) {
         self.respawn.due = None;
         if let Some(ending) = &mut self.ending {
             let (again, until) = (now.saturating_add(KILL_AGAIN), now.saturating_add(KILL_WITHIN));
             ending.stage = Stage::Killing { again, until };
-            effects.push(Effect::KillAll);
+            effects.push(GuardEffect::KillAll);
         }
     }
 
-    fn no_children(&mut self, effects: &mut Vec<Effect>) {
+    fn no_children(&mut self, effects: &mut Vec<GuardEffect>) {
         let Some(Ending { stage: Stage::Terminating | Stage::Killing { .. }, code, .. }) = self.ending else { return };
         if self.supervisor.is_none() {
             self.exit(code, effects);
         }
     }
 
-    fn exit(&mut self, code: u8, effects: &mut Vec<Effect>) {
+    fn exit(&mut self, code: u8, effects: &mut Vec<GuardEffect>) {
         self.exited = true;
         // If no supervisor ever became ready, keep the state of the earlier session for a version that can read it.
-        effects.extend(self.begun.then_some(Effect::Forget));
-        effects.push(Effect::Exit(code));
+        effects.extend(self.begun.then_some(GuardEffect::Forget));
+        effects.push(GuardEffect::Exit(code));
     }
 
     /// When the guard stops waiting and kills everything.
@@ -543,7 +543,7 @@ impl Guard {
         ending.hurried.map_or(in_time, |hurried| in_time.min(hurried.saturating_add(HURRY)))
     }
 
-    fn keep_deadlines(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+    fn keep_deadlines(&mut self, now: Duration, effects: &mut Vec<GuardEffect>) {
         if self.exited {
             return;
         }
@@ -551,12 +551,12 @@ impl Guard {
         match stage {
             Some((Stage::Killing { until, .. }, _, code)) if until <= now => return self.exit(code, effects),
             Some((Stage::Killing { again, until }, ..)) if again <= now => {
-                effects.push(Effect::KillAll);
+                effects.push(GuardEffect::KillAll);
                 let again = now.saturating_add(KILL_AGAIN);
                 self.ending.iter_mut().for_each(|ending| ending.stage = Stage::Killing { again, until });
             }
             Some((Stage::Draining | Stage::Terminating, kill_at, _)) if kill_at <= now => {
-                effects.push(Effect::Warn("the session did not end in time: killing every process of it".into()));
+                effects.push(GuardEffect::Warn("the session did not end in time: killing every process of it".into()));
                 self.give_up(now, 1, effects);
             }
             _ => {}
@@ -564,7 +564,7 @@ impl Guard {
         if let Some(supervisor) = &mut self.supervisor
             && supervisor.leave_by.take_if(|leave_by| *leave_by <= now).is_some()
         {
-            effects.push(Effect::KillSupervisor);
+            effects.push(GuardEffect::KillSupervisor);
         }
         if self.supervisor.is_none() && self.respawn.due.is_some_and(|due| due <= now) {
             self.start(now, effects);

@@ -29,12 +29,12 @@ const KILL_AGAIN: Duration = Duration::from_millis(20);
 
 /// An input of PID 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Input {
+pub enum InitInput {
     /// This signal was received.
     Signalled(i32),
     /// The command exited with this `wait(2)` status.
     CommandExited(i32),
-    /// The drain of [`Effect::Drain`] is done, or there is no session to drain.
+    /// The drain of [`InitEffect::Drain`] is done, or there is no session to drain.
     Drained,
     /// The drain could not be requested now: the supervisor may be about to be replaced.
     NotDrained,
@@ -46,8 +46,8 @@ pub enum Input {
 
 /// A task for `crate::init`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
-    /// Ask the supervisor to drain, and report [`Input::Drained`] or [`Input::NotDrained`].
+pub enum InitEffect {
+    /// Ask the supervisor to drain, and report [`InitInput::Drained`] or [`InitInput::NotDrained`].
     Drain,
     /// Ask the supervisor to read its manifests again.
     Reload,
@@ -107,27 +107,27 @@ impl Init {
     }
 
     /// Handles one input. `now` is the time since any fixed origin.
-    pub fn handle(&mut self, now: Duration, input: Input) -> Vec<Effect> {
+    pub fn handle(&mut self, now: Duration, input: InitInput) -> Vec<InitEffect> {
         let mut effects = Vec::new();
         if self.exited {
             return effects;
         }
         match input {
-            Input::Signalled(INT | QUIT | TERM) => self.stop(now, &mut effects),
-            Input::Signalled(HUP) => effects.extend([Effect::ForwardIfCaught(HUP), Effect::Reload]),
-            Input::Signalled(signal @ (USR1 | USR2 | WINCH)) => effects.push(Effect::ForwardIfCaught(signal)),
-            Input::Signalled(_) => {}
-            Input::CommandExited(status) => self.command_exited(now, status, &mut effects),
-            Input::Drained => self.drained(now, &mut effects),
-            Input::NotDrained => self.not_drained(now),
-            Input::NoChildren => self.no_children(&mut effects),
-            Input::TimePassed => {}
+            InitInput::Signalled(INT | QUIT | TERM) => self.stop(now, &mut effects),
+            InitInput::Signalled(HUP) => effects.extend([InitEffect::ForwardIfCaught(HUP), InitEffect::Reload]),
+            InitInput::Signalled(signal @ (USR1 | USR2 | WINCH)) => effects.push(InitEffect::ForwardIfCaught(signal)),
+            InitInput::Signalled(_) => {}
+            InitInput::CommandExited(status) => self.command_exited(now, status, &mut effects),
+            InitInput::Drained => self.drained(now, &mut effects),
+            InitInput::NotDrained => self.not_drained(now),
+            InitInput::NoChildren => self.no_children(&mut effects),
+            InitInput::TimePassed => {}
         }
         self.keep_deadlines(now, &mut effects);
         effects
     }
 
-    /// When to send [`Input::TimePassed`], unless another input comes first.
+    /// When to send [`InitInput::TimePassed`], unless another input comes first.
     pub fn next_moment(&self) -> Option<Duration> {
         let ending = self.ending.as_ref()?;
         Some(match ending.stage {
@@ -140,7 +140,7 @@ impl Init {
         })
     }
 
-    fn stop(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+    fn stop(&mut self, now: Duration, effects: &mut Vec<InitEffect>) {
         match &mut self.ending {
             None => self.begin_to_end(now, true, effects),
             Some(ending) if ending.hurried.is_some() => {}
@@ -153,7 +153,7 @@ impl Init {
         }
     }
 
-    fn command_exited(&mut self, now: Duration, status: i32, effects: &mut Vec<Effect>) {
+    fn command_exited(&mut self, now: Duration, status: i32, effects: &mut Vec<InitEffect>) {
         self.status = Some(status);
         match self.ending.as_ref().map(|ending| ending.stage) {
             // The apps are still drained.
@@ -163,19 +163,19 @@ impl Init {
         }
     }
 
-    fn begin_to_end(&mut self, now: Duration, asked: bool, effects: &mut Vec<Effect>) {
+    fn begin_to_end(&mut self, now: Duration, asked: bool, effects: &mut Vec<InitEffect>) {
         let stage = Stage::Draining { again: None };
         self.ending = Some(Ending { began: now, asked, hurried: None, stage });
-        effects.push(Effect::Drain);
+        effects.push(InitEffect::Drain);
     }
 
-    fn drained(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+    fn drained(&mut self, now: Duration, effects: &mut Vec<InitEffect>) {
         let draining = |ending: &&mut Ending| matches!(ending.stage, Stage::Draining { .. });
         let Some(ending) = self.ending.as_mut().filter(draining) else { return };
         ending.stage = Stage::Stopping;
         match self.status {
             Some(_) => self.kill(now, effects),
-            None => effects.push(Effect::Forward(TERM)),
+            None => effects.push(InitEffect::Forward(TERM)),
         }
     }
 
@@ -185,34 +185,34 @@ impl Init {
         }
     }
 
-    fn terminate_all(&mut self, effects: &mut Vec<Effect>) {
+    fn terminate_all(&mut self, effects: &mut Vec<InitEffect>) {
         if let Some(ending) = &mut self.ending {
             ending.stage = Stage::Stopping;
-            effects.push(Effect::TerminateAll);
+            effects.push(InitEffect::TerminateAll);
         }
     }
 
-    fn kill(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+    fn kill(&mut self, now: Duration, effects: &mut Vec<InitEffect>) {
         let command_was_killed = self.status.is_none();
         if let Some(ending) = &mut self.ending {
             ending.stage = Stage::Killing { again: now.saturating_add(KILL_AGAIN), command_was_killed };
-            effects.push(Effect::KillAll);
+            effects.push(InitEffect::KillAll);
         }
     }
 
-    fn no_children(&mut self, effects: &mut Vec<Effect>) {
+    fn no_children(&mut self, effects: &mut Vec<InitEffect>) {
         if matches!(self.ending, Some(Ending { stage: Stage::Killing { .. }, .. })) {
             self.exit(effects);
         }
     }
 
-    fn exit(&mut self, effects: &mut Vec<Effect>) {
+    fn exit(&mut self, effects: &mut Vec<InitEffect>) {
         self.exited = true;
         let in_order = matches!(
             &self.ending,
             Some(Ending { asked: true, stage: Stage::Killing { command_was_killed: false, .. }, .. })
         );
-        effects.push(Effect::Exit(match self.status {
+        effects.push(InitEffect::Exit(match self.status {
             _ if in_order && self.zero_when_stopped => 0,
             Some(status) => code_of(status),
             None => code_of(9), // it was killed but has not exited
@@ -236,18 +236,18 @@ impl Init {
         self.kill_at(ending).saturating_add(AFTER_THE_KILL)
     }
 
-    fn keep_deadlines(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+    fn keep_deadlines(&mut self, now: Duration, effects: &mut Vec<InitEffect>) {
         let Some(ending) = self.ending.as_ref().filter(|_| !self.exited) else { return };
         match ending.stage {
             Stage::Draining { .. } | Stage::Stopping if self.kill_at(ending) <= now => self.kill(now, effects),
             Stage::Draining { .. } if self.drain_until(ending) <= now => self.terminate_all(effects),
             Stage::Draining { again: Some(again) } if again <= now => {
-                effects.push(Effect::Drain);
+                effects.push(InitEffect::Drain);
                 self.ending.iter_mut().for_each(|it| it.stage = Stage::Draining { again: None });
             }
             Stage::Killing { .. } if self.exit_at(ending) <= now => self.exit(effects),
             Stage::Killing { again, command_was_killed } if again <= now => {
-                effects.push(Effect::KillAll);
+                effects.push(InitEffect::KillAll);
                 let again = now.saturating_add(KILL_AGAIN);
                 self.ending.iter_mut().for_each(|it| it.stage = Stage::Killing { again, command_was_killed });
             }
@@ -302,7 +302,7 @@ mod tests {
         draining: bool,
         not_drained: bool,
         exit: Option<u8>,
-        seen: Vec<Effect>,
+        seen: Vec<InitEffect>,
     }
 
     impl World {
@@ -321,32 +321,32 @@ mod tests {
             }
         }
 
-        fn tell(&mut self, input: Input) {
+        fn tell(&mut self, input: InitInput) {
             for effect in self.init.handle(self.now, input) {
                 assert_eq!(self.exit, None, "{effect:?} after the end");
                 self.seen.push(effect);
                 match effect {
-                    Effect::Drain if self.container.silent > 0 => {
+                    InitEffect::Drain if self.container.silent > 0 => {
                         self.container.silent -= 1;
                         self.not_drained = true;
                     }
-                    Effect::Drain => {
+                    InitEffect::Drain => {
                         assert!(!std::mem::replace(&mut self.draining, true), "drained twice");
                         self.drain_ends = self.container.drain.map(|span| self.now + ms(span));
                     }
-                    Effect::Forward(_) | Effect::TerminateAll => {
+                    InitEffect::Forward(_) | InitEffect::TerminateAll => {
                         let ends = self.container.command.map(|(span, status)| (self.now + ms(span), status));
                         self.command_ends = self.command_ends.or(ends);
                     }
-                    Effect::KillAll => {
+                    InitEffect::KillAll => {
                         self.container.rest = false;
                         self.drain_ends = Some(self.now);
                         if self.command_alive {
                             self.command_ends = Some((self.now, 9));
                         }
                     }
-                    Effect::Exit(code) => self.exit = Some(code),
-                    Effect::Reload | Effect::ForwardIfCaught(_) => {}
+                    InitEffect::Exit(code) => self.exit = Some(code),
+                    InitEffect::Reload | InitEffect::ForwardIfCaught(_) => {}
                 }
             }
         }
@@ -357,17 +357,17 @@ mod tests {
                 self.now = (self.now + ms(5)).min(end);
                 if let Some((_, status)) = self.command_ends.filter(|(at, _)| *at <= self.now && self.command_alive) {
                     self.command_alive = false;
-                    self.tell(Input::CommandExited(status));
+                    self.tell(InitInput::CommandExited(status));
                 }
                 if std::mem::take(&mut self.not_drained) {
-                    self.tell(Input::NotDrained);
+                    self.tell(InitInput::NotDrained);
                 }
                 if self.drain_ends.take_if(|at| *at <= self.now).is_some() {
-                    self.tell(Input::Drained);
+                    self.tell(InitInput::Drained);
                 }
-                self.tell(Input::TimePassed);
+                self.tell(InitInput::TimePassed);
                 if !self.command_alive && !self.container.rest && self.drain_ends.is_none() {
-                    self.tell(Input::NoChildren);
+                    self.tell(InitInput::NoChildren);
                 }
             }
         }
@@ -381,11 +381,11 @@ mod tests {
         ) {
             let mut world = World::new(container.clone(), ms(grace), zero);
             for signal in noise.iter().filter(|signal| ![INT, QUIT, TERM].contains(signal)) {
-                world.tell(Input::Signalled(*signal));
+                world.tell(InitInput::Signalled(*signal));
                 world.pass(ms(10));
             }
             prop_assert!(world.exit.is_none() && !world.draining, "ended by {noise:?}");
-            world.tell(Input::Signalled(stop));
+            world.tell(InitInput::Signalled(stop));
             world.pass(ms(grace + 20));
             let code = world.exit.expect("an end within the grace");
             if let (Some((span, status)), Some(drain)) = (container.command, container.drain)
@@ -399,9 +399,9 @@ mod tests {
         #[test]
         fn a_second_stop_makes_it_short(container in container(), between in 0..3000_u64) {
             let mut world = World::new(container, ms(60_000), false);
-            world.tell(Input::Signalled(TERM));
+            world.tell(InitInput::Signalled(TERM));
             world.pass(ms(between));
-            world.tell(Input::Signalled(TERM));
+            world.tell(InitInput::Signalled(TERM));
             world.pass(HURRY + AFTER_THE_KILL + ms(20));
             prop_assert!(world.exit.is_some());
         }
@@ -409,13 +409,13 @@ mod tests {
         #[test]
         fn the_apps_are_drained_before_the_command_is_asked(container in container()) {
             let mut world = World::new(container.clone(), ms(10_000), false);
-            world.tell(Input::Signalled(TERM));
+            world.tell(InitInput::Signalled(TERM));
             world.pass(ms(20_000));
-            let asked = world.seen.iter().position(|effect| matches!(effect, Effect::Forward(TERM) | Effect::TerminateAll));
-            prop_assert_eq!(world.seen.first(), Some(&Effect::Drain));
+            let asked = world.seen.iter().position(|effect| matches!(effect, InitEffect::Forward(TERM) | InitEffect::TerminateAll));
+            prop_assert_eq!(world.seen.first(), Some(&InitEffect::Drain));
             prop_assert!(asked.is_some());
             if container.drain.is_some_and(|drain| drain < 6_600) {
-                prop_assert_eq!(world.seen[asked.unwrap_or(0)], Effect::Forward(TERM));
+                prop_assert_eq!(world.seen[asked.unwrap_or(0)], InitEffect::Forward(TERM));
             }
         }
 
@@ -425,7 +425,7 @@ mod tests {
         ) {
             let mut world = World::new(Container { command: None, drain: Some(drain), silent: 0, rest }, ms(10_000), true);
             world.command_alive = false;
-            world.tell(Input::CommandExited(i32::from(code) << 8));
+            world.tell(InitInput::CommandExited(i32::from(code) << 8));
             world.pass(ms(drain + 100));
             prop_assert_eq!(world.exit, Some(code), "a command that fails is not a stop in order");
         }
@@ -434,7 +434,7 @@ mod tests {
     #[test]
     fn a_grace_of_for_ever_does_not_overflow() {
         let mut init = Init::new(Duration::MAX, false);
-        assert_eq!(init.handle(ms(5), Input::Signalled(TERM)), [Effect::Drain]);
+        assert_eq!(init.handle(ms(5), InitInput::Signalled(TERM)), [InitEffect::Drain]);
         assert!(init.next_moment().is_some());
     }
 }

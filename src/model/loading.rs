@@ -8,8 +8,8 @@ pub mod source;
 pub mod surroundings;
 
 pub mod interpolate;
+pub mod locator;
 pub mod parse;
-pub mod place;
 
 pub mod scope;
 

@@ -1,4 +1,4 @@
-//! The state machine that every app runs on. It takes events ([`Event`]) with the current time and returns effects
+//! The state machine that every app runs on. It takes events ([`AppEvent`]) with the current time and returns effects
 //! ([`AppEffect`]). It does no I/O, reads no clock and draws no random numbers.
 //!
 //! Every phase of a start, an end and a stop is its own state. Users see seven names ([`State::name`]). A test walks
@@ -24,7 +24,7 @@ mod resume;
 mod saved;
 mod view;
 pub use effect::{AppEffect, Context, Report};
-pub use event::Event;
+pub use event::AppEvent;
 pub use parts::{Pid, ProbeKind, RunEnd, StopReason, Then, Timer};
 pub use saved::{SavedApp, SavedState};
 
@@ -58,7 +58,7 @@ impl AppMachine {
     }
 
     /// Handles one event. Events of an earlier run are ignored; no other code compares runs.
-    pub fn handle(&mut self, event: &Event, cx: &mut Context<'_>) {
+    pub fn handle(&mut self, event: &AppEvent, cx: &mut Context<'_>) {
         if event.run().is_none_or(|run| run == self.run) {
             self.0.handle_with_context(event, cx);
         }
@@ -174,8 +174,8 @@ impl Machine {
         }
     }
 
-    fn look_up(&self, by_cookie: bool, cx: &mut Context<'_>) {
-        cx.push(AppEffect::LookUp { run: self.run, app: self.app.clone(), by_cookie });
+    fn look_up(&self, by_marks: bool, cx: &mut Context<'_>) {
+        cx.push(AppEffect::LookUp { run: self.run, app: self.app.clone(), by_marks });
     }
 
     fn probe(&self, kind: ProbeKind, cx: &mut Context<'_>) {
@@ -205,13 +205,13 @@ impl Machine {
     // Stopping and ending.
 
     /// Handles a request to an app that is up. `pid` is its leader, if there is one.
-    fn asked_while_up(&mut self, pid: Option<Pid>, event: &Event) -> Outcome<State> {
+    fn asked_while_up(&mut self, pid: Option<Pid>, event: &AppEvent) -> Outcome<State> {
         let action = match event {
-            Event::StartAsked => return Handled,
-            Event::StopAsked(why) => return Transition(State::stopping(pid, Then::Stopped(*why))),
-            Event::RestartAsked => None,
-            Event::ActionAsked(action) => Some(action.clone()),
-            Event::Changed(app, change) => {
+            AppEvent::StartAsked => return Handled,
+            AppEvent::StopAsked(why) => return Transition(State::stopping(pid, Then::Stopped(*why))),
+            AppEvent::RestartAsked => None,
+            AppEvent::ActionAsked(action) => Some(action.clone()),
+            AppEvent::Changed(app, change) => {
                 self.take(app);
                 match change {
                     Change::Restart(_) => None,
@@ -268,7 +268,7 @@ impl Machine {
 
     /// Records the end and moves to the state that the restart policy selects.
     fn conclude(&mut self, end: &RunEnd, closed: bool, cx: &mut Context<'_>) -> Outcome<State> {
-        let ended = restart::Ended { exit: &end.exit, lived: end.lived, closed };
+        let ended = restart::FinishedRun { exit: &end.exit, lived: end.lived, closed };
         let next = restart::decide(&self.app.policy, &mut self.history, &ended, cx.now, cx.chance);
         self.record(end, Some(next), cx);
         Transition(match next {
@@ -315,16 +315,16 @@ impl Machine {
         &mut self,
         why: &mut StopReason,
         since: &mut Duration,
-        event: &Event,
+        event: &AppEvent,
         context: &mut Context<'_>,
     ) -> Outcome<State> {
         match event {
-            Event::Resumed(saved) => Transition(self.resume(saved, context)),
-            Event::StopAsked(reason) => {
+            AppEvent::Resumed(saved) => Transition(self.resume(saved, context)),
+            AppEvent::StopAsked(reason) => {
                 *why = *reason;
                 Handled
             }
-            Event::Changed(app, change) => {
+            AppEvent::Changed(app, change) => {
                 self.take(app);
                 match (*why, change) {
                     (StopReason::Done, Change::Restart(_)) => Transition(self.start(None, context)),
@@ -332,7 +332,7 @@ impl Machine {
                 }
             }
             // It ended because its dependency ended; nobody closed it.
-            Event::DependencyEnded if *why == StopReason::Closed && context.now.abs_diff(*since) <= SAME_CAUSE => {
+            AppEvent::DependencyEnded if *why == StopReason::Closed && context.now.abs_diff(*since) <= SAME_CAUSE => {
                 self.disturbed = Some(context.now);
                 self.restarts += 1;
                 Transition(self.start(None, context))
@@ -347,15 +347,15 @@ impl Machine {
         attempt: &mut u32,
         since: &mut Duration,
         until: &mut Duration,
-        event: &Event,
+        event: &AppEvent,
         context: &mut Context<'_>,
     ) -> Outcome<State> {
         match event {
-            Event::Fired { timer: Timer::Retry, .. } => {
+            AppEvent::Fired { timer: Timer::Retry, .. } => {
                 self.restarts += 1;
                 Transition(self.start(None, context))
             }
-            Event::Changed(app, change) => {
+            AppEvent::Changed(app, change) => {
                 let waits_differently = self.app.policy.backoff != app.policy.backoff;
                 self.take(app);
                 if matches!(change, Change::Restart(_) | Change::NextStart(_)) {
@@ -385,9 +385,9 @@ impl Machine {
 
     #[state(superstate = "down", entry_action = "enter_gave_up")]
     #[expect(unused_variables, reason = "the argument is the state's data: statig reads it off the signature")]
-    fn gave_up(&mut self, exit: &mut Exit, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+    fn gave_up(&mut self, exit: &mut Exit, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            Event::Changed(app, change) => {
+            AppEvent::Changed(app, change) => {
                 self.take(app);
                 match change.is_worth_another_try() {
                     true => Transition(self.start_afresh(None, context)),
@@ -409,14 +409,16 @@ impl Machine {
 
     /// Looks for the process that an earlier supervisor left, and resumes from its saved state.
     #[state(superstate = "starting", entry_action = "enter_resuming")]
-    fn resuming(&mut self, saved: &mut SavedState, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+    fn resuming(&mut self, saved: &mut SavedState, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         if self.asked_meanwhile(saved, event) {
             return Handled;
         }
         match event {
-            Event::Found { pid, .. } => Transition(self.resumed(*pid, saved, context)),
-            Event::NotFound { .. } | Event::Remains { .. } => self.not_resumed(saved, Exit::Unknown, None, context),
-            Event::Exited { exit, peak, .. } => self.not_resumed(saved, exit.clone(), *peak, context),
+            AppEvent::Found { pid, .. } => Transition(self.resumed(*pid, saved, context)),
+            AppEvent::NotFound { .. } | AppEvent::Remains { .. } => {
+                self.not_resumed(saved, Exit::Unknown, None, context)
+            }
+            AppEvent::Exited { exit, peak, .. } => self.not_resumed(saved, exit.clone(), *peak, context),
             _ => Super,
         }
     }
@@ -429,20 +431,20 @@ impl Machine {
 
     /// Waits for the apps in `after`.
     #[state(superstate = "starting")]
-    fn waiting(&mut self, action: &mut Option<String>, event: &Event) -> Outcome<State> {
+    fn waiting(&mut self, action: &mut Option<String>, event: &AppEvent) -> Outcome<State> {
         match event {
-            Event::Unblocked => Transition(self.look(action.take())),
+            AppEvent::Unblocked => Transition(self.look(action.take())),
             _ => Super,
         }
     }
 
     /// Looks for a live process of the app before any hook runs.
     #[state(superstate = "starting", entry_action = "enter_looking")]
-    fn looking(&mut self, action: &mut Option<String>, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+    fn looking(&mut self, action: &mut Option<String>, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            Event::Found { pid, .. } => Transition(self.alive(*pid, true, context)),
-            Event::NotFound { .. } | Event::Exited { .. } => Transition(self.prepare(action.take())),
-            Event::Remains { .. } => Transition(State::clearing(action.take())),
+            AppEvent::Found { pid, .. } => Transition(self.alive(*pid, true, context)),
+            AppEvent::NotFound { .. } | AppEvent::Exited { .. } => Transition(self.prepare(action.take())),
+            AppEvent::Remains { .. } => Transition(State::clearing(action.take())),
             _ => Super,
         }
     }
@@ -455,10 +457,10 @@ impl Machine {
 
     /// Ends processes that an earlier run left behind.
     #[state(superstate = "starting", entry_action = "enter_clearing", exit_action = "leave_clearing")]
-    fn clearing(&mut self, action: &mut Option<String>, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+    fn clearing(&mut self, action: &mut Option<String>, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            Event::TreeEmpty { .. } => Transition(self.prepare(action.take())),
-            Event::Fired { timer: Timer::Helpers, .. } => {
+            AppEvent::TreeEmpty { .. } => Transition(self.prepare(action.take())),
+            AppEvent::Fired { timer: Timer::Helpers, .. } => {
                 context.push(AppEffect::Sweep { run: self.run });
                 Handled
             }
@@ -479,15 +481,15 @@ impl Machine {
     /// Runs the steps of the requested action, if any, then `prelaunch`.
     #[state(superstate = "starting", entry_action = "enter_hooks", exit_action = "leave_hooks")]
     #[expect(unused_variables, reason = "the argument is the state's data: statig reads it off the signature")]
-    fn hooks(&mut self, action: &mut Option<String>, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+    fn hooks(&mut self, action: &mut Option<String>, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         match event {
             // An app named in `after` died while the hooks ran. The steps may have depended on it.
-            Event::HooksDone { .. } if context.blocked => Transition(State::waiting(None)),
-            Event::HooksDone { .. } => Transition(match self.app.matcher.is_some() {
+            AppEvent::HooksDone { .. } if context.blocked => Transition(State::waiting(None)),
+            AppEvent::HooksDone { .. } => Transition(match self.app.matcher.is_some() {
                 true => State::looking_again(),
                 false => State::spawning(),
             }),
-            Event::HookFailed { why, .. } => {
+            AppEvent::HookFailed { why, .. } => {
                 let end = RunEnd::unready(None, Exit::HookFailed(why.clone()), context.now);
                 Transition(State::sweeping(end))
             }
@@ -508,11 +510,11 @@ impl Machine {
 
     /// Somebody may have started it by hand while the hooks ran.
     #[state(superstate = "starting", entry_action = "enter_looking_again")]
-    fn looking_again(&mut self, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+    fn looking_again(&mut self, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            Event::Found { pid, .. } => Transition(self.alive(*pid, true, context)),
-            Event::NotFound { .. } => Transition(State::spawning()),
-            Event::Remains { .. } => Transition(State::clearing(None)),
+            AppEvent::Found { pid, .. } => Transition(self.alive(*pid, true, context)),
+            AppEvent::NotFound { .. } => Transition(State::spawning()),
+            AppEvent::Remains { .. } => Transition(State::clearing(None)),
             _ => Super,
         }
     }
@@ -523,10 +525,10 @@ impl Machine {
     }
 
     #[state(superstate = "starting", entry_action = "enter_spawning")]
-    fn spawning(&mut self, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+    fn spawning(&mut self, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            Event::Spawned { pid, .. } => Transition(self.alive(*pid, false, context)),
-            Event::SpawnFailed { why, .. } => {
+            AppEvent::Spawned { pid, .. } => Transition(self.alive(*pid, false, context)),
+            AppEvent::SpawnFailed { why, .. } => {
                 let end = RunEnd::unready(None, Exit::SpawnFailed(why.clone()), context.now);
                 Transition(State::sweeping(end))
             }
@@ -548,24 +550,24 @@ impl Machine {
         pid: &mut Pid,
         adopted: &mut bool,
         said: &mut String,
-        event: &Event,
+        event: &AppEvent,
         context: &mut Context<'_>,
     ) -> Outcome<State> {
         match event {
-            Event::ProbePassed { .. } => Transition(State::running(*pid, *adopted, context.now, 0)),
-            Event::ProbeFailed { why, .. } => {
+            AppEvent::ProbePassed { .. } => Transition(State::running(*pid, *adopted, context.now, 0)),
+            AppEvent::ProbeFailed { why, .. } => {
                 said.clone_from(why);
                 context.arm(self.run, Timer::ReadyPoll, READY_POLL);
                 Handled
             }
-            Event::Fired { timer: Timer::ReadyPoll, .. } => {
+            AppEvent::Fired { timer: Timer::ReadyPoll, .. } => {
                 self.probe(ProbeKind::Ready, context);
                 Handled
             }
-            Event::Fired { timer: Timer::ReadyWithin, .. } => {
+            AppEvent::Fired { timer: Timer::ReadyWithin, .. } => {
                 self.fail(*pid, Exit::NotReady(std::mem::take(said)), None, context)
             }
-            Event::Exited { exit, peak, .. } => {
+            AppEvent::Exited { exit, peak, .. } => {
                 let end = RunEnd::unready(Some(*pid), exit.clone(), context.now);
                 self.leader_gone(RunEnd { peak: *peak, ..end })
             }
@@ -596,25 +598,25 @@ impl Machine {
         adopted: &mut bool,
         since: &mut Duration,
         failures: &mut u32,
-        event: &Event,
+        event: &AppEvent,
         context: &mut Context<'_>,
     ) -> Outcome<State> {
         let lived = Some(context.now.saturating_sub(*since));
         match event {
-            Event::Exited { exit, peak, .. } => {
+            AppEvent::Exited { exit, peak, .. } => {
                 let end = RunEnd::unready(Some(*pid), exit.clone(), context.now);
                 self.leader_gone(RunEnd { lived, peak: *peak, ..end })
             }
-            Event::Fired { timer: Timer::Health, .. } => {
+            AppEvent::Fired { timer: Timer::Health, .. } => {
                 self.probe(ProbeKind::Health, context);
                 Handled
             }
-            Event::ProbePassed { .. } => {
+            AppEvent::ProbePassed { .. } => {
                 *failures = 0;
                 self.arm_health(context);
                 Handled
             }
-            Event::ProbeFailed { why, .. } => {
+            AppEvent::ProbeFailed { why, .. } => {
                 let Some(health) = &self.app.health else { return Handled };
                 if lived >= Some(health.grace) {
                     *failures += 1;
@@ -625,18 +627,18 @@ impl Machine {
                 self.arm_health(context);
                 Handled
             }
-            Event::Fired { timer: Timer::Memory, .. } => {
+            AppEvent::Fired { timer: Timer::Memory, .. } => {
                 context.push(AppEffect::Measure { run: self.run });
                 Handled
             }
-            Event::Measured { bytes, .. } => {
+            AppEvent::Measured { bytes, .. } => {
                 if self.app.max_rss.is_some_and(|most| *bytes > most) {
                     return self.fail(*pid, Exit::TooMuchMemory(*bytes), lived, context);
                 }
                 self.arm_memory(context);
                 Handled
             }
-            Event::Changed(app, Change::None | Change::Live(_) | Change::NextStart(_)) => {
+            AppEvent::Changed(app, Change::None | Change::Live(_) | Change::NextStart(_)) => {
                 self.disarm_watch(context);
                 self.take(app);
                 *failures = 0;
@@ -675,13 +677,13 @@ impl Machine {
         &mut self,
         end: &mut RunEnd,
         waited: &mut bool,
-        event: &Event,
+        event: &AppEvent,
         context: &mut Context<'_>,
     ) -> Outcome<State> {
         match event {
-            Event::Found { pid, .. } => Transition(self.alive(*pid, true, context)),
-            Event::NotFound { .. } => Transition(State::sweeping(end.clone())),
-            Event::Remains { .. } => {
+            AppEvent::Found { pid, .. } => Transition(self.alive(*pid, true, context)),
+            AppEvent::NotFound { .. } => Transition(State::sweeping(end.clone())),
+            AppEvent::Remains { .. } => {
                 let so_far = context.now.saturating_sub(end.at);
                 let clean = end.exit == Exit::Clean;
                 let within = self.app.matcher.as_ref().map_or(Duration::ZERO, |matcher| matcher.successor);
@@ -693,7 +695,7 @@ impl Machine {
                 }
                 Transition(State::sweeping(RunEnd { daemonised: self.ended_at_once(end), ..end.clone() }))
             }
-            Event::Fired { timer: Timer::LookAgain, .. } => {
+            AppEvent::Fired { timer: Timer::LookAgain, .. } => {
                 self.look_up(false, context);
                 Handled
             }
@@ -715,13 +717,13 @@ impl Machine {
 
     /// Ends the processes that outlived the leader.
     #[state(superstate = "crashed", entry_action = "enter_sweeping", exit_action = "leave_sweeping")]
-    fn sweeping(&mut self, end: &mut RunEnd, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+    fn sweeping(&mut self, end: &mut RunEnd, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            Event::TreeEmpty { .. } => {
+            AppEvent::TreeEmpty { .. } => {
                 let end = end.clone();
                 self.after_the_end(&end, context)
             }
-            Event::Fired { timer: Timer::Helpers, .. } => {
+            AppEvent::Fired { timer: Timer::Helpers, .. } => {
                 context.push(AppEffect::Sweep { run: self.run });
                 Handled
             }
@@ -741,9 +743,9 @@ impl Machine {
 
     /// Either somebody closed the window or the display died. Asks the display to find out.
     #[state(superstate = "crashed", entry_action = "enter_judging", exit_action = "leave_judging")]
-    fn judging(&mut self, end: &mut RunEnd, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+    fn judging(&mut self, end: &mut RunEnd, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            Event::DisplayAnswered { there, .. } => {
+            AppEvent::DisplayAnswered { there, .. } => {
                 let end = end.clone();
                 let closed = *there && self.may_be_closed(&end);
                 self.conclude(&end, closed, context)
@@ -770,11 +772,11 @@ impl Machine {
         &mut self,
         pid: &mut Option<Pid>,
         then: &mut Then,
-        event: &Event,
+        event: &AppEvent,
         context: &mut Context<'_>,
     ) -> Outcome<State> {
         match event {
-            Event::Exited { peak, .. } => {
+            AppEvent::Exited { peak, .. } => {
                 *pid = None;
                 if let Then::Crashed(end) = then {
                     end.peak = *peak;
@@ -783,30 +785,30 @@ impl Machine {
                 Handled
             }
             // The start was still in progress when the stop was requested.
-            Event::Spawned { pid: leader, .. } | Event::Found { pid: leader, .. } => {
+            AppEvent::Spawned { pid: leader, .. } | AppEvent::Found { pid: leader, .. } => {
                 *pid = Some(*leader);
                 context.push(self.ask_to_end(*leader));
                 Handled
             }
-            Event::Fired { timer: Timer::Insist, .. } => {
+            AppEvent::Fired { timer: Timer::Insist, .. } => {
                 if let Some(pid) = *pid {
                     context.push(AppEffect::Signal { pid, signal: TERM });
                 }
                 Handled
             }
-            Event::Fired { timer: Timer::Grace, .. } => {
+            AppEvent::Fired { timer: Timer::Grace, .. } => {
                 context.push(AppEffect::Sweep { run: self.run });
                 Handled
             }
-            Event::TreeEmpty { .. } => {
+            AppEvent::TreeEmpty { .. } => {
                 let then = then.clone();
                 self.after_the_stop(then, context)
             }
-            Event::SignalAsked(signal) => {
+            AppEvent::SignalAsked(signal) => {
                 context.effects.extend(pid.map(|pid| AppEffect::Signal { pid, signal: *signal }));
                 Handled
             }
-            Event::Changed(app, _) => {
+            AppEvent::Changed(app, _) => {
                 self.take(app);
                 Handled
             }
@@ -843,25 +845,25 @@ impl Machine {
 
     /// The app is down. A request starts it.
     #[superstate(superstate = "any")]
-    fn down(&mut self, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+    fn down(&mut self, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            Event::StartAsked | Event::RestartAsked => Transition(self.start_afresh(None, context)),
-            Event::ActionAsked(action) => Transition(self.start_afresh(Some(action.clone()), context)),
-            Event::StopAsked(why) => Transition(State::stopped(*why, context.now)),
+            AppEvent::StartAsked | AppEvent::RestartAsked => Transition(self.start_afresh(None, context)),
+            AppEvent::ActionAsked(action) => Transition(self.start_afresh(Some(action.clone()), context)),
+            AppEvent::StopAsked(why) => Transition(State::stopped(*why, context.now)),
             _ => Super,
         }
     }
 
     /// The app is starting and has no leader yet.
     #[superstate(superstate = "any")]
-    fn starting(&mut self, event: &Event) -> Outcome<State> {
+    fn starting(&mut self, event: &AppEvent) -> Outcome<State> {
         self.asked_while_up(None, event)
     }
 
     /// The app has a live leader.
     #[superstate(superstate = "any")]
-    fn led(&mut self, pid: &mut Pid, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
-        if let Event::SignalAsked(signal) = event {
+    fn led(&mut self, pid: &mut Pid, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
+        if let AppEvent::SignalAsked(signal) = event {
             context.push(AppEffect::Signal { pid: *pid, signal: *signal });
             return Super;
         }
@@ -870,12 +872,12 @@ impl Machine {
 
     /// The leader is gone and the policy has not decided what follows. A request decides instead.
     #[superstate(superstate = "any")]
-    fn crashed(&mut self, end: &mut RunEnd, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+    fn crashed(&mut self, end: &mut RunEnd, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         let then = match event {
-            Event::StopAsked(why) => Then::Stopped(*why),
-            Event::StartAsked | Event::RestartAsked => Then::Start { action: None },
-            Event::ActionAsked(action) => Then::Start { action: Some(action.clone()) },
-            Event::Changed(app, _) => {
+            AppEvent::StopAsked(why) => Then::Stopped(*why),
+            AppEvent::StartAsked | AppEvent::RestartAsked => Then::Start { action: None },
+            AppEvent::ActionAsked(action) => Then::Start { action: Some(action.clone()) },
+            AppEvent::Changed(app, _) => {
                 self.take(app);
                 return Handled;
             }
@@ -890,33 +892,33 @@ impl Machine {
     /// Names every event, so that a new one does not compile until it is handled. An event that gets here came too late
     /// or means nothing in the current state.
     #[superstate]
-    fn any(&mut self, event: &Event, context: &mut Context<'_>) -> Outcome<State> {
+    fn any(&mut self, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            Event::DependencyEnded | Event::SignalAsked(_) => {
+            AppEvent::DependencyEnded | AppEvent::SignalAsked(_) => {
                 self.disturbed = Some(context.now);
                 Handled
             }
-            Event::StartAsked
-            | Event::StopAsked(_)
-            | Event::RestartAsked
-            | Event::ActionAsked(_)
-            | Event::Changed(..)
-            | Event::Resumed(_)
-            | Event::Unblocked
-            | Event::HooksDone { .. }
-            | Event::HookFailed { .. }
-            | Event::Found { .. }
-            | Event::NotFound { .. }
-            | Event::Remains { .. }
-            | Event::Spawned { .. }
-            | Event::SpawnFailed { .. }
-            | Event::ProbePassed { .. }
-            | Event::ProbeFailed { .. }
-            | Event::DisplayAnswered { .. }
-            | Event::Exited { .. }
-            | Event::TreeEmpty { .. }
-            | Event::Measured { .. }
-            | Event::Fired { .. } => Handled,
+            AppEvent::StartAsked
+            | AppEvent::StopAsked(_)
+            | AppEvent::RestartAsked
+            | AppEvent::ActionAsked(_)
+            | AppEvent::Changed(..)
+            | AppEvent::Resumed(_)
+            | AppEvent::Unblocked
+            | AppEvent::HooksDone { .. }
+            | AppEvent::HookFailed { .. }
+            | AppEvent::Found { .. }
+            | AppEvent::NotFound { .. }
+            | AppEvent::Remains { .. }
+            | AppEvent::Spawned { .. }
+            | AppEvent::SpawnFailed { .. }
+            | AppEvent::ProbePassed { .. }
+            | AppEvent::ProbeFailed { .. }
+            | AppEvent::DisplayAnswered { .. }
+            | AppEvent::Exited { .. }
+            | AppEvent::TreeEmpty { .. }
+            | AppEvent::Measured { .. }
+            | AppEvent::Fired { .. } => Handled,
         }
     }
 }
@@ -946,14 +948,14 @@ impl Machine {
 }
 
 /// What follows a stop in progress after this request; `None` if the event is not a request. A stop beats a restart.
-fn asked_while_stopping(then: &Then, event: &Event) -> Option<Then> {
+fn asked_while_stopping(then: &Then, event: &AppEvent) -> Option<Then> {
     let stopped = matches!(then, Then::Stopped(_));
     Some(match event {
-        Event::StopAsked(why) => Then::Stopped(*why),
-        Event::StartAsked if stopped => Then::Start { action: None },
-        Event::RestartAsked if !stopped => Then::Start { action: None },
-        Event::ActionAsked(action) if !stopped => Then::Start { action: Some(action.clone()) },
-        Event::StartAsked | Event::RestartAsked | Event::ActionAsked(_) => then.clone(),
+        AppEvent::StopAsked(why) => Then::Stopped(*why),
+        AppEvent::StartAsked if stopped => Then::Start { action: None },
+        AppEvent::RestartAsked if !stopped => Then::Start { action: None },
+        AppEvent::ActionAsked(action) if !stopped => Then::Start { action: Some(action.clone()) },
+        AppEvent::StartAsked | AppEvent::RestartAsked | AppEvent::ActionAsked(_) => then.clone(),
         _ => return None,
     })
 }

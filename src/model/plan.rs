@@ -25,7 +25,7 @@ pub enum Change {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Step {
+pub enum PlannedChange {
     /// A new manifest.
     Appear(Arc<App>),
     /// A new version of a known manifest.
@@ -36,7 +36,7 @@ pub enum Step {
 
 /// How a changed field takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Effect {
+pub enum TakesEffect {
     Live,
     NextStart,
     Restart,
@@ -44,7 +44,7 @@ pub enum Effect {
 
 /// The settings that differ, by their name in the manifest. Destructures every field of an app: a forgotten one does
 /// not compile.
-fn differences(old: &App, new: &App) -> Vec<(&'static str, Effect)> {
+fn differences(old: &App, new: &App) -> Vec<(&'static str, TakesEffect)> {
     let App {
         name: _,
         about,
@@ -65,30 +65,30 @@ fn differences(old: &App, new: &App) -> Vec<(&'static str, Effect)> {
     let program = &new.program;
     let is_limited = (program.nice, program.oom_score_adj);
     [
-        ("about", Effect::Live, *about != new.about),
-        ("enabled", Effect::Live, *enabled != new.enabled),
-        ("command", Effect::Restart, argv.first() != program.argv.first()),
-        ("args", Effect::Restart, argv.get(1..) != program.argv.get(1..)),
-        ("env", Effect::Restart, (env, env_hidden) != (&program.env, &program.env_hidden)),
-        ("cwd", Effect::Restart, *cwd != program.cwd),
-        ("limits", Effect::Restart, (*nice, *oom_score_adj) != is_limited),
-        ("matches", Effect::Restart, patterns(matcher.as_ref()) != patterns(new.matcher.as_ref())),
-        ("matches.successor", Effect::Live, successor(matcher.as_ref()) != successor(new.matcher.as_ref())),
-        ("after", Effect::Live, *after != new.after),
-        ("prelaunch", Effect::NextStart, *prelaunch != new.hooks.prelaunch),
-        ("ready", Effect::NextStart, *ready != new.ready),
-        ("health", Effect::Live, *health != new.health),
-        ("postlaunch", Effect::NextStart, *postlaunch != new.hooks.postlaunch),
-        ("restart", Effect::Live, *restart != new.policy.restart),
-        ("on_close", Effect::Live, *on_close != new.policy.on_close),
-        ("backoff", Effect::Live, *backoff != new.policy.backoff),
-        ("on_give_up", Effect::Live, *on_give_up != new.policy.on_give_up),
-        ("stop", Effect::Live, *stop != new.stop),
-        ("log", Effect::Live, *log != new.log),
-        ("limits.max_rss", Effect::Live, *max_rss != new.max_rss),
-        ("actions", Effect::Live, *actions != new.hooks.actions),
-        ("icon", Effect::Live, *icon != new.icon),
-        ("args_last", Effect::Live, *last != program.last),
+        ("about", TakesEffect::Live, *about != new.about),
+        ("enabled", TakesEffect::Live, *enabled != new.enabled),
+        ("command", TakesEffect::Restart, argv.first() != program.argv.first()),
+        ("args", TakesEffect::Restart, argv.get(1..) != program.argv.get(1..)),
+        ("env", TakesEffect::Restart, (env, env_hidden) != (&program.env, &program.env_hidden)),
+        ("cwd", TakesEffect::Restart, *cwd != program.cwd),
+        ("limits", TakesEffect::Restart, (*nice, *oom_score_adj) != is_limited),
+        ("matches", TakesEffect::Restart, patterns(matcher.as_ref()) != patterns(new.matcher.as_ref())),
+        ("matches.successor", TakesEffect::Live, successor(matcher.as_ref()) != successor(new.matcher.as_ref())),
+        ("after", TakesEffect::Live, *after != new.after),
+        ("prelaunch", TakesEffect::NextStart, *prelaunch != new.hooks.prelaunch),
+        ("ready", TakesEffect::NextStart, *ready != new.ready),
+        ("health", TakesEffect::Live, *health != new.health),
+        ("postlaunch", TakesEffect::NextStart, *postlaunch != new.hooks.postlaunch),
+        ("restart", TakesEffect::Live, *restart != new.policy.restart),
+        ("on_close", TakesEffect::Live, *on_close != new.policy.on_close),
+        ("backoff", TakesEffect::Live, *backoff != new.policy.backoff),
+        ("on_give_up", TakesEffect::Live, *on_give_up != new.policy.on_give_up),
+        ("stop", TakesEffect::Live, *stop != new.stop),
+        ("log", TakesEffect::Live, *log != new.log),
+        ("limits.max_rss", TakesEffect::Live, *max_rss != new.max_rss),
+        ("actions", TakesEffect::Live, *actions != new.hooks.actions),
+        ("icon", TakesEffect::Live, *icon != new.icon),
+        ("args_last", TakesEffect::Live, *last != program.last),
     ]
     .into_iter()
     .filter(|(.., differs)| *differs)
@@ -113,9 +113,9 @@ pub fn change(old: &App, new: &App) -> Change {
     let Some(heaviest) = differing.iter().map(|(_, effect)| *effect).max() else { return Change::None };
     let names = differing.iter().filter(|(_, effect)| *effect == heaviest).map(|(name, _)| *name).collect();
     match heaviest {
-        Effect::Live => Change::Live(names),
-        Effect::NextStart => Change::NextStart(names),
-        Effect::Restart => Change::Restart(names),
+        TakesEffect::Live => Change::Live(names),
+        TakesEffect::NextStart => Change::NextStart(names),
+        TakesEffect::Restart => Change::Restart(names),
     }
 }
 
@@ -159,14 +159,14 @@ impl Fnv {
 
 /// The steps from the known apps to the wanted ones. Deleted apps come first; each group is in order of name. An app
 /// whose manifest is broken stays as it is.
-pub fn plan(known: &BTreeMap<String, Arc<App>>, wanted: &Checked) -> Vec<Step> {
+pub fn plan(known: &BTreeMap<String, Arc<App>>, wanted: &Checked) -> Vec<PlannedChange> {
     let stays = |name: &String| wanted.apps.contains_key(name) || wanted.stale.contains_key(name);
-    let gone = known.keys().filter(|name| !stays(name)).map(|name| Step::Vanish(name.clone()));
+    let gone = known.keys().filter(|name| !stays(name)).map(|name| PlannedChange::Vanish(name.clone()));
     let others = wanted.apps.values().filter_map(|app| match known.get(&app.name) {
-        None => Some(Step::Appear(app.clone())),
+        None => Some(PlannedChange::Appear(app.clone())),
         Some(old) => Some(change(old, app))
             .filter(|change| *change != Change::None)
-            .map(|change| Step::Change(app.clone(), change)),
+            .map(|change| PlannedChange::Change(app.clone(), change)),
     });
     gone.chain(others).collect()
 }
@@ -185,7 +185,7 @@ impl Change {
 }
 
 /// The steps of [`plan`] in words, and the problems that block others.
-pub fn report(known: &BTreeMap<String, Arc<App>>, wanted: &Checked, steps: &[Step]) -> PlanReport {
+pub fn report(known: &BTreeMap<String, Arc<App>>, wanted: &Checked, steps: &[PlannedChange]) -> PlanReport {
     let mut lines: Vec<PlanStep> = steps.iter().map(|step| line(known, step)).collect();
     lines.extend(wanted.stale.iter().map(|(app, problem)| {
         let kept = if wanted.apps.contains_key(app) { "its last good version stays" } else { "not applied" };
@@ -197,21 +197,25 @@ pub fn report(known: &BTreeMap<String, Arc<App>>, wanted: &Checked, steps: &[Ste
     PlanReport { steps: lines, unchanged, problems: wanted.problems.iter().map(ToString::to_string).collect() }
 }
 
-fn line(known: &BTreeMap<String, Arc<App>>, step: &Step) -> PlanStep {
+fn line(known: &BTreeMap<String, Arc<App>>, step: &PlannedChange) -> PlanStep {
     let (sign, app, text) = match step {
-        Step::Appear(app) if app.enabled => ('+', &app.name, "start".to_string()),
-        Step::Appear(app) => ('+', &app.name, "known, disabled".to_string()),
-        Step::Vanish(name) => ('-', name, "stop".to_string()),
-        Step::Change(app, _) if !app.enabled && known[&app.name].enabled => ('-', &app.name, "stop (disabled)".into()),
-        Step::Change(app, _) if app.enabled && !known[&app.name].enabled => ('+', &app.name, "start (enabled)".into()),
-        Step::Change(app, Change::Restart(fields)) => {
+        PlannedChange::Appear(app) if app.enabled => ('+', &app.name, "start".to_string()),
+        PlannedChange::Appear(app) => ('+', &app.name, "known, disabled".to_string()),
+        PlannedChange::Vanish(name) => ('-', name, "stop".to_string()),
+        PlannedChange::Change(app, _) if !app.enabled && known[&app.name].enabled => {
+            ('-', &app.name, "stop (disabled)".into())
+        }
+        PlannedChange::Change(app, _) if app.enabled && !known[&app.name].enabled => {
+            ('+', &app.name, "start (enabled)".into())
+        }
+        PlannedChange::Change(app, Change::Restart(fields)) => {
             ('~', &app.name, format!("restart ({} changed)", fields.join(", ")))
         }
-        Step::Change(app, Change::NextStart(fields)) => {
+        PlannedChange::Change(app, Change::NextStart(fields)) => {
             ('·', &app.name, format!("at its next start ({})", fields.join(", ")))
         }
-        Step::Change(app, Change::Live(fields)) => ('·', &app.name, format!("live ({})", fields.join(", "))),
-        Step::Change(app, Change::None) => ('=', &app.name, "unchanged".into()),
+        PlannedChange::Change(app, Change::Live(fields)) => ('·', &app.name, format!("live ({})", fields.join(", "))),
+        PlannedChange::Change(app, Change::None) => ('=', &app.name, "unchanged".into()),
     };
     PlanStep { sign, app: app.clone(), text }
 }

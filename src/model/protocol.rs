@@ -176,7 +176,7 @@ impl std::fmt::Display for Verb {
 
 /// The answer to a verb.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct Answer {
     pub app: String,
     pub done: bool,
     /// One sentence: what happened, or why it failed and what to do about it.

@@ -15,9 +15,9 @@ use crate::model::app::App;
 pub use crate::model::app::AppId;
 use crate::model::loading::check::Checked;
 use crate::model::loading::problem::Problem;
-use crate::model::machine::{AppEffect, Context, Event, SavedApp, State, StopReason};
+use crate::model::machine::{AppEffect, AppEvent, Context, SavedApp, State, StopReason};
 use crate::model::manifest::workspace::Workspace;
-use crate::model::protocol::{Outcome, PlanReport, StateName};
+use crate::model::protocol::{Answer, PlanReport, StateName};
 
 mod apply;
 mod apps;
@@ -46,7 +46,7 @@ pub enum Input {
     },
     /// The `stage` steps are done, successfully or not.
     Staged,
-    Happened(AppId, Event),
+    Happened(AppId, AppEvent),
     Asked(AppRequest),
     /// The client of this request has disconnected.
     Forgotten(AskId),
@@ -73,7 +73,7 @@ pub enum Effect {
     Vanished(AppId, String),
     /// Run the steps of `workspace.ron`'s `stage`.
     Stage(Arc<Workspace>),
-    Answer(AskId, Outcome),
+    Answer(AskId, Answer),
     /// The manifests were applied: the resulting changes, and the problems found.
     Applied {
         ask: Option<AskId>,
@@ -202,15 +202,15 @@ impl Supervisor {
             return;
         }
         let event = match (slot.app().enabled, self.workspace.autostart) {
-            (false, _) => Event::StopAsked(StopReason::Disabled),
-            (true, false) => Event::StopAsked(StopReason::NotStarted),
-            (true, true) => Event::StartAsked,
+            (false, _) => AppEvent::StopAsked(StopReason::Disabled),
+            (true, false) => AppEvent::StopAsked(StopReason::NotStarted),
+            (true, true) => AppEvent::StartAsked,
         };
         self.dispatch(id, event, turn);
     }
 
     /// Sends an event to a machine, then handles what the new state means for other apps.
-    fn dispatch(&mut self, id: AppId, event: Event, turn: &mut Turn<'_>) {
+    fn dispatch(&mut self, id: AppId, event: AppEvent, turn: &mut Turn<'_>) {
         let mut queue = VecDeque::from([(id, event)]);
         while let Some((id, event)) = queue.pop_front() {
             let blocked = self.blocked(id);
@@ -241,16 +241,16 @@ impl Supervisor {
         &mut self,
         id: AppId,
         (from, to): (StateName, StateName),
-        queue: &mut VecDeque<(AppId, Event)>,
+        queue: &mut VecDeque<(AppId, AppEvent)>,
         turn: &mut Turn<'_>,
     ) {
         let down = matches!(to, StateName::Stopped | StateName::GaveUp);
         if down || to == StateName::Running {
             let waiting = self.followers(id).filter(|other| self.is_waiting(*other) && !self.blocked(*other));
-            queue.extend(waiting.map(|other| (other, Event::Unblocked)));
+            queue.extend(waiting.map(|other| (other, AppEvent::Unblocked)));
         }
         if from == StateName::Running {
-            queue.extend(self.followers(id).map(|other| (other, Event::DependencyEnded)));
+            queue.extend(self.followers(id).map(|other| (other, AppEvent::DependencyEnded)));
         }
         if !down {
             return;
@@ -259,7 +259,7 @@ impl Supervisor {
             self.forget(id, turn);
         }
         if self.drain.is_some() {
-            queue.extend(self.next_to_stop().into_iter().map(|next| (next, Event::StopAsked(StopReason::Draining))));
+            queue.extend(self.next_to_stop().into_iter().map(|next| (next, AppEvent::StopAsked(StopReason::Draining))));
             self.exit_if_down(turn);
         }
     }

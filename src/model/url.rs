@@ -8,7 +8,7 @@ mod name;
 use core::fmt;
 use core::net::IpAddr;
 
-use name::Pattern;
+use name::HostPattern;
 use serde::Serialize;
 use url::{Host, ParseError, Url};
 
@@ -24,7 +24,7 @@ pub struct Policy {
     /// Names that are refused, together with all names below them.
     refused: Vec<String>,
     /// If there are any, everything else is refused.
-    allowed: Vec<Pattern>,
+    allowed: Vec<HostPattern>,
     /// Names that count as public suffixes, in addition to the public list.
     public: Vec<String>,
     /// Ports on this machine from which a test serves pages.
@@ -33,7 +33,7 @@ pub struct Policy {
 
 /// A URL that passed [`Policy::judge`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct JudgedUrl {
     url: Url,
     /// Known to be allowed without resolving the name.
     settled: bool,
@@ -113,7 +113,7 @@ impl Policy {
     }
 
     /// Applies every rule that does not need name resolution.
-    pub fn judge(&self, raw: &str) -> Result<Target, Refused> {
+    pub fn judge(&self, raw: &str) -> Result<JudgedUrl, Refused> {
         let target = self.judge_frame(raw)?;
         match self.is_exempt(&target) {
             true => Ok(target),
@@ -123,24 +123,24 @@ impl Policy {
 
     /// Like [`Policy::judge`], for a frame in a page that may be opened. The allow list covers what people open, not
     /// what such a page embeds. Every other rule applies.
-    pub fn judge_frame(&self, raw: &str) -> Result<Target, Refused> {
+    pub fn judge_frame(&self, raw: &str) -> Result<JudgedUrl, Refused> {
         let url = parse(raw)?;
-        let target = Target { url, settled: false };
+        let target = JudgedUrl { url, settled: false };
         if self.is_exempt(&target) {
-            return Ok(Target { settled: true, ..target });
+            return Ok(JudgedUrl { settled: true, ..target });
         }
         self.judge_port(target.port())?;
         match target.literal() {
             Some(address) => judge_literal(address)?,
             None => self.judge_name(target.plain_host())?,
         }
-        Ok(Target { settled: target.literal().is_some(), ..target })
+        Ok(JudgedUrl { settled: target.literal().is_some(), ..target })
     }
 
     /// Judges the address that answered a request for this URL. If its port is not the URL's, it belongs to a proxy and
     /// says nothing about the server.
     pub fn judge_remote(&self, raw: &str, remote: IpAddr, port: u16) -> Result<(), Refused> {
-        let Ok(target) = parse(raw).map(|url| Target { url, settled: false }) else { return Ok(()) };
+        let Ok(target) = parse(raw).map(|url| JudgedUrl { url, settled: false }) else { return Ok(()) };
         if target.port() != port || self.is_exempt(&target) {
             return Ok(());
         }
@@ -151,7 +151,7 @@ impl Policy {
 
     /// Judges all addresses that a name resolved to. One that is not global refuses the name, because the browser may
     /// use any of them.
-    pub fn judge_addresses(&self, target: &Target, addresses: &[IpAddr]) -> Result<(), Refused> {
+    pub fn judge_addresses(&self, target: &JudgedUrl, addresses: &[IpAddr]) -> Result<(), Refused> {
         let Some(name) = target.name() else { return Ok(()) };
         if addresses.is_empty() {
             return Err(Refused::unresolved(target, "it has no address"));
@@ -163,7 +163,7 @@ impl Policy {
         Ok(())
     }
 
-    fn is_exempt(&self, target: &Target) -> bool {
+    fn is_exempt(&self, target: &JudgedUrl) -> bool {
         let here = match target.literal() {
             Some(address) => address.is_loopback(),
             None => target.host() == "localhost",
@@ -202,7 +202,7 @@ impl Policy {
     }
 }
 
-impl Target {
+impl JudgedUrl {
     /// The only URL to navigate to: another parser may read the given text differently.
     pub fn url(&self) -> &str {
         self.url.as_str()
@@ -238,7 +238,7 @@ impl Target {
 
 impl Refused {
     /// The refusal of a target whose name could not be resolved.
-    pub fn unresolved(target: &Target, why: &str) -> Self {
+    pub fn unresolved(target: &JudgedUrl, why: &str) -> Self {
         refused(Reason::Unresolved, format!("`{}` cannot be resolved: {why}", shortened(target.host())))
     }
 }
@@ -319,11 +319,11 @@ fn port(word: &str) -> Result<u16, String> {
 }
 
 /// Reads a word of the allow list. Fails if no URL could ever match it.
-fn allowed(word: &str) -> Result<Pattern, String> {
-    let pattern = Pattern::read(word)?;
+fn allowed(word: &str) -> Result<HostPattern, String> {
+    let pattern = HostPattern::read(word)?;
     let against = match &pattern {
-        Pattern::Below(suffix) => name::judge(&format!("x.{suffix}")).err().map(|(_, why)| format!("it {why}")),
-        Pattern::Host(host) => match Policy::default().judge(&format!("http://{host}/")) {
+        HostPattern::Below(suffix) => name::judge(&format!("x.{suffix}")).err().map(|(_, why)| format!("it {why}")),
+        HostPattern::Host(host) => match Policy::default().judge(&format!("http://{host}/")) {
             Err(refused) if refused.reason != Reason::UnknownSuffix => Some(refused.text), // suffixes can be configured
             _ => None,
         },

@@ -17,11 +17,11 @@ mod prepare;
 use core::time::Duration;
 use std::collections::BTreeSet;
 
-pub use event::{Command, Effect, End, Event, Input, Note, Reply, SessionId, Tab, Time};
+pub use event::{Command, End, Note, PageEvent, Reply, SessionId, Tab, Time, VisitEffect, VisitInput};
 use held::{Held, HeldRequest};
 pub use outcome::{Also, Fault, Outcome, Verdict};
 
-use crate::model::url::{Policy, Refused, Target};
+use crate::model::url::{JudgedUrl, Policy, Refused};
 
 /// How long the browser may take to answer a command.
 pub const ANSWER: Duration = Duration::from_secs(3);
@@ -42,7 +42,7 @@ const EMPTY: &str = "about:blank";
 /// The parameters of a visit.
 #[derive(Debug, Clone)]
 pub struct PageRequest {
-    pub target: Target,
+    pub target: JudgedUrl,
     /// The tab of the previous visit.
     pub tab: Option<String>,
     /// Whether the previous visit is still connected ([`End::HandOver`]).
@@ -111,7 +111,7 @@ pub struct Visit {
     held: Held,
     replied: bool,
     also: Vec<Also>,
-    effects: Vec<Effect>,
+    effects: Vec<VisitEffect>,
 }
 
 /// Commands that were sent.
@@ -155,7 +155,7 @@ struct Navigation {
 
 impl Visit {
     /// Begins a visit. Returns it with its first effects.
-    pub fn begin(now: Time, policy: Policy, wanted: PageRequest) -> (Visit, Vec<Effect>) {
+    pub fn begin(now: Time, policy: Policy, wanted: PageRequest) -> (Visit, Vec<VisitEffect>) {
         let mut visit = Visit {
             policy,
             wanted,
@@ -182,24 +182,24 @@ impl Visit {
         &self.tab.id
     }
 
-    /// When to send [`Input::TimePassed`].
+    /// When to send [`VisitInput::TimePassed`].
     pub fn wakes_at(&self) -> Time {
         self.until
     }
 
     /// Handles one input and returns the effects.
-    pub fn handle(&mut self, now: Time, input: Input) -> Vec<Effect> {
+    pub fn handle(&mut self, now: Time, input: VisitInput) -> Vec<VisitEffect> {
         if self.stage == Stage::Ended {
             return Vec::new();
         }
         match input {
-            Input::Replied { call, reply } => self.replied_to(now, call, reply),
-            Input::Happened { session, event } => self.happened(now, session, event),
-            Input::LookedUp { lookup, addresses } => self.looked_up(now, lookup, addresses),
-            Input::TimePassed if now >= self.until => self.time_passed(now),
-            Input::TimePassed => {}
-            Input::Superseded => self.superseded(now),
-            Input::Lost(fault) => self.lost(fault),
+            VisitInput::Replied { call, reply } => self.replied_to(now, call, reply),
+            VisitInput::Happened { session, event } => self.happened(now, session, event),
+            VisitInput::LookedUp { lookup, addresses } => self.looked_up(now, lookup, addresses),
+            VisitInput::TimePassed if now >= self.until => self.time_passed(now),
+            VisitInput::TimePassed => {}
+            VisitInput::Superseded => self.superseded(now),
+            VisitInput::Lost(fault) => self.lost(fault),
         }
         self.begin_lookups();
         std::mem::take(&mut self.effects)
@@ -306,7 +306,7 @@ impl Visit {
     fn reply(&mut self, outcome: Outcome) {
         if !self.replied {
             self.replied = true;
-            self.effects.push(Effect::Reply(Verdict { outcome, also: self.also.clone() }));
+            self.effects.push(VisitEffect::Reply(Verdict { outcome, also: self.also.clone() }));
         }
     }
 
@@ -338,7 +338,7 @@ impl Visit {
     fn end(&mut self, end: End) {
         self.reply(Outcome::Browser(Fault::Broken("the visit ended early".into())));
         self.stage = Stage::Ended;
-        self.effects.push(Effect::End(end));
+        self.effects.push(VisitEffect::End(end));
     }
 
     /// Whether no page was requested yet.
@@ -377,7 +377,7 @@ impl Visit {
 
     fn send(&mut self, session: Option<SessionId>, command: Command) {
         self.calls.last += 1;
-        self.effects.push(Effect::Send { call: self.calls.last, session, command });
+        self.effects.push(VisitEffect::Send { call: self.calls.last, session, command });
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use kasm_void::model::exit::Exit;
-use kasm_void::model::protocol::{Outcome, StateName};
+use kasm_void::model::protocol::{Answer, StateName};
 
 use crate::harness::{DEADLINE, FOREVER, NOBODY, NOTHING, Session, binary, until};
 
@@ -69,8 +69,8 @@ fn an_unknown_app_is_refused_with_what_was_meant() {
     assert!(said.contains("wbe") && said.contains("web"), "{said}");
 
     let output = session.cli(&["stop", "wbe", "--json"]);
-    let outcome: Outcome = serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
-    assert!(!outcome.done);
+    let answer: Answer = serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    assert!(!answer.done);
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn no_answer(display: &str, within: Duration) -> String {
 }
 
 /// How long a query may wait.
-pub struct Limits {
+pub struct QueryLimits {
     pub deadline: Instant,
     /// Becomes readable when the query is cancelled.
     pub cancelled: UnixStream,
@@ -71,7 +71,7 @@ pub struct Limits {
 /// A stream whose reads and writes respect the limits.
 pub struct Bounded {
     stream: DefaultStream,
-    limits: Limits,
+    limits: QueryLimits,
 }
 
 impl Stream for Bounded {
@@ -110,7 +110,12 @@ pub struct DisplayClient {
 }
 
 impl DisplayClient {
-    pub fn open(display: &str, authority: Option<&Path>, within: Duration, limits: Limits) -> Result<Self, String> {
+    pub fn open(
+        display: &str,
+        authority: Option<&Path>,
+        within: Duration,
+        limits: QueryLimits,
+    ) -> Result<Self, String> {
         let address = Address::parse(display)?;
         let stream = connect(address).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!("no X server at {display}"),

@@ -8,7 +8,7 @@ use super::watcher::LOOK;
 use crate::host::proc::{self, Pid, Process};
 use crate::host::signals;
 use crate::model::app::AppId;
-use crate::model::machine::Event;
+use crate::model::machine::AppEvent;
 
 /// A tree that is being cleared.
 pub(super) struct Clearing {
@@ -77,7 +77,7 @@ impl Processes {
         if left.is_empty() && complete && proc::misses() == misses {
             self.sight.emptied(id);
             self.clearing.remove(&id);
-            self.happened.push_back((id, Event::TreeEmpty { run }));
+            self.happened.push_back((id, AppEvent::TreeEmpty { run }));
             return;
         }
         if left.is_empty() {

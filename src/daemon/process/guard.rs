@@ -5,9 +5,9 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use crate::host::link::{Heard, Line};
+use crate::host::link::{Heard, Link};
 use crate::host::proc::{Leader, Pid};
-use crate::host::sys::Ended;
+use crate::host::sys::ExitRecord;
 use crate::model::guard::{ChildExit, ToGuard, ToSupervisor};
 
 /// The warning shown when the guard has died.
@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const FOR_ROOM: Duration = Duration::from_millis(100);
 
 /// The guard, which outlives us and inherits our children.
-pub struct Guard {
-    line: Line,
+pub struct GuardClient {
+    line: Link,
     pub(super) pid: Pid,
     /// Exits of processes that have not been looked up yet. `None` once all have been looked up.
     told: Option<Vec<ChildExit>>,
@@ -33,11 +33,11 @@ pub struct Guard {
     draining: Option<u8>,
 }
 
-impl Guard {
+impl GuardClient {
     /// `told`: the exits of processes that an earlier supervisor left.
-    pub fn new(line: Line, told: Vec<ChildExit>) -> Guard {
+    pub fn new(line: Link, told: Vec<ChildExit>) -> GuardClient {
         let pid = rustix::process::getppid().map_or(1, |pid| pid.as_raw_nonzero().get());
-        Guard { line, pid, told: Some(told), owed: Vec::new(), stop_budget: None, draining: None }
+        GuardClient { line, pid, told: Some(told), owed: Vec::new(), stop_budget: None, draining: None }
     }
 
     pub(super) fn wakes(&self) -> io::Result<OwnedFd> {
@@ -87,7 +87,7 @@ impl Guard {
     }
 
     /// How this process exited, if the guard has reported it.
-    pub(super) fn end_of(&self, leader: Leader) -> Option<Ended> {
+    pub(super) fn end_of(&self, leader: Leader) -> Option<ExitRecord> {
         let is_it = |exit: &&ChildExit| (exit.pid, exit.started) == (leader.pid, leader.started);
         self.told.as_ref()?.iter().find(is_it).map(as_ended)
     }
@@ -126,8 +126,8 @@ impl Guard {
 }
 
 /// Converts the report into the form that our own `wait` gives.
-pub(super) fn as_ended(exit: &ChildExit) -> Ended {
-    Ended { pid: exit.pid, status: exit.status, peak: exit.peak }
+pub(super) fn as_ended(exit: &ChildExit) -> ExitRecord {
+    ExitRecord { pid: exit.pid, status: exit.status, peak: exit.peak }
 }
 
 /// The guard has died.

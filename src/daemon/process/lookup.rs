@@ -6,7 +6,7 @@ use super::sight::names_folder;
 use super::{Processes, Role};
 use crate::host::marks;
 use crate::host::proc::{self, Leader, Pid, Process};
-use crate::host::sys::Ended;
+use crate::host::sys::ExitRecord;
 use crate::model::app::{App, AppId};
 use crate::model::exit::Exit;
 use crate::model::manifest::matches::Matcher;
@@ -53,7 +53,7 @@ impl Processes {
     }
 
     /// How a process that is gone exited, if that was recorded or reported.
-    fn end_of(&mut self, left: Leader) -> Option<Ended> {
+    fn end_of(&mut self, left: Leader) -> Option<ExitRecord> {
         self.hear_guard();
         left.ended.or_else(|| self.guard.as_ref()?.end_of(left))
     }

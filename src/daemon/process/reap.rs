@@ -6,11 +6,11 @@ use std::time::Instant;
 use super::guard::{Gone, as_ended};
 use super::{Processes, Role};
 use crate::host::proc::{self, Pid};
-use crate::host::sys::{self, Ended};
+use crate::host::sys::{self, ExitRecord};
 use crate::model::app::App;
 use crate::model::exit::{self, Candidate, Clues, Exit, Kills};
 use crate::model::guard::ChildExit;
-use crate::model::machine::Event;
+use crate::model::machine::AppEvent;
 use crate::model::manifest::hook::{BrowserKind, Hook, Locks, Step};
 
 /// Facts known when a program was started that help to classify its exit.
@@ -60,7 +60,7 @@ impl OutOfMemory {
 impl Processes {
     /// Collects every child that has exited. A leader's exit is first recorded by `note`. If we died before collecting
     /// it, the guard would collect it in our place.
-    pub fn reap(&mut self, mut note: impl FnMut(Ended)) {
+    pub fn reap(&mut self, mut note: impl FnMut(ExitRecord)) {
         while let Some(ended) = sys::ended() {
             if matches!(self.children.get(&ended.pid), Some(Role::Leader { .. })) {
                 note(ended);
@@ -70,14 +70,14 @@ impl Processes {
         }
     }
 
-    fn child_ended(&mut self, ended: Ended) {
+    fn child_ended(&mut self, ended: ExitRecord) {
         // Its children have just become ours, so earlier answers are wrong now.
         self.sight.forget();
         self.sight.lineage.ended(ended.pid);
         match self.children.remove(&ended.pid) {
             Some(Role::Leader { app, run, clues }) => {
                 let (exit, peak) = self.exit(ended, clues);
-                self.happened.push_back((app, Event::Exited { run, exit, peak }));
+                self.happened.push_back((app, AppEvent::Exited { run, exit, peak }));
                 self.one_less(app, ended.pid);
             }
             Some(Role::Hook { app, done }) => {
@@ -173,17 +173,17 @@ impl Processes {
             guard.paid(pid);
         }
         if let Some(run) = watched.leads {
-            self.happened.push_back((watched.app, Event::Exited { run, exit, peak }));
+            self.happened.push_back((watched.app, AppEvent::Exited { run, exit, peak }));
         }
         self.one_less(watched.app, pid);
     }
 
     /// How a leader exited while no supervisor was running.
-    pub(super) fn exit_of_inherited(&mut self, ended: Ended, clues: SpawnClues) -> (Exit, Option<u64>) {
+    pub(super) fn exit_of_inherited(&mut self, ended: ExitRecord, clues: SpawnClues) -> (Exit, Option<u64>) {
         self.exit(ended, clues)
     }
 
-    fn exit(&mut self, ended: Ended, SpawnClues { locks, oom_score_adj }: SpawnClues) -> (Exit, Option<u64>) {
+    fn exit(&mut self, ended: ExitRecord, SpawnClues { locks, oom_score_adj }: SpawnClues) -> (Exit, Option<u64>) {
         let victim = Candidate {
             resident: ended.peak,
             oom_score_adj: oom_score_adj.unwrap_or(self.out_of_memory.own_score_adj),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::host::marks;
 use crate::host::proc::Pid;
-use crate::host::sys::{self, Step};
+use crate::host::sys::{self, SpawnStep};
 use crate::model::app::App;
 use crate::model::loading::surroundings::{DEFAULT_PATH, on_path};
 use crate::model::tree::Place;
@@ -111,23 +111,25 @@ pub fn executable(file: &Path) -> bool {
     file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
-fn explain(app: &App, program: &str, (step, error): (Step, io::Error)) -> String {
+fn explain(app: &App, program: &str, (step, error): (SpawnStep, io::Error)) -> String {
     match (step, error.kind(), error.raw_os_error()) {
-        (Step::Exec, io::ErrorKind::NotFound, _) if Path::new(program).exists() => {
+        (SpawnStep::Exec, io::ErrorKind::NotFound, _) if Path::new(program).exists() => {
             format!("the interpreter that `{program}` names does not exist")
         }
-        (Step::Exec, io::ErrorKind::NotFound, _) => format!("`{program}` does not exist"),
-        (Step::Exec, io::ErrorKind::PermissionDenied, _) => format!("`{program}` may not be executed by this user"),
-        (Step::Exec, _, Some(libc::ENOEXEC)) => {
+        (SpawnStep::Exec, io::ErrorKind::NotFound, _) => format!("`{program}` does not exist"),
+        (SpawnStep::Exec, io::ErrorKind::PermissionDenied, _) => {
+            format!("`{program}` may not be executed by this user")
+        }
+        (SpawnStep::Exec, _, Some(libc::ENOEXEC)) => {
             format!("`{program}` is neither a program nor a script that begins with `#!`")
         }
-        (Step::Exec, ..) => format!("`{program}`: {error}"),
-        (Step::WorkingFolder, ..) => {
+        (SpawnStep::Exec, ..) => format!("`{program}`: {error}"),
+        (SpawnStep::WorkingFolder, ..) => {
             let folder = app.program.cwd.as_deref().unwrap_or(Path::new("home"));
             format!("working folder `{}`: {error} (`cwd`)", folder.display())
         }
-        (Step::Nice, ..) => format!("priority: {error} (`limits.nice`: only root may lower it)"),
-        (Step::OomScore, ..) => format!("oom score: {error} (`limits.oom_score_adj`: only root may lower it)"),
-        (Step::Clone, ..) => format!("no new process: {error}"),
+        (SpawnStep::Nice, ..) => format!("priority: {error} (`limits.nice`: only root may lower it)"),
+        (SpawnStep::OomScore, ..) => format!("oom score: {error} (`limits.oom_score_adj`: only root may lower it)"),
+        (SpawnStep::Clone, ..) => format!("no new process: {error}"),
     }
 }

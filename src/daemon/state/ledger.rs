@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::layout;
 use crate::host::proc::{Leader, Pid};
-use crate::host::sys::Ended;
+use crate::host::sys::ExitRecord;
 use crate::model::machine::SavedApp;
 use crate::model::protocol::Crash;
 use crate::model::supervisor::{SavedSession, SessionState};
@@ -186,8 +186,8 @@ impl Ledger {
 
     /// Records a leader's exit, and writes it at once: after the process is collected, its exit cannot be learned
     /// again.
-    pub fn ended(&mut self, ended: Ended) {
-        let Ended { pid, status, peak } = ended;
+    pub fn ended(&mut self, ended: ExitRecord) {
+        let ExitRecord { pid, status, peak } = ended;
         self.pending.push_str(&text(&Line::Ended { pid, status, peak }));
         self.write();
     }
@@ -389,7 +389,7 @@ fn take(inherited: &mut Inherited, apps: &mut BTreeMap<String, SavedApp>, line: 
         }
         Line::Ended { pid, status, peak } => {
             let its = inherited.leaders.values_mut().filter(|leader| leader.pid == pid);
-            its.for_each(|leader| leader.ended = Some(Ended { pid, status, peak }));
+            its.for_each(|leader| leader.ended = Some(ExitRecord { pid, status, peak }));
         }
         Line::Crash { app, crash } => {
             let of_app = |(name, _): &&(String, Crash)| *name == app;
@@ -458,11 +458,11 @@ mod tests {
         ledger.gone("other");
         ledger.crash("web", &crash(2));
         ledger.write();
-        ledger.ended(Ended { pid: 70, status: 9, peak: 4096 });
+        ledger.ended(ExitRecord { pid: 70, status: 9, peak: 4096 });
         let inherited = reopened(folder.path());
         assert_eq!(inherited.session.apps, BTreeMap::from([("web".into(), saved(3))]));
         assert!(inherited.session.session.staged);
-        let ended = Some(Ended { pid: 70, status: 9, peak: 4096 });
+        let ended = Some(ExitRecord { pid: 70, status: 9, peak: 4096 });
         assert_eq!(inherited.leaders["web"], Leader { pid: 70, started: 1234, ended });
         assert_eq!(inherited.crashes, [("web".into(), crash(2))]);
     }

@@ -130,11 +130,11 @@ impl World {
             exit: None,
             next_pid: 100,
         };
-        world.tell(Input::Began);
+        world.tell(GuardInput::Began);
         world
     }
 
-    fn tell(&mut self, input: Input) {
+    fn tell(&mut self, input: GuardInput) {
         if self.exit.is_some() {
             return;
         }
@@ -154,30 +154,30 @@ impl World {
         }
     }
 
-    fn perform(&mut self, effect: Effect) {
+    fn perform(&mut self, effect: GuardEffect) {
         assert_eq!(self.exit, None, "{effect:?} after the end");
         match effect {
-            Effect::Start(binary) => self.start(binary),
-            Effect::Forward(signal) => {
+            GuardEffect::Start(binary) => self.start(binary),
+            GuardEffect::Forward(signal) => {
                 let running = self.supervisor.as_mut().expect("a supervisor to signal");
                 assert!(running.ready, "a supervisor that is not ready would die of {signal}");
                 if signal != HUP && !running.frozen {
                     self.ask_to_drain();
                 }
             }
-            Effect::KillSupervisor => self.supervisor_ends(9),
-            Effect::TerminateAll => self.rest.retain(|obeys| !obeys),
-            Effect::KillAll => {
+            GuardEffect::KillSupervisor => self.supervisor_ends(9),
+            GuardEffect::TerminateAll => self.rest.retain(|obeys| !obeys),
+            GuardEffect::KillAll => {
                 self.rest.clear();
                 if self.supervisor.is_some() {
                     self.supervisor_ends(9);
                 }
             }
-            Effect::Collect(_) | Effect::KeepLock | Effect::Warn(_) => {}
-            Effect::Hold(app) => drop(self.pipes.insert(app, ())),
-            Effect::Release(app) => drop(self.pipes.remove(&app)),
-            Effect::Forget => self.forgotten = true,
-            Effect::Exit(code) => {
+            GuardEffect::Collect(_) | GuardEffect::KeepLock | GuardEffect::Warn(_) => {}
+            GuardEffect::Hold(app) => drop(self.pipes.insert(app, ())),
+            GuardEffect::Release(app) => drop(self.pipes.remove(&app)),
+            GuardEffect::Forget => self.forgotten = true,
+            GuardEffect::Exit(code) => {
                 assert_eq!(
                     self.forgotten, self.begun,
                     "the next session would inherit from this one, or lose another's"
@@ -196,7 +196,7 @@ impl World {
         self.started += 1;
         self.binaries.push(binary);
         if behaviour == Behaviour::NotThere {
-            return self.tell(Input::NotStarted("no such file".into()));
+            return self.tell(GuardInput::NotStarted("no such file".into()));
         }
         self.supervisor = Some(Running {
             behaviour,
@@ -208,7 +208,7 @@ impl World {
             upgrading: false,
             finished: false,
         });
-        self.tell(Input::Started);
+        self.tell(GuardInput::Started);
     }
 
     fn ask_to_drain(&mut self) {
@@ -224,7 +224,7 @@ impl World {
         running.drained = Some(now + ms(drain));
         let dies = matches!(running.behaviour, Behaviour::DiesWhileDraining { .. });
         self.told_to_end.get_or_insert(now);
-        self.tell(Input::Heard(ToGuard::Draining(0)));
+        self.tell(GuardInput::Heard(ToGuard::Draining(0)));
         if dies {
             self.supervisor_ends(101 << 8);
         }
@@ -235,8 +235,8 @@ impl World {
         if running.finished {
             self.finished = Some(0);
         }
-        self.tell(Input::LineClosed);
-        self.tell(Input::SupervisorExited(status));
+        self.tell(GuardInput::LineClosed);
+        self.tell(GuardInput::SupervisorExited(status));
     }
 
     /// Lets the supervisor act on its own.
@@ -264,7 +264,7 @@ impl World {
             running.finished = true;
             let leaves = matches!(running.behaviour, Behaviour::Good { .. });
             self.rest.clear();
-            self.tell(Input::Heard(ToGuard::Finished(0)));
+            self.tell(GuardInput::Heard(ToGuard::Finished(0)));
             if leaves {
                 self.supervisor_ends(0);
             }
@@ -288,8 +288,8 @@ impl World {
         self.missed.clear();
         let draining = matches!(&heard[0], ToSupervisor::Hello(Hello { draining: Some(_), .. }));
         let freezes = matches!(running.behaviour, Behaviour::FreezesLater { .. });
-        self.tell(Input::Heard(ToGuard::StopBudget(ms(4000))));
-        self.tell(Input::Heard(ToGuard::Ready));
+        self.tell(GuardInput::Heard(ToGuard::StopBudget(ms(4000))));
+        self.tell(GuardInput::Heard(ToGuard::Ready));
         if let Some(running) = &mut self.supervisor {
             running.frozen = freezes;
         }
@@ -304,7 +304,7 @@ impl World {
                 if matches!(signal, INT | QUIT | TERM) {
                     self.told_to_end.get_or_insert(self.now);
                 }
-                self.tell(Input::Signalled(signal));
+                self.tell(GuardInput::Signalled(signal));
             }
             Act::KillSupervisor => self.supervisor_ends(9),
             Act::FreezeSupervisor => self.supervisor.iter_mut().for_each(|running| running.frozen = true),
@@ -313,18 +313,18 @@ impl World {
                     self.supervisor.as_mut().filter(|it| it.ready && !it.frozen && it.drained.is_none())
                 {
                     running.upgrading = true;
-                    self.tell(Input::Heard(ToGuard::Upgrade("/new".into())));
+                    self.tell(GuardInput::Heard(ToGuard::Upgrade("/new".into())));
                 }
             }
             Act::Drain => self.ask_to_drain(),
             Act::Child => {
                 self.next_pid += 1;
                 self.missed.push(self.next_pid);
-                self.tell(Input::ChildExited(ChildExit { pid: self.next_pid, started: 1, status: 0, peak: 0 }));
+                self.tell(GuardInput::ChildExited(ChildExit { pid: self.next_pid, started: 1, status: 0, peak: 0 }));
             }
             Act::Pipe(number) => {
                 if self.supervisor.as_ref().is_some_and(|running| running.ready && !running.frozen) {
-                    self.tell(Input::Heard(ToGuard::Hold(format!("app{number}"))));
+                    self.tell(GuardInput::Heard(ToGuard::Hold(format!("app{number}"))));
                 }
             }
         }
@@ -338,9 +338,9 @@ impl World {
             self.now =
                 self.guard.next_moment().map_or(step, |due| due.clamp(self.now, step)).max(self.now + ms(1)).min(end);
             self.step_supervisor();
-            self.tell(Input::TimePassed);
+            self.tell(GuardInput::TimePassed);
             if self.supervisor.is_none() && self.rest.is_empty() {
-                self.tell(Input::NoChildren);
+                self.tell(GuardInput::NoChildren);
             }
             if let Some(told) = self.told_to_end {
                 // The longer of the two budgets that a supervisor may report.
@@ -490,9 +490,9 @@ fn early_deaths_are_waited_for_longer_and_longer() {
 #[test]
 fn a_budget_of_for_ever_does_not_overflow() {
     let mut guard = Guard::default();
-    guard.handle(ms(0), Input::Began);
-    guard.handle(ms(1), Input::Heard(ToGuard::StopBudget(Duration::MAX)));
-    guard.handle(ms(2), Input::Heard(ToGuard::Ready));
-    assert_eq!(guard.handle(ms(3), Input::Signalled(TERM)), [Effect::Forward(TERM)]);
+    guard.handle(ms(0), GuardInput::Began);
+    guard.handle(ms(1), GuardInput::Heard(ToGuard::StopBudget(Duration::MAX)));
+    guard.handle(ms(2), GuardInput::Heard(ToGuard::Ready));
+    assert_eq!(guard.handle(ms(3), GuardInput::Signalled(TERM)), [GuardEffect::Forward(TERM)]);
     assert_eq!(guard.next_moment(), Some(Duration::MAX));
 }

@@ -21,7 +21,7 @@ pub type Keys = BTreeMap<String, Value>;
 
 /// Why a text cannot be edited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum NotEditable {
     #[error("was not JSON")]
     NotJson,
     #[error("was not an object")]
@@ -30,16 +30,16 @@ pub enum Refused {
 
 /// Sets each key of `set`, and each key of `default` that is absent. Objects are merged key by key. Returns `None` if
 /// nothing has to change.
-pub fn merge(text: &[u8], set: &Keys, default: &Keys) -> Result<Option<Vec<u8>>, Refused> {
+pub fn merge(text: &[u8], set: &Keys, default: &Keys) -> Result<Option<Vec<u8>>, NotEditable> {
     let masked = mask(text)?;
     let collect = CollectOptions { comments: CommentCollectionStrategy::AsTokens, tokens: true };
     // Allow everything except missing commas: such a file was cut off or mixed up, and its reader rejects it.
     let options = ParseOptions { allow_missing_commas: false, ..ParseOptions::default() };
-    let parsed = parse_to_ast(&masked, &collect, &options).map_err(|_| Refused::NotJson)?;
+    let parsed = parse_to_ast(&masked, &collect, &options).map_err(|_| NotEditable::NotJson)?;
     let object = match &parsed.value {
         Some(Node::Object(object)) => object,
-        Some(_) => return Err(Refused::NotAnObject),
-        None => return Err(Refused::NotJson),
+        Some(_) => return Err(NotEditable::NotAnObject),
+        None => return Err(NotEditable::NotJson),
     };
     let mut editor = Editor { text, tokens: parsed.tokens.as_deref().unwrap_or_default(), edits: Vec::new() };
     editor.object(object, &as_map(set), &as_map(default), &Layout::root(text));
@@ -278,7 +278,7 @@ fn render(value: &Value, layout: &Layout) -> String {
 const DEEPEST: usize = 100;
 
 /// The text for the parser, with every byte at its original position.
-fn mask(text: &[u8]) -> Result<String, Refused> {
+fn mask(text: &[u8]) -> Result<String, NotEditable> {
     let mut masked = Vec::with_capacity(text.len());
     for chunk in text.utf8_chunks() {
         masked.extend_from_slice(chunk.valid().as_bytes());
@@ -302,7 +302,7 @@ fn mask(text: &[u8]) -> Result<String, Refused> {
             }
             bracket @ (b'}' | b']') => {
                 if open.pop() != Some(if bracket == b'}' { b'{' } else { b'[' }) {
-                    return Err(Refused::NotJson);
+                    return Err(NotEditable::NotJson);
                 }
                 hide = open.len() > DEEPEST;
                 at += 1;
@@ -313,7 +313,7 @@ fn mask(text: &[u8]) -> Result<String, Refused> {
             masked[start..at].fill(b' ');
         }
     }
-    String::from_utf8(masked).map_err(|_| Refused::NotJson)
+    String::from_utf8(masked).map_err(|_| NotEditable::NotJson)
 }
 
 /// Hides unpaired surrogates in a string. Returns the position after the string.

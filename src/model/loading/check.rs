@@ -10,9 +10,9 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::model::app::App;
+use crate::model::loading::locator::Locator;
 use crate::model::loading::overlay;
 use crate::model::loading::parse::{self, Read};
-use crate::model::loading::place::Place;
 use crate::model::loading::problem::Problem;
 use crate::model::loading::resolve;
 use crate::model::loading::source::Source;
@@ -124,7 +124,7 @@ impl Checker {
         self.known.insert(source.name.clone(), Known { hash, latest: latest.map(Arc::new), problems, good });
     }
 
-    fn conclude(&mut self, mut problems: Vec<Problem>, mut together: together::Found) -> Checked {
+    fn conclude(&mut self, mut problems: Vec<Problem>, mut together: together::ProblemsByApp) -> Checked {
         let mut checked = Checked { workspace: self.workspace.clone().unwrap_or_default(), ..Checked::default() };
         for (name, known) in &mut self.known {
             let mut all = known.problems.clone();
@@ -177,9 +177,9 @@ fn app(source: &Source, workspace: &Workspace, around: &Surroundings<'_>) -> (Op
     };
     let Some(written) = value else { return (None, problems) };
     let is_whole = problems.is_empty();
-    let place = Place::new(source).after(problems.len());
+    let locator = Locator::new(source).after(problems.len());
     let whole = if is_whole { Whole::Yes } else { Whole::No };
-    let (app, found) = resolve::app(&source.name, (written, whole), workspace, &place, around);
+    let (app, found) = resolve::app(&source.name, (written, whole), workspace, &locator, around);
     problems.extend(found);
     (Some(app).filter(|_| is_whole), problems)
 }

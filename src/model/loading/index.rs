@@ -9,7 +9,7 @@ use std::ops::Range;
 const DEPTH: usize = 256;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct IndexEntry {
     /// For example `prelaunch[2].timeout`. Map keys count as fields; names of structs and variants are left out.
     pub path: String,
     /// The range of the field's name or the map's key; empty for elements of lists.
@@ -19,7 +19,7 @@ pub struct Entry {
     pub plain: usize,
 }
 
-impl Entry {
+impl IndexEntry {
     /// From the key to the end of the value.
     pub fn whole(&self) -> Range<usize> {
         if self.key.is_empty() { self.value.clone() } else { self.key.start..self.value.end }
@@ -29,7 +29,7 @@ impl Entry {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Index {
     /// A parent comes after its children.
-    entries: Vec<Entry>,
+    entries: Vec<IndexEntry>,
     /// Second and later occurrences of a key in one map.
     pub doubled: Vec<Range<usize>>,
 }
@@ -62,12 +62,12 @@ impl Index {
         }
     }
 
-    pub fn find(&self, path: &str) -> Option<&Entry> {
+    pub fn find(&self, path: &str) -> Option<&IndexEntry> {
         self.entries.iter().find(|entry| entry.path == path)
     }
 
     /// The entry itself, or its closest parent that is present in the text.
-    pub fn closest(&self, path: &str) -> Option<&Entry> {
+    pub fn closest(&self, path: &str) -> Option<&IndexEntry> {
         let mut path = path;
         loop {
             if let Some(entry) = self.find(path) {
@@ -78,13 +78,13 @@ impl Index {
     }
 
     /// The innermost field whose value contains this byte. The closing parenthesis of a struct is part of its value.
-    pub fn holding(&self, at: usize) -> Option<&Entry> {
+    pub fn holding(&self, at: usize) -> Option<&IndexEntry> {
         self.entries.iter().filter(|entry| entry.value.contains(&at)).min_by_key(|entry| entry.value.len())
     }
 
     /// The innermost field around a byte.
-    pub fn around(&self, at: usize) -> Option<&Entry> {
-        let holds = |entry: &&Entry| entry.whole().start <= at && at <= entry.whole().end;
+    pub fn around(&self, at: usize) -> Option<&IndexEntry> {
+        let holds = |entry: &&IndexEntry| entry.whole().start <= at && at <= entry.whole().end;
         self.entries.iter().filter(holds).min_by_key(|entry| entry.whole().len())
     }
 }
@@ -370,7 +370,7 @@ impl<'a> Reader<'a> {
         self.space()?;
         let start = self.at;
         let plain = self.value(&path)?;
-        self.index.entries.push(Entry { path, key, value: start..self.at, plain });
+        self.index.entries.push(IndexEntry { path, key, value: start..self.at, plain });
         Ok(())
     }
 

@@ -1,8 +1,8 @@
 //! Overlay: several folders may have a `workspace.ron`. The last one counts, as with every manifest, with two
 //! additions: a variable that any of them hides is hidden, and a warning lists what the last one leaves out.
 
+use crate::model::loading::locator::Locator;
 use crate::model::loading::parse::{self, Read};
-use crate::model::loading::place::Place;
 use crate::model::loading::problem::Problem;
 use crate::model::loading::resolve;
 use crate::model::loading::source::Source;
@@ -46,8 +46,8 @@ fn one(source: &Source, around: &Surroundings<'_>) -> Read<(WorkspaceForm, Works
     };
     let Some(form) = value else { return Read { value: None, problems } };
     let whole = if problems.is_empty() { Whole::Yes } else { Whole::No };
-    let place = Place::new(source).after(problems.len());
-    let (workspace, found) = resolve::workspace((form.clone(), whole), &place, around);
+    let locator = Locator::new(source).after(problems.len());
+    let (workspace, found) = resolve::workspace((form.clone(), whole), &locator, around);
     problems.extend(found);
     let is_broken = problems.iter().any(Problem::is_error);
     Read { value: Some((form, workspace)).filter(|_| !is_broken), problems }

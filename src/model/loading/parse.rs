@@ -9,7 +9,7 @@ use ron::extensions::Extensions;
 use serde::de::DeserializeOwned;
 
 use crate::model::loading::foreign;
-use crate::model::loading::index::{Entry, Index, Unreadable};
+use crate::model::loading::index::{Index, IndexEntry, Unreadable};
 use crate::model::loading::problem::Problem;
 use crate::model::spelling::closest;
 
@@ -182,7 +182,7 @@ impl Form<'_> {
     }
 
     /// If an element in parentheses is written where fields belong, its parent has the wrong form.
-    fn lifted<'e>(&self, entry: &'e Entry, index: &'e Index) -> &'e Entry {
+    fn lifted<'e>(&self, entry: &'e IndexEntry, index: &'e Index) -> &'e IndexEntry {
         let above = entry.path.strip_suffix(']').and_then(|path| path.rsplit_once('[')).map(|(above, _)| above);
         let above = above.and_then(|path| index.find(path));
         above.filter(|above| !self.text[above.value.clone()].starts_with('[')).unwrap_or(entry)
@@ -198,14 +198,14 @@ impl Mistake {
 }
 
 /// A mistake in this field; the field is blanked out.
-fn about(error: &SpannedError, span: Range<usize>, entry: Option<&Entry>) -> Mistake {
+fn about(error: &SpannedError, span: Range<usize>, entry: Option<&IndexEntry>) -> Mistake {
     let path = entry.map(|entry| entry.path.clone()).unwrap_or_default();
     let (message, help) = words::words(&error.code, &path);
-    Mistake { span, path, message, help, missing: None, meant: None, blank: entry.map(Entry::whole) }
+    Mistake { span, path, message, help, missing: None, meant: None, blank: entry.map(IndexEntry::whole) }
 }
 
 /// A field is missing in this value; the whole value is blanked out.
-fn missing(error: &SpannedError, span: Range<usize>, holder: Option<&Entry>, field: &str) -> Mistake {
+fn missing(error: &SpannedError, span: Range<usize>, holder: Option<&IndexEntry>, field: &str) -> Mistake {
     let mistake = about(error, span, holder);
     let path = if mistake.path.is_empty() { field.into() } else { format!("{}.{field}", mistake.path) };
     let span = holder.map_or(mistake.span, |holder| holder.value.clone());

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::model::app::{App, Hooks, Program};
 use crate::model::loading::arguments::{Override, arguments, program};
-use crate::model::loading::place::Place;
+use crate::model::loading::locator::Locator;
 use crate::model::loading::problem::Problem;
 use crate::model::loading::scope::Scope;
 use crate::model::loading::surroundings::{FileKind, Surroundings};
@@ -24,18 +24,18 @@ pub fn app(
     name: &str,
     (mut manifest, whole): (Manifest, Whole),
     workspace: &Workspace,
-    place: &Place<'_>,
+    locator: &Locator<'_>,
     around: &Surroundings<'_>,
 ) -> (App, Vec<Problem>) {
     let outer = |name: &str| workspace.vars.get(name).or_else(|| around.env.get(name)).cloned();
     let overridden = Override::of(manifest.args_from.as_ref(), around);
     let fixed = overridden.as_ref().map(|words| words.vars(&manifest.args, &manifest.args_kept)).unwrap_or_default();
     let vars = std::mem::take(&mut manifest.vars);
-    let mut scope = Scope::new((vars, fixed), &outer, around.home, (place, whole));
+    let mut scope = Scope::new((vars, fixed), &outer, around.home, (locator, whole));
     let mut fill_in = |path: &str, text, insert| scope.fill_in(path, text, insert);
     let mut fields = Fields::new(&mut fill_in, whole);
     let app = checked(name, (manifest, overridden), workspace, &mut fields, around);
-    let mut problems = placed(fields.into_findings(), place);
+    let mut problems = placed(fields.into_findings(), locator);
     scope.conclude(&mut problems);
     (app, problems)
 }
@@ -178,22 +178,23 @@ fn hooks(list: &str, forms: Vec<HookForm>, fields: &mut Fields<'_>) -> Vec<Hook>
 /// The session's settings, as complete as possible, and all their problems.
 pub fn workspace(
     (mut form, whole): (WorkspaceForm, Whole),
-    place: &Place<'_>,
+    locator: &Locator<'_>,
     around: &Surroundings<'_>,
 ) -> (Workspace, Vec<Problem>) {
     let outer = |name: &str| around.env.get(name).cloned();
-    let mut scope = Scope::new((std::mem::take(&mut form.vars), BTreeMap::new()), &outer, around.home, (place, whole));
+    let mut scope =
+        Scope::new((std::mem::take(&mut form.vars), BTreeMap::new()), &outer, around.home, (locator, whole));
     let mut fill_in = |path: &str, text, insert| scope.fill_in(path, text, insert);
     let mut fields = Fields::new(&mut fill_in, whole);
     let workspace = form.check(&mut fields);
-    let mut problems = placed(fields.into_findings(), place);
+    let mut problems = placed(fields.into_findings(), locator);
     let vars = scope.conclude(&mut problems);
     (Workspace { vars, ..workspace }, problems)
 }
 
-fn placed(findings: Vec<Finding>, place: &Place<'_>) -> Vec<Problem> {
+fn placed(findings: Vec<Finding>, locator: &Locator<'_>) -> Vec<Problem> {
     let placed = |Finding { path, message, help, warning }| {
-        let problem = place.problem(&path, message).help(help);
+        let problem = locator.problem(&path, message).help(help);
         if warning { problem.warning() } else { problem }
     };
     findings.into_iter().map(placed).collect()

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::loading::interpolate::{Failed, interpolate};
+use crate::model::loading::locator::Locator;
 use crate::model::loading::parse::MOST_PROBLEMS;
-use crate::model::loading::place::Place;
 use crate::model::loading::problem::Problem;
 use crate::model::loading::shell;
 use crate::model::manifest::fields::{Insert, Whole};
@@ -19,7 +19,7 @@ type LookUp<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 pub struct Scope<'a> {
     vars: Vars<'a>,
-    place: &'a Place<'a>,
+    locator: &'a Locator<'a>,
     whole: Whole,
     /// The fields whose text is unknown. Problems with their values are consequences and are not reported.
     unsure: BTreeSet<String>,
@@ -33,14 +33,14 @@ impl<'a> Scope<'a> {
         (written, fixed): (BTreeMap<String, String>, BTreeMap<String, String>),
         outer: LookUp<'a>,
         home: Option<&'a str>,
-        (place, whole): (&'a Place<'a>, Whole),
+        (locator, whole): (&'a Locator<'a>, Whole),
     ) -> Self {
         let mut vars = Vars { written, outer, home, open: Vec::new(), done: BTreeMap::new(), failed: Vec::new() };
-        let problems = vars.fix(fixed, place);
+        let problems = vars.fix(fixed, locator);
         for name in vars.written.keys().cloned().collect::<Vec<_>>() {
             vars.value(&name);
         }
-        let mut scope = Scope { vars, place, whole, unsure: BTreeSet::new(), filled: 0, problems };
+        let mut scope = Scope { vars, locator, whole, unsure: BTreeSet::new(), filled: 0, problems };
         for (name, failed) in std::mem::take(&mut scope.vars.failed) {
             scope.fail(&format!("vars.{name}"), failed);
         }
@@ -49,7 +49,7 @@ impl<'a> Scope<'a> {
 
     /// The interpolated text. A text that fails is returned as it was written.
     pub fn fill_in(&mut self, path: &str, text: String, insert: Insert) -> String {
-        if self.filled > MOST_BYTES || self.place.is_full() {
+        if self.filled > MOST_BYTES || self.locator.is_full() {
             return text;
         }
         match self.vars.interpolated(&text, insert) {
@@ -57,7 +57,7 @@ impl<'a> Scope<'a> {
                 self.unsure.insert(path.into());
             }
             Ok(Some(filled)) if filled.contains('\0') => {
-                self.tell(path, self.place.problem(path, "a text with a NUL byte cannot be given to a program"));
+                self.tell(path, self.locator.problem(path, "a text with a NUL byte cannot be given to a program"));
             }
             Ok(Some(filled)) => {
                 self.filled += filled.len();
@@ -66,7 +66,7 @@ impl<'a> Scope<'a> {
                 }
                 if self.filled > MOST_BYTES {
                     let message = "the texts up to here are longer than 4 MiB when they are filled in";
-                    self.tell(path, self.place.problem(path, message).help("no program accepts that much"));
+                    self.tell(path, self.locator.problem(path, message).help("no program accepts that much"));
                 }
                 return filled;
             }
@@ -79,7 +79,7 @@ impl<'a> Scope<'a> {
     fn warn_of_shell(&mut self, path: &str, text: &str) {
         let Some((span, help)) = shell::left_alone(text, |name| self.vars.is_known(name)) else { return };
         let message = format!("`{}` stays as it is: no shell reads this", &text[span.clone()]);
-        self.problems.push(self.place.problem_within(path, span, message).help(help).warning());
+        self.problems.push(self.locator.problem_within(path, span, message).help(help).warning());
     }
 
     fn fail(&mut self, path: &str, failed: Failed) {
@@ -87,7 +87,7 @@ impl<'a> Scope<'a> {
             self.unsure.insert(path.into());
             return; // it may use a var that was left out because of its own mistake
         }
-        let problem = self.place.problem_within(path, failed.span, failed.message).help(failed.help);
+        let problem = self.locator.problem_within(path, failed.span, failed.message).help(failed.help);
         self.tell(path, problem);
     }
 
@@ -123,13 +123,13 @@ struct Vars<'a> {
 impl Vars<'_> {
     /// Gives vars the values of an override. Warns if a value differs from the written one, because other manifests may
     /// rely on that.
-    fn fix(&mut self, fixed: BTreeMap<String, String>, place: &Place<'_>) -> Vec<Problem> {
+    fn fix(&mut self, fixed: BTreeMap<String, String>, locator: &Locator<'_>) -> Vec<Problem> {
         let fixed: BTreeMap<_, _> = fixed.into_iter().filter(|(name, _)| self.written.contains_key(name)).collect();
         let differing = |(name, value): (&String, &String)| {
             let written = self.value(name).filter(|written| written != value)?;
             let message = format!("the override of `args` sets this to `{value}`, where it would be `{written}`");
             let help = "hooks, patterns and probes of this manifest follow it; other manifests do not";
-            Some(place.problem(&format!("vars.{name}"), message).help(help).warning())
+            Some(locator.problem(&format!("vars.{name}"), message).help(help).warning())
         };
         let problems = fixed.iter().filter_map(differing).collect();
         self.failed.clear();

@@ -11,12 +11,12 @@ use crate::model::protocol::StateName;
 /// A task for the daemon.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AppEffect {
-    /// Look for a live process of the app: by its match pattern and, with `by_cookie`, by the marks of an earlier
+    /// Look for a live process of the app: by its match pattern and, with `by_marks`, by the marks of an earlier
     /// supervisor.
     LookUp {
         run: u64,
         app: Arc<App>,
-        by_cookie: bool,
+        by_marks: bool,
     },
     /// Run the steps of the action, if any, then `prelaunch`.
     RunHooks {

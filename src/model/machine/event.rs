@@ -10,7 +10,7 @@ use crate::model::plan::Change;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Event {
+pub enum AppEvent {
     /// A start was requested.
     StartAsked,
     /// A stop was requested.
@@ -90,33 +90,33 @@ pub enum Event {
     },
 }
 
-impl Event {
+impl AppEvent {
     /// The run that the event belongs to; `None` if it concerns the app in any run.
     pub fn run(&self) -> Option<u64> {
         match self {
-            Event::StartAsked
-            | Event::StopAsked(_)
-            | Event::RestartAsked
-            | Event::ActionAsked(_)
-            | Event::SignalAsked(_)
-            | Event::Changed(..)
-            | Event::Resumed(_)
-            | Event::Unblocked
-            | Event::DependencyEnded => None,
-            Event::HooksDone { run }
-            | Event::HookFailed { run, .. }
-            | Event::Found { run, .. }
-            | Event::NotFound { run }
-            | Event::Remains { run }
-            | Event::Spawned { run, .. }
-            | Event::SpawnFailed { run, .. }
-            | Event::ProbePassed { run }
-            | Event::ProbeFailed { run, .. }
-            | Event::DisplayAnswered { run, .. }
-            | Event::Exited { run, .. }
-            | Event::TreeEmpty { run }
-            | Event::Measured { run, .. }
-            | Event::Fired { run, .. } => Some(*run),
+            AppEvent::StartAsked
+            | AppEvent::StopAsked(_)
+            | AppEvent::RestartAsked
+            | AppEvent::ActionAsked(_)
+            | AppEvent::SignalAsked(_)
+            | AppEvent::Changed(..)
+            | AppEvent::Resumed(_)
+            | AppEvent::Unblocked
+            | AppEvent::DependencyEnded => None,
+            AppEvent::HooksDone { run }
+            | AppEvent::HookFailed { run, .. }
+            | AppEvent::Found { run, .. }
+            | AppEvent::NotFound { run }
+            | AppEvent::Remains { run }
+            | AppEvent::Spawned { run, .. }
+            | AppEvent::SpawnFailed { run, .. }
+            | AppEvent::ProbePassed { run }
+            | AppEvent::ProbeFailed { run, .. }
+            | AppEvent::DisplayAnswered { run, .. }
+            | AppEvent::Exited { run, .. }
+            | AppEvent::TreeEmpty { run }
+            | AppEvent::Measured { run, .. }
+            | AppEvent::Fired { run, .. } => Some(*run),
         }
     }
 }

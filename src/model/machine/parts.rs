@@ -5,9 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::exit::Exit;
-
-/// Process id of a tree's leader.
-pub type Pid = i32;
+pub use crate::model::tree::Pid;
 
 /// An app has at most one timer of each kind. Arming it again replaces it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::effect::{Context, Report};
-use super::event::Event;
+use super::event::AppEvent;
 use super::parts::{Pid, RunEnd, Then};
 use super::saved::{SavedApp, SavedState};
 use super::{Machine, State};
@@ -66,12 +66,12 @@ impl Machine {
     }
 
     /// Remembers a request that arrives during the look-up; it is carried out once the look-up is answered.
-    pub(super) fn asked_meanwhile(&mut self, saved: &mut SavedState, event: &Event) -> bool {
+    pub(super) fn asked_meanwhile(&mut self, saved: &mut SavedState, event: &AppEvent) -> bool {
         let then = match event {
-            Event::StopAsked(why) => Then::Stopped(*why),
-            Event::RestartAsked => Then::Start { action: None },
-            Event::ActionAsked(action) => Then::Start { action: Some(action.clone()) },
-            Event::Changed(app, Change::Restart(_)) => {
+            AppEvent::StopAsked(why) => Then::Stopped(*why),
+            AppEvent::RestartAsked => Then::Start { action: None },
+            AppEvent::ActionAsked(action) => Then::Start { action: Some(action.clone()) },
+            AppEvent::Changed(app, Change::Restart(_)) => {
                 self.take(app);
                 Then::Start { action: None }
             }

@@ -45,14 +45,14 @@ fn driven(app: App) -> AppMachine {
     AppMachine::new(Arc::new(app))
 }
 
-fn tell(machine: &mut AppMachine, now: Duration, event: &Event) -> Vec<AppEffect> {
+fn tell(machine: &mut AppMachine, now: Duration, event: &AppEvent) -> Vec<AppEffect> {
     let mut effects = Vec::new();
     machine.handle(event, &mut Context { now, chance: 0.0, blocked: false, effects: &mut effects });
     effects
 }
 
 /// Every kind of event, for a machine in run `run`.
-fn events(run: u64, app: &Arc<App>) -> Vec<(&'static str, Event)> {
+fn events(run: u64, app: &Arc<App>) -> Vec<(&'static str, AppEvent)> {
     let why = || "it said no".to_string();
     let timers = [
         ("Fired(Retry)", Timer::Retry),
@@ -66,35 +66,35 @@ fn events(run: u64, app: &Arc<App>) -> Vec<(&'static str, Event)> {
         ("Fired(Helpers)", Timer::Helpers),
     ];
     let mut all = vec![
-        ("StartAsked", Event::StartAsked),
-        ("StopAsked", Event::StopAsked(StopReason::Held)),
-        ("RestartAsked", Event::RestartAsked),
-        ("ActionAsked", Event::ActionAsked("reload".into())),
-        ("SignalAsked", Event::SignalAsked(1)),
-        ("DependencyEnded", Event::DependencyEnded),
-        ("DisplayAnswered(there)", Event::DisplayAnswered { run, there: true }),
-        ("DisplayAnswered(gone)", Event::DisplayAnswered { run, there: false }),
-        ("Changed(live)", Event::Changed(app.clone(), Change::Live(vec!["backoff"]))),
-        ("Changed(next start)", Event::Changed(app.clone(), Change::NextStart(vec!["prelaunch"]))),
-        ("Changed(restart)", Event::Changed(app.clone(), Change::Restart(vec!["args"]))),
-        ("Resumed(up)", Event::Resumed(Box::new(kept_up(app)))),
-        ("Unblocked", Event::Unblocked),
-        ("HooksDone", Event::HooksDone { run }),
-        ("HookFailed", Event::HookFailed { run, why: why() }),
-        ("Found", Event::Found { run, pid: 77 }),
-        ("NotFound", Event::NotFound { run }),
-        ("Remains", Event::Remains { run }),
-        ("Spawned", Event::Spawned { run, pid: 78 }),
-        ("SpawnFailed", Event::SpawnFailed { run, why: why() }),
-        ("ProbePassed", Event::ProbePassed { run }),
-        ("ProbeFailed", Event::ProbeFailed { run, why: why() }),
-        ("Exited(clean)", Event::Exited { run, exit: Exit::Clean, peak: None }),
-        ("Exited(signal)", Event::Exited { run, exit: Exit::Signal(9), peak: None }),
-        ("TreeEmpty", Event::TreeEmpty { run }),
-        ("Measured(little)", Event::Measured { run, bytes: 1 }),
-        ("Measured(much)", Event::Measured { run, bytes: 1 << 40 }),
+        ("StartAsked", AppEvent::StartAsked),
+        ("StopAsked", AppEvent::StopAsked(StopReason::Held)),
+        ("RestartAsked", AppEvent::RestartAsked),
+        ("ActionAsked", AppEvent::ActionAsked("reload".into())),
+        ("SignalAsked", AppEvent::SignalAsked(1)),
+        ("DependencyEnded", AppEvent::DependencyEnded),
+        ("DisplayAnswered(there)", AppEvent::DisplayAnswered { run, there: true }),
+        ("DisplayAnswered(gone)", AppEvent::DisplayAnswered { run, there: false }),
+        ("Changed(live)", AppEvent::Changed(app.clone(), Change::Live(vec!["backoff"]))),
+        ("Changed(next start)", AppEvent::Changed(app.clone(), Change::NextStart(vec!["prelaunch"]))),
+        ("Changed(restart)", AppEvent::Changed(app.clone(), Change::Restart(vec!["args"]))),
+        ("Resumed(up)", AppEvent::Resumed(Box::new(kept_up(app)))),
+        ("Unblocked", AppEvent::Unblocked),
+        ("HooksDone", AppEvent::HooksDone { run }),
+        ("HookFailed", AppEvent::HookFailed { run, why: why() }),
+        ("Found", AppEvent::Found { run, pid: 77 }),
+        ("NotFound", AppEvent::NotFound { run }),
+        ("Remains", AppEvent::Remains { run }),
+        ("Spawned", AppEvent::Spawned { run, pid: 78 }),
+        ("SpawnFailed", AppEvent::SpawnFailed { run, why: why() }),
+        ("ProbePassed", AppEvent::ProbePassed { run }),
+        ("ProbeFailed", AppEvent::ProbeFailed { run, why: why() }),
+        ("Exited(clean)", AppEvent::Exited { run, exit: Exit::Clean, peak: None }),
+        ("Exited(signal)", AppEvent::Exited { run, exit: Exit::Signal(9), peak: None }),
+        ("TreeEmpty", AppEvent::TreeEmpty { run }),
+        ("Measured(little)", AppEvent::Measured { run, bytes: 1 }),
+        ("Measured(much)", AppEvent::Measured { run, bytes: 1 << 40 }),
     ];
-    all.extend(timers.map(|(name, timer)| (name, Event::Fired { run, timer })));
+    all.extend(timers.map(|(name, timer)| (name, AppEvent::Fired { run, timer })));
     all
 }
 
@@ -147,10 +147,10 @@ fn failed_of(times: u32) -> AppMachine {
     let mut machine = driven(app);
     let why = || "no".to_string();
     let end = [
-        Event::StartAsked,
-        Event::NotFound { run: 1 },
-        Event::HookFailed { run: 1, why: why() },
-        Event::TreeEmpty { run: 1 },
+        AppEvent::StartAsked,
+        AppEvent::NotFound { run: 1 },
+        AppEvent::HookFailed { run: 1, why: why() },
+        AppEvent::TreeEmpty { run: 1 },
     ];
     for event in &end {
         tell(&mut machine, Duration::ZERO, event);
@@ -164,7 +164,7 @@ fn explore() -> BTreeMap<String, BTreeMap<&'static str, (String, Vec<String>)>> 
     let (mut table, mut queue) = (BTreeMap::new(), vec![driven(full())]);
     let mut waiting = driven(full());
     let mut cx = Context { now: Duration::ZERO, chance: 0.0, blocked: true, effects: &mut Vec::new() };
-    waiting.handle(&Event::StartAsked, &mut cx);
+    waiting.handle(&AppEvent::StartAsked, &mut cx);
     queue.push(waiting);
     queue.extend([failed_of(1), failed_of(2)]);
     while let Some(machine) = queue.pop() {
@@ -245,9 +245,9 @@ struct World {
     next_pid: Pid,
     armed: BTreeSet<Timer>,
     /// Answers to the daemon's latest actions.
-    at_once: Vec<Event>,
+    at_once: Vec<AppEvent>,
     /// Answers that arrive later.
-    owed: Vec<Event>,
+    owed: Vec<AppEvent>,
 }
 
 impl World {
@@ -264,7 +264,7 @@ impl World {
         }
     }
 
-    fn tell(&mut self, event: Event) {
+    fn tell(&mut self, event: AppEvent) {
         self.at_once.push(event);
         while !self.at_once.is_empty() {
             let event = self.at_once.remove(0);
@@ -280,40 +280,41 @@ impl World {
             AppEffect::LookUp { run, .. } => self.at_once.push(match (&mut self.leader, self.helpers) {
                 (Some((pid, known)), _) => {
                     *known = true;
-                    Event::Found { run, pid: *pid }
+                    AppEvent::Found { run, pid: *pid }
                 }
-                (None, Some(_)) => Event::Remains { run },
-                (None, None) => Event::NotFound { run },
+                (None, Some(_)) => AppEvent::Remains { run },
+                (None, None) => AppEvent::NotFound { run },
             }),
             AppEffect::Spawn { run, .. } => {
                 assert!(self.leader.is_none_or(|(_, known)| !known), "a second leader was spawned");
                 assert_eq!(self.helpers, None, "spawned beside what is left of an earlier run");
                 self.next_pid += 1;
                 self.leader = Some((self.next_pid, true));
-                self.at_once.push(Event::Spawned { run, pid: self.next_pid });
+                self.at_once.push(AppEvent::Spawned { run, pid: self.next_pid });
             }
             AppEffect::Sweep { run } => {
                 if self.leader.take_if(|(_, known)| *known).is_some() {
-                    self.at_once.push(Event::Exited { run, exit: Exit::Signal(9), peak: None });
+                    self.at_once.push(AppEvent::Exited { run, exit: Exit::Signal(9), peak: None });
                 }
                 self.helpers = None;
-                self.at_once.push(Event::TreeEmpty { run });
+                self.at_once.push(AppEvent::TreeEmpty { run });
             }
             AppEffect::StopRest { run } => {
                 self.helpers.take_if(|stubborn| !*stubborn);
                 if self.helpers.is_none() {
-                    self.at_once.push(Event::TreeEmpty { run });
+                    self.at_once.push(AppEvent::TreeEmpty { run });
                 }
             }
-            AppEffect::RunHooks { run, .. } => self.owed.push(Event::HooksDone { run }),
-            AppEffect::Probe { run, .. } => self.owed.push(Event::ProbePassed { run }),
-            AppEffect::AskDisplay { run, .. } => self.owed.push(Event::DisplayAnswered { run, there: true }),
-            AppEffect::Measure { run, .. } => self.owed.push(Event::Measured { run, bytes: 1 }),
+            AppEffect::RunHooks { run, .. } => self.owed.push(AppEvent::HooksDone { run }),
+            AppEffect::Probe { run, .. } => self.owed.push(AppEvent::ProbePassed { run }),
+            AppEffect::AskDisplay { run, .. } => self.owed.push(AppEvent::DisplayAnswered { run, there: true }),
+            AppEffect::Measure { run, .. } => self.owed.push(AppEvent::Measured { run, bytes: 1 }),
             AppEffect::Arm { timer, .. } => drop(self.armed.insert(timer)),
             AppEffect::Disarm(timer) => drop(self.armed.remove(&timer)),
-            AppEffect::CancelHooks => self.owed.retain(|event| !matches!(event, Event::HooksDone { .. })),
+            AppEffect::CancelHooks => self.owed.retain(|event| !matches!(event, AppEvent::HooksDone { .. })),
             AppEffect::CancelProbe => {
-                let probe = |event: &Event| matches!(event, Event::ProbePassed { .. } | Event::DisplayAnswered { .. });
+                let probe =
+                    |event: &AppEvent| matches!(event, AppEvent::ProbePassed { .. } | AppEvent::DisplayAnswered { .. });
                 self.owed.retain(|event| !probe(event));
             }
             AppEffect::RunPostlaunch { .. }
@@ -346,31 +347,31 @@ impl World {
 
     fn exits(&mut self, exit: Exit) {
         if self.leader.take_if(|(_, known)| *known).is_some() {
-            self.tell(Event::Exited { run: self.machine.run, exit, peak: None });
+            self.tell(AppEvent::Exited { run: self.machine.run, exit, peak: None });
         }
     }
 
     fn fire(&mut self, timer: Timer) {
         if self.armed.remove(&timer) {
-            self.tell(Event::Fired { run: self.machine.run, timer });
+            self.tell(AppEvent::Fired { run: self.machine.run, timer });
         }
     }
 
     fn step(&mut self, choice: u8) {
         self.now += Duration::from_millis(u64::from(choice) * 40);
         match choice % 16 {
-            0 => self.tell(Event::StartAsked),
-            1 => self.tell(Event::StopAsked(StopReason::Held)),
-            2 => self.tell(Event::RestartAsked),
-            3 => self.tell(Event::ActionAsked("reload".into())),
+            0 => self.tell(AppEvent::StartAsked),
+            1 => self.tell(AppEvent::StopAsked(StopReason::Held)),
+            2 => self.tell(AppEvent::RestartAsked),
+            3 => self.tell(AppEvent::ActionAsked("reload".into())),
             4 => {
                 let app = self.machine.app.clone();
-                self.tell(Event::Changed(app, Change::Restart(vec!["args"])));
+                self.tell(AppEvent::Changed(app, Change::Restart(vec!["args"])));
             }
             5 => self.exits(Exit::Signal(11)),
             6 => self.exits(Exit::Clean),
             7 if self.leader.is_some_and(|(_, known)| known) => self.helpers = Some(choice > 127),
-            8 => self.tell(Event::DependencyEnded),
+            8 => self.tell(AppEvent::DependencyEnded),
             // A person starts it from an icon.
             9 if self.leader.is_none() && self.machine.app.matcher.is_some() => {
                 self.next_pid += 1;
@@ -391,7 +392,7 @@ impl World {
 
     /// After any history, a stop ends in `Stopped` within its grace.
     fn stop(&mut self) {
-        self.tell(Event::StopAsked(StopReason::Held));
+        self.tell(AppEvent::StopAsked(StopReason::Held));
         self.fire(Timer::Grace);
         let state = self.machine.state();
         assert!(matches!(state, State::Stopped { why: StopReason::Held, .. }), "{state:?}");
@@ -426,7 +427,7 @@ proptest! {
 }
 
 /// Sends these events in order, and returns the state after each.
-fn story(app: App, events: &[(u64, Event)]) -> Vec<String> {
+fn story(app: App, events: &[(u64, AppEvent)]) -> Vec<String> {
     let mut machine = driven(app);
     events
         .iter()
@@ -437,18 +438,18 @@ fn story(app: App, events: &[(u64, Event)]) -> Vec<String> {
         .collect()
 }
 
-fn exited(run: u64, exit: Exit) -> Event {
-    Event::Exited { run, exit, peak: None }
+fn exited(run: u64, exit: Exit) -> AppEvent {
+    AppEvent::Exited { run, exit, peak: None }
 }
 
 #[test]
 fn a_stable_app_that_dies_is_started_again_in_the_same_breath() {
     let mut machine = driven(bare());
-    tell(&mut machine, Duration::ZERO, &Event::StartAsked);
-    tell(&mut machine, Duration::ZERO, &Event::NotFound { run: 1 });
-    tell(&mut machine, Duration::ZERO, &Event::Spawned { run: 1, pid: 7 });
+    tell(&mut machine, Duration::ZERO, &AppEvent::StartAsked);
+    tell(&mut machine, Duration::ZERO, &AppEvent::NotFound { run: 1 });
+    tell(&mut machine, Duration::ZERO, &AppEvent::Spawned { run: 1, pid: 7 });
     tell(&mut machine, Duration::from_secs(60), &exited(1, Exit::Signal(9)));
-    let effects = tell(&mut machine, Duration::from_secs(60), &Event::TreeEmpty { run: 1 });
+    let effects = tell(&mut machine, Duration::from_secs(60), &AppEvent::TreeEmpty { run: 1 });
     assert!(effects.iter().any(|effect| matches!(effect, AppEffect::Spawn { run: 2, .. })), "{effects:?}");
     assert_eq!(machine.restarts, 1);
 }
@@ -461,23 +462,23 @@ fn a_launcher_that_forked_away_is_followed_not_restarted() {
     let states = story(
         app,
         &[
-            (0, Event::StartAsked),
-            (0, Event::NotFound { run: 1 }),
-            (0, Event::Spawned { run: 1, pid: 7 }),
+            (0, AppEvent::StartAsked),
+            (0, AppEvent::NotFound { run: 1 }),
+            (0, AppEvent::Spawned { run: 1, pid: 7 }),
             (1, exited(1, Exit::Clean)),
-            (1, Event::Found { run: 1, pid: 8 }),
+            (1, AppEvent::Found { run: 1, pid: 8 }),
         ],
     );
     assert_eq!(states[1..], ["Starting: Spawning", "Running", "Crashed: Succeeding after exit code 0", "Running"]);
 }
 
 /// The supervisor dies with this saved state, and the next one receives these events.
-fn succession(state: SavedState, events: &[Event]) -> (AppMachine, Vec<AppEffect>) {
+fn succession(state: SavedState, events: &[AppEvent]) -> (AppMachine, Vec<AppEffect>) {
     let app = Arc::new(bare());
     let mut machine = driven(bare());
     let mut kept = kept_up(&app);
     (kept.state, kept.restarts) = (state, 4);
-    let resumed = Event::Resumed(Box::new(kept));
+    let resumed = AppEvent::Resumed(Box::new(kept));
     let now = Duration::from_secs(60);
     let effects = std::iter::once(&resumed).chain(events).flat_map(|event| tell(&mut machine, now, event)).collect();
     (machine, effects)
@@ -486,7 +487,7 @@ fn succession(state: SavedState, events: &[Event]) -> (AppMachine, Vec<AppEffect
 #[test]
 fn an_app_that_outlived_its_supervisor_goes_on_as_if_nothing_had_been() {
     let since = Some(Duration::from_secs(1));
-    let (machine, effects) = succession(SavedState::Up { pid: 70, since }, &[Event::Found { run: 7, pid: 70 }]);
+    let (machine, effects) = succession(SavedState::Up { pid: 70, since }, &[AppEvent::Found { run: 7, pid: 70 }]);
     assert_eq!(*machine.state(), State::running(70, true, Duration::from_secs(1), 0));
     assert_eq!((machine.run, machine.restarts), (7, 4));
     assert!(
@@ -499,7 +500,7 @@ fn an_app_that_outlived_its_supervisor_goes_on_as_if_nothing_had_been() {
 fn an_app_that_died_unwatched_is_restarted_by_its_policy() {
     let since = Some(Duration::from_secs(1));
     let exit = Exit::Code(3);
-    let ended = [Event::Exited { run: 7, exit: exit.clone(), peak: None }, Event::TreeEmpty { run: 7 }];
+    let ended = [AppEvent::Exited { run: 7, exit: exit.clone(), peak: None }, AppEvent::TreeEmpty { run: 7 }];
     let (machine, _) = succession(SavedState::Up { pid: 70, since }, &ended);
     assert_eq!((row(machine.state()).as_str(), machine.restarts), ("Starting: Spawning", 5));
     assert_eq!(machine.last_exit, Some(exit));
@@ -517,12 +518,12 @@ fn holds_waits_and_stops_go_on_under_the_next_supervisor() {
     assert_eq!(machine.state().stop_reason(), Some(StopReason::Held));
 
     let stopping = SavedState::Stopping { pid: Some(70), then: Then::Stopped(StopReason::Held) };
-    let found = [Event::Found { run: 7, pid: 70 }, exited(7, Exit::Signal(15)), Event::TreeEmpty { run: 7 }];
+    let found = [AppEvent::Found { run: 7, pid: 70 }, exited(7, Exit::Signal(15)), AppEvent::TreeEmpty { run: 7 }];
     let (machine, _) = succession(stopping, &found);
     assert_eq!(machine.state().stop_reason(), Some(StopReason::Held));
 
     let (machine, _) =
-        succession(SavedState::Starting { action: Some("reload".into()) }, &[Event::NotFound { run: 7 }]);
+        succession(SavedState::Starting { action: Some("reload".into()) }, &[AppEvent::NotFound { run: 7 }]);
     assert!(matches!(machine.state(), State::Hooks { action: Some(_) }), "{:?}", machine.state());
     assert_eq!(machine.run, 7);
 }
@@ -531,8 +532,8 @@ fn holds_waits_and_stops_go_on_under_the_next_supervisor() {
 fn an_app_whose_program_was_changed_unwatched_is_started_anew() {
     let mut machine = driven(App::new("web", &["/usr/bin/web", "--new"]));
     let old = kept_up(&Arc::new(bare()));
-    tell(&mut machine, Duration::ZERO, &Event::Resumed(Box::new(old)));
-    tell(&mut machine, Duration::ZERO, &Event::Found { run: 7, pid: 70 });
+    tell(&mut machine, Duration::ZERO, &AppEvent::Resumed(Box::new(old)));
+    tell(&mut machine, Duration::ZERO, &AppEvent::Found { run: 7, pid: 70 });
     assert_eq!(row(machine.state()), "Stopping: then Starting");
 }
 
@@ -565,12 +566,12 @@ fn an_exit_of_an_earlier_run_hits_nobody() {
     let states = story(
         bare(),
         &[
-            (0, Event::StartAsked),
-            (0, Event::NotFound { run: 1 }),
-            (0, Event::Spawned { run: 1, pid: 7 }),
+            (0, AppEvent::StartAsked),
+            (0, AppEvent::NotFound { run: 1 }),
+            (0, AppEvent::Spawned { run: 1, pid: 7 }),
             (5, exited(1, Exit::Code(1))),
-            (5, Event::TreeEmpty { run: 1 }),
-            (5, Event::Spawned { run: 2, pid: 8 }),
+            (5, AppEvent::TreeEmpty { run: 1 }),
+            (5, AppEvent::Spawned { run: 2, pid: 8 }),
             (6, exited(1, Exit::Code(1))),
         ],
     );
@@ -586,12 +587,12 @@ fn a_closed_window_comes_back_or_stays_as_the_manifest_says() {
         let states = story(
             app,
             &[
-                (0, Event::StartAsked),
-                (0, Event::NotFound { run: 1 }),
-                (0, Event::Spawned { run: 1, pid: 7 }),
+                (0, AppEvent::StartAsked),
+                (0, AppEvent::NotFound { run: 1 }),
+                (0, AppEvent::Spawned { run: 1, pid: 7 }),
                 (60, exited(1, Exit::Clean)),
-                (60, Event::TreeEmpty { run: 1 }),
-                (60, Event::DisplayAnswered { run: 1, there: true }),
+                (60, AppEvent::TreeEmpty { run: 1 }),
+                (60, AppEvent::DisplayAnswered { run: 1, there: true }),
             ],
         );
         assert_eq!(states.last().unwrap(), last);
@@ -603,7 +604,7 @@ fn exited_cleanly(mut app: App) -> (AppMachine, Vec<AppEffect>) {
     app.hooks.prelaunch.clear();
     app.ready = None;
     let mut machine = driven(app);
-    for event in [Event::StartAsked, Event::NotFound { run: 1 }, Event::Spawned { run: 1, pid: 7 }] {
+    for event in [AppEvent::StartAsked, AppEvent::NotFound { run: 1 }, AppEvent::Spawned { run: 1, pid: 7 }] {
         tell(&mut machine, Duration::ZERO, &event);
     }
     let effects = tell(&mut machine, Duration::from_secs(60), &exited(1, Exit::Clean));
@@ -620,9 +621,9 @@ fn held() -> App {
 fn a_closed_window_stays_closed_only_while_its_display_lives() {
     for (there, state) in [(true, "Stopped"), (false, "Starting: Spawning")] {
         let (mut machine, _) = exited_cleanly(held());
-        let asked = tell(&mut machine, Duration::from_secs(60), &Event::TreeEmpty { run: 1 });
+        let asked = tell(&mut machine, Duration::from_secs(60), &AppEvent::TreeEmpty { run: 1 });
         assert!(asked.iter().any(|effect| matches!(effect, AppEffect::AskDisplay { .. })), "{asked:?}");
-        tell(&mut machine, Duration::from_secs(60), &Event::DisplayAnswered { run: 1, there });
+        tell(&mut machine, Duration::from_secs(60), &AppEvent::DisplayAnswered { run: 1, there });
         assert_eq!(row(machine.state()), state, "the display is there: {there}");
     }
 }
@@ -639,14 +640,14 @@ fn an_end_close_to_that_of_an_app_it_needs_is_no_closing() {
         let mut app = held();
         app.hooks.prelaunch.clear();
         let mut machine = driven(app);
-        for event in [Event::StartAsked, Event::NotFound { run: 1 }, Event::Spawned { run: 1, pid: 7 }] {
+        for event in [AppEvent::StartAsked, AppEvent::NotFound { run: 1 }, AppEvent::Spawned { run: 1, pid: 7 }] {
             tell(&mut machine, Duration::ZERO, &event);
         }
         let mut story = vec![
             (60_000, exited(1, Exit::Clean)),
-            (60_000, Event::TreeEmpty { run: 1 }),
-            (60_000, Event::DisplayAnswered { run: 1, there: true }),
-            (other_ended, Event::DependencyEnded),
+            (60_000, AppEvent::TreeEmpty { run: 1 }),
+            (60_000, AppEvent::DisplayAnswered { run: 1, there: true }),
+            (other_ended, AppEvent::DependencyEnded),
         ];
         story.sort_by_key(|(at, _)| *at);
         for (at, event) in story {
@@ -659,13 +660,13 @@ fn an_end_close_to_that_of_an_app_it_needs_is_no_closing() {
 #[test]
 fn an_app_that_obeys_a_signal_was_not_closed_by_a_person() {
     let mut machine = driven(held());
-    for event in [Event::StartAsked, Event::NotFound { run: 1 }, Event::Spawned { run: 1, pid: 7 }] {
+    for event in [AppEvent::StartAsked, AppEvent::NotFound { run: 1 }, AppEvent::Spawned { run: 1, pid: 7 }] {
         tell(&mut machine, Duration::ZERO, &event);
     }
-    let sent = tell(&mut machine, Duration::from_secs(60), &Event::SignalAsked(15));
+    let sent = tell(&mut machine, Duration::from_secs(60), &AppEvent::SignalAsked(15));
     assert_eq!(sent, [AppEffect::Signal { pid: 7, signal: 15 }]);
     tell(&mut machine, Duration::from_secs(60), &exited(1, Exit::Clean));
-    tell(&mut machine, Duration::from_secs(60), &Event::TreeEmpty { run: 1 });
+    tell(&mut machine, Duration::from_secs(60), &AppEvent::TreeEmpty { run: 1 });
     assert_eq!(row(machine.state()), "Starting: Spawning");
 }
 
@@ -674,17 +675,17 @@ fn a_stop_asks_then_insists_then_kills() {
     let mut app = bare();
     app.stop.signal = 2;
     let mut machine = driven(app);
-    for event in [Event::StartAsked, Event::NotFound { run: 1 }, Event::Spawned { run: 1, pid: 7 }] {
+    for event in [AppEvent::StartAsked, AppEvent::NotFound { run: 1 }, AppEvent::Spawned { run: 1, pid: 7 }] {
         tell(&mut machine, Duration::ZERO, &event);
     }
-    let asked = tell(&mut machine, Duration::ZERO, &Event::StopAsked(StopReason::Held));
+    let asked = tell(&mut machine, Duration::ZERO, &AppEvent::StopAsked(StopReason::Held));
     let arm = |timer, millis| AppEffect::Arm { run: 1, timer, after: Duration::from_millis(millis) };
     for effect in [AppEffect::Signal { pid: 7, signal: 2 }, arm(Timer::Insist, 2_500), arm(Timer::Grace, 5_000)] {
         assert!(asked.contains(&effect), "{asked:?}");
     }
-    let insisted = tell(&mut machine, Duration::ZERO, &Event::Fired { run: 1, timer: Timer::Insist });
+    let insisted = tell(&mut machine, Duration::ZERO, &AppEvent::Fired { run: 1, timer: Timer::Insist });
     assert_eq!(insisted, [AppEffect::Signal { pid: 7, signal: 15 }]);
-    let killed = tell(&mut machine, Duration::ZERO, &Event::Fired { run: 1, timer: Timer::Grace });
+    let killed = tell(&mut machine, Duration::ZERO, &AppEvent::Fired { run: 1, timer: Timer::Grace });
     assert_eq!(killed, [AppEffect::Sweep { run: 1 }]);
 }
 
@@ -693,13 +694,13 @@ fn a_browser_is_asked_to_close_before_it_is_signalled() {
     let mut app = bare();
     app.stop.devtools = Some(9222);
     let mut machine = driven(app);
-    for event in [Event::StartAsked, Event::NotFound { run: 1 }, Event::Spawned { run: 1, pid: 7 }] {
+    for event in [AppEvent::StartAsked, AppEvent::NotFound { run: 1 }, AppEvent::Spawned { run: 1, pid: 7 }] {
         tell(&mut machine, Duration::ZERO, &event);
     }
-    let asked = tell(&mut machine, Duration::ZERO, &Event::StopAsked(StopReason::Held));
+    let asked = tell(&mut machine, Duration::ZERO, &AppEvent::StopAsked(StopReason::Held));
     assert!(asked.iter().any(|effect| matches!(effect, AppEffect::CloseBrowser { run: 1, pid: 7, .. })), "{asked:?}");
     assert!(!asked.iter().any(|effect| matches!(effect, AppEffect::Signal { .. })), "{asked:?}");
-    let killed = tell(&mut machine, Duration::ZERO, &Event::Fired { run: 1, timer: Timer::Grace });
+    let killed = tell(&mut machine, Duration::ZERO, &AppEvent::Fired { run: 1, timer: Timer::Grace });
     assert_eq!(killed, [AppEffect::Sweep { run: 1 }]);
 }
 
@@ -710,7 +711,7 @@ fn what_outlives_a_crashed_leader_is_asked_before_it_is_killed() {
     let (mut machine, effects) = exited_cleanly(app);
     let arm = AppEffect::Arm { run: 1, timer: Timer::Helpers, after: Duration::from_millis(300) };
     assert!(effects.contains(&AppEffect::StopRest { run: 1 }) && effects.contains(&arm), "{effects:?}");
-    let killed = tell(&mut machine, Duration::from_secs(61), &Event::Fired { run: 1, timer: Timer::Helpers });
+    let killed = tell(&mut machine, Duration::from_secs(61), &AppEvent::Fired { run: 1, timer: Timer::Helpers });
     assert_eq!(killed, [AppEffect::Sweep { run: 1 }]);
 }
 
@@ -722,13 +723,13 @@ fn an_updater_gets_the_time_its_manifest_gives_it() {
     }
     let (mut machine, _) = exited_cleanly(app);
     for second in [60, 62, 70, 79] {
-        let effects = tell(&mut machine, Duration::from_secs(second), &Event::Remains { run: 1 });
+        let effects = tell(&mut machine, Duration::from_secs(second), &AppEvent::Remains { run: 1 });
         assert!(matches!(effects[..], [AppEffect::Arm { timer: Timer::LookAgain, .. }]), "{second}: {effects:?}");
     }
     let mut too_late = machine.clone();
-    tell(&mut too_late, Duration::from_secs(80), &Event::Remains { run: 1 });
+    tell(&mut too_late, Duration::from_secs(80), &AppEvent::Remains { run: 1 });
     assert_eq!(row(too_late.state()), "Crashed: Sweeping after exit code 0");
-    tell(&mut machine, Duration::from_secs(79), &Event::Found { run: 1, pid: 9 });
+    tell(&mut machine, Duration::from_secs(79), &AppEvent::Found { run: 1, pid: 9 });
     assert_eq!(machine.state().pid(), Some(9));
     assert_eq!(machine.restarts, 0, "an update is no restart");
 }
@@ -736,12 +737,12 @@ fn an_updater_gets_the_time_its_manifest_gives_it() {
 #[test]
 fn a_program_that_daemonised_is_recognised() {
     let mut machine = driven(bare());
-    for event in [Event::StartAsked, Event::NotFound { run: 1 }, Event::Spawned { run: 1, pid: 7 }] {
+    for event in [AppEvent::StartAsked, AppEvent::NotFound { run: 1 }, AppEvent::Spawned { run: 1, pid: 7 }] {
         tell(&mut machine, Duration::ZERO, &event);
     }
     tell(&mut machine, Duration::from_millis(5), &exited(1, Exit::Clean));
-    tell(&mut machine, Duration::from_millis(5), &Event::Remains { run: 1 });
-    let told = tell(&mut machine, Duration::from_millis(5), &Event::TreeEmpty { run: 1 });
+    tell(&mut machine, Duration::from_millis(5), &AppEvent::Remains { run: 1 });
+    let told = tell(&mut machine, Duration::from_millis(5), &AppEvent::TreeEmpty { run: 1 });
     let crash = |effect: &AppEffect| match effect {
         AppEffect::Report(Report::Crashed { end, .. }) => Some(end.daemonised),
         _ => None,
@@ -754,13 +755,13 @@ fn a_changed_backoff_applies_to_the_wait_that_is_under_way() {
     let mut app = bare();
     app.policy.backoff = Backoff { first: Duration::from_secs(60), max: Duration::from_secs(60), ..Backoff::default() };
     let mut machine = driven(app.clone());
-    let failed = Event::SpawnFailed { run: 1, why: "no".into() };
-    for event in [Event::StartAsked, Event::NotFound { run: 1 }, failed, Event::TreeEmpty { run: 1 }] {
+    let failed = AppEvent::SpawnFailed { run: 1, why: "no".into() };
+    for event in [AppEvent::StartAsked, AppEvent::NotFound { run: 1 }, failed, AppEvent::TreeEmpty { run: 1 }] {
         tell(&mut machine, Duration::ZERO, &event);
     }
     assert_eq!(*machine.state(), State::backoff(1, Duration::ZERO, Duration::from_secs(60)));
     let told = |machine: &mut AppMachine, at, app: &App, fields| {
-        tell(machine, Duration::from_secs(at), &Event::Changed(Arc::new(app.clone()), Change::Live(fields)))
+        tell(machine, Duration::from_secs(at), &AppEvent::Changed(Arc::new(app.clone()), Change::Live(fields)))
     };
     app.about = "another".into();
     assert_eq!(told(&mut machine, 10, &app, vec!["about"]), []);
@@ -784,7 +785,7 @@ fn an_app_that_gave_up_tries_again_only_when_something_that_matters_changed() {
         let mut machine = failed_of(1);
         assert_eq!(row(machine.state()), "GaveUp");
         let app = machine.app.clone();
-        tell(&mut machine, Duration::from_secs(1), &Event::Changed(app, change.clone()));
+        tell(&mut machine, Duration::from_secs(1), &AppEvent::Changed(app, change.clone()));
         assert_eq!(row(machine.state()), state, "{change:?}");
     }
 }
@@ -792,7 +793,7 @@ fn an_app_that_gave_up_tries_again_only_when_something_that_matters_changed() {
 #[test]
 fn a_crash_is_reported_even_when_a_request_comes_first() {
     let (mut machine, _) = exited_cleanly(bare());
-    let told = tell(&mut machine, Duration::from_secs(60), &Event::StopAsked(StopReason::Held));
+    let told = tell(&mut machine, Duration::from_secs(60), &AppEvent::StopAsked(StopReason::Held));
     let crashes = told.iter().filter(|effect| matches!(effect, AppEffect::Report(Report::Crashed { next: None, .. })));
     assert_eq!(crashes.count(), 1, "{told:?}");
 }
@@ -802,15 +803,15 @@ fn an_app_that_keeps_failing_is_reported_once() {
     let mut machine = driven(bare());
     let mut reports = 0;
     let mut at = Duration::ZERO;
-    tell(&mut machine, at, &Event::StartAsked);
-    tell(&mut machine, at, &Event::NotFound { run: 1 });
+    tell(&mut machine, at, &AppEvent::StartAsked);
+    tell(&mut machine, at, &AppEvent::NotFound { run: 1 });
     for _ in 0..20 {
         let run = machine.run;
-        let mut told = tell(&mut machine, at, &Event::SpawnFailed { run, why: "no".into() });
-        told.extend(tell(&mut machine, at, &Event::TreeEmpty { run }));
+        let mut told = tell(&mut machine, at, &AppEvent::SpawnFailed { run, why: "no".into() });
+        told.extend(tell(&mut machine, at, &AppEvent::TreeEmpty { run }));
         reports += told.iter().filter(|e| matches!(e, AppEffect::Report(Report::CrashLooping { .. }))).count();
         at += Duration::from_secs(60);
-        tell(&mut machine, at, &Event::Fired { run, timer: Timer::Retry });
+        tell(&mut machine, at, &AppEvent::Fired { run, timer: Timer::Retry });
     }
     assert_eq!((reports, machine.failures()), (1, 20));
     assert_ne!(row(machine.state()), "GaveUp", "no app is abandoned by default");

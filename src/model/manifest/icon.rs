@@ -42,19 +42,19 @@ impl Icon {
 
 /// A desktop entry: its file name and content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct DesktopEntry {
     pub file: String,
     pub text: String,
 }
 
 /// The entries of an app. `through` is a program that runs `kasm-void` for a click and shows the result. Its arguments
 /// are the icon's name and then the arguments of `kasm-void`.
-pub fn entries(app: &str, about: &str, icon: &Icon, through: Option<&str>) -> Vec<Entry> {
-    let own = Entry {
+pub fn entries(app: &str, about: &str, icon: &Icon, through: Option<&str>) -> Vec<DesktopEntry> {
+    let own = DesktopEntry {
         file: format!("{app}.desktop"),
         text: entry(app, icon, (&icon.name, about), &exec(through, &["show", app])),
     };
-    let actions = icon.actions.iter().map(|(action, name)| Entry {
+    let actions = icon.actions.iter().map(|(action, name)| DesktopEntry {
         file: format!("{app}-{action}.desktop"),
         text: entry(app, icon, (name, ""), &exec(through, &["do", app, action])),
     });

@@ -75,7 +75,7 @@ pub enum Stay {
 
 /// How a run ended, as the policy sees it.
 #[derive(Debug, Clone, Copy)]
-pub struct Ended<'a> {
+pub struct FinishedRun<'a> {
     pub exit: &'a Exit,
     /// How long it had been ready; `None` if it never was.
     pub lived: Option<Duration>,
@@ -108,7 +108,7 @@ const SOONEST_CLOSING: Duration = Duration::from_millis(500);
 pub fn decide(
     policy: &RestartPolicy,
     history: &mut History,
-    ended: &Ended<'_>,
+    ended: &FinishedRun<'_>,
     now: Duration,
     chance: f64,
 ) -> Decision {
@@ -157,7 +157,7 @@ mod tests {
 
     fn after(restart: Restart, on_close: OnClose, exit: Exit, lived: Option<Duration>) -> Decision {
         let closed = exit == Exit::Clean && lived.is_some();
-        let ended = Ended { exit: &exit, lived, closed };
+        let ended = FinishedRun { exit: &exit, lived, closed };
         decide(&policy(restart, on_close, GiveUp::Never), &mut History::default(), &ended, Duration::ZERO, 0.0)
     }
 
@@ -187,7 +187,7 @@ mod tests {
         let policy = policy(Restart::Always, OnClose::Restart, give_up);
         let mut history = History::default();
         let decisions = ends.iter().map(|(at, exit, lived)| {
-            let ended = Ended { exit, lived: *lived, closed: *exit == Exit::Clean && lived.is_some() };
+            let ended = FinishedRun { exit, lived: *lived, closed: *exit == Exit::Clean && lived.is_some() };
             decide(&policy, &mut history, &ended, Duration::from_secs(*at), 0.0)
         });
         decisions.collect()

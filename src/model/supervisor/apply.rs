@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{AppId, AskId, Effect, Staging, Supervisor, Turn};
 use crate::model::app::App;
 use crate::model::loading::check::Checked;
-use crate::model::machine::{Event, StopReason};
-use crate::model::plan::{self, Step};
+use crate::model::machine::{AppEvent, StopReason};
+use crate::model::plan::{self, PlannedChange};
 use crate::model::protocol::{PlanReport, StateName};
 
 impl Supervisor {
@@ -17,7 +17,7 @@ impl Supervisor {
         self.report(&known, checked, &plan::plan(&known, checked))
     }
 
-    fn report(&self, known: &BTreeMap<String, Arc<App>>, checked: &Checked, steps: &[Step]) -> PlanReport {
+    fn report(&self, known: &BTreeMap<String, Arc<App>>, checked: &Checked, steps: &[PlannedChange]) -> PlanReport {
         let mut report = plan::report(known, checked, steps);
         report.steps.retain(|step| step.sign != '+' || !self.inheritance.apps.contains_key(&step.app));
         report
@@ -54,20 +54,20 @@ impl Supervisor {
     }
 
     /// Carries out one step. Returns the app if it may have to be started now.
-    fn take_step(&mut self, step: Step, turn: &mut Turn<'_>) -> Option<AppId> {
+    fn take_step(&mut self, step: PlannedChange, turn: &mut Turn<'_>) -> Option<AppId> {
         match step {
-            Step::Appear(app) => Some(self.appear(app, turn)),
-            Step::Change(app, change) => {
+            PlannedChange::Appear(app) => Some(self.appear(app, turn)),
+            PlannedChange::Change(app, change) => {
                 let id = self.id(&app.name)?;
                 let toggled = self.app(id)?.enabled != app.enabled;
                 turn.push(Effect::Changed(id, app.clone()));
                 if toggled && !app.enabled {
-                    self.dispatch(id, Event::StopAsked(StopReason::Disabled), turn);
+                    self.dispatch(id, AppEvent::StopAsked(StopReason::Disabled), turn);
                 }
-                self.dispatch(id, Event::Changed(app, change), turn);
+                self.dispatch(id, AppEvent::Changed(app, change), turn);
                 toggled.then_some(id)
             }
-            Step::Vanish(name) => {
+            PlannedChange::Vanish(name) => {
                 let id = self.id(&name)?;
                 self.remove(id, turn);
                 None
@@ -83,7 +83,7 @@ impl Supervisor {
             slot.removed = false;
             let change = plan::change(slot.app(), &app);
             turn.push(Effect::Changed(id, app.clone()));
-            self.dispatch(id, Event::Changed(app, change), turn);
+            self.dispatch(id, AppEvent::Changed(app, change), turn);
             return id;
         }
         let (name, enabled) = (app.name.clone(), app.enabled);
@@ -91,9 +91,9 @@ impl Supervisor {
         turn.push(Effect::Appeared(id, app));
         if let Some(saved) = self.inheritance.apps.remove(&name) {
             let disabled_meanwhile = saved.enabled && !enabled;
-            self.dispatch(id, Event::Resumed(Box::new(saved)), turn);
+            self.dispatch(id, AppEvent::Resumed(Box::new(saved)), turn);
             if disabled_meanwhile {
-                self.dispatch(id, Event::StopAsked(StopReason::Disabled), turn);
+                self.dispatch(id, AppEvent::StopAsked(StopReason::Disabled), turn);
             }
         }
         id
@@ -103,7 +103,7 @@ impl Supervisor {
     pub(super) fn remove(&mut self, id: AppId, turn: &mut Turn<'_>) {
         let Some(slot) = self.apps.get_mut(id) else { return };
         slot.removed = true;
-        self.dispatch(id, Event::StopAsked(StopReason::Removed), turn);
+        self.dispatch(id, AppEvent::StopAsked(StopReason::Removed), turn);
         // An app that was already down does not change state, so forget it here.
         if self.apps.get(id).is_some_and(|slot| slot.state().name() == StateName::Stopped) {
             self.forget(id, turn);

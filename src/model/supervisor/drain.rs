@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{AppId, Effect, Supervisor, Turn};
 use crate::model::guard::OVER_BUDGET;
-use crate::model::machine::{AppEffect, Event, StopReason};
+use crate::model::machine::{AppEffect, AppEvent, StopReason};
 
 /// After the kill, processes have this long to be gone. The guard waits a little longer before it kills everything
 /// itself.
@@ -54,7 +54,7 @@ impl Supervisor {
         turn.push(Effect::ArmBudget(self.workspace.stop_budget));
         self.disown_all(turn);
         for id in self.next_to_stop() {
-            self.dispatch(id, Event::StopAsked(StopReason::Draining), turn);
+            self.dispatch(id, AppEvent::StopAsked(StopReason::Draining), turn);
         }
         self.exit_if_down(turn);
     }
@@ -86,7 +86,7 @@ impl Supervisor {
         turn.push(Effect::ArmBudget(AFTER_THE_KILL));
         let up: Vec<AppId> = self.apps.not_at_rest().map(|(id, _)| id).collect();
         for id in up {
-            self.dispatch(id, Event::StopAsked(StopReason::Draining), turn);
+            self.dispatch(id, AppEvent::StopAsked(StopReason::Draining), turn);
             if let Some(slot) = self.apps.get(id) {
                 turn.push(Effect::App(id, AppEffect::Sweep { run: slot.machine.run }));
             }

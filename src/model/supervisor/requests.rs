@@ -4,8 +4,8 @@ use super::apps::Slot;
 use super::{AppId, AskId, Effect, Supervisor, Turn};
 use crate::model::app::App;
 use crate::model::exit::Exit;
-use crate::model::machine::{Event, Pid, State, StopReason};
-use crate::model::protocol::{Outcome, Refusal, StateName, Verb};
+use crate::model::machine::{AppEvent, Pid, State, StopReason};
+use crate::model::protocol::{Answer, Refusal, StateName, Verb};
 use crate::model::signal::signal_name;
 use crate::model::spelling::closest;
 
@@ -37,7 +37,7 @@ enum Goal {
 /// How a request is carried out.
 enum Task {
     Signal { id: AppId, pid: Pid, signal: i32 },
-    Change { id: AppId, event: Event, goal: Goal },
+    Change { id: AppId, event: AppEvent, goal: Goal },
 }
 
 type Refused = (Refusal, String);
@@ -46,13 +46,13 @@ impl Supervisor {
     pub(super) fn ask(&mut self, request: AppRequest, turn: &mut Turn<'_>) {
         let AppRequest { id: ask, app: name, verb, wait } = request;
         let give = |turn: &mut Turn<'_>, refusal: Option<Refusal>, message| {
-            let outcome = Outcome { app: name.clone(), done: refusal.is_none(), message, refusal };
-            turn.push(Effect::Answer(ask, outcome));
+            let answer = Answer { app: name.clone(), done: refusal.is_none(), message, refusal };
+            turn.push(Effect::Answer(ask, answer));
         };
         match self.task(&name, &verb) {
             Err((refusal, message)) => give(turn, Some(refusal), message),
             Ok(Task::Signal { id, pid, signal }) => {
-                self.dispatch(id, Event::SignalAsked(signal), turn);
+                self.dispatch(id, AppEvent::SignalAsked(signal), turn);
                 give(turn, None, format!("sent signal {} to `{name}` (pid {pid})", signal_text(signal)));
             }
             Ok(Task::Change { id, event, goal }) => {
@@ -82,18 +82,19 @@ impl Supervisor {
         let (state, run) = (slot.state(), slot.machine.run);
         let change = |event, goal| Ok(Task::Change { id, event, goal });
         match verb {
-            Verb::Start => {
-                change(Event::StartAsked, Goal::Up { after: if state.is_up() { run.saturating_sub(1) } else { run } })
-            }
-            Verb::Stop => change(Event::StopAsked(StopReason::Held), Goal::Down { run }),
+            Verb::Start => change(
+                AppEvent::StartAsked,
+                Goal::Up { after: if state.is_up() { run.saturating_sub(1) } else { run } },
+            ),
+            Verb::Stop => change(AppEvent::StopAsked(StopReason::Held), Goal::Down { run }),
             Verb::Restart | Verb::Do(_) if state.stop_asked() => {
                 let message =
                     format!("`{name}` is being stopped by another request, which goes first; start it when it is down");
                 Err((Refusal::Overtaken, message))
             }
-            Verb::Restart => change(Event::RestartAsked, Goal::Up { after: run }),
+            Verb::Restart => change(AppEvent::RestartAsked, Goal::Up { after: run }),
             Verb::Do(action) if slot.app().hooks.actions.contains_key(action) => {
-                change(Event::ActionAsked(action.clone()), Goal::Up { after: run })
+                change(AppEvent::ActionAsked(action.clone()), Goal::Up { after: run })
             }
             Verb::Do(action) => Err((Refusal::NoSuchAction, no_such_action(slot.app(), action))),
             Verb::Signal(signal) => match state.pid() {
@@ -115,8 +116,8 @@ impl Supervisor {
         self.waits.retain(|wait| {
             let answer = if wait.app == id { reached(slot, wait.goal) } else { None };
             let Some((refusal, message)) = answer else { return true };
-            let outcome = Outcome { app: slot.app().name.clone(), done: refusal.is_none(), message, refusal };
-            turn.push(Effect::Answer(wait.id, outcome));
+            let answer = Answer { app: slot.app().name.clone(), done: refusal.is_none(), message, refusal };
+            turn.push(Effect::Answer(wait.id, answer));
             false
         });
     }

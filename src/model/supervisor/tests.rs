@@ -24,7 +24,7 @@ struct World {
     timers: BTreeMap<(AppId, Timer), (Duration, u64)>,
     /// The actions in order: `+web` is a spawn, `-web` a request to stop.
     log: Vec<String>,
-    answers: BTreeMap<AskId, Outcome>,
+    answers: BTreeMap<AskId, Answer>,
     exit: Option<u8>,
     /// Apps that are not ready until the test says so.
     slow: BTreeSet<String>,
@@ -122,8 +122,8 @@ impl World {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::App(id, effect) => self.perform_for(id, effect),
-            Effect::Answer(id, outcome) => {
-                assert!(self.answers.insert(id, outcome).is_none(), "two answers to one request");
+            Effect::Answer(id, answer) => {
+                assert!(self.answers.insert(id, answer).is_none(), "two answers to one request");
             }
             Effect::Exit(code) => {
                 assert!(self.unkillable || self.alive.is_empty(), "exit with {:?} alive", self.alive);
@@ -147,22 +147,22 @@ impl World {
         let mut happened = |event| self.queue.push_back(Input::Happened(id, event));
         match effect {
             AppEffect::LookUp { run, .. } => match self.unclaimed.remove(&name) {
-                None => happened(Event::NotFound { run }),
+                None => happened(AppEvent::NotFound { run }),
                 Some(pid) => {
-                    happened(Event::Found { run, pid });
+                    happened(AppEvent::Found { run, pid });
                     self.alive.insert(id, (pid, run));
                 }
             },
-            AppEffect::RunHooks { run, .. } if !self.held_hooks => happened(Event::HooksDone { run }),
+            AppEffect::RunHooks { run, .. } if !self.held_hooks => happened(AppEvent::HooksDone { run }),
             AppEffect::Spawn { run, .. } => {
                 self.next_pid += 1;
-                happened(Event::Spawned { run, pid: self.next_pid });
+                happened(AppEvent::Spawned { run, pid: self.next_pid });
                 assert!(self.alive.insert(id, (self.next_pid, run)).is_none(), "two trees of {name}");
                 self.log.push(format!("+{name}"));
             }
-            AppEffect::Probe { run, .. } if !self.slow.contains(&name) => happened(Event::ProbePassed { run }),
+            AppEffect::Probe { run, .. } if !self.slow.contains(&name) => happened(AppEvent::ProbePassed { run }),
             AppEffect::AskDisplay { run, .. } => {
-                happened(Event::DisplayAnswered { run, there: !self.dark.contains(&name) });
+                happened(AppEvent::DisplayAnswered { run, there: !self.dark.contains(&name) });
             }
             AppEffect::Signal { signal: 15, .. } => {
                 self.log.push(format!("-{name}"));
@@ -172,7 +172,7 @@ impl World {
             }
             AppEffect::Sweep { run } if !self.unkillable => {
                 self.die(id, Exit::Signal(9));
-                self.queue.push_back(Input::Happened(id, Event::TreeEmpty { run }));
+                self.queue.push_back(Input::Happened(id, AppEvent::TreeEmpty { run }));
             }
             // TERM goes to the whole tree, including a leader that was just spawned.
             AppEffect::StopRest { run } if !self.unkillable => {
@@ -180,7 +180,7 @@ impl World {
                     self.die(id, Exit::Signal(15));
                 }
                 if !self.alive.contains_key(&id) {
-                    self.queue.push_back(Input::Happened(id, Event::TreeEmpty { run }));
+                    self.queue.push_back(Input::Happened(id, AppEvent::TreeEmpty { run }));
                 }
             }
             AppEffect::Arm { run, timer, after } => {
@@ -195,7 +195,7 @@ impl World {
 
     fn die(&mut self, id: AppId, exit: Exit) {
         if let Some((_, run)) = self.alive.remove(&id) {
-            self.queue.push_back(Input::Happened(id, Event::Exited { run, exit, peak: None }));
+            self.queue.push_back(Input::Happened(id, AppEvent::Exited { run, exit, peak: None }));
         }
     }
 
@@ -206,12 +206,12 @@ impl World {
     fn kill(&mut self, name: &str) {
         let id = self.id(name);
         let (_, run) = self.alive.remove(&id).unwrap();
-        self.give(Input::Happened(id, Event::Exited { run, exit: Exit::Signal(9), peak: None }));
+        self.give(Input::Happened(id, AppEvent::Exited { run, exit: Exit::Signal(9), peak: None }));
     }
 
     fn ready(&mut self, name: &str) {
         let (id, run) = (self.id(name), self.run(name));
-        self.give(Input::Happened(id, Event::ProbePassed { run }));
+        self.give(Input::Happened(id, AppEvent::ProbePassed { run }));
     }
 
     fn run(&self, name: &str) -> u64 {
@@ -228,7 +228,7 @@ impl World {
         while let Some((key, (_, run))) = self.timers.iter().find(|(_, (at, _))| *at <= self.now).map(|(k, v)| (*k, *v))
         {
             self.timers.remove(&key);
-            self.give(Input::Happened(key.0, Event::Fired { run, timer: key.1 }));
+            self.give(Input::Happened(key.0, AppEvent::Fired { run, timer: key.1 }));
         }
     }
 
@@ -301,7 +301,7 @@ fn an_app_whose_hooks_ran_while_its_display_died_waits_for_the_next_one() {
     world.kill("display");
     world.told();
     let (id, run) = (world.id("browser"), world.run("browser"));
-    world.give(Input::Happened(id, Event::HooksDone { run }));
+    world.give(Input::Happened(id, AppEvent::HooksDone { run }));
     assert_eq!((world.told().as_str(), world.status("browser").detail.as_str()), ("", "waiting for others"));
     world.held_hooks = false;
     world.ready("display");
@@ -514,10 +514,10 @@ fn a_crash_tells_its_cause_once_and_waits_as_the_backoff_says() {
     let mut world = World::with(&[app("web")]);
     let mut effects = Vec::new();
     let id = world.id("web");
-    let exited = Event::Exited { run: 1, exit: Exit::Code(3), peak: Some(1) };
+    let exited = AppEvent::Exited { run: 1, exit: Exit::Code(3), peak: Some(1) };
     world.alive.clear();
     world.supervisor.handle(world.now, 0.0, Input::Happened(id, exited), &mut effects);
-    world.supervisor.handle(world.now, 0.0, Input::Happened(id, Event::TreeEmpty { run: 1 }), &mut effects);
+    world.supervisor.handle(world.now, 0.0, Input::Happened(id, AppEvent::TreeEmpty { run: 1 }), &mut effects);
     let crashes =
         effects.iter().filter(|effect| matches!(effect, Effect::App(_, AppEffect::Report(Report::Crashed { .. }))));
     assert_eq!(crashes.count(), 1);
@@ -622,7 +622,7 @@ fn closable(mut app: App) -> App {
 fn ends(world: &mut World, name: &str, exit: Exit) {
     let id = world.id(name);
     let (_, run) = world.alive.remove(&id).unwrap();
-    world.give(Input::Happened(id, Event::Exited { run, exit, peak: None }));
+    world.give(Input::Happened(id, AppEvent::Exited { run, exit, peak: None }));
 }
 
 #[test]

@@ -98,25 +98,25 @@ pub fn is_below(name: &str, suffix: &str) -> bool {
 
 /// An entry of the allow list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pattern {
+pub enum HostPattern {
     /// Exactly this host, a name or an address.
     Host(String),
     /// `*.suffix`: every name below it, at any depth, but not the suffix itself.
     Below(String),
 }
 
-impl Pattern {
+impl HostPattern {
     pub fn read(word: &str) -> Result<Self, String> {
         match word.strip_prefix("*.") {
-            Some(suffix) => Ok(Pattern::Below(name_of(suffix)?)),
-            None => host(word).map(|host| Pattern::Host(host.to_string())),
+            Some(suffix) => Ok(HostPattern::Below(name_of(suffix)?)),
+            None => host(word).map(|host| HostPattern::Host(host.to_string())),
         }
     }
 
     pub fn holds(&self, host: &str) -> bool {
         match self {
-            Pattern::Host(own) => host == own,
-            Pattern::Below(suffix) => host != suffix && is_below(host, suffix),
+            HostPattern::Host(own) => host == own,
+            HostPattern::Below(suffix) => host != suffix && is_below(host, suffix),
         }
     }
 }

@@ -49,7 +49,7 @@ fn word(reason: Reason) -> String {
     serde_json::to_value(reason).unwrap().as_str().unwrap().to_owned()
 }
 
-fn verdict(judged: &Result<Target, Refused>) -> String {
+fn verdict(judged: &Result<JudgedUrl, Refused>) -> String {
     match judged {
         Ok(_) => "allowed -".into(),
         Err(refused) => format!("refused {}", word(refused.reason)),

@@ -12,11 +12,11 @@ pub type SessionId = String;
 
 /// An input of a visit.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Input {
+pub enum VisitInput {
     /// The browser answered the command that was sent with this number.
     Replied { call: u64, reply: Result<Reply, String> },
     /// An event in a session.
-    Happened { session: SessionId, event: Event },
+    Happened { session: SessionId, event: PageEvent },
     /// The look-up with this number ended, with all addresses of the name or with the reason why there are none.
     LookedUp { lookup: u64, addresses: Result<Vec<IpAddr>, String> },
     /// The time of [`Visit::wakes_at`](super::Visit::wakes_at) has come.
@@ -57,7 +57,7 @@ pub struct Tab {
 
 /// An event in a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum PageEvent {
     /// A document is about to be requested. The browser holds the request until it is continued or failed.
     RequestPaused {
         request: String,
@@ -96,10 +96,10 @@ pub enum Event {
 
 /// A task for the launcher.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
-    /// Send a command, in a session or to the browser itself. Its reply comes as [`Input::Replied`].
+pub enum VisitEffect {
+    /// Send a command, in a session or to the browser itself. Its reply comes as [`VisitInput::Replied`].
     Send { call: u64, session: Option<SessionId>, command: Command },
-    /// Look up all addresses of a name. The result comes as [`Input::LookedUp`].
+    /// Look up all addresses of a name. The result comes as [`VisitInput::LookedUp`].
     LookUp { lookup: u64, name: String, port: u16 },
     /// Cancel this look-up.
     CancelLookUp { lookup: u64 },

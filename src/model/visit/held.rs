@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::event::SessionId;
-use crate::model::url::Target;
+use crate::model::url::JudgedUrl;
 
 /// The most look-ups for frames that run at the same time.
 pub const LOOKUPS: usize = 32;
@@ -23,12 +23,12 @@ pub struct HeldRequest {
 pub enum Subject {
     Request {
         request: HeldRequest,
-        target: Target,
+        target: JudgedUrl,
         main: bool,
     },
     /// A document that is already shown.
     Page {
-        target: Target,
+        target: JudgedUrl,
         loader: String,
     },
 }
@@ -89,7 +89,7 @@ impl Held {
     }
 
     /// The next look-up to start, if there is one and the budget allows it.
-    pub fn next(&mut self) -> Option<(u64, &Target)> {
+    pub fn next(&mut self) -> Option<(u64, &JudgedUrl)> {
         let busy = self.lookups.values().filter(|subject| counts(subject)).count() >= LOOKUPS;
         let at = self.waiting.iter().position(|subject| !busy || !counts(subject))?;
         let subject = self.waiting.remove(at)?;
@@ -109,7 +109,7 @@ fn counts(subject: &Subject) -> bool {
     matches!(subject, Subject::Request { main: false, .. })
 }
 
-fn target(subject: &Subject) -> &Target {
+fn target(subject: &Subject) -> &JudgedUrl {
     match subject {
         Subject::Request { target, .. } | Subject::Page { target, .. } => target,
     }

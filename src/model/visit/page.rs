@@ -5,10 +5,10 @@ use core::net::IpAddr;
 
 use super::held::{HeldRequest, Subject};
 use super::{
-    Also, Command, EMPTY, Effect, Event, Fault, Note, Outcome, REMEMBERED, REPLACING, Reply, SessionId, Stage, Time,
-    Visit,
+    Also, Command, EMPTY, Fault, Note, Outcome, PageEvent, REMEMBERED, REPLACING, Reply, SessionId, Stage, Time, Visit,
+    VisitEffect,
 };
-use crate::model::url::{Reason, Refused, Target};
+use crate::model::url::{JudgedUrl, Reason, Refused};
 
 impl Visit {
     /// The browser answered the navigation, with a response that is about to be shown or with an error.
@@ -39,37 +39,39 @@ impl Visit {
         }
     }
 
-    pub(super) fn happened(&mut self, now: Time, session: SessionId, event: Event) {
+    pub(super) fn happened(&mut self, now: Time, session: SessionId, event: PageEvent) {
         let page = self.tab.session.as_ref() == Some(&session);
         if !page && !self.tab.frames.contains(&session) {
             return;
         }
         match event {
-            Event::RequestPaused { request, frame, url } => {
+            PageEvent::RequestPaused { request, frame, url } => {
                 let main = page && self.tab.main_frame.as_ref().is_none_or(|main| *main == frame);
                 self.judge_request(HeldRequest { session, id: request }, main, &url);
             }
-            Event::FrameAttached { session } => self.guard_frame(session),
-            Event::Detached { session } if self.tab.session.as_ref() == Some(&session) => {
+            PageEvent::FrameAttached { session } => self.guard_frame(session),
+            PageEvent::Detached { session } if self.tab.session.as_ref() == Some(&session) => {
                 self.lost(Fault::Broken("the tab was closed".into()));
             }
-            Event::Detached { session } => {
+            PageEvent::Detached { session } => {
                 self.held.forget(&session);
                 self.tab.frames.remove(&session);
             }
-            Event::Responded { url, address, port } => self.judge_response(now, &url, address, port),
-            Event::DialogOpened { leaving } => {
+            PageEvent::Responded { url, address, port } => self.judge_response(now, &url, address, port),
+            PageEvent::DialogOpened { leaving } => {
                 self.note(if leaving { Also::DialogAccepted } else { Also::DialogDismissed });
                 self.send(Some(session), Command::AnswerDialog { accept: leaving });
             }
-            Event::FrameNavigated { frame, main: true, loader, url } if page => self.shows(now, frame, loader, &url),
-            Event::DownloadBegan => self.navigation.download = true,
-            Event::ReloadedAfterCrash if page => {
+            PageEvent::FrameNavigated { frame, main: true, loader, url } if page => {
+                self.shows(now, frame, loader, &url)
+            }
+            PageEvent::DownloadBegan => self.navigation.download = true,
+            PageEvent::ReloadedAfterCrash if page => {
                 self.tab.crashed = false;
                 self.ask_what_is_shown();
             }
-            Event::Crashed if page => self.crashed(now),
-            Event::FrameNavigated { .. } | Event::ReloadedAfterCrash | Event::Crashed => {}
+            PageEvent::Crashed if page => self.crashed(now),
+            PageEvent::FrameNavigated { .. } | PageEvent::ReloadedAfterCrash | PageEvent::Crashed => {}
         }
     }
 
@@ -108,7 +110,7 @@ impl Visit {
         }
         if main {
             let (lookups, requests) = self.held.supersede_main();
-            self.effects.extend(lookups.into_iter().map(|lookup| Effect::CancelLookUp { lookup }));
+            self.effects.extend(lookups.into_iter().map(|lookup| VisitEffect::CancelLookUp { lookup }));
             requests.iter().for_each(|older| self.drop_request(older, false));
         }
         let judged = if main { self.policy.judge(url) } else { self.policy.judge_frame(url) };
@@ -117,7 +119,7 @@ impl Visit {
             Ok(target) if target.name().is_none() => self.let_go(request),
             Ok(target) => {
                 if !self.held.plan(Subject::Request { request: request.clone(), target, main }) {
-                    self.effects.push(Effect::Log(Note::HopsDropped));
+                    self.effects.push(VisitEffect::Log(Note::HopsDropped));
                     self.drop_request(&request, false);
                 }
             }
@@ -154,7 +156,7 @@ impl Visit {
             && let Some((lookup, target)) = self.held.next()
         {
             let (name, port) = (target.name().unwrap_or_default().into(), target.port());
-            self.effects.push(Effect::LookUp { lookup, name, port });
+            self.effects.push(VisitEffect::LookUp { lookup, name, port });
         }
     }
 
@@ -208,7 +210,7 @@ impl Visit {
     }
 
     pub(super) fn replace_page(&mut self, now: Time, refused: Refused) {
-        self.effects.push(Effect::Log(Note::PageReplaced(refused.clone())));
+        self.effects.push(VisitEffect::Log(Note::PageReplaced(refused.clone())));
         self.tell_page(Command::Navigate { url: EMPTY.into() });
         self.reply(refused.into());
         if matches!(self.stage, Stage::Loading | Stage::Late | Stage::Watched | Stage::Draining) {
@@ -216,7 +218,7 @@ impl Visit {
         }
     }
 
-    pub(super) fn remember_host(&mut self, target: &Target) {
+    pub(super) fn remember_host(&mut self, target: &JudgedUrl) {
         if self.navigation.hosts.len() < REMEMBERED {
             self.navigation.hosts.insert(target.host().into());
         }
@@ -231,7 +233,7 @@ impl Visit {
     pub(super) fn refuse_request(&mut self, request: &HeldRequest, main: bool, refused: Refused) {
         // A name without an address is no secret. The browser shows its own error page, so the user sees the reason.
         let unresolved = refused.reason == Reason::Unresolved;
-        self.effects.push(Effect::Log(Note::HopRefused(refused.clone())));
+        self.effects.push(VisitEffect::Log(Note::HopRefused(refused.clone())));
         if main {
             self.navigation.refused = Some(refused);
         }

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::BTreeSet;
 
-use super::{ANSWER, Command, EMPTY, Effect, Fault, Navigation, OpenTab, SessionId, Stage, Tab, Time, Visit};
+use super::{ANSWER, Command, EMPTY, Fault, Navigation, OpenTab, SessionId, Stage, Tab, Time, Visit, VisitEffect};
 
 impl Visit {
     pub(super) fn list(&mut self, now: Time) {
@@ -51,7 +51,7 @@ impl Visit {
 
     pub(super) fn navigate(&mut self, now: Time) {
         if self.wanted.older {
-            self.effects.push(Effect::ReleaseOlder);
+            self.effects.push(VisitEffect::ReleaseOlder);
         }
         let hosts = BTreeSet::from([self.wanted.target.host().into()]);
         self.navigation = Navigation { hosts, ..Navigation::default() }; // forget the events of the old page

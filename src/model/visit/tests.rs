@@ -77,13 +77,13 @@ impl Browser {
         browser
     }
 
-    fn handle(&mut self, input: Input) {
+    fn handle(&mut self, input: VisitInput) {
         let effects = self.visit.handle(self.now, input);
         self.perform(effects);
     }
 
-    fn happens(&mut self, session: &str, event: Event) {
-        self.handle(Input::Happened { session: session.into(), event });
+    fn happens(&mut self, session: &str, event: PageEvent) {
+        self.handle(VisitInput::Happened { session: session.into(), event });
     }
 
     fn pauses(&mut self, session: &str, id: &str, frame: &str, url: &str) {
@@ -95,31 +95,31 @@ impl Browser {
         if self.ended.is_none() && is_ours {
             self.held.entry(request).or_insert(is_good(url));
         }
-        self.happens(session, Event::RequestPaused { request: id.into(), frame: frame.into(), url: url.into() });
+        self.happens(session, PageEvent::RequestPaused { request: id.into(), frame: frame.into(), url: url.into() });
     }
 
     fn shows(&mut self, loader: &str, url: &str) {
         let (loader, url) = (loader.into(), url.into());
-        self.happens(PAGE, Event::FrameNavigated { frame: "MAIN".into(), main: true, loader, url });
+        self.happens(PAGE, PageEvent::FrameNavigated { frame: "MAIN".into(), main: true, loader, url });
     }
 
     fn answer_awaited(&mut self) {
         let call = self.visit.calls.expected;
         let command = self.open.get(&call).map(|(_, command)| command.clone());
         let reply = command.as_ref().map_or_else(Reply::default, reply_to);
-        self.handle(Input::Replied { call, reply: Ok(reply) });
+        self.handle(VisitInput::Replied { call, reply: Ok(reply) });
     }
 
     fn look_up(&mut self, lookup: u64, answered: bool) {
         let Some(name) = self.lookups.remove(&lookup) else { return };
         let address = if name.contains("good") { [93, 184, 215, 14] } else { [10, 0, 0, 1] };
         let addresses = if answered { Ok(vec![address.into()]) } else { Err("nobody answered".into()) };
-        self.handle(Input::LookedUp { lookup, addresses });
+        self.handle(VisitInput::LookedUp { lookup, addresses });
     }
 
     fn wait(&mut self, time: Duration) {
         self.now += time;
-        self.handle(Input::TimePassed);
+        self.handle(VisitInput::TimePassed);
     }
 
     /// Waits until the visit is over, and returns how long that took.
@@ -127,23 +127,23 @@ impl Browser {
         let mut turns = 0;
         while self.ended.is_none() {
             self.now = self.now.max(self.visit.wakes_at());
-            self.handle(Input::TimePassed);
+            self.handle(VisitInput::TimePassed);
             turns += 1;
             assert!(turns < 100, "a visit that never ends: {:?}", self.visit.stage);
         }
         self.now
     }
 
-    fn perform(&mut self, effects: Vec<Effect>) {
+    fn perform(&mut self, effects: Vec<VisitEffect>) {
         for effect in effects {
             assert_eq!(self.ended, None, "an effect after the end: {effect:?}");
             match effect {
-                Effect::Send { call, session, command } => self.sent(call, session, command),
-                Effect::LookUp { lookup, name, .. } => drop(self.lookups.insert(lookup, name)),
-                Effect::CancelLookUp { lookup } => drop(self.lookups.remove(&lookup)),
-                Effect::Reply(verdict) => self.verdicts.push(verdict),
-                Effect::End(end) => self.ended = Some(end),
-                Effect::ReleaseOlder | Effect::Log(_) => {}
+                VisitEffect::Send { call, session, command } => self.sent(call, session, command),
+                VisitEffect::LookUp { lookup, name, .. } => drop(self.lookups.insert(lookup, name)),
+                VisitEffect::CancelLookUp { lookup } => drop(self.lookups.remove(&lookup)),
+                VisitEffect::Reply(verdict) => self.verdicts.push(verdict),
+                VisitEffect::End(end) => self.ended = Some(end),
+                VisitEffect::ReleaseOlder | VisitEffect::Log(_) => {}
             }
         }
         self.lookups_stay_within_the_budget();
@@ -175,7 +175,7 @@ impl Browser {
     }
 }
 
-fn target() -> Target {
+fn target() -> JudgedUrl {
     Policy::default().judge(TARGET).unwrap()
 }
 
@@ -224,19 +224,19 @@ fn a_page_that_leads_on_at_once_was_committed_all_the_same() {
 
 #[test]
 fn a_guard_that_is_lost_leaves_the_tab_to_be_cleared() {
-    for lose in [Input::Lost(Fault::Broken("gone".into())), detached()] {
+    for lose in [VisitInput::Lost(Fault::Broken("gone".into())), detached()] {
         for mut browser in [Browser::loading(), Browser::watching()] {
             browser.handle(lose.clone());
             assert_eq!(browser.ended, Some(End::Lost), "{lose:?}");
         }
     }
     let mut browser = Browser::new(false);
-    browser.handle(Input::Lost(Fault::Mute));
+    browser.handle(VisitInput::Lost(Fault::Mute));
     assert_eq!(browser.ended, Some(End::Done), "nothing was asked for yet");
 }
 
-fn detached() -> Input {
-    Input::Happened { session: PAGE.into(), event: Event::Detached { session: PAGE.into() } }
+fn detached() -> VisitInput {
+    VisitInput::Happened { session: PAGE.into(), event: PageEvent::Detached { session: PAGE.into() } }
 }
 
 #[test]
@@ -246,12 +246,12 @@ fn a_main_frame_that_changed_is_still_the_main_frame() {
         let call = browser.visit.calls.expected;
         let mut reply = reply_to(&browser.open[&call].1);
         reply.frame = reply.frame.map(|_| "PRERENDERED".into());
-        browser.handle(Input::Replied { call, reply: Ok(reply) });
+        browser.handle(VisitInput::Replied { call, reply: Ok(reply) });
     }
     browser.pauses(PAGE, "1", "PRERENDERED", "http://10.0.0.1/");
     let reply = Reply { error: Some("net::ERR_ABORTED".into()), loader: Some("L".into()), ..Reply::default() };
     let call = browser.visit.calls.expected;
-    browser.handle(Input::Replied { call, reply: Ok(reply) });
+    browser.handle(VisitInput::Replied { call, reply: Ok(reply) });
     assert!(matches!(browser.outcome(), Outcome::Refused(_)), "{:?}", browser.outcome());
 }
 
@@ -266,7 +266,7 @@ fn a_page_from_a_prefetch_is_judged_with_its_addresses() {
 
 #[test]
 fn a_server_at_a_private_address_is_not_shown() {
-    let responded = |address: [u8; 4], port| Event::Responded { url: TARGET.into(), address: address.into(), port };
+    let responded = |address: [u8; 4], port| PageEvent::Responded { url: TARGET.into(), address: address.into(), port };
     let mut browser = Browser::loading();
     browser.happens(PAGE, responded([127, 0, 0, 1], 3128)); // a proxy
     browser.happens(PAGE, responded([93, 184, 215, 14], 80));
@@ -357,11 +357,11 @@ fn an_allow_list_is_about_what_is_opened_and_not_about_what_a_page_embeds() {
         let (request, frame, url) = (id.into(), frame.into(), "http://1.1.1.1/".into());
         visit.handle(
             Duration::ZERO,
-            Input::Happened { session: PAGE.into(), event: Event::RequestPaused { request, frame, url } },
+            VisitInput::Happened { session: PAGE.into(), event: PageEvent::RequestPaused { request, frame, url } },
         )
     };
-    let continued = |effects: &[Effect]| {
-        effects.iter().any(|effect| matches!(effect, Effect::Send { command: Command::Continue { .. }, .. }))
+    let continued = |effects: &[VisitEffect]| {
+        effects.iter().any(|effect| matches!(effect, VisitEffect::Send { command: Command::Continue { .. }, .. }))
     };
     assert!(continued(&pause("1", "CHILD")) && !continued(&pause("2", "MAIN")));
 }
@@ -370,7 +370,8 @@ fn an_allow_list_is_about_what_is_opened_and_not_about_what_a_page_embeds() {
 fn a_sign_in_box_is_told_as_one_and_raised() {
     let mut browser = Browser::loading();
     let (call, error) = (browser.visit.calls.expected, Some("net::ERR_INVALID_AUTH_CREDENTIALS".into()));
-    browser.handle(Input::Replied { call, reply: Ok(Reply { error, loader: Some("L".into()), ..Reply::default() }) });
+    browser
+        .handle(VisitInput::Replied { call, reply: Ok(Reply { error, loader: Some("L".into()), ..Reply::default() }) });
     assert!(matches!(browser.outcome(), Outcome::SignIn { .. }));
     assert!(browser.sent.contains(&Command::BringToFront));
 }
@@ -462,7 +463,7 @@ impl Browser {
             Act::AnswerAny(at) | Act::Refuse(at) => {
                 let Some((call, (_, command))) = self.open.iter().nth(*at) else { return };
                 let reply = if matches!(act, Act::Refuse(_)) { Err("no".into()) } else { Ok(reply_to(command)) };
-                self.handle(Input::Replied { call: *call, reply });
+                self.handle(VisitInput::Replied { call: *call, reply });
             }
             Act::Pause { frame, request, main, url } => {
                 let frame_id = if *main { "MAIN" } else { "CHILD" };
@@ -473,24 +474,24 @@ impl Browser {
                 lookup.into_iter().for_each(|lookup| self.look_up(lookup, *answered));
             }
             Act::Attach(frame) if self.sent.contains(&Command::AttachFrames) => {
-                self.happens(PAGE, Event::FrameAttached { session: session(*frame) })
+                self.happens(PAGE, PageEvent::FrameAttached { session: session(*frame) })
             }
             Act::Attach(_) => {} // the browser only attaches on command
             Act::Detach(frame) => {
                 self.held.retain(|request, _| request.session != session(*frame));
-                self.happens(PAGE, Event::Detached { session: session(*frame) });
+                self.happens(PAGE, PageEvent::Detached { session: session(*frame) });
             }
             Act::DetachPage => self.handle(detached()),
             Act::Show { loader, url } => self.shows(["L", "M", "N"][*loader], url),
             Act::Respond { private } => {
                 let address = if *private { [10, 0, 0, 1] } else { [93, 184, 215, 14] };
-                self.happens(PAGE, Event::Responded { url: TARGET.into(), address: address.into(), port: 80 });
+                self.happens(PAGE, PageEvent::Responded { url: TARGET.into(), address: address.into(), port: 80 });
             }
-            Act::Dialog => self.happens(PAGE, Event::DialogOpened { leaving: true }),
-            Act::Crash => self.happens(PAGE, Event::Crashed),
+            Act::Dialog => self.happens(PAGE, PageEvent::DialogOpened { leaving: true }),
+            Act::Crash => self.happens(PAGE, PageEvent::Crashed),
             Act::Wait(ms) => self.wait(Duration::from_millis(*ms)),
-            Act::Supersede => self.handle(Input::Superseded),
-            Act::Lose => self.handle(Input::Lost(Fault::Mute)),
+            Act::Supersede => self.handle(VisitInput::Superseded),
+            Act::Lose => self.handle(VisitInput::Lost(Fault::Mute)),
         }
     }
 }

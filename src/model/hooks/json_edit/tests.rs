@@ -104,7 +104,7 @@ fn what_is_said_already_in_another_spelling_is_not_written() {
 
 #[test]
 fn what_is_no_object_is_refused() {
-    use Refused::{NotAnObject, NotJson};
+    use NotEditable::{NotAnObject, NotJson};
     for (text, why) in [
         ("", NotJson),
         ("{\"a\":", NotJson),

@@ -5,20 +5,23 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Known;
 use crate::model::app::App;
-use crate::model::loading::place::Place;
+use crate::model::loading::locator::Locator;
 use crate::model::loading::problem::Problem;
 use crate::model::loading::source::Source;
 use crate::model::manifest::matches::FolderFlag;
 use crate::model::spelling::closest;
 
 /// The problems by app. An app with problems is not applied.
-pub type Found = BTreeMap<String, Vec<Problem>>;
+pub type ProblemsByApp = BTreeMap<String, Vec<Problem>>;
 
 /// First checks what is written, to report everything at once, and then what would be applied: an old version that
 /// stays because of another mistake may also clash with a new one.
-pub fn check(known: &BTreeMap<String, Known>, sources: &[&Source]) -> Found {
-    let mut session =
-        Session { known, sources: sources.iter().map(|s| (s.name.as_str(), *s)).collect(), found: Found::new() };
+pub fn check(known: &BTreeMap<String, Known>, sources: &[&Source]) -> ProblemsByApp {
+    let mut session = Session {
+        known,
+        sources: sources.iter().map(|s| (s.name.as_str(), *s)).collect(),
+        found: ProblemsByApp::new(),
+    };
     session.unknown_names();
     let written = session.view(|_, known| known.latest.as_deref());
     session.clashes(&written);
@@ -37,7 +40,7 @@ type View<'a> = BTreeMap<&'a str, &'a App>;
 struct Session<'a> {
     known: &'a BTreeMap<String, Known>,
     sources: BTreeMap<&'a str, &'a Source>,
-    found: Found,
+    found: ProblemsByApp,
 }
 
 impl<'a> Session<'a> {
@@ -55,9 +58,9 @@ impl<'a> Session<'a> {
         self.found.len()
     }
 
-    fn tell(&mut self, name: &str, place: impl FnOnce(&Place<'_>) -> Problem) {
+    fn tell(&mut self, name: &str, find: impl FnOnce(&Locator<'_>) -> Problem) {
         let Some(source) = self.sources.get(name) else { return };
-        let problem = place(&Place::new(source));
+        let problem = find(&Locator::new(source));
         let told = self.found.entry(name.into()).or_default();
         if !told.contains(&problem) {
             told.push(problem);
@@ -69,8 +72,8 @@ impl<'a> Session<'a> {
             let after = known.latest.iter().flat_map(|app| app.after.iter().enumerate());
             for (i, other) in after.filter(|(_, other)| !self.known.contains_key(*other)) {
                 let help = self.meant(name, other);
-                self.tell(name, |place| {
-                    place.problem(&format!("after[{i}]"), format!("no app is called `{other}`")).help(help)
+                self.tell(name, |locator| {
+                    locator.problem(&format!("after[{i}]"), format!("no app is called `{other}`")).help(help)
                 });
             }
         }
@@ -90,14 +93,14 @@ impl<'a> Session<'a> {
             let newcomer = circle.iter().find(|name| self.is_new(view, name, |app| app.after.as_slice()));
             let Some(newcomer) = newcomer else { continue };
             let message = format!("these wait for each other: {} -> {}", circle.join(" -> "), circle[0]);
-            self.tell(newcomer, |place| place.problem("after", message).help("take one of them out of the circle"));
+            self.tell(newcomer, |locator| locator.problem("after", message).help("take one of them out of the circle"));
         }
         for [first, second] in same_patterns(view) {
             let newcomer = [second, first].into_iter().find(|name| self.is_new(view, name, pattern));
             let Some(newcomer) = newcomer else { continue };
             let other = if newcomer == second { first } else { second };
-            self.tell(newcomer, |place| {
-                place
+            self.tell(newcomer, |locator| {
+                locator
                     .problem("matches.cmdline", format!("`{other}` has the same pattern"))
                     .help("one process cannot be two apps: make one pattern narrower")
             });

@@ -8,16 +8,16 @@ use crate::model::loading::parse::{MOST_PROBLEMS, without_mark};
 use crate::model::loading::problem::Problem;
 use crate::model::loading::source::Source;
 
-pub struct Place<'a> {
+pub struct Locator<'a> {
     file: &'a str,
     text: &'a str,
     index: OnceCell<Option<Index>>,
     placed: Cell<usize>,
 }
 
-impl<'a> Place<'a> {
+impl<'a> Locator<'a> {
     pub fn new(source: &'a Source) -> Self {
-        Place {
+        Locator {
             file: &source.file,
             text: without_mark(source.text.as_deref().unwrap_or_default()),
             index: OnceCell::new(),
