@@ -1,6 +1,8 @@
 //! The control socket: turns HTTP requests into questions to the loop, and answers into JSON. Owns the routes, the
 //! status codes and the waiting. Holds no state and makes no decisions about apps.
 
+mod arguments;
+mod ask;
 mod stream;
 
 use std::io;
@@ -9,78 +11,28 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{self, FromRef, FromRequestParts, Query, Request, State};
-use axum::http::request::Parts;
+use axum::extract::{FromRef, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::{Extension, Json, Router};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::http::{self, Closing, Error, ListenerLimits, Peer, Pieces, Server};
-use crate::model::manifest::quantity::Span;
 use crate::model::metrics;
 use crate::model::protocol::{
-    Answer, AppStatus, CommandLine, Crash, HEAD_BYTES, Identity, Method, PlanReport, Readiness, Refusal, Route,
-    Snapshot, StateName, Verb,
+    Answer, AppStatus, CommandLine, Crash, HEAD_BYTES, Identity, Method, PlanReport, Refusal, Route, Snapshot,
+    StateName, Verb,
 };
 use crate::model::signal::signal_number;
-use crate::model::spelling::closest;
+pub use ask::{Ask, LogStream};
+
+use arguments::{Asked, Named, Reading, Waiting};
+use ask::LoopHandle;
 use stream::follow_on;
-
-/// A question to the loop. To cancel it, drop the receiving end.
-pub enum Ask {
-    /// With `memory_bytes` filled in.
-    Apps(oneshot::Sender<Snapshot>),
-    /// Answered when the `ready` conditions of the workspace have been probed.
-    Readiness(oneshot::Sender<Readiness>),
-    /// Answered at once or, with `wait`, when the app has reached the requested state.
-    Verb {
-        app: String,
-        verb: Verb,
-        wait: bool,
-        reply: oneshot::Sender<Answer>,
-    },
-    /// Answered with `None` if there is no such app; the same holds below.
-    Crashes {
-        app: String,
-        reply: oneshot::Sender<Option<Vec<Crash>>>,
-    },
-    Command {
-        app: String,
-        reply: oneshot::Sender<Option<CommandLine>>,
-    },
-    Logs {
-        app: String,
-        lines: usize,
-        reply: oneshot::Sender<Option<LogStream>>,
-    },
-    Plan(oneshot::Sender<PlanReport>),
-    Reload(oneshot::Sender<PlanReport>),
-    /// Answered when the drain has begun and would continue even if this supervisor died.
-    BeginDrain(oneshot::Sender<()>),
-    /// Answered when every app is down.
-    Drain(oneshot::Sender<()>),
-    Supervisor(oneshot::Sender<Identity>),
-    /// Hand over to a supervisor from this binary.
-    Upgrade {
-        binary: String,
-        reply: oneshot::Sender<Answer>,
-    },
-}
-
-/// An app's output.
-pub struct LogStream {
-    /// The last lines.
-    pub head: Vec<u8>,
-    /// The output after `head`, in whole lines. `None` if the app's output is not captured.
-    pub follow: Option<broadcast::Receiver<Bytes>>,
-}
 
 /// Opens the control socket, replacing a dead one. The caller must hold the lock of the state folder.
 pub fn start(socket: &Path, asks: mpsc::Sender<Ask>, events: broadcast::Sender<Arc<str>>) -> io::Result<Server> {
@@ -105,33 +57,31 @@ pub fn start(socket: &Path, asks: mpsc::Sender<Ask>, events: broadcast::Sender<A
 
 /// Serves only metrics and the two probes, over the network.
 pub async fn start_metrics(address: &str, asks: mpsc::Sender<Ask>) -> io::Result<Server> {
-    let desk = Desk { asks: Loop(asks), events: broadcast::channel(1).0 };
-    let router = with_fallbacks(serving(Route::is_public)).with_state(desk);
+    let shared = Shared { asks: LoopHandle(asks), events: broadcast::channel(1).0 };
+    let router = with_fallbacks(serving(Route::is_public)).with_state(shared);
     Ok(http::serve(TcpListener::bind(address).await?, router, ListenerLimits::NETWORK))
 }
 
+/// What all handlers share.
 #[derive(Clone)]
-struct Loop(mpsc::Sender<Ask>);
-
-#[derive(Clone)]
-struct Desk {
-    asks: Loop,
+struct Shared {
+    asks: LoopHandle,
     events: broadcast::Sender<Arc<str>>,
 }
 
-impl FromRef<Desk> for Loop {
-    fn from_ref(desk: &Desk) -> Loop {
-        desk.asks.clone()
+impl FromRef<Shared> for LoopHandle {
+    fn from_ref(shared: &Shared) -> LoopHandle {
+        shared.asks.clone()
     }
 }
 
 fn router(asks: mpsc::Sender<Ask>, events: broadcast::Sender<Arc<str>>) -> Router {
-    let desk = Desk { asks: Loop(asks), events };
-    with_fallbacks(serving(|_| true)).layer(middleware::from_fn(only_ours)).with_state(desk)
+    let shared = Shared { asks: LoopHandle(asks), events };
+    with_fallbacks(serving(|_| true)).layer(middleware::from_fn(only_ours)).with_state(shared)
 }
 
 /// The routes for which `served` is true, each with its handler.
-fn serving(served: impl Fn(Route) -> bool) -> Router<Desk> {
+fn serving(served: impl Fn(Route) -> bool) -> Router<Shared> {
     let routes = Route::ALL.iter().copied().filter(|route| served(*route));
     routes.fold(Router::new(), |router, route| {
         let method = match route.info().method {
@@ -142,7 +92,7 @@ fn serving(served: impl Fn(Route) -> bool) -> Router<Desk> {
     })
 }
 
-fn handler(route: Route, method: MethodFilter) -> MethodRouter<Desk> {
+fn handler(route: Route, method: MethodFilter) -> MethodRouter<Shared> {
     match route {
         Route::Apps => on(method, apps),
         Route::App => on(method, app),
@@ -166,7 +116,7 @@ fn handler(route: Route, method: MethodFilter) -> MethodRouter<Desk> {
     }
 }
 
-fn with_fallbacks(router: Router<Desk>) -> Router<Desk> {
+fn with_fallbacks(router: Router<Shared>) -> Router<Shared> {
     router
         .fallback(async |request: Request| {
             let (path, listing) = (request.uri().path(), Route::listing());
@@ -190,69 +140,11 @@ async fn only_ours(request: Request, next: Next) -> Response {
     }
 }
 
-impl Loop {
-    /// Asks the loop and waits for the answer, or returns the error to send.
-    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Error> {
-        let (reply, answer) = oneshot::channel();
-        self.send(question(reply)).await?;
-        answer.await.map_err(|_| ending())
-    }
-
-    async fn send(&self, ask: Ask) -> Result<(), Error> {
-        self.0.send(ask).await.map_err(|_| ending())
-    }
-
-    async fn no_such_app(&self, app: &str) -> Error {
-        let snapshot = match self.ask(Ask::Apps).await {
-            Ok(snapshot) => snapshot,
-            Err(error) => return error,
-        };
-        let names: Vec<&str> = snapshot.apps.iter().map(|app| app.name.as_str()).collect();
-        let way_out = match closest(app, names.iter().copied()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None if names.is_empty() => "there are none yet".into(),
-            None => format!("there are {}", names.join(", ")),
-        };
-        Error::new(StatusCode::NOT_FOUND, format!("no app is called `{app}`: {way_out}"))
-    }
-}
-
-/// The names in a request's path. `Asked` holds its query options. Both report invalid input as an ordinary error.
-struct Named<T>(T);
-
-impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Named<T> {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
-        match extract::Path::from_request_parts(parts, state).await {
-            Ok(extract::Path(names)) => Ok(Named(names)),
-            Err(why) => Err(Error(StatusCode::BAD_REQUEST, why.body_text())),
-        }
-    }
-}
-
-struct Asked<T>(T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
-        match Query::from_request_parts(parts, state).await {
-            Ok(Query(options)) => Ok(Asked(options)),
-            Err(why) => Err(Error(StatusCode::BAD_REQUEST, why.body_text())),
-        }
-    }
-}
-
-fn ending() -> Error {
-    Error::new(StatusCode::SERVICE_UNAVAILABLE, "the supervisor is shutting down")
-}
-
-async fn apps(State(asks): State<Loop>) -> Result<Json<Snapshot>, Error> {
+async fn apps(State(asks): State<LoopHandle>) -> Result<Json<Snapshot>, Error> {
     asks.ask(Ask::Apps).await.map(Json)
 }
 
-async fn app(State(asks): State<Loop>, Named(name): Named<String>) -> Result<Json<AppStatus>, Error> {
+async fn app(State(asks): State<LoopHandle>, Named(name): Named<String>) -> Result<Json<AppStatus>, Error> {
     let snapshot = asks.ask(Ask::Apps).await?;
     match snapshot.apps.into_iter().find(|app| app.name == name) {
         Some(app) => Ok(Json(app)),
@@ -260,47 +152,33 @@ async fn app(State(asks): State<Loop>, Named(name): Named<String>) -> Result<Jso
     }
 }
 
-async fn crashes(State(asks): State<Loop>, Named(app): Named<String>) -> Result<Json<Vec<Crash>>, Error> {
+async fn crashes(State(asks): State<LoopHandle>, Named(app): Named<String>) -> Result<Json<Vec<Crash>>, Error> {
     match asks.ask(|reply| Ask::Crashes { app: app.clone(), reply }).await? {
         Some(crashes) => Ok(Json(crashes)),
         None => Err(asks.no_such_app(&app).await),
     }
 }
 
-async fn command(State(asks): State<Loop>, Named(app): Named<String>) -> Result<Json<CommandLine>, Error> {
+async fn command(State(asks): State<LoopHandle>, Named(app): Named<String>) -> Result<Json<CommandLine>, Error> {
     match asks.ask(|reply| Ask::Command { app: app.clone(), reply }).await? {
         Some(command) => Ok(Json(command)),
         None => Err(asks.no_such_app(&app).await),
     }
 }
 
-async fn plan(State(asks): State<Loop>) -> Result<Json<PlanReport>, Error> {
+async fn plan(State(asks): State<LoopHandle>) -> Result<Json<PlanReport>, Error> {
     asks.ask(Ask::Plan).await.map(Json)
 }
 
-/// `?wait=&timeout=`
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Waiting {
-    wait: bool,
-    timeout: Span,
-}
-
-impl Default for Waiting {
-    fn default() -> Self {
-        Waiting { wait: true, timeout: Span::secs(60) }
-    }
-}
-
 /// The handler of a verb without an argument.
-fn plainly(method: MethodFilter, verb: Verb) -> MethodRouter<Desk> {
-    on(method, move |State(asks): State<Loop>, Named(app): Named<String>, Asked(waiting): Asked<Waiting>| {
+fn plainly(method: MethodFilter, verb: Verb) -> MethodRouter<Shared> {
+    on(method, move |State(asks): State<LoopHandle>, Named(app): Named<String>, Asked(waiting): Asked<Waiting>| {
         change(asks, app, verb.clone(), waiting)
     })
 }
 
 async fn do_action(
-    State(asks): State<Loop>,
+    State(asks): State<LoopHandle>,
     Named((app, action)): Named<(String, String)>,
     Asked(waiting): Asked<Waiting>,
 ) -> Result<Response, Error> {
@@ -308,7 +186,7 @@ async fn do_action(
 }
 
 async fn send_signal(
-    State(asks): State<Loop>,
+    State(asks): State<LoopHandle>,
     Named((app, signal)): Named<(String, String)>,
     Asked(waiting): Asked<Waiting>,
 ) -> Result<Response, Error> {
@@ -317,7 +195,7 @@ async fn send_signal(
 }
 
 async fn change(
-    asks: Loop,
+    asks: LoopHandle,
     app: String,
     verb: Verb,
     Waiting { wait, timeout: limit }: Waiting,
@@ -336,7 +214,7 @@ async fn change(
 }
 
 async fn reload(
-    State(asks): State<Loop>,
+    State(asks): State<LoopHandle>,
     Asked(Waiting { wait, timeout: limit }): Asked<Waiting>,
 ) -> Result<Response, Error> {
     if !wait {
@@ -353,7 +231,7 @@ async fn reload(
 }
 
 async fn drain(
-    State(asks): State<Loop>,
+    State(asks): State<LoopHandle>,
     Asked(Waiting { wait, timeout: limit }): Asked<Waiting>,
 ) -> Result<Response, Error> {
     if !wait {
@@ -374,11 +252,11 @@ async fn drain(
     }
 }
 
-async fn supervisor(State(asks): State<Loop>) -> Result<Json<Identity>, Error> {
+async fn supervisor(State(asks): State<LoopHandle>) -> Result<Json<Identity>, Error> {
     Ok(Json(asks.ask(Ask::Supervisor).await?))
 }
 
-async fn upgrade(State(asks): State<Loop>, Named(binary): Named<String>) -> Result<Response, Error> {
+async fn upgrade(State(asks): State<LoopHandle>, Named(binary): Named<String>) -> Result<Response, Error> {
     Ok(told(asks.ask(|reply| Ask::Upgrade { binary, reply }).await?))
 }
 
@@ -392,36 +270,22 @@ fn told(answer: Answer) -> Response {
     (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(answer)).into_response()
 }
 
-async fn readyz(State(asks): State<Loop>) -> Result<Response, Error> {
+async fn readyz(State(asks): State<LoopHandle>) -> Result<Response, Error> {
     let readiness = asks.ask(Ask::Readiness).await?;
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((status, Json(readiness)).into_response())
 }
 
-async fn metrics_text(State(asks): State<Loop>) -> Result<Response, Error> {
+async fn metrics_text(State(asks): State<LoopHandle>) -> Result<Response, Error> {
     let snapshot = asks.ask(Ask::Apps).await?;
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&snapshot)).into_response())
-}
-
-/// `?follow=&lines=`
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Reading {
-    follow: bool,
-    lines: usize,
-}
-
-impl Default for Reading {
-    fn default() -> Self {
-        Reading { follow: false, lines: 100 }
-    }
 }
 
 /// The most lines that a client can ask for; a larger number is lowered to this.
 const MOST_LINES: usize = 100_000;
 
 async fn logs(
-    State(asks): State<Loop>,
+    State(asks): State<LoopHandle>,
     Extension(closing): Extension<Closing>,
     Named(app): Named<String>,
     Asked(Reading { follow, lines }): Asked<Reading>,
@@ -440,8 +304,8 @@ async fn logs(
     Ok((headers, body).into_response())
 }
 
-async fn events_of_all(State(desk): State<Desk>, Extension(closing): Extension<Closing>) -> Response {
-    let body = Body::new(follow_on(desk.events.subscribe(), closing));
+async fn events_of_all(State(shared): State<Shared>, Extension(closing): Extension<Closing>) -> Response {
+    let body = Body::new(follow_on(shared.events.subscribe(), closing));
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
 }
 

@@ -10,14 +10,11 @@
 //! An idle watch costs nothing. If a parent is busy with other files, that wakes notify's thread, which drops the
 //! event; the loop is not woken.
 
-use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::{OsStr, OsString};
-use std::fs::{read_dir, read_link, symlink_metadata};
-use std::hash::{Hash, Hasher};
+mod poll;
+mod route;
+
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,14 +24,15 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use poll::{fingerprint, untrusted};
+use route::{Identities, Interests, Route, concerns};
+
 /// A burst of changes ends after this much silence.
 const SETTLE: Duration = Duration::from_millis(100);
 /// A burst that does not end is reported after this time.
 const SETTLE_CAP: Duration = Duration::from_secs(2);
 /// How often to check the folders if inotify does not help.
 const POLL: Duration = Duration::from_secs(2);
-/// The most links followed in one path, as in the kernel.
-const MAX_LINKS: usize = 40;
 /// How often to retry at once if folders are swapped while watches are set up.
 const MAX_AIMS: usize = 8;
 
@@ -121,17 +119,6 @@ struct Lookout {
     /// The fingerprint of the folders. Only set while polling.
     seen: Option<u64>,
     warned: bool,
-}
-
-type Interests = BTreeMap<PathBuf, Interest>;
-/// Maps a path to its device and inode.
-type Identities = BTreeMap<PathBuf, (u64, u64)>;
-
-/// The names in a watched folder whose change matters.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Interest {
-    All,
-    Names(BTreeSet<OsString>),
 }
 
 impl Lookout {
@@ -229,100 +216,6 @@ impl Lookout {
     }
 }
 
-/// The folders to watch to see every change that concerns the manifest folders.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Route {
-    interests: Interests,
-    /// The manifest folders that exist, with links resolved.
-    found: Vec<PathBuf>,
-    ids: Identities,
-}
-
-impl Route {
-    fn to(folders: &[PathBuf]) -> Self {
-        let mut route = Route::default();
-        for folder in folders {
-            if let Some(real) = route.walk(folder) {
-                route.whole(real);
-            }
-        }
-        route.ids = route.interests.keys().filter_map(|path| Some((path.clone(), identity(path)?))).collect();
-        route
-    }
-
-    /// Follows `path` as the kernel does, and notes each name whose change would lead elsewhere. Returns the final
-    /// path, if it exists.
-    fn walk(&mut self, path: &Path) -> Option<PathBuf> {
-        let mut rest: VecDeque<OsString> = names(path);
-        let mut here = PathBuf::from("/");
-        let mut links = 0;
-        while let Some(name) = rest.pop_front() {
-            if name == ".." {
-                here.pop();
-                continue;
-            }
-            let next = here.join(&name);
-            match symlink_metadata(&next) {
-                Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-                    self.name_of(&here);
-                    return None;
-                }
-                Err(_) => {
-                    self.name(&here, &name);
-                    return None;
-                }
-                Ok(found) if found.is_symlink() => {
-                    self.name(&here, &name);
-                    links += 1;
-                    let target = read_link(&next).ok().filter(|_| links <= MAX_LINKS)?;
-                    if target.is_absolute() {
-                        here = PathBuf::from("/");
-                    }
-                    names(&target).into_iter().rev().for_each(|name| rest.push_front(name));
-                }
-                Ok(_) => here = next,
-            }
-        }
-        self.name_of(&here);
-        Some(here)
-    }
-
-    /// Adds a manifest folder: everything in it, and the targets of linked manifests.
-    fn whole(&mut self, folder: PathBuf) {
-        let entries = read_dir(&folder).into_iter().flatten().flatten();
-        let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
-        for link in links.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "ron")) {
-            self.walk(&link);
-        }
-        self.interests.insert(folder.clone(), Interest::All);
-        self.found.push(folder);
-    }
-
-    fn name_of(&mut self, path: &Path) {
-        if let (Some(folder), Some(name)) = (path.parent(), path.file_name()) {
-            self.name(folder, name);
-        }
-    }
-
-    fn name(&mut self, folder: &Path, name: &OsStr) {
-        let interest = self.interests.entry(folder.to_owned()).or_insert_with(|| Interest::Names(BTreeSet::new()));
-        if let Interest::Names(names) = interest {
-            names.insert(name.to_owned());
-        }
-    }
-}
-
-fn names(path: &Path) -> VecDeque<OsString> {
-    path.components()
-        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir))
-        .map(|part| part.as_os_str().to_owned())
-        .collect()
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
-}
-
 /// Whether an event matters. A read does not: we read the files ourselves.
 fn stirs(interests: &Interests, event: &notify::Result<Event>) -> bool {
     let Ok(event) = event else { return true };
@@ -332,17 +225,6 @@ fn stirs(interests: &Interests, event: &notify::Result<Event>) -> bool {
         _ => {}
     }
     event.need_rescan() || event.paths.is_empty() || event.paths.iter().any(|path| concerns(interests, path))
-}
-
-fn concerns(interests: &Interests, path: &Path) -> bool {
-    if interests.contains_key(path) {
-        return true;
-    }
-    match path.parent().and_then(|folder| interests.get(folder)) {
-        Some(Interest::All) => true,
-        Some(Interest::Names(names)) => path.file_name().is_some_and(|name| names.contains(name)),
-        None => false,
-    }
 }
 
 fn is_gone(error: &notify::Error) -> bool {
@@ -365,50 +247,11 @@ fn refused(error: &notify::Error) -> String {
     }
 }
 
-/// Names the file system if its content can change without this kernel's knowledge. That is the reason to poll.
-fn untrusted(folder: &Path) -> Option<String> {
-    const REMOTE: [(u32, &str); 9] = [
-        (0x6969, "NFS"),
-        (0x0102_1997, "9p"),
-        (0x6573_5546, "FUSE"),
-        (0x517b, "SMB"),
-        (0xff53_4d42, "CIFS"),
-        (0xfe53_4d42, "SMB2"),
-        (0x00c3_6400, "Ceph"),
-        (0x5346_414f, "AFS"),
-        (0x7375_7245, "Coda"),
-    ];
-    // The magic number has 32 bits, but the field's width differs between machines.
-    let kind = rustix::fs::statfs(folder).ok()?.f_type as u32;
-    let (_, name) = REMOTE.iter().find(|(magic, _)| *magic == kind)?;
-    Some(format!("`{}` is on {name}, which does not report changes made elsewhere", folder.display()))
-}
-
-/// A value that changes with any name, size, time or link target in the folders.
-fn fingerprint(folders: &[PathBuf]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for folder in folders {
-        let mut entries: Vec<PathBuf> = read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
-        entries.sort();
-        stamp(folder).hash(&mut hasher);
-        for path in entries {
-            stamp(&path).hash(&mut hasher);
-            path.hash(&mut hasher);
-        }
-    }
-    hasher.finish()
-}
-
-/// Inode, size, and the times of the last change of content and inode.
-fn stamp(path: &Path) -> Option<(u64, u64, [i64; 4])> {
-    let found = std::fs::metadata(path).ok()?;
-    Some((found.ino(), found.size(), [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()]))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs::{create_dir, create_dir_all, remove_dir_all, remove_file, rename, write};
+    use std::fs::{create_dir, create_dir_all, read_dir, remove_dir_all, remove_file, rename, write};
     use std::os::unix::fs::symlink;
+    use std::path::Path;
 
     use tokio::time::timeout;
 

@@ -1,16 +1,22 @@
 //! Reads `/proc`: the processes, their parents, and details of a single process. Knows nothing about apps and makes no
 //! decisions.
 
+mod environment;
+mod memory;
+mod read;
+
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use super::sys::ExitRecord;
+pub use environment::{environment, variable};
+pub use memory::{oom_score_adj, out_of_memory_file, out_of_memory_kills, resident, share};
+use read::{bytes, text, with_spare};
+pub use read::{keep_spare, misses};
+
 pub use crate::model::tree::{Pid, Process};
 use crate::model::tree::{Place, Table};
 
@@ -139,68 +145,6 @@ const EXITING: u32 = 0x4;
 /// PF_KTHREAD of the kernel's `sched.h`.
 const KERNEL_THREAD: u32 = 0x0020_0000;
 
-/// Reads a file of `/proc`, whose size is not known in advance.
-fn bytes(path: &str) -> Option<Vec<u8>> {
-    read_with(path, 2048)
-}
-
-/// `room` is how many bytes to read at once. If a process executes another program between two reads, the rest of its
-/// old data is lost.
-fn read_with(path: &str, room: usize) -> Option<Vec<u8>> {
-    let file = with_spare(|| fs::File::open(path)).ok()?;
-    let mut bytes = Vec::with_capacity(room);
-    let read = loop {
-        match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes)) {
-            Ok(0) => break Some(bytes),
-            Ok(_) => bytes.reserve(1024),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => break None,
-        }
-    };
-    drop(file);
-    keep_spare();
-    read
-}
-
-/// A spare descriptor for when none is left. Without it we could not see that an app is alive, and would start it
-/// twice.
-static SPARE: Mutex<Option<fs::File>> = Mutex::new(None);
-
-/// Opens the spare descriptor. Call it early, and again after the spare was used.
-pub fn keep_spare() {
-    let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-    if spare.is_none() {
-        *spare = fs::File::open("/dev/null").ok();
-    }
-}
-
-static MISSES: AtomicU64 = AtomicU64::new(0);
-
-/// How often something could not be read for lack of a descriptor. If this number grows during a look, the look is
-/// incomplete.
-pub fn misses() -> u64 {
-    MISSES.load(Ordering::Relaxed)
-}
-
-fn with_spare<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    let result = open();
-    let full = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
-    if !result.as_ref().is_err_and(full) {
-        return result;
-    }
-    drop(SPARE.lock().unwrap_or_else(PoisonError::into_inner).take());
-    open().inspect_err(|error| {
-        if full(error) {
-            MISSES.fetch_add(1, Ordering::Relaxed); // another thread took the spare first
-        }
-    })
-}
-
-fn text(path: &str) -> Option<String> {
-    // A process name may hold any bytes.
-    Some(String::from_utf8_lossy(&bytes(path)?).into_owned())
-}
-
 /// The arguments, joined by single spaces. Empty for kernel threads, zombies and processes that are gone.
 pub fn command_line(pid: Pid) -> String {
     let bytes = bytes(&format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -248,56 +192,6 @@ pub fn open_files(pid: Pid) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The value of one variable in an environment block. `None` also if the block could not be read and is empty.
-pub fn variable(environment: &[u8], name: &str) -> Option<String> {
-    let entries = environment.split(|byte| *byte == 0);
-    let value = entries.filter_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")).next()?;
-    Some(String::from_utf8_lossy(value).into_owned())
-}
-
-/// The whole environment block. Empty if there is none, or if it may not be read.
-///
-/// A process in the middle of `execve` shows neither environment nor arguments for a moment. If that were taken for
-/// "has no marks", the process would be lost from its app's tree, so this waits.
-pub fn environment(pid: Pid) -> Vec<u8> {
-    let (mut seen_empty, mut looks) = (0, 0);
-    let deadline = Instant::now() + EXEC_TAKES;
-    while Instant::now() < deadline {
-        // Do not wait for one that may not be read.
-        let Some(block) = read_with(&format!("/proc/{pid}/environ"), 128 << 10) else { return Vec::new() };
-        if !block.is_empty() || seen_empty == 3 {
-            return block;
-        }
-        let Some((start, end)) = room_for_environment(pid) else { return block };
-        // It is empty, or the kernel is about to set its end.
-        if start == end && end != 0 {
-            seen_empty += 1;
-        }
-        // If it has room for one, it has just become the next program: read again at once. It may also have lost its
-        // core in the middle of `execve`, so only the first looks are without a pause.
-        looks += 1;
-        if start == end || looks > LOOKS_AT_ONCE {
-            std::thread::sleep(EXEC_PAUSE);
-        }
-    }
-    Vec::new()
-}
-
-/// The start and end address of a process's environment; zeros in the middle of `execve`. `None` if the process has
-/// ended.
-fn room_for_environment(pid: Pid) -> Option<(u64, u64)> {
-    let stat = text(&format!("/proc/{pid}/stat"))?;
-    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
-    let dead = matches!(fields.next()?, "Z" | "X");
-    let (start, end) = (fields.nth(46)?.parse().ok()?, fields.next()?.parse().ok()?);
-    (!dead).then_some((start, end))
-}
-
-/// An exec on a busy machine is over by then. Limits the wait for a dead disk; the first look is nearly always enough.
-const EXEC_TAKES: Duration = Duration::from_millis(500);
-const LOOKS_AT_ONCE: u32 = 10;
-const EXEC_PAUSE: Duration = Duration::from_micros(200);
-
 /// Our direct children, including those we inherited as subreaper. `None` if the kernel does not list them (it was
 /// built without CONFIG_PROC_CHILDREN).
 pub fn children(main_thread: Pid) -> Option<Vec<Pid>> {
@@ -322,55 +216,6 @@ pub fn with_descendants<'a>(
         }
     }
     found
-}
-
-/// Resident bytes of one process, or 0 if it is gone. Memory shared with others counts in full.
-pub fn resident(pid: Pid) -> u64 {
-    let pages = text(&format!("/proc/{pid}/statm"));
-    let pages = pages.and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
-    pages.unwrap_or(0) * rustix::param::page_size() as u64
-}
-
-/// The process's proportional share of its resident bytes: memory shared by n processes counts 1/n for each. `None` if
-/// it may not be read.
-pub fn share(pid: Pid) -> Option<u64> {
-    let rollup = text(&format!("/proc/{pid}/smaps_rollup"))?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
-}
-
-/// The process's `oom_score_adj`, which the kernel uses to choose what to kill when memory runs out. 0 if the process
-/// is gone.
-pub fn oom_score_adj(pid: Pid) -> i32 {
-    text(&format!("/proc/{pid}/oom_score_adj")).and_then(|text| text.trim().parse().ok()).unwrap_or(0)
-}
-
-/// The file in which the kernel counts the out-of-memory kills in our memory cgroup.
-pub fn out_of_memory_file() -> Option<fs::File> {
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = groups.lines().filter_map(|line| {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (parts.next()?, parts.next()?);
-        let path = path.trim_start_matches('/');
-        match controllers {
-            "" => Some(PathBuf::from(format!("/sys/fs/cgroup/{path}/memory.events"))),
-            _ if controllers.split(',').any(|one| one == "memory") => {
-                Some(PathBuf::from(format!("/sys/fs/cgroup/memory/{path}/memory.oom_control")))
-            }
-            _ => None,
-        }
-    });
-    // A container often sees its own cgroup mounted as the root, whatever name /proc gives.
-    let roots = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"].map(PathBuf::from);
-    own.chain(roots).find_map(|file| fs::File::open(file).ok())
-}
-
-/// The number of out-of-memory kills in the file.
-pub fn out_of_memory_kills(file: &fs::File) -> Option<u64> {
-    let mut room = [0; 1024];
-    let read = rustix::io::pread(file, &mut room, 0).ok()?;
-    let text = String::from_utf8_lossy(&room[..read]);
-    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
 #[cfg(test)]
@@ -429,28 +274,5 @@ mod tests {
         };
         let table = [process(7, 5), process(5, 3), process(3, 1), process(9, 1)];
         assert_eq!(with_descendants(&table, [3]), HashSet::from([3, 5, 7]));
-    }
-
-    #[test]
-    fn a_process_that_executes_the_next_program_keeps_its_environment() {
-        let chain = r#"i=${1:-0}; [ $i -lt 1000 ] || exit 0; exec sh -c "$0" "$0" $((i+1))"#;
-        let mut child =
-            std::process::Command::new("sh").args(["-c", chain, chain]).env("CHAIN", "link").spawn().unwrap();
-        let pid = child.id() as Pid;
-        let mut without = 0;
-        while child.try_wait().unwrap().is_none() {
-            let block = environment(pid);
-            // One that is exiting has no memory any more, and is no zombie yet.
-            let alive = room_for_environment(pid).is_some_and(|(_, end)| end != 0);
-            without += usize::from(alive && variable(&block, "CHAIN").is_none());
-        }
-        assert_eq!(without, 0);
-    }
-
-    #[test]
-    fn a_variable_is_found_by_its_whole_name() {
-        let block = b"KASM_VOID_APPS=x\0KASM_VOID_APP=web:3\0";
-        assert_eq!(variable(block, "KASM_VOID_APP").as_deref(), Some("web:3"));
-        assert_eq!(variable(block, "KASM_VOID"), None);
     }
 }

@@ -11,6 +11,9 @@
 //!
 //! So the session ends within the stop budget plus one second, whatever the supervisor does.
 
+mod briefing;
+mod ending;
+mod input;
 mod message;
 #[cfg(test)]
 mod tests;
@@ -18,8 +21,12 @@ mod tests;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+pub use ending::OVER_BUDGET;
+pub use input::{GuardEffect, GuardInput};
 pub use message::{ChildExit, Hello, ToGuard, ToSupervisor, UnknownMessage};
 
+use self::briefing::Briefing;
+use self::ending::{Ending, Stage};
 use super::exit::Exit;
 use super::manifest::workspace::Workspace;
 use super::signal::{HUP, INT, QUIT, TERM};
@@ -39,76 +46,6 @@ const LAST_STEP: Duration = Duration::from_secs(3);
 
 /// How many child exits are kept for the next supervisor.
 const EXITS_KEPT: usize = 4096;
-
-/// How long after the stop budget the guard stops waiting for the supervisor. Together with `KILL_WITHIN` this must be
-/// less than the promised second.
-pub const OVER_BUDGET: Duration = Duration::from_millis(700);
-
-/// After a second request to end, the supervisor has this long. It then only has to kill.
-const HURRY: Duration = Duration::from_secs(2);
-
-/// How long the guard keeps killing before it exits anyway: a process may be stuck in the kernel.
-const KILL_WITHIN: Duration = Duration::from_millis(250);
-
-/// The wait between two rounds of killing: a killed process may just have forked.
-const KILL_AGAIN: Duration = Duration::from_millis(20);
-
-/// Supervisors that may die while they drain before the guard ends the session itself.
-const DEATHS_WHILE_DRAINING: u32 = 3;
-
-/// An input of the guard.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GuardInput {
-    /// The session begins. This is the first input and comes once.
-    Began,
-    /// The supervisor of [`GuardEffect::Start`] was started.
-    Started,
-    /// The supervisor could not be started, for this reason.
-    NotStarted(String),
-    /// The guard received this signal.
-    Signalled(i32),
-    /// The supervisor sent a message.
-    Heard(ToGuard),
-    /// The supervisor closed its end of the connection, and all its messages have been read.
-    LineClosed,
-    /// The supervisor exited with this `wait(2)` status. Comes after all its messages.
-    SupervisorExited(i32),
-    /// Another child exited.
-    ChildExited(ChildExit),
-    /// The guard has no children.
-    NoChildren,
-    /// The time that [`Guard::next_moment`] returned has come.
-    TimePassed,
-}
-
-/// A task for `crate::guard`. Tasks are performed in order, after all messages of [`Guard::unsent`] are sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GuardEffect {
-    /// Start a supervisor from this binary; `None` means the guard's own.
-    Start(Option<String>),
-    /// Send this signal to the supervisor.
-    Forward(i32),
-    KillSupervisor,
-    /// Send TERM to every process that descends from the guard.
-    TerminateAll,
-    /// Send KILL to every process that descends from the guard.
-    KillAll,
-    /// Collect this child, which has exited.
-    Collect(i32),
-    /// Keep the descriptor of the current message as this app's pipe.
-    Hold(String),
-    /// Close this app's pipe.
-    Release(String),
-    /// Keep the descriptor of the current message as the lock of the state folder.
-    KeepLock,
-    /// Write this warning to stderr.
-    Warn(String),
-    /// The session is over: remove the saved state of its supervisors, so that the next session inherits nothing. A
-    /// supervisor that exits cleanly has done this; one that was killed has not.
-    Forget,
-    /// Exit with this code. Always the last effect.
-    Exit(u8),
-}
 
 /// The guard of one session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -143,14 +80,11 @@ struct Respawn {
     cause: String,
 }
 
+/// The supervisor that runs now.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Supervisor {
     began: Duration,
     briefing: Briefing,
-    /// How many of `exits` were sent to it.
-    told: usize,
-    /// How many of `exits` had been sent when `Go` was sent.
-    told_at_go: usize,
     line_closed: bool,
     ready: bool,
     /// It was asked to end the session.
@@ -162,37 +96,6 @@ struct Supervisor {
     finished: Option<u8>,
     /// The time at which it is killed unless it has exited, or has become ready.
     leave_by: Option<Duration>,
-}
-
-/// How much of what a new supervisor needs has been sent.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Briefing {
-    Hello,
-    /// These pipes still have to be sent.
-    Pipes(Vec<String>),
-    Exits,
-    Done,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Ending {
-    began: Duration,
-    /// The exit code of the session, unless a supervisor reports another one.
-    code: u8,
-    /// The signal that requested the end.
-    signal: i32,
-    /// The time of the second request.
-    hurried: Option<Duration>,
-    /// Supervisors that have died since the first request.
-    deaths: u32,
-    stage: Stage,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Stage {
-    Draining,
-    Terminating,
-    Killing { again: Duration, until: Duration },
 }
 
 impl Default for Guard {
@@ -246,46 +149,26 @@ impl Guard {
 
     /// When to send [`GuardInput::TimePassed`], unless another input comes first.
     pub fn next_moment(&self) -> Option<Duration> {
-        let ending = self.ending.as_ref().map(|ending| match ending.stage {
-            Stage::Killing { again, until } => again.min(until),
-            Stage::Draining | Stage::Terminating => self.kill_at(ending),
-        });
         let leave_by = self.supervisor.as_ref().and_then(|supervisor| supervisor.leave_by);
-        self.respawn.due.into_iter().chain(ending).chain(leave_by).min()
+        self.respawn.due.into_iter().chain(self.next_moment_of_the_end()).chain(leave_by).min()
     }
 
     /// The next message for the supervisor. Once it is sent, call [`Guard::sent`] and then this again. If it cannot be
     /// sent now, call this again when there is room.
     pub fn unsent(&self) -> Option<ToSupervisor> {
         let supervisor = self.supervisor.as_ref().filter(|supervisor| !supervisor.line_closed)?;
-        let exit = || self.exits.get(supervisor.told).copied().map(ToSupervisor::Exited);
-        match &supervisor.briefing {
-            Briefing::Hello => Some(ToSupervisor::Hello(Hello {
-                deaths: self.respawn.deaths,
-                cause: self.respawn.cause.clone(),
-                draining: self.ending.as_ref().filter(|_| supervisor.draining).map(|ending| ending.code),
-            })),
-            Briefing::Pipes(apps) => apps.last().cloned().map(ToSupervisor::Pipe),
-            Briefing::Exits => exit().or(Some(ToSupervisor::Go)),
-            Briefing::Done => exit(),
-        }
+        let hello = || Hello {
+            deaths: self.respawn.deaths,
+            cause: self.respawn.cause.clone(),
+            draining: self.ending.as_ref().filter(|_| supervisor.draining).map(|ending| ending.code),
+        };
+        supervisor.briefing.next(hello, &self.exits)
     }
 
     /// Records that the message from [`Guard::unsent`] was sent.
     pub fn sent(&mut self) {
-        let Some(supervisor) = &mut self.supervisor else { return };
-        let pipes = |apps: Vec<String>| if apps.is_empty() { Briefing::Exits } else { Briefing::Pipes(apps) };
-        match &mut supervisor.briefing {
-            Briefing::Hello => supervisor.briefing = pipes(self.pipes.iter().rev().cloned().collect()),
-            Briefing::Pipes(apps) => {
-                apps.pop();
-                supervisor.briefing = pipes(std::mem::take(apps));
-            }
-            Briefing::Exits if supervisor.told == self.exits.len() => {
-                supervisor.briefing = Briefing::Done;
-                supervisor.told_at_go = supervisor.told;
-            }
-            Briefing::Exits | Briefing::Done => supervisor.told += 1,
+        if let Some(supervisor) = &mut self.supervisor {
+            supervisor.briefing.sent(&self.pipes, self.exits.len());
         }
     }
 
@@ -294,9 +177,7 @@ impl Guard {
         self.respawn.due = None;
         self.supervisor = Some(Supervisor {
             began: now,
-            briefing: Briefing::Hello,
-            told: 0,
-            told_at_go: 0,
+            briefing: Briefing::default(),
             line_closed: false,
             ready: false,
             asked: draining,
@@ -333,40 +214,6 @@ impl Guard {
             // reads them anyway.
             Some(_) => self.reload = true,
             None => {}
-        }
-    }
-
-    fn end(&mut self, now: Duration, signal: i32, effects: &mut Vec<GuardEffect>) {
-        match &mut self.ending {
-            None => self.begin_to_end(now, 0, signal),
-            Some(ending) => drop(ending.hurried.get_or_insert(now)),
-        }
-        match self.ending.as_ref().map(|ending| (ending.stage, ending.hurried)) {
-            Some((Stage::Terminating, Some(_))) => self.kill(now, effects),
-            _ => self.press(effects),
-        }
-    }
-
-    fn begin_to_end(&mut self, now: Duration, code: u8, signal: i32) {
-        let stage = Stage::Draining;
-        self.ending.get_or_insert(Ending { began: now, code, signal, hurried: None, deaths: 0, stage });
-        // The session is ending, so do not delay the next start.
-        self.respawn.due = self.respawn.due.map(|_| now);
-    }
-
-    /// Sends the supervisor the requests to end that it has not received yet. A signal would kill one that is not
-    /// ready.
-    fn press(&mut self, effects: &mut Vec<GuardEffect>) {
-        let (Some(ending), Some(supervisor)) = (&self.ending, &mut self.supervisor) else { return };
-        if !supervisor.ready {
-            return;
-        }
-        if !supervisor.asked {
-            supervisor.asked = true;
-            effects.push(GuardEffect::Forward(ending.signal));
-        } else if ending.hurried.is_some() && supervisor.draining && !supervisor.hurried {
-            supervisor.hurried = true; // only now, because two pending signals of one kind merge into one
-            effects.push(GuardEffect::Forward(ending.signal));
         }
     }
 
@@ -407,10 +254,7 @@ impl Guard {
             return;
         }
         self.begun = true;
-        // It has read everything up to `Go`. It may not have read what was sent after that.
-        self.exits.drain(..supervisor.told_at_go);
-        supervisor.told -= supervisor.told_at_go;
-        supervisor.told_at_go = 0;
+        self.exits.drain(..supervisor.briefing.read_up_to_go());
         if let Some(binary) = self.trial.take() {
             self.binary = Some(binary);
             supervisor.leave_by = None;
@@ -431,8 +275,7 @@ impl Guard {
         if self.exits.len() == EXITS_KEPT {
             self.exits.pop_front();
             if let Some(supervisor) = &mut self.supervisor {
-                supervisor.told = supervisor.told.saturating_sub(1);
-                supervisor.told_at_go = supervisor.told_at_go.saturating_sub(1);
+                supervisor.briefing.oldest_exit_dropped();
             }
         }
         self.exits.push_back(exit);
@@ -485,81 +328,12 @@ impl Guard {
         }
     }
 
-    fn count_death_while_ending(&mut self, was_ready: bool, effects: &mut Vec<GuardEffect>) {
-        let Some(ending) = self.ending.as_mut().filter(|ending| ending.stage == Stage::Draining) else { return };
-        ending.deaths += 1;
-        if !was_ready || ending.deaths >= DEATHS_WHILE_DRAINING {
-            let cause = &self.respawn.cause;
-            effects.push(GuardEffect::Warn(format!(
-                "the supervisor cannot end the session ({cause}); asking every process to end"
-            )));
-            self.terminate(effects);
-        }
-    }
-
-    fn terminate(&mut self, effects: &mut Vec<GuardEffect>) {
-        self.respawn.due = None;
-        if let Some(ending) = &mut self.ending {
-            ending.stage = Stage::Terminating;
-            effects.push(GuardEffect::TerminateAll);
-        }
-    }
-
-    /// Ends the session with this code and kills all its processes.
-    fn give_up(&mut self, now: Duration, code: u8, effects: &mut Vec<GuardEffect>) {
-        self.begin_to_end(now, code, TERM);
-        if let Some(ending) = &mut self.ending {
-            ending.code = code;
-        }
-        self.kill(now, effects);
-    }
-
-    fn kill(&mut self, now: Duration, effects: &mut Vec<GuardEffect>) {
-        self.respawn.due = None;
-        if let Some(ending) = &mut self.ending {
-            let (again, until) = (now.saturating_add(KILL_AGAIN), now.saturating_add(KILL_WITHIN));
-            ending.stage = Stage::Killing { again, until };
-            effects.push(GuardEffect::KillAll);
-        }
-    }
-
-    fn no_children(&mut self, effects: &mut Vec<GuardEffect>) {
-        let Some(Ending { stage: Stage::Terminating | Stage::Killing { .. }, code, .. }) = self.ending else { return };
-        if self.supervisor.is_none() {
-            self.exit(code, effects);
-        }
-    }
-
-    fn exit(&mut self, code: u8, effects: &mut Vec<GuardEffect>) {
-        self.exited = true;
-        // If no supervisor ever became ready, keep the state of the earlier session for a version that can read it.
-        effects.extend(self.begun.then_some(GuardEffect::Forget));
-        effects.push(GuardEffect::Exit(code));
-    }
-
-    /// When the guard stops waiting and kills everything.
-    fn kill_at(&self, ending: &Ending) -> Duration {
-        let in_time = ending.began.saturating_add(self.stop_budget).saturating_add(OVER_BUDGET);
-        ending.hurried.map_or(in_time, |hurried| in_time.min(hurried.saturating_add(HURRY)))
-    }
-
     fn keep_deadlines(&mut self, now: Duration, effects: &mut Vec<GuardEffect>) {
+        if !self.exited {
+            self.keep_deadlines_of_the_end(now, effects);
+        }
         if self.exited {
             return;
-        }
-        let stage = self.ending.as_ref().map(|ending| (ending.stage, self.kill_at(ending), ending.code));
-        match stage {
-            Some((Stage::Killing { until, .. }, _, code)) if until <= now => return self.exit(code, effects),
-            Some((Stage::Killing { again, until }, ..)) if again <= now => {
-                effects.push(GuardEffect::KillAll);
-                let again = now.saturating_add(KILL_AGAIN);
-                self.ending.iter_mut().for_each(|ending| ending.stage = Stage::Killing { again, until });
-            }
-            Some((Stage::Draining | Stage::Terminating, kill_at, _)) if kill_at <= now => {
-                effects.push(GuardEffect::Warn("the session did not end in time: killing every process of it".into()));
-                self.give_up(now, 1, effects);
-            }
-            _ => {}
         }
         if let Some(supervisor) = &mut self.supervisor
             && supervisor.leave_by.take_if(|leave_by| *leave_by <= now).is_some()

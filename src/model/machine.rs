@@ -4,7 +4,8 @@
 //! Every phase of a start, an end and a stop is its own state. Users see seven names ([`State::name`]). A test walks
 //! all states and writes `docs/machine.md`.
 //!
-//! This is one file because statig needs all states of a machine in one block.
+//! `start` and `end` hold the steps that several states share, `resume` what an app of an earlier supervisor starts from.
+//! One file because statig needs all states of a machine in one block.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +15,16 @@ use statig::prelude::*;
 
 use crate::model::app::App;
 use crate::model::exit::Exit;
-use crate::model::manifest::restart::{self, Decision, History, OnClose, OnGiveUp, Restart, Stay};
+use crate::model::manifest::restart::{History, OnGiveUp};
 use crate::model::plan::Change;
 
 mod effect;
+mod end;
 mod event;
 mod parts;
 mod resume;
 mod saved;
+mod start;
 mod view;
 pub use effect::{AppEffect, Context, Report};
 pub use event::AppEvent;
@@ -52,6 +55,7 @@ const TERM: i32 = 15;
 pub struct AppMachine(InitializedStateMachine<Machine>);
 
 impl AppMachine {
+    /// A machine for an app that was never started. It does nothing until its first event.
     pub fn new(app: Arc<App>) -> Self {
         let mut cx = Context { now: Duration::ZERO, chance: 0.0, blocked: false, effects: &mut Vec::new() };
         AppMachine(Machine::new(app).uninitialized_state_machine().init_with_context(&mut cx))
@@ -64,6 +68,7 @@ impl AppMachine {
         }
     }
 
+    /// The state it is in, with the state's data.
     pub fn state(&self) -> &State {
         self.0.state()
     }
@@ -85,11 +90,13 @@ impl std::ops::Deref for AppMachine {
 /// The data of one app that all its states share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Machine {
+    /// The manifest in use. It may be newer than the program that runs.
     pub app: Arc<App>,
     /// Number of the latest start.
     pub run: u64,
     /// Starts that followed an exit without a request.
     pub restarts: u64,
+    /// How the last run ended; `None` before the first end.
     pub last_exit: Option<Exit>,
     history: History,
     /// Whether a look-up for a process of an earlier supervisor was done.
@@ -120,177 +127,6 @@ impl Machine {
     /// Takes over the new manifest. Each state decides what the change means for a live tree.
     fn take(&mut self, app: &Arc<App>) {
         self.app = app.clone();
-    }
-
-    /// The first attempt to end the leader. If the leader ignores it, the timers take over.
-    fn ask_to_end(&self, pid: Pid) -> AppEffect {
-        match self.app.stop.devtools {
-            Some(_) => AppEffect::CloseBrowser { run: self.run, pid, app: self.app.clone() },
-            None => AppEffect::Signal { pid, signal: self.app.stop.signal },
-        }
-    }
-
-    // Starting.
-
-    /// The first state of the next run.
-    fn start(&mut self, action: Option<String>, cx: &Context<'_>) -> State {
-        self.run += 1;
-        match cx.blocked {
-            true => State::waiting(action),
-            false => self.look(action),
-        }
-    }
-
-    /// Like `start`, but forgets earlier failures.
-    fn start_afresh(&mut self, action: Option<String>, cx: &Context<'_>) -> State {
-        self.history.forget();
-        self.start(action, cx)
-    }
-
-    /// Begins with the look-up if it can find anything; the rest of the start follows its answer.
-    fn look(&mut self, action: Option<String>) -> State {
-        match self.app.matcher.is_some() || !self.looked {
-            true => State::looking(action),
-            false => self.prepare(action),
-        }
-    }
-
-    fn prepare(&self, action: Option<String>) -> State {
-        match self.app.hooks.prelaunch.is_empty() && action.is_none() {
-            true => State::spawning(),
-            false => State::hooks(action),
-        }
-    }
-
-    /// The leader is alive: the app is running at once, or once the ready probe passes.
-    fn alive(&self, pid: Pid, adopted: bool, cx: &mut Context<'_>) -> State {
-        cx.report(match adopted {
-            true => Report::Adopted { run: self.run, pid },
-            false => Report::Launched { run: self.run, pid },
-        });
-        match self.app.ready {
-            Some(_) => State::probing(pid, adopted, String::new()),
-            None => State::running(pid, adopted, cx.now, 0),
-        }
-    }
-
-    fn look_up(&self, by_marks: bool, cx: &mut Context<'_>) {
-        cx.push(AppEffect::LookUp { run: self.run, app: self.app.clone(), by_marks });
-    }
-
-    fn probe(&self, kind: ProbeKind, cx: &mut Context<'_>) {
-        cx.push(AppEffect::Probe { run: self.run, app: self.app.clone(), kind });
-    }
-
-    fn arm_health(&self, cx: &mut Context<'_>) {
-        if let Some(health) = &self.app.health {
-            cx.arm(self.run, Timer::Health, health.every);
-        }
-    }
-
-    fn arm_memory(&self, cx: &mut Context<'_>) {
-        if self.app.max_rss.is_some() {
-            cx.arm(self.run, Timer::Memory, MEMORY_POLL);
-        }
-    }
-
-    fn disarm_watch(&self, cx: &mut Context<'_>) {
-        if self.app.health.is_some() {
-            cx.push(AppEffect::CancelProbe);
-        }
-        cx.disarm(Timer::Health);
-        cx.disarm(Timer::Memory);
-    }
-
-    // Stopping and ending.
-
-    /// Handles a request to an app that is up. `pid` is its leader, if there is one.
-    fn asked_while_up(&mut self, pid: Option<Pid>, event: &AppEvent) -> Outcome<State> {
-        let action = match event {
-            AppEvent::StartAsked => return Handled,
-            AppEvent::StopAsked(why) => return Transition(State::stopping(pid, Then::Stopped(*why))),
-            AppEvent::RestartAsked => None,
-            AppEvent::ActionAsked(action) => Some(action.clone()),
-            AppEvent::Changed(app, change) => {
-                self.take(app);
-                match change {
-                    Change::Restart(_) => None,
-                    _ => return Handled,
-                }
-            }
-            _ => return Super,
-        };
-        self.history.forget();
-        Transition(State::stopping(pid, Then::Start { action }))
-    }
-
-    fn fail(&self, pid: Pid, exit: Exit, lived: Option<Duration>, cx: &Context<'_>) -> Outcome<State> {
-        let end = RunEnd { lived, ..RunEnd::unready(Some(pid), exit, cx.now) };
-        Transition(State::stopping(Some(pid), Then::Crashed(end)))
-    }
-
-    /// The leader is gone. Looks for a successor first if a pattern can find one, or if the leader exited with 0 too
-    /// early.
-    fn leader_gone(&self, end: RunEnd) -> Outcome<State> {
-        Transition(match self.app.matcher.is_some() || self.ended_at_once(&end) {
-            true => State::succeeding(end, false),
-            false => State::sweeping(end),
-        })
-    }
-
-    /// The leader exited with 0 before the app was stable.
-    fn ended_at_once(&self, end: &RunEnd) -> bool {
-        end.exit == Exit::Clean && end.lived.is_none_or(|lived| lived < self.app.policy.backoff.stable_after)
-    }
-
-    /// Asks the rest of the tree to end. The `Helpers` timer then kills it.
-    fn end_helpers(&self, cx: &mut Context<'_>) {
-        cx.push(AppEffect::StopRest { run: self.run });
-        cx.arm(self.run, Timer::Helpers, HELPERS_GRACE.min(self.app.stop.grace));
-    }
-
-    /// Whether the clean exit may mean that a person closed the window.
-    fn may_be_closed(&self, end: &RunEnd) -> bool {
-        let disturbed = self.disturbed.is_some_and(|then| end.at.abs_diff(then) <= SAME_CAUSE);
-        end.exit == Exit::Clean && end.lived.is_some() && !disturbed
-    }
-
-    /// The tree is gone. Asks the display first, but only if its answer decides whether the app stays down.
-    fn after_the_end(&mut self, end: &RunEnd, cx: &mut Context<'_>) -> Outcome<State> {
-        let policy = &self.app.policy;
-        let holds = policy.restart == Restart::Always && policy.on_close == OnClose::Hold;
-        let closed = self.may_be_closed(end);
-        match holds && closed {
-            true => Transition(State::judging(end.clone())),
-            false => self.conclude(end, closed, cx),
-        }
-    }
-
-    /// Records the end and moves to the state that the restart policy selects.
-    fn conclude(&mut self, end: &RunEnd, closed: bool, cx: &mut Context<'_>) -> Outcome<State> {
-        let ended = restart::FinishedRun { exit: &end.exit, lived: end.lived, closed };
-        let next = restart::decide(&self.app.policy, &mut self.history, &ended, cx.now, cx.chance);
-        self.record(end, Some(next), cx);
-        Transition(match next {
-            Decision::AtOnce => {
-                self.restarts += 1;
-                self.start(None, cx)
-            }
-            Decision::Retry { attempt, wait } => {
-                if attempt == CRASH_LOOP && !closed {
-                    cx.report(Report::CrashLooping { run: self.run, attempt });
-                }
-                State::backoff(attempt, cx.now, cx.now + wait)
-            }
-            Decision::GiveUp => State::gave_up(end.exit.clone()),
-            Decision::Stay(Stay::Closed) => State::stopped(StopReason::Closed, cx.now),
-            Decision::Stay(Stay::Done) => State::stopped(StopReason::Done, cx.now),
-        })
-    }
-
-    fn record(&mut self, end: &RunEnd, next: Option<Decision>, cx: &mut Context<'_>) {
-        self.last_exit = Some(end.exit.clone());
-        cx.report(Report::Crashed { run: self.run, end: end.clone(), next });
     }
 
     /// Called after every transition.
@@ -812,7 +648,7 @@ impl Machine {
                 self.take(app);
                 Handled
             }
-            _ => match asked_while_stopping(then, event) {
+            _ => match Self::asked_while_stopping(then, event) {
                 Some(other) => {
                     *then = other;
                     Handled
@@ -921,43 +757,6 @@ impl Machine {
             | AppEvent::Fired { .. } => Handled,
         }
     }
-}
-
-impl Machine {
-    /// The tree that was stopped is gone.
-    fn after_the_stop(&mut self, then: Then, cx: &mut Context<'_>) -> Outcome<State> {
-        match then {
-            Then::Crashed(end) => self.conclude(&end, false, cx),
-            Then::Stopped(why) => {
-                self.last_exit = Some(Exit::StoppedByUs);
-                Transition(State::stopped(why, cx.now))
-            }
-            Then::Start { action } => {
-                self.last_exit = Some(Exit::StoppedByUs);
-                Transition(self.start(action, cx))
-            }
-        }
-    }
-
-    fn not_resumed(&mut self, saved: &SavedState, exit: Exit, peak: Option<u64>, cx: &Context<'_>) -> Outcome<State> {
-        match resume::end_of(saved, exit, peak, cx.now) {
-            Ok(end) => self.leader_gone(end),
-            Err(then) => Transition(State::stopping(None, then)),
-        }
-    }
-}
-
-/// What follows a stop in progress after this request; `None` if the event is not a request. A stop beats a restart.
-fn asked_while_stopping(then: &Then, event: &AppEvent) -> Option<Then> {
-    let stopped = matches!(then, Then::Stopped(_));
-    Some(match event {
-        AppEvent::StopAsked(why) => Then::Stopped(*why),
-        AppEvent::StartAsked if stopped => Then::Start { action: None },
-        AppEvent::RestartAsked if !stopped => Then::Start { action: None },
-        AppEvent::ActionAsked(action) if !stopped => Then::Start { action: Some(action.clone()) },
-        AppEvent::StartAsked | AppEvent::RestartAsked | AppEvent::ActionAsked(_) => then.clone(),
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //! what has changed; the last line about an app counts. Owns the format, its limits and its recovery. Must not know
 //! what the data is used for.
 
+mod format;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -10,67 +12,23 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FallocateFlags;
-use serde::{Deserialize, Serialize};
 
 use crate::host::layout;
-use crate::host::proc::{Leader, Pid};
+use crate::host::proc::Pid;
 use crate::host::sys::ExitRecord;
 use crate::model::machine::SavedApp;
 use crate::model::protocol::Crash;
-use crate::model::supervisor::{SavedSession, SessionState};
+use crate::model::supervisor::SessionState;
+use format::{CRASHES, Line, text};
+pub use format::{Inherited, VERSION, parse};
 
-/// The version of the format. Other versions are not read.
-pub const VERSION: u32 = 2;
 /// Bytes. A ledger is rewritten when it is larger than this and four times its useful content. The space is reserved in
 /// advance, so that the ledger can be written while the disk is full.
 const ENOUGH: u64 = 256 << 10;
 /// Bytes. A larger file is not a ledger.
 const MOST: u64 = 256 << 20;
-/// Crashes kept per app.
-const CRASHES: usize = 10;
 /// The time after a failed write before the next attempt.
 const AGAIN: Duration = Duration::from_secs(1);
-
-#[derive(Debug, Serialize, Deserialize)]
-enum Line {
-    Head {
-        version: u32,
-        /// See `host::session`.
-        #[serde(default)]
-        session: String,
-    },
-    Session(SessionState),
-    App {
-        name: String,
-        leader: Option<(Pid, u64)>,
-        saved: SavedApp,
-    },
-    Gone(String),
-    /// A leader has exited. What follows from that is in a later line.
-    Ended {
-        pid: Pid,
-        status: i32,
-        peak: u64,
-    },
-    Crash {
-        app: String,
-        crash: Crash,
-    },
-}
-
-/// What an earlier supervisor left.
-#[derive(Debug, Default, PartialEq)]
-pub struct Inherited {
-    pub session: SavedSession,
-    pub leaders: BTreeMap<String, Leader>,
-    /// The last leader of each app: pid and start time. The leader may be gone while its process session still has
-    /// members.
-    pub sessions: BTreeMap<String, (Pid, u64)>,
-    /// Oldest first.
-    pub crashes: Vec<(String, Crash)>,
-    /// There was a ledger of another session, which is over. Nothing of it is inherited.
-    pub another_session: bool,
-}
 
 pub struct Ledger {
     path: PathBuf,
@@ -285,12 +243,6 @@ impl Ledger {
     }
 }
 
-fn text(line: &Line) -> String {
-    let mut text = serde_json::to_string(line).unwrap_or_default(); // strings and numbers alone cannot fail
-    text.push('\n');
-    text
-}
-
 fn make_room(file: &File) {
     let _ = rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, ENOUGH); // not every file system can
 }
@@ -341,68 +293,6 @@ fn text_of(path: &Path) -> Result<Option<String>, String> {
     Ok(Some(text))
 }
 
-/// Parses the text of a ledger for this session, as [`Ledger::open`] does. Public for the fuzz targets.
-pub fn parse(text: &str, session: &str) -> Result<Inherited, String> {
-    let mut lines = text.split_inclusive('\n').enumerate();
-    match lines.next().map(|(_, line)| serde_json::from_str(line)) {
-        Some(Ok(Line::Head { version: VERSION, session: its })) if its == session => {}
-        // None of its processes is alive, and its requests no longer apply.
-        Some(Ok(Line::Head { version: VERSION, .. })) => {
-            return Ok(Inherited { another_session: true, ..Inherited::default() });
-        }
-        Some(Ok(Line::Head { version, .. })) => return Err(format!("its version is {version}, and ours {VERSION}")),
-        Some(_) => return Err("its first line is not a ledger header".into()),
-        None => return Err("it is empty".into()),
-    }
-    let mut inherited = Inherited::default();
-    let mut apps = BTreeMap::new();
-    for (number, line) in lines {
-        match serde_json::from_str(line) {
-            Ok(line) => take(&mut inherited, &mut apps, line),
-            Err(_) if !line.ends_with('\n') => {} // its writer was killed half-way
-            Err(error) => return Err(format!("line {}: {error}", number + 1)),
-        }
-    }
-    inherited.session.apps = apps;
-    Ok(inherited)
-}
-
-fn take(inherited: &mut Inherited, apps: &mut BTreeMap<String, SavedApp>, line: Line) {
-    match line {
-        Line::Head { .. } => {}
-        Line::Session(session) => inherited.session.session = session,
-        Line::App { name, leader, saved } => {
-            match leader {
-                Some((pid, started)) => {
-                    inherited.leaders.insert(name.clone(), Leader { pid, started, ended: None });
-                    inherited.sessions.insert(name.clone(), (pid, started));
-                }
-                None => drop(inherited.leaders.remove(&name)),
-            }
-            apps.insert(name, saved);
-        }
-        Line::Gone(name) => {
-            apps.remove(&name);
-            inherited.leaders.remove(&name);
-            inherited.sessions.remove(&name);
-            inherited.crashes.retain(|(app, _)| *app != name);
-        }
-        Line::Ended { pid, status, peak } => {
-            let its = inherited.leaders.values_mut().filter(|leader| leader.pid == pid);
-            its.for_each(|leader| leader.ended = Some(ExitRecord { pid, status, peak }));
-        }
-        Line::Crash { app, crash } => {
-            let of_app = |(name, _): &&(String, Crash)| *name == app;
-            if inherited.crashes.iter().filter(of_app).count() == CRASHES
-                && let Some(oldest) = inherited.crashes.iter().position(|(name, _)| *name == app)
-            {
-                inherited.crashes.remove(oldest);
-            }
-            inherited.crashes.push((app, crash));
-        }
-    }
-}
-
 fn set_aside(path: &Path, why: &str) -> String {
     let aside = path.with_extension("jsonl.bad");
     let kept = match fs::rename(path, &aside) {
@@ -415,6 +305,7 @@ fn set_aside(path: &Path, why: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::proc::Leader;
     use crate::model::exit::Exit;
 
     const SESSION: &str = "this session";

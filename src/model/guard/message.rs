@@ -32,6 +32,7 @@ pub struct Hello {
 /// The exit of a process that was not the supervisor's own child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ChildExit {
+    /// The pid, which may have a new owner by now.
     pub pid: i32,
     /// Clock ticks since boot: with the pid, it identifies the process.
     pub started: u64,

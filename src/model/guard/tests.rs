@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::ending::HURRY;
 use super::*;
 
 const fn ms(millis: u64) -> Duration {

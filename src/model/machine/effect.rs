@@ -13,71 +13,39 @@ use crate::model::protocol::StateName;
 pub enum AppEffect {
     /// Look for a live process of the app: by its match pattern and, with `by_marks`, by the marks of an earlier
     /// supervisor.
-    LookUp {
-        run: u64,
-        app: Arc<App>,
-        by_marks: bool,
-    },
+    LookUp { run: u64, app: Arc<App>, by_marks: bool },
     /// Run the steps of the action, if any, then `prelaunch`.
-    RunHooks {
-        run: u64,
-        app: Arc<App>,
-        action: Option<String>,
-    },
+    RunHooks { run: u64, app: Arc<App>, action: Option<String> },
     /// Run `postlaunch` in the background.
-    RunPostlaunch {
-        run: u64,
-        app: Arc<App>,
-    },
+    RunPostlaunch { run: u64, app: Arc<App> },
+    /// Stop the steps in progress. Does nothing if there are none.
     CancelHooks,
-    Spawn {
-        run: u64,
-        app: Arc<App>,
-    },
-    Probe {
-        run: u64,
-        app: Arc<App>,
-        kind: ProbeKind,
-    },
+    /// Start the program, and answer with `Spawned` or `SpawnFailed`.
+    Spawn { run: u64, app: Arc<App> },
+    /// Probe once, and answer with `ProbePassed` or `ProbeFailed`.
+    Probe { run: u64, app: Arc<App>, kind: ProbeKind },
+    /// Stop the probe in progress, without an answer. Does nothing if there is none.
     CancelProbe,
     /// Find out whether the app's display accepts clients.
-    AskDisplay {
-        run: u64,
-        app: Arc<App>,
-    },
-    Measure {
-        run: u64,
-    },
+    AskDisplay { run: u64, app: Arc<App> },
+    /// Add up the tree's resident memory, and answer with `Measured`.
+    Measure { run: u64 },
     /// Signal the leader.
-    Signal {
-        pid: Pid,
-        signal: i32,
-    },
+    Signal { pid: Pid, signal: i32 },
     /// Ask the leader, a browser, to close over its DevTools port, and signal it if that fails.
-    CloseBrowser {
-        run: u64,
-        pid: Pid,
-        app: Arc<App>,
-    },
+    CloseBrowser { run: u64, pid: Pid, app: Arc<App> },
     /// The leader is gone: send TERM to the rest of its tree, and report when the tree is empty. `stop.signal` is not
     /// used here, because background jobs of a shell ignore INT.
-    StopRest {
-        run: u64,
-    },
+    StopRest { run: u64 },
     /// Kill the rest of the tree, and report when it is empty.
-    Sweep {
-        run: u64,
-    },
-    Arm {
-        run: u64,
-        timer: Timer,
-        after: Duration,
-    },
+    Sweep { run: u64 },
+    /// Send `Fired` after this time. Replaces a timer of the same kind.
+    Arm { run: u64, timer: Timer, after: Duration },
+    /// Cancel this timer. Does nothing if it is not armed.
     Disarm(Timer),
     /// Drain and exit with this code.
-    EndSession {
-        code: u8,
-    },
+    EndSession { code: u8 },
+    /// Tell clients and the log.
     Report(Report),
 }
 
@@ -104,6 +72,7 @@ pub struct Context<'a> {
     pub chance: f64,
     /// An app named in `after` is still starting.
     pub blocked: bool,
+    /// Effects are appended to this, in the order in which they must be performed.
     pub effects: &'a mut Vec<AppEffect>,
 }
 

@@ -29,65 +29,34 @@ pub enum AppEvent {
     Unblocked,
     /// An app named in `after` has ended.
     DependencyEnded,
-    HooksDone {
-        run: u64,
-    },
-    HookFailed {
-        run: u64,
-        why: String,
-    },
+    /// All steps before the start have succeeded, or may fail.
+    HooksDone { run: u64 },
+    /// A step before the start has failed.
+    HookFailed { run: u64, why: String },
     /// The look-up found the app alive. Its exit will be reported from now on.
-    Found {
-        run: u64,
-        pid: Pid,
-    },
+    Found { run: u64, pid: Pid },
     /// The look-up found no live process of the app.
-    NotFound {
-        run: u64,
-    },
+    NotFound { run: u64 },
     /// The look-up found no leader, but other processes of the tree are alive.
-    Remains {
-        run: u64,
-    },
-    Spawned {
-        run: u64,
-        pid: Pid,
-    },
-    SpawnFailed {
-        run: u64,
-        why: String,
-    },
-    ProbePassed {
-        run: u64,
-    },
-    ProbeFailed {
-        run: u64,
-        why: String,
-    },
+    Remains { run: u64 },
+    /// The program was started.
+    Spawned { run: u64, pid: Pid },
+    /// The program could not be started.
+    SpawnFailed { run: u64, why: String },
+    /// The probe in progress has succeeded.
+    ProbePassed { run: u64 },
+    /// The probe in progress has failed.
+    ProbeFailed { run: u64, why: String },
     /// Whether the app's display accepts clients, or the app has none.
-    DisplayAnswered {
-        run: u64,
-        there: bool,
-    },
+    DisplayAnswered { run: u64, there: bool },
     /// The leader is gone. `peak` is its peak resident memory in bytes, if known.
-    Exited {
-        run: u64,
-        exit: Exit,
-        peak: Option<u64>,
-    },
+    Exited { run: u64, exit: Exit, peak: Option<u64> },
     /// Nothing of the app's tree is left.
-    TreeEmpty {
-        run: u64,
-    },
+    TreeEmpty { run: u64 },
     /// The tree's resident memory in bytes.
-    Measured {
-        run: u64,
-        bytes: u64,
-    },
-    Fired {
-        run: u64,
-        timer: Timer,
-    },
+    Measured { run: u64, bytes: u64 },
+    /// The time of this timer is over.
+    Fired { run: u64, timer: Timer },
 }
 
 impl AppEvent {

@@ -30,9 +30,12 @@ pub enum Timer {
     LookAgain,
 }
 
+/// Which of the two probes of a manifest is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeKind {
+    /// `ready`: decides when a start is done.
     Ready,
+    /// `health`: repeated while the app runs.
     Health,
 }
 
@@ -75,6 +78,7 @@ impl StopReason {
 pub struct RunEnd {
     /// The leader, if there was one.
     pub pid: Option<Pid>,
+    /// How it ended.
     pub exit: Exit,
     /// When the leader ended.
     pub at: Duration,
@@ -96,9 +100,11 @@ impl RunEnd {
 /// What follows once the tree is empty.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Then {
+    /// Stay down, for this reason.
     Stopped(StopReason),
     /// Start again. Run the steps of this action before the hooks.
     Start {
+        /// A name from the manifest's `actions`.
         action: Option<String>,
     },
     /// It was stopped because it failed.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use statig::prelude::*;
+
 use super::effect::{Context, Report};
 use super::event::AppEvent;
 use super::parts::{Pid, RunEnd, Then};
@@ -65,6 +67,20 @@ impl Machine {
         }
     }
 
+    /// The saved leader is gone.
+    pub(super) fn not_resumed(
+        &mut self,
+        saved: &SavedState,
+        exit: Exit,
+        peak: Option<u64>,
+        cx: &Context<'_>,
+    ) -> Outcome<State> {
+        match end_of(saved, exit, peak, cx.now) {
+            Ok(end) => self.leader_gone(end),
+            Err(then) => Transition(State::stopping(None, then)),
+        }
+    }
+
     /// Remembers a request that arrives during the look-up; it is carried out once the look-up is answered.
     pub(super) fn asked_meanwhile(&mut self, saved: &mut SavedState, event: &AppEvent) -> bool {
         let then = match event {
@@ -83,7 +99,7 @@ impl Machine {
 }
 
 /// The saved leader is gone. Returns how its run ended, or as `Err` what should follow its stop.
-pub(super) fn end_of(saved: &SavedState, exit: Exit, peak: Option<u64>, now: Duration) -> Result<RunEnd, Then> {
+fn end_of(saved: &SavedState, exit: Exit, peak: Option<u64>, now: Duration) -> Result<RunEnd, Then> {
     Ok(match saved.clone() {
         SavedState::Stopping { then, .. } => return Err(then),
         SavedState::Ended(end) => end,

@@ -12,42 +12,39 @@ use crate::model::manifest::restart::History;
 /// The last known state of one app. Times are from a clock that all supervisors since boot share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SavedApp {
+    /// Number of the latest start.
     pub run: u64,
+    /// Starts that followed an exit without a request.
     pub restarts: u64,
+    /// How the last run ended.
     pub last_exit: Option<Exit>,
     /// `enabled` of the manifest at that time. A disabled app that was started by hand keeps running.
     pub enabled: bool,
+    /// What the restart policy remembers.
     pub history: History,
     /// Identifies the program that a running app was started with.
     pub program: u64,
+    /// Where to continue.
     pub state: SavedState,
 }
 
 /// The saved form of a state. An unfinished start is repeated; for a live process there is a look-up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum SavedState {
+    /// Down, for this reason.
     Stopped(StopReason),
+    /// Down after this exit: the policy had given up.
     GaveUp(Exit),
-    Backoff {
-        attempt: u32,
-        since: Duration,
-        until: Duration,
-    },
+    /// Waiting for the next start.
+    Backoff { attempt: u32, since: Duration, until: Duration },
     /// Not spawned yet, as far as the supervisor knew.
-    Starting {
-        action: Option<String>,
-    },
+    Starting { action: Option<String> },
     /// The leader was alive. `since` is when the app became ready, if it had.
-    Up {
-        pid: Pid,
-        since: Option<Duration>,
-    },
+    Up { pid: Pid, since: Option<Duration> },
     /// The leader was gone, and the rest of the tree was being ended.
     Ended(RunEnd),
-    Stopping {
-        pid: Option<Pid>,
-        then: Then,
-    },
+    /// The tree was being ended on request.
+    Stopping { pid: Option<Pid>, then: Then },
 }
 
 impl SavedState {
