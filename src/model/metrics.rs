@@ -74,22 +74,12 @@ fn gauge<V: EncodeGaugeValue>(
     Ok(())
 }
 
-const STATES: [StateName; 7] = [
-    StateName::Stopped,
-    StateName::Starting,
-    StateName::Running,
-    StateName::Crashed,
-    StateName::Backoff,
-    StateName::Stopping,
-    StateName::GaveUp,
-];
-
 /// One series for each state, with the value 1 for the current one, so that a graph shows changes without gaps.
 fn states(encoder: &mut DescriptorEncoder, apps: &[AppStatus]) -> Result<(), Error> {
     let mut family =
         encoder.encode_descriptor("app_state", "1 for the state the app is in", None, MetricType::Gauge)?;
     for app in apps {
-        for state in STATES {
+        for &state in StateName::ALL {
             let labels = [("app", app.name.clone()), ("state", state.to_string())];
             family.encode_family(&labels)?.encode_gauge(&i64::from(app.state == state))?;
         }

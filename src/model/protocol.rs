@@ -46,8 +46,11 @@ impl AppStatus {
 /// `GET /readyz`: whether the session is ready for use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Readiness {
+    /// Nothing is missing, and the session is neither staging nor draining.
     pub ready: bool,
+    /// As in [`Snapshot`].
     pub draining: bool,
+    /// As in [`Snapshot`].
     pub staging: bool,
     /// What is missing, as text.
     pub waiting: Vec<String>,
@@ -66,7 +69,9 @@ impl Readiness {
 /// `GET /v1/supervisor`: facts about the supervisor.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Identity {
+    /// The version of the binary, as in `--version`.
     pub version: String,
+    /// The supervisor's pid.
     pub pid: i32,
     /// The guard, which starts the next supervisor; `None` if it has died.
     pub guard: Option<i32>,
@@ -91,8 +96,11 @@ pub struct Identity {
 /// One app in `status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AppStatus {
+    /// The manifest's file name without `.ron`.
     pub name: String,
+    /// The manifest's one-line description; may be empty.
     pub about: String,
+    /// What the app is doing.
     pub state: StateName,
     /// Details of the state, such as "hooks" or "disabled"; empty if there are none.
     pub detail: String,
@@ -109,6 +117,7 @@ pub struct AppStatus {
     /// Failed starts in a row; 0 once the app has lived for `backoff.stable_after`.
     #[serde(default)]
     pub failures: u32,
+    /// How the last run ended; `None` before the first end.
     pub last_exit: Option<Exit>,
     /// Milliseconds until the next start, in `Backoff`.
     pub next_retry_ms: Option<u64>,
@@ -124,37 +133,54 @@ pub struct AppStatus {
     pub actions: Vec<String>,
 }
 
-/// The states of `docs/machine.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum StateName {
-    Stopped,
-    Starting,
-    Running,
-    Crashed,
-    Backoff,
-    Stopping,
-    GaveUp,
+macro_rules! states {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The state of an app, as people see it. The states of `docs/machine.md` have these names.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum StateName {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl StateName {
+            /// Every state, in the order of the metrics.
+            pub const ALL: &'static [StateName] = &[$(StateName::$name),*];
+        }
+
+        impl std::fmt::Display for StateName {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(match self {
+                    $(StateName::$name => stringify!($name),)*
+                })
+            }
+        }
+    };
 }
 
-impl std::fmt::Display for StateName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            StateName::Stopped => "Stopped",
-            StateName::Starting => "Starting",
-            StateName::Running => "Running",
-            StateName::Crashed => "Crashed",
-            StateName::Backoff => "Backoff",
-            StateName::Stopping => "Stopping",
-            StateName::GaveUp => "GaveUp",
-        })
-    }
+states! {
+    /// Down on purpose: never started, stopped, disabled, closed or done.
+    Stopped,
+    /// On the way to a process that is alive and ready.
+    Starting,
+    /// Alive, and ready if it has a ready probe.
+    Running,
+    /// The run has ended by itself; what is left of its tree is being ended.
+    Crashed,
+    /// Down, and started again when the wait is over.
+    Backoff,
+    /// Being stopped.
+    Stopping,
+    /// Down: the restart policy does not start it any more.
+    GaveUp,
 }
 
 /// A request to one app: `POST /v1/apps/{app}/{verb}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {
+    /// Start it, unless it is up.
     Start,
+    /// Stop it and keep it down.
     Stop,
+    /// Stop it if it is up, then start it.
     Restart,
     /// `do/ACTION`
     Do(String),
@@ -177,7 +203,9 @@ impl std::fmt::Display for Verb {
 /// The answer to a verb.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
+    /// The app that was asked about; empty if the answer concerns no single app.
     pub app: String,
+    /// Whether the request was carried out.
     pub done: bool,
     /// One sentence: what happened, or why it failed and what to do about it.
     pub message: String,
@@ -225,7 +253,9 @@ pub struct CommandLine {
     pub last: Vec<String>,
     /// The arguments between the two while the app is up; `None` if it is pointless to run the program again.
     pub again: Option<Vec<String>>,
+    /// Variables to set.
     pub env: BTreeMap<String, String>,
+    /// Variables to remove.
     pub env_hidden: BTreeSet<String>,
 }
 
@@ -234,11 +264,15 @@ pub struct CommandLine {
 pub struct Crash {
     /// RFC 3339, UTC.
     pub at: String,
+    /// The number of the run that ended.
     pub run: u64,
+    /// The leader; `None` if the program was never started.
     pub pid: Option<i32>,
+    /// How it ended.
     pub exit: Exit,
     /// The exit as text.
     pub reason: String,
+    /// Milliseconds that it was ready; `None` if it never was.
     pub uptime_ms: Option<u64>,
     /// Peak resident memory in bytes, of the leader and the children it waited for.
     pub peak_memory_bytes: Option<u64>,
@@ -254,6 +288,7 @@ pub struct Crash {
 pub struct PlanReport {
     /// Ordered by app.
     pub steps: Vec<PlanStep>,
+    /// How many apps stay as they are.
     pub unchanged: usize,
     /// One line each, as in `check`.
     pub problems: Vec<String>,
@@ -264,6 +299,7 @@ pub struct PlanReport {
 pub struct PlanStep {
     /// `+` start, `~` restart, `·` live or at the next start, `-` stop, `!` broken: last good kept.
     pub sign: char,
+    /// The app's name.
     pub app: String,
     /// As in `restart (args changed)`.
     pub text: String,

@@ -126,17 +126,8 @@ mod tests {
     }
 
     fn any_app() -> impl Strategy<Value = AppStatus> {
-        let states = [
-            StateName::Stopped,
-            StateName::Starting,
-            StateName::Running,
-            StateName::Crashed,
-            StateName::Backoff,
-            StateName::Stopping,
-            StateName::GaveUp,
-        ];
         let numbers = (0i32..5_000_000, any::<u32>(), 0u64..100_000, any::<bool>());
-        ("[a-z0-9-]{1,63}", prop::sample::select(states.to_vec()), numbers, ".{0,90}", ".{0,90}").prop_map(
+        ("[a-z0-9-]{1,63}", prop::sample::select(StateName::ALL), numbers, ".{0,90}", ".{0,90}").prop_map(
             |(name, state, (pid, uptime, restarts, adopted), detail, about)| AppStatus {
                 pid: Some(pid),
                 adopted,
