@@ -1,7 +1,7 @@
 //! The manifest folders: when they are read, what the checker is told about the machine, and the copies of good
 //! versions. The model decides what a manifest means and which copy of it is used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +13,9 @@ use crate::host::home;
 use crate::host::load::{self, Loaded};
 use crate::model::app::App;
 use crate::model::loading::absence::Absences;
-use crate::model::loading::check::{Checked, Checker, WORKSPACE};
-use crate::model::loading::source::Source;
+use crate::model::loading::check::{Checked, Checker};
+use crate::model::loading::copies::{self, Recalled};
+use crate::model::loading::source::effective;
 use crate::model::loading::surroundings::Surroundings;
 use crate::model::protocol::PlanReport;
 use crate::model::supervisor::AskId;
@@ -109,19 +110,13 @@ impl Manifests {
     /// another read of what could not be read. Unless the read was `asked` for, a manifest that is missing for a moment
     /// does not count as deleted.
     pub fn take(&mut self, loaded: &Loaded, asked: bool) -> Checked {
-        let names = loaded.effective().map(|source| source.name.as_str());
-        let back = match (loaded.complete, asked) {
-            (false, _) => None,
-            (true, true) => {
-                self.absences.settle(names);
-                None
-            }
-            (true, false) => self.absences.look(self.origin.elapsed(), names).map(|at| self.origin + at),
-        };
+        let names = effective(&loaded.sources).map(|source| source.name.as_str());
+        let back = self.absences.read(self.origin.elapsed(), (loaded.complete, asked), names);
         let unread = loaded.look_again.then(|| Instant::now() + REREAD);
-        self.reread = back.into_iter().chain(unread).min();
+        self.reread = back.map(|at| self.origin + at).into_iter().chain(unread).min();
         let checked = check(&mut self.checker, loaded, loaded.complete && back.is_none(), &self.environment);
-        self.keep_copies(loaded, &checked);
+        let copies::Keep { good, unchanged } = copies::keep(&loaded.sources, &checked);
+        self.copies.keep(&good, &unchanged, checked.complete);
         checked
     }
 
@@ -143,45 +138,11 @@ impl Manifests {
         loaded: &Loaded,
         inherited: impl Iterator<Item = &'a str>,
     ) -> BTreeMap<String, Arc<App>> {
-        let named: BTreeSet<&str> = loaded.sources.iter().map(|source| source.name.as_str()).collect();
-        let gone = inherited.filter(|name| !named.contains(name)).filter_map(|name| self.copy_of(name));
-        let mut session: Vec<Source> =
-            loaded.sources.iter().filter(|source| source.name == WORKSPACE).cloned().collect();
-        if session.is_empty() {
-            session.extend(self.copy_of(WORKSPACE));
-        }
-        let gone: Vec<Source> = gone.chain(session.iter().cloned()).collect();
         let checked = self.check(loaded);
-        let has_good = |source: &&Source| source.name != WORKSPACE && checked.apps.contains_key(&source.name);
-        let copy = |source: &Source| {
-            let text = Ok(self.copies.of(&source.name)?);
-            Some(Source { text, ..source.clone() })
-        };
-        let mut copies: Vec<Source> = loaded.effective().filter(|source| !has_good(source)).filter_map(copy).collect();
-        copies.extend(session.into_iter().filter(|_| !named.contains(WORKSPACE)));
-        self.checker.remember(&copies, &self.environment.around());
+        let Recalled { broken, gone } =
+            copies::recall(&loaded.sources, &checked, inherited, |name| self.copies.of(name));
+        self.checker.remember(&broken, &self.environment.around());
         Checker::default().check(&gone, true, &self.environment.around()).apps
-    }
-
-    fn copy_of(&self, name: &str) -> Option<Source> {
-        let file = self.copies.file(name).display().to_string();
-        Some(Source { name: name.into(), file, text: Ok(self.copies.of(name)?) })
-    }
-
-    fn keep_copies(&mut self, loaded: &Loaded, checked: &Checked) {
-        let broken = |source: &Source| {
-            let told = checked.problems.iter().any(|problem| problem.is_error() && problem.file == source.file);
-            told || checked.stale.contains_key(&source.name)
-        };
-        // `workspace.ron` stays in use after it is deleted, so its copy stays too.
-        let (mut good, mut others) = (Vec::new(), BTreeSet::from([WORKSPACE]));
-        for source in loaded.effective() {
-            match &source.text {
-                Ok(text) if !broken(source) => good.push((source.name.as_str(), text.as_str())),
-                _ => drop(others.insert(source.name.as_str())),
-            }
-        }
-        self.copies.keep(&good, &others, checked.complete);
     }
 
     /// Call this when the copies were deleted. They are written again at the next read.

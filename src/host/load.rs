@@ -33,15 +33,6 @@ pub struct Loaded {
     pub look_again: bool,
 }
 
-impl Loaded {
-    /// The effective sources: one per name.
-    pub fn effective(&self) -> impl Iterator<Item = &Source> {
-        let next = self.sources.iter().skip(1).map(Some).chain([None]);
-        let counts = |(source, next): &(&Source, Option<&Source>)| next.is_none_or(|next| next.name != source.name);
-        self.sources.iter().zip(next).filter(counts).map(|(source, _)| source)
-    }
-}
-
 /// Files by name: one for each folder that has it, in the order of the folders, with the folder's number.
 type Files = BTreeMap<String, Vec<(usize, PathBuf)>>;
 
@@ -252,6 +243,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::model::loading::source::effective;
 
     fn folder() -> tempfile::TempDir {
         tempfile::tempdir().unwrap()
@@ -294,7 +286,7 @@ mod tests {
             (names(&loaded), texts),
             (vec!["workspace", "workspace", "zoo"], vec!["Workspace()", "user", "image"])
         );
-        let effective: Vec<_> = loaded.effective().map(|source| source.text.as_deref().unwrap()).collect();
+        let effective: Vec<_> = effective(&loaded.sources).map(|source| source.text.as_deref().unwrap()).collect();
         assert_eq!(effective, ["user", "image"]);
     }
 

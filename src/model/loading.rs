@@ -21,3 +21,5 @@ pub mod layers;
 pub mod overlay;
 
 pub mod check;
+
+pub mod copies;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 
 use crate::host::layout;
+use crate::model::loading::source::Source;
 
 pub struct Copies {
     folder: Arc<Folder>,
@@ -38,18 +39,16 @@ impl Copies {
         Copies { folder: Arc::new(folder), known: BTreeMap::new() }
     }
 
-    /// The last good text of this manifest, if it is known.
-    pub fn of(&self, name: &str) -> Option<String> {
-        fs::read_to_string(self.file(name)).ok()
+    /// The last good version of this manifest, if it is known.
+    pub fn of(&self, name: &str) -> Option<Source> {
+        let file = self.folder.file(name);
+        let text = fs::read_to_string(&file).ok()?;
+        Some(Source { name: name.into(), file: file.display().to_string(), text: Ok(text) })
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.folder.file(name)
-    }
-
-    /// Keeps the texts of `good`. The copies of `broken` stay. With `complete`, the copies of all other names are
-    /// removed, because they have no manifest.
-    pub fn keep(&mut self, good: &[(&str, &str)], broken: &BTreeSet<&str>, complete: bool) {
+    /// Keeps the texts of `good`, by name. The copies of `unchanged` stay. With `complete`, the copies of all other names
+    /// are removed, because they have no manifest.
+    pub fn keep(&mut self, good: &[(&str, &str)], unchanged: &BTreeSet<&str>, complete: bool) {
         let hash = |text: &str| BuildHasherDefault::<DefaultHasher>::default().hash_one(text);
         let mut changed = Vec::new();
         for (name, text) in good {
@@ -59,7 +58,7 @@ impl Copies {
                 changed.push(((*name).to_owned(), (*text).to_owned()));
             }
         }
-        let named: BTreeSet<&str> = good.iter().map(|(name, _)| *name).chain(broken.iter().copied()).collect();
+        let named: BTreeSet<&str> = good.iter().map(|(name, _)| *name).chain(unchanged.iter().copied()).collect();
         let gone: Vec<String> =
             self.known.keys().filter(|name| complete && !named.contains(name.as_str())).cloned().collect();
         for name in &gone {
@@ -154,6 +153,10 @@ mod tests {
 
     use super::*;
 
+    fn text(copies: &Copies, name: &str) -> Option<String> {
+        copies.of(name)?.text.ok()
+    }
+
     async fn written(copies: &Copies, what: impl Fn(&Copies) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !what(copies) {
@@ -177,7 +180,7 @@ mod tests {
             go.send(()).unwrap();
             let _ = busy.await;
             spawn_blocking(|| ()).await.unwrap(); // behind the writers
-            assert_eq!(copies.of("a").as_deref(), Some("two"));
+            assert_eq!(text(&copies, "a"), Some("two".into()));
             assert_eq!(copies.of("b"), None);
         });
     }
@@ -188,12 +191,12 @@ mod tests {
         let mut copies = Copies::open(state.path());
         copies.keep(&[("a", "one"), ("b", "one")], &BTreeSet::new(), true);
         written(&copies, |copies| copies.of("b").is_some()).await;
-        let in_the_way = copies.file("a").with_extension("new");
+        let in_the_way = copies.folder.file("a").with_extension("new");
         fs::create_dir(&in_the_way).unwrap();
         copies.keep(&[("a", "two"), ("b", "two")], &BTreeSet::new(), true);
-        written(&copies, |copies| copies.of("a").is_none() && copies.of("b").as_deref() == Some("two")).await;
+        written(&copies, |copies| copies.of("a").is_none() && text(copies, "b") == Some("two".into())).await;
         fs::remove_dir(&in_the_way).unwrap();
-        written(&copies, |copies| copies.of("a").as_deref() == Some("two")).await;
+        written(&copies, |copies| text(copies, "a") == Some("two".into())).await;
     }
 
     #[tokio::test]
@@ -203,10 +206,10 @@ mod tests {
         copies.keep(&[("a", "one"), ("b", "one")], &BTreeSet::new(), true);
         written(&copies, |copies| copies.of("b").is_some()).await;
         copies.keep(&[("a", "two")], &BTreeSet::from(["b"]), true);
-        written(&copies, |copies| copies.of("a").as_deref() == Some("two")).await;
+        written(&copies, |copies| text(copies, "a") == Some("two".into())).await;
         let mut next = Copies::open(state.path());
-        assert_eq!(next.of("a").as_deref(), Some("two"));
-        assert_eq!(next.of("b").as_deref(), Some("one"), "broken now, and good once");
+        assert_eq!(text(&next, "a"), Some("two".into()));
+        assert_eq!(text(&next, "b"), Some("one".into()), "broken now, and good once");
         next.keep(&[("a", "two"), ("b", "one")], &BTreeSet::new(), true);
         next.keep(&[("a", "two")], &BTreeSet::new(), true);
         written(&next, |copies| copies.of("b").is_none()).await;

@@ -15,9 +15,28 @@ pub struct Absences {
 }
 
 impl Absences {
+    /// Takes in a read of the folders at `now`. Unless it was `complete`, it does not say what is missing. If an operator
+    /// `asked` for it, what is missing counts as deleted at once. Returns when to look again if a missing manifest does
+    /// not count as deleted yet.
+    pub fn read<'a>(
+        &mut self,
+        now: Duration,
+        (complete, asked): (bool, bool),
+        there: impl Iterator<Item = &'a str>,
+    ) -> Option<Duration> {
+        match (complete, asked) {
+            (false, _) => None,
+            (true, true) => {
+                self.settle(there);
+                None
+            }
+            (true, false) => self.look(now, there),
+        }
+    }
+
     /// Records which manifests exist at `now`. Returns when to look again if a missing one does not count as deleted
     /// yet.
-    pub fn look<'a>(&mut self, now: Duration, there: impl Iterator<Item = &'a str>) -> Option<Duration> {
+    fn look<'a>(&mut self, now: Duration, there: impl Iterator<Item = &'a str>) -> Option<Duration> {
         let there: BTreeSet<String> = there.map(str::to_owned).collect();
         for name in self.there.difference(&there) {
             self.since.entry(name.clone()).or_insert(now);
@@ -27,8 +46,7 @@ impl Absences {
         self.since.values().min().map(|since| *since + PATIENCE)
     }
 
-    /// An operator asked for a reload: what is missing now counts as deleted at once.
-    pub fn settle<'a>(&mut self, there: impl Iterator<Item = &'a str>) {
+    fn settle<'a>(&mut self, there: impl Iterator<Item = &'a str>) {
         self.there = there.map(str::to_owned).collect();
         self.since.clear();
     }
@@ -65,6 +83,16 @@ mod tests {
         absences.look(Duration::ZERO, ["a"].into_iter());
         absences.settle(std::iter::empty());
         assert_eq!(absences.look(STEP, std::iter::empty()), None);
+    }
+
+    #[test]
+    fn an_incomplete_read_says_nothing_about_what_is_missing() {
+        let mut absences = Absences::default();
+        assert_eq!(absences.read(Duration::ZERO, (true, false), ["a"].into_iter()), None);
+        assert_eq!(absences.read(STEP, (false, false), std::iter::empty()), None);
+        assert_eq!(absences.read(2 * STEP, (true, false), std::iter::empty()), Some(2 * STEP + PATIENCE));
+        assert_eq!(absences.read(3 * STEP, (true, true), std::iter::empty()), None, "an operator asked");
+        assert_eq!(absences.read(4 * STEP, (true, false), std::iter::empty()), None);
     }
 
     proptest! {

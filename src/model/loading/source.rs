@@ -19,3 +19,10 @@ impl Source {
         self.text.as_deref().map_err(|why| vec![Problem::whole(&self.file, why.clone())])
     }
 }
+
+/// The sources that count: the last one of each name. `sources` are sorted by name, with all layers of a name in order.
+pub fn effective(sources: &[Source]) -> impl Iterator<Item = &Source> {
+    let next = sources.iter().skip(1).map(Some).chain([None]);
+    let counts = |(source, next): &(&Source, Option<&Source>)| next.is_none_or(|next| next.name != source.name);
+    sources.iter().zip(next).filter(counts).map(|(source, _)| source)
+}
