@@ -41,7 +41,7 @@ use crate::host::{proc, sys};
 use crate::http::Server;
 use crate::model::guard::{Hello, ToGuard};
 use crate::model::machine::AppEvent;
-use crate::model::supervisor::{Input, Supervisor};
+use crate::model::supervisor::{Input, Leave, Supervisor};
 use answer::Answers;
 use control::Ask;
 use hooks::Request;
@@ -130,16 +130,6 @@ struct Ending {
     leaves: Option<Leave>,
 }
 
-/// Why a supervisor leaves a session that continues.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leave {
-    /// Another binary takes over.
-    ForUpgrade,
-    /// The guard died. The supervisor becomes the guard and starts the next supervisor, so the apps stay children
-    /// of the same process.
-    ToBecomeGuard,
-}
-
 /// What the loop reads besides signals, timers and processes.
 pub(crate) struct Inbox {
     /// Results of hooks and probes.
@@ -225,8 +215,8 @@ impl Daemon {
         self.processes.forget_table();
         self.processes.reap(|ended| self.ledger.ended(ended));
         self.processes.hear_guard();
-        if self.processes.guard().is_none() && self.supervisor.session().draining.is_none() {
-            self.ending.leaves.get_or_insert(Leave::ToBecomeGuard);
+        if self.processes.guard().is_none() {
+            self.inputs.push_back(Input::GuardLost);
         }
         self.processes.watched_ended();
         let now = Instant::now();

@@ -5,12 +5,10 @@ use std::collections::HashMap;
 
 use tokio::sync::oneshot;
 
-use super::Leave;
 use super::control::{self, Ask};
 use super::manifests::Purpose;
-use super::{Daemon, clock, process, state};
-use crate::model::guard::ToGuard;
-use crate::model::protocol::{Answer, Identity, PlanReport, Readiness, Refusal, Snapshot, StateName};
+use super::{Daemon, clock, state};
+use crate::model::protocol::{Answer, Identity, PlanReport, Readiness, Snapshot, StateName};
 use crate::model::supervisor::{AppRequest, AskId, DrainCause, Input, Observed};
 
 /// Requests that have not been answered yet.
@@ -98,7 +96,11 @@ impl Daemon {
                 self.manifests.read(Purpose::Apply(Some(id)));
             }
             Ask::Supervisor(reply) => drop(reply.send(self.identity())),
-            Ask::Upgrade { binary, reply } => drop(reply.send(self.upgrade(binary))),
+            Ask::Upgrade { binary, reply } => {
+                let ask = self.answers.next_id();
+                self.answers.pending.insert(ask, reply);
+                self.inputs.push_back(Input::UpgradeAsked { ask, binary });
+            }
             Ask::BeginDrain(reply) => {
                 self.answers.to_drain.push(reply);
                 self.inputs.push_back(Input::DrainAsked { code: 0, cause: DrainCause::Request });
@@ -111,10 +113,9 @@ impl Daemon {
     }
 
     fn snapshot(&mut self) -> Snapshot {
-        let unguarded = self.processes.guard().is_none().then(|| process::UNGUARDED.to_string());
         self.processes.forget_table();
         let (processes, logs) = (&mut self.processes, &self.logs);
-        self.supervisor.snapshot(clock(), unguarded.into_iter().collect(), |id, state, name| {
+        self.supervisor.snapshot(clock(), |id, state, name| {
             let pid = state.pid();
             let log = logs.stats(name);
             Observed {
@@ -126,7 +127,9 @@ impl Daemon {
     }
 
     fn identity(&mut self) -> Identity {
-        let troubles = self.processes.troubles().into_iter().chain(self.folder.trouble()).chain(self.ledger.trouble());
+        let unguarded = self.supervisor.trouble().map(String::from).into_iter();
+        let troubles =
+            unguarded.chain(self.processes.troubles()).chain(self.folder.trouble()).chain(self.ledger.trouble());
         Identity {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: rustix::process::getpid().as_raw_nonzero().get(),
@@ -139,21 +142,6 @@ impl Daemon {
             strays: self.processes.strays(),
             restored: self.folder.restored(),
         }
-    }
-
-    fn upgrade(&mut self, binary: String) -> Answer {
-        let refuse =
-            |message: String| Answer { app: String::new(), done: false, message, refusal: Some(Refusal::WrongState) };
-        if self.processes.guard().is_none() {
-            return refuse(format!("cannot upgrade to {binary}: {}", process::UNGUARDED));
-        }
-        if self.supervisor.session().draining.is_some() {
-            return refuse(format!("cannot upgrade to {binary}: the session is ending"));
-        }
-        tracing::info!(event = "supervisor.upgrading", binary, "making way for {binary}");
-        self.processes.tell_guard(&ToGuard::Upgrade(binary.clone()), None);
-        self.ending.leaves = Some(Leave::ForUpgrade);
-        Answer { app: String::new(), done: true, message: format!("making way for {binary}"), refusal: None }
     }
 
     fn send_logs(&self, app: String, lines: usize, reply: oneshot::Sender<Option<control::LogStream>>) {

@@ -14,7 +14,7 @@ use crate::model::exit::Exit;
 use crate::model::guard::ToGuard;
 use crate::model::machine::{AppEffect, AppEvent, Report};
 use crate::model::manifest::{log::Log, workspace::Workspace};
-use crate::model::supervisor::{AppId, Effect, Input};
+use crate::model::supervisor::{AppId, Effect, Input, Leave};
 
 impl Daemon {
     pub(super) fn perform(&mut self, effect: Effect) {
@@ -41,6 +41,13 @@ impl Daemon {
             }
             Effect::DrainHurried(why) => self.reports.drain_hurried(&why),
             Effect::ArmBudget(after) => self.ending.budget = Some(from_now(after)),
+            Effect::Leave(leave) => {
+                if let Leave::ForUpgrade(binary) = &leave {
+                    tracing::info!(event = "supervisor.upgrading", binary, "making way for {binary}");
+                    self.processes.tell_guard(&ToGuard::Upgrade(binary.clone()), None);
+                }
+                self.ending.leaves = Some(leave);
+            }
             Effect::Exit(code) => {
                 self.ending.exit = Some(code);
                 self.answers.drained();

@@ -37,7 +37,7 @@ use sight::Sight;
 use spawner::{Program, Spawner};
 use watcher::Watcher;
 
-pub use guard::{GuardClient, UNGUARDED};
+pub use guard::GuardClient;
 pub use lookup::{Found, belongs};
 pub use spawner::{executable, present};
 
@@ -129,9 +129,8 @@ impl Processes {
 
     /// What does not work as it should, and how to fix it.
     pub fn troubles(&self) -> Vec<String> {
-        let unguarded = self.guard.is_none().then(|| UNGUARDED.to_string());
         let denied = self.clearing.values().filter_map(Clearing::trouble);
-        unguarded.into_iter().chain(self.watcher.trouble().map(String::from)).chain(denied).collect()
+        self.watcher.trouble().map(String::from).into_iter().chain(denied).collect()
     }
 
     /// Live processes that were left to us and belong to no app, in words.

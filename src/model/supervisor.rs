@@ -2,7 +2,7 @@
 //! all its effects. The daemon performs the effects, and their results come back as inputs.
 //!
 //! Each submodule has one concern: `apply` (manifests), `inherit` (what an earlier supervisor left), `requests`,
-//! `drain`, `snapshot` (what clients see) and `apps` (the table of machines). This file dispatches the inputs and
+//! `drain`, `handover` (to another process), `snapshot` (what clients see) and `apps` (the table of machines). This file dispatches the inputs and
 //! handles the dependencies between apps.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,12 +22,14 @@ use crate::model::protocol::{Answer, PlanReport, StateName};
 mod apply;
 mod apps;
 mod drain;
+mod handover;
 mod inherit;
 mod requests;
 mod snapshot;
 use apps::Apps;
 use drain::Drain;
 pub use drain::DrainCause;
+pub use handover::Leave;
 use inherit::Inheritance;
 pub use requests::AppRequest;
 use requests::Wait;
@@ -40,21 +42,21 @@ pub type AskId = u64;
 #[derive(Debug)]
 pub enum Input {
     /// The manifests were read and checked, because of this request or because a file changed.
-    Loaded {
-        checked: Box<Checked>,
-        ask: Option<AskId>,
-    },
+    Loaded { checked: Box<Checked>, ask: Option<AskId> },
     /// The `stage` steps are done, successfully or not.
     Staged,
+    /// Something has happened to this app.
     Happened(AppId, AppEvent),
+    /// A client asks for something.
     Asked(AppRequest),
+    /// Another binary is to take over, for this request.
+    UpgradeAsked { ask: AskId, binary: String },
+    /// The guard has died. May come more than once.
+    GuardLost,
     /// The client of this request has disconnected.
     Forgotten(AskId),
     /// Stop everything, then exit with this code.
-    DrainAsked {
-        code: u8,
-        cause: DrainCause,
-    },
+    DrainAsked { code: u8, cause: DrainCause },
     /// The supervisor received a signal that ends the session. The first one drains, the second one hurries the drain.
     EndSignalled(&'static str),
     /// The time of [`Effect::ArmBudget`] is over.
@@ -64,6 +66,7 @@ pub enum Input {
 /// A task for the daemon.
 #[derive(Debug, PartialEq)]
 pub enum Effect {
+    /// A task for one app.
     App(AppId, AppEffect),
     /// A new app appeared.
     Appeared(AppId, Arc<App>),
@@ -73,19 +76,18 @@ pub enum Effect {
     Vanished(AppId, String),
     /// Run the steps of `workspace.ron`'s `stage`.
     Stage(Arc<Workspace>),
+    /// Answer this request. Happens once for each request.
     Answer(AskId, Answer),
     /// The manifests were applied: the resulting changes, and the problems found.
-    Applied {
-        ask: Option<AskId>,
-        plan: Box<PlanReport>,
-        problems: Vec<Problem>,
-    },
+    Applied { ask: Option<AskId>, plan: Box<PlanReport>, problems: Vec<Problem> },
     /// All apps are being stopped.
     DrainBegun(DrainCause),
     /// All remaining processes are being killed, for this reason.
     DrainHurried(String),
     /// Send [`Input::BudgetSpent`] after this.
     ArmBudget(Duration),
+    /// End this process without stopping the apps. The last one counts.
+    Leave(Leave),
     /// All apps are down: exit with this code.
     Exit(u8),
 }
@@ -93,13 +95,16 @@ pub enum Effect {
 /// The data that outlives a supervisor.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SavedSession {
+    /// By the app's name.
     pub apps: BTreeMap<String, SavedApp>,
+    /// What is not about one app.
     pub session: SessionState,
 }
 
 /// The data of the session itself that outlives a supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SessionState {
+    /// The `stage` steps are done; they run once in a session.
     pub staged: bool,
     /// A drain was in progress that ends with this exit code.
     pub draining: Option<u8>,
@@ -129,6 +134,8 @@ pub struct Supervisor {
     staging: Staging,
     waits: Vec<Wait>,
     drain: Option<Drain>,
+    /// The guard has died.
+    unguarded: bool,
     inheritance: Inheritance,
     /// Apps that have changed since the last call of `moved_apps`.
     touched: BTreeSet<AppId>,
@@ -154,6 +161,8 @@ impl Supervisor {
             }
             Input::Happened(id, event) => self.dispatch(id, event, turn),
             Input::Asked(request) => self.ask(request, turn),
+            Input::UpgradeAsked { ask, binary } => self.upgrade(ask, binary, turn),
+            Input::GuardLost => self.guard_lost(turn),
             Input::Forgotten(id) => self.waits.retain(|wait| wait.id != id),
             Input::DrainAsked { code, cause } => self.begin_drain(code, cause, turn),
             Input::EndSignalled(signal) if self.drain.is_some() => self.hurry(format!("{signal} again"), turn),
@@ -174,18 +183,22 @@ impl Supervisor {
         SessionState { staged: self.staging == Staging::Done, draining: self.drain.as_ref().map(|drain| drain.code) }
     }
 
+    /// The id of the app with this name, if there is one.
     pub fn id(&self, name: &str) -> Option<AppId> {
         self.apps.id(name)
     }
 
+    /// The app in its version in use.
     pub fn app(&self, id: AppId) -> Option<&Arc<App>> {
         self.apps.get(id).map(|slot| slot.app())
     }
 
+    /// The app's name.
     pub fn name(&self, id: AppId) -> Option<&str> {
         self.app(id).map(|app| app.name.as_str())
     }
 
+    /// The session's own settings, in their last good version.
     pub fn workspace(&self) -> &Arc<Workspace> {
         &self.workspace
     }

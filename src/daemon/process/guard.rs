@@ -10,10 +10,6 @@ use crate::host::proc::{Leader, Pid};
 use crate::host::sys::ExitRecord;
 use crate::model::guard::{ChildExit, ToGuard, ToSupervisor};
 
-/// The warning shown when the guard has died.
-pub const UNGUARDED: &str =
-    "the guard has died while the session is ending: if the supervisor dies too, nothing restarts it";
-
 /// How long to wait for the guard to report an exit. It does so at once unless it is stopped.
 const PATIENCE: Duration = Duration::from_secs(1);
 

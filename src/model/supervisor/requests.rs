@@ -12,8 +12,11 @@ use crate::model::spelling::closest;
 /// A client's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppRequest {
+    /// Names the request in its answer.
     pub id: AskId,
+    /// The app's name, as the client wrote it.
     pub app: String,
+    /// What to do.
     pub verb: Verb,
     /// Answer once the request is done, instead of at once.
     pub wait: bool,

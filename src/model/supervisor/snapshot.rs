@@ -10,6 +10,7 @@ use crate::model::protocol::{AppStatus, Snapshot};
 /// Facts about an app that only the daemon can observe.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
+    /// Resident memory of the whole tree; `None` while the app has no leader.
     pub memory_bytes: Option<u64>,
     /// Why its output is being dropped.
     pub log_trouble: Option<String>,
@@ -18,17 +19,12 @@ pub struct Observed {
 }
 
 impl Supervisor {
-    /// Calls `observe` once for each app. `troubles` are the problems of the session, one sentence each.
-    pub fn snapshot(
-        &self,
-        now: Duration,
-        troubles: Vec<String>,
-        mut observe: impl FnMut(AppId, &State, &str) -> Observed,
-    ) -> Snapshot {
+    /// Calls `observe` once for each app.
+    pub fn snapshot(&self, now: Duration, mut observe: impl FnMut(AppId, &State, &str) -> Observed) -> Snapshot {
         let status = |(name, id, slot): (&str, AppId, &Slot)| status(name, slot, now, observe(id, slot.state(), name));
         Snapshot {
             apps: self.apps.by_name().map(status).collect(),
-            problems: self.problems.iter().cloned().chain(troubles).collect(),
+            problems: self.problems.iter().cloned().chain(self.trouble().map(String::from)).collect(),
             draining: self.drain.is_some(),
             staging: self.staging != Staging::Done,
         }

@@ -26,6 +26,7 @@ struct World {
     log: Vec<String>,
     answers: BTreeMap<AskId, Answer>,
     exit: Option<u8>,
+    leave: Option<Leave>,
     /// Apps that are not ready until the test says so.
     slow: BTreeSet<String>,
     /// Apps that ignore the stop signal.
@@ -54,6 +55,7 @@ impl World {
             log: Vec::new(),
             answers: BTreeMap::new(),
             exit: None,
+            leave: None,
             slow: BTreeSet::new(),
             stubborn: BTreeSet::new(),
             held_hooks: false,
@@ -129,6 +131,7 @@ impl World {
                 assert!(self.unkillable || self.alive.is_empty(), "exit with {:?} alive", self.alive);
                 self.exit = Some(code);
             }
+            Effect::Leave(leave) => self.leave = Some(leave),
             Effect::Stage(_) => self.log.push("stage".into()),
             Effect::Vanished(_, name) => {
                 self.kept.remove(&name);
@@ -234,7 +237,7 @@ impl World {
 
     fn status(&self, name: &str) -> AppStatus {
         self.supervisor
-            .snapshot(self.now, Vec::new(), |_, _, _| Observed::default())
+            .snapshot(self.now, |_, _, _| Observed::default())
             .apps
             .into_iter()
             .find(|app| app.name == name)
@@ -456,7 +459,7 @@ fn an_app_that_is_down_goes_with_its_manifest() {
     let mut world = World::with(&[app("held"), App { enabled: false, ..app("disabled") }]);
     world.ask(1, "held", Verb::Stop);
     world.load(&[]);
-    assert_eq!(world.supervisor.snapshot(world.now, Vec::new(), |_, _, _| Observed::default()).apps, []);
+    assert_eq!(world.supervisor.snapshot(world.now, |_, _, _| Observed::default()).apps, []);
 }
 
 #[test]
@@ -682,4 +685,31 @@ fn an_app_that_gave_up_names_the_way_back() {
     world.kill("web");
     assert_eq!(world.state("web"), StateName::GaveUp);
     assert!(world.status("web").detail.contains("kasm-void start web"), "{}", world.status("web").detail);
+}
+
+#[test]
+fn a_supervisor_makes_way_for_another_binary_unless_the_session_ends() {
+    let upgrade = |ask| Input::UpgradeAsked { ask, binary: "/new".into() };
+    let mut world = World::with(&[app("web")]);
+    world.give(upgrade(1));
+    assert!(world.answers[&1].done);
+    assert_eq!(world.leave.take(), Some(Leave::ForUpgrade("/new".into())));
+    world.give(Input::DrainAsked { code: 0, cause: DrainCause::Request });
+    world.give(upgrade(2));
+    assert_eq!(world.answers[&2].message, "cannot upgrade to /new: the session is ending");
+    assert_eq!(world.leave, None);
+}
+
+#[test]
+fn a_lost_guard_is_replaced_unless_the_session_ends() {
+    let mut world = World::with(&[app("web")]);
+    world.give(Input::UpgradeAsked { ask: 1, binary: "/new".into() });
+    world.give(Input::GuardLost);
+    assert_eq!(world.leave.take(), Some(Leave::ToBecomeGuard), "nobody would start the new binary");
+    world.give(Input::UpgradeAsked { ask: 2, binary: "/new".into() });
+    assert_eq!(world.answers[&2].refusal, Some(Refusal::WrongState));
+    let mut world = World::with(&[app("web")]);
+    world.give(Input::DrainAsked { code: 0, cause: DrainCause::Request });
+    world.give(Input::GuardLost);
+    assert_eq!((world.leave, world.supervisor.trouble().is_some()), (None, true));
 }
