@@ -30,20 +30,29 @@ pub struct App {
     pub name: String,
     /// A one-line description.
     pub about: String,
+    /// Whether the app is started without a request.
     pub enabled: bool,
+    /// What a process of the app is started with.
     pub program: Program,
     /// Recognises a live process as this app, however it was started.
     pub matcher: Option<Matcher>,
     /// Apps that are started before this one.
     pub after: Vec<String>,
+    /// The steps around a start.
     pub hooks: Hooks,
+    /// When a started app counts as running. `None`: as soon as it is spawned.
     pub ready: Option<Ready>,
+    /// The check that is repeated while it runs.
     pub health: Option<Health>,
+    /// What follows an exit.
     pub policy: RestartPolicy,
+    /// How it is stopped.
     pub stop: Stop,
+    /// Where its output goes.
     pub log: Log,
     /// Resident memory of the whole tree in bytes; an app that uses more is restarted.
     pub max_rss: Option<u64>,
+    /// Its desktop icon.
     pub icon: Option<Icon>,
 }
 
@@ -60,7 +69,9 @@ pub struct Program {
     pub env_hidden: BTreeSet<String>,
     /// Working folder; `None` for the home folder.
     pub cwd: Option<PathBuf>,
+    /// -20 to 19; `None` to inherit the supervisor's.
     pub nice: Option<i32>,
+    /// -1000 to 1000; `None` to inherit the supervisor's.
     pub oom_score_adj: Option<i32>,
 }
 

@@ -56,6 +56,7 @@ pub struct Manifest {
     pub vars: BTreeMap<String, String>,
     /// The program: an absolute path, or a name on PATH.
     pub command: String,
+    /// Its arguments.
     #[serde(default)]
     pub args: Vec<String>,
     /// The name of an environment variable. If it is set and not empty, its shell words replace `args`.
@@ -85,31 +86,40 @@ pub struct Manifest {
     /// Steps before every spawn.
     #[serde(default)]
     pub prelaunch: Vec<HookForm>,
+    /// When the started app counts as running; without it, as soon as it is spawned.
     #[serde(default)]
     pub ready: Option<ReadyForm>,
+    /// A check that is repeated while the app runs.
     #[serde(default)]
     pub health: Option<HealthForm>,
     /// Steps after the app is running; a failure is a warning.
     #[serde(default)]
     pub postlaunch: Vec<HookForm>,
+    /// Which exits lead to a restart.
     #[serde(default)]
     pub restart: Restart,
     /// What to do when the user closes the app.
     #[serde(default)]
     pub on_close: OnClose,
+    /// How long to wait before the next start, and when to give up.
     #[serde(default)]
     pub backoff: BackoffForm,
+    /// What to do when the backoff gives up.
     #[serde(default)]
     pub on_give_up: OnGiveUp,
+    /// How the app is stopped.
     #[serde(default)]
     pub stop: StopForm,
+    /// Where its output goes.
     #[serde(default)]
     pub log: LogForm,
+    /// The resources that it may use.
     #[serde(default)]
     pub limits: LimitsForm,
     /// `kasm-void do APP ACTION`: stop, these steps, start.
     #[serde(default)]
     pub actions: BTreeMap<String, Vec<HookForm>>,
+    /// Its desktop icon; without it, it has none.
     #[serde(default)]
     pub icon: Option<Icon>,
 }

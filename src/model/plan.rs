@@ -15,6 +15,7 @@ use crate::model::protocol::{PlanReport, PlanStep};
 /// The difference between two versions of an app: the strongest effect, and the names of the fields that have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
+    /// No setting differs.
     None,
     /// Applies to the running app.
     Live(Vec<&'static str>),
@@ -24,6 +25,7 @@ pub enum Change {
     Restart(Vec<&'static str>),
 }
 
+/// One step from what runs to what the manifests say.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PlannedChange {
     /// A new manifest.
@@ -37,8 +39,11 @@ pub enum PlannedChange {
 /// How a changed field takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TakesEffect {
+    /// At once, without a restart.
     Live,
+    /// At the next start.
     NextStart,
+    /// By a restart.
     Restart,
 }
 

@@ -4,10 +4,15 @@
 pub const HUP: i32 = 1;
 /// These three signals end a session.
 pub const INT: i32 = 2;
+/// Ends a session.
 pub const QUIT: i32 = 3;
+/// Ends a session. The default of `stop.signal`.
 pub const TERM: i32 = 15;
+/// Passed on to the command of `kasm-void init`, if that catches it.
 pub const USR1: i32 = 10;
+/// As [`USR1`].
 pub const USR2: i32 = 12;
+/// As [`USR1`].
 pub const WINCH: i32 = 28;
 
 /// Linux x86_64 and aarch64 signal numbers by name.

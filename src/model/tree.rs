@@ -31,9 +31,13 @@ pub type Pid = i32;
 /// One line of the process table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process {
+    /// Its own pid.
     pub pid: Pid,
+    /// The pid of its parent; 0 if the kernel does not say.
     pub parent: Pid,
+    /// The pid of the process that founded its session.
     pub session: Pid,
+    /// The pid of the process that founded its process group.
     pub group: Pid,
     /// Start time in clock ticks since boot. Together with the pid it identifies a process uniquely.
     pub started: u64,
@@ -46,6 +50,7 @@ pub struct Process {
 /// All visible processes at one moment, oldest first.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
+    /// Oldest first. A parent need not come before its children.
     pub processes: Vec<Process>,
     /// No process was skipped for lack of a file descriptor.
     pub complete: bool,
@@ -90,6 +95,7 @@ pub trait Look {
 /// The owner of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
+    /// The app.
     App(AppId),
     /// A hook or probe command of the app. Part of its tree, but never adopted as the app itself.
     Hook(AppId),
@@ -118,8 +124,11 @@ impl Owner {
 /// The app to find a leader for.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
+    /// The app.
     pub app: AppId,
+    /// The app's name, as in its marks.
     pub name: &'a str,
+    /// The app's `matches`.
     pub matcher: Option<&'a Matcher>,
     /// Also accept a process that an earlier supervisor started as the app, by the marks in its environment.
     pub by_marks: bool,
@@ -229,6 +238,7 @@ impl Trees {
         self.owners.get(&pid)
     }
 
+    /// Every process of the table.
     pub fn processes(&self) -> impl Iterator<Item = &Process> {
         self.table.processes.iter()
     }
@@ -238,6 +248,7 @@ impl Trees {
         self.processes().filter_map(|process| Some((process, self.owners.get(&process.pid)?)))
     }
 
+    /// The process with this pid, if the table has it.
     pub fn process(&self, pid: Pid) -> Option<&Process> {
         self.index.by_pid.get(&pid).map(|at| &self.table.processes[*at])
     }

@@ -42,6 +42,7 @@ pub struct JudgedUrl {
 /// Why a URL may not be opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refused {
+    /// The rule that refuses it.
     pub reason: Reason,
     /// A sentence. Never contains the path, query or credentials of the URL.
     pub text: String,
@@ -51,16 +52,23 @@ pub struct Refused {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
+    /// The text is longer than [`LONGEST`].
     TooLong,
+    /// The text is not a URL.
     NotAUrl,
+    /// The scheme is neither `http` nor `https`.
     Scheme,
+    /// The URL contains a user name or a password.
     Credentials,
+    /// The port is not one of those that may be used.
     Port,
     /// The host is an address that is not global.
     PrivateAddress,
+    /// The host is not a name that a browser would look up.
     BadName,
     /// No public name server answers for the name.
     ReservedName,
+    /// The name has no dot, so it names something on this network.
     SingleLabel,
     /// The name does not end in a public suffix.
     UnknownSuffix,
@@ -68,6 +76,7 @@ pub enum Reason {
     Suffix,
     /// The configuration has an allow list, and the host is not on it.
     NotAllowed,
+    /// The name has no address.
     Unresolved,
     /// The name resolves to an address that is not global.
     ResolvesPrivate,
@@ -213,6 +222,7 @@ impl JudgedUrl {
         self.url.host_str().unwrap_or_default()
     }
 
+    /// The port that will be used, given or implied by the scheme.
     pub fn port(&self) -> u16 {
         self.url.port_or_known_default().unwrap_or_default()
     }

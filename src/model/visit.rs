@@ -42,6 +42,7 @@ const EMPTY: &str = "about:blank";
 /// The parameters of a visit.
 #[derive(Debug, Clone)]
 pub struct PageRequest {
+    /// The page to open.
     pub target: JudgedUrl,
     /// The tab of the previous visit.
     pub tab: Option<String>,
@@ -49,6 +50,7 @@ pub struct PageRequest {
     pub older: bool,
     /// When the caller must have an answer.
     pub reply_by: Time,
+    /// How patient the visit is.
     pub waits: Waits,
 }
 

@@ -21,6 +21,7 @@ pub struct Kills {
 pub struct Candidate {
     /// Resident memory in bytes; for a dead process, its peak.
     pub resident: u64,
+    /// -1000 to 1000. The kernel prefers a victim with a higher value.
     pub oom_score_adj: i32,
 }
 

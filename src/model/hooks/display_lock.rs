@@ -23,15 +23,20 @@ pub struct DisplayFacts {
 /// What to do with the lock and sockets of a display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisplayVerdict {
+    /// There is nothing to remove.
     Nothing,
+    /// Leave them: the display is in use.
     Keep(DisplayHolder),
+    /// Remove them: nobody uses the display.
     Remove,
 }
 
 /// Why a display's lock must stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisplayHolder {
+    /// An X server accepts clients there.
     Answers,
+    /// The X server with this pid is about to.
     Starting(i32),
 }
 

@@ -22,8 +22,10 @@ pub type Keys = BTreeMap<String, Value>;
 /// Why a text cannot be edited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotEditable {
+    /// Not JSON, even with comments and trailing commas allowed.
     #[error("was not JSON")]
     NotJson,
+    /// JSON, but its outermost value has no keys.
     #[error("was not an object")]
     NotAnObject,
 }

@@ -12,13 +12,17 @@ pub type WindowId = u32;
 /// A visible window of the app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppWindow {
+    /// Its X id.
     pub id: WindowId,
+    /// Whether it is meant to fill the screen.
     pub kind: WindowKind,
     /// It is resizable.
     pub resizable: bool,
+    /// It fills the screen in both directions.
     pub maximised: bool,
 }
 
+/// What a window is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowKind {
     /// A normal window.
@@ -79,6 +83,7 @@ impl Maximizer {
         self.maximised
     }
 
+    /// What the step has reached so far.
     pub fn outcome(&self) -> Maximized {
         match (self.maximised, self.windows.is_empty()) {
             (0, true) => Maximized::NoWindow,

@@ -11,7 +11,9 @@ use std::fmt;
 /// The owner that a lock names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LockOwner<'a> {
+    /// The name of the host where the browser runs.
     pub host: &'a str,
+    /// The browser's pid there; greater than 0.
     pub pid: i32,
 }
 
@@ -44,6 +46,7 @@ pub enum HolderProcess {
     Gone,
     /// It is alive, but we may not inspect it.
     Hidden,
+    /// It is alive, and we know this about it.
     Alive {
         /// It runs the app's program, or one of the same file name.
         same_program: bool,
@@ -57,13 +60,16 @@ pub enum HolderProcess {
 /// What to do with the lock of a profile, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProfileVerdict {
+    /// Leave it: somebody holds it.
     Keep(ProfileHolder),
+    /// Remove it: nobody does.
     Remove(Stale),
 }
 
 /// The holder of a lock that must stay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProfileHolder {
+    /// The process with this pid.
     Pid(i32),
     /// An unknown process that answers on the profile's socket.
     Unnamed,
@@ -85,7 +91,9 @@ pub enum Stale {
     NoLock,
     /// The lock names no owner.
     Unreadable(String),
+    /// It was left on the host of this name, which is not this one.
     OtherHost(String),
+    /// No process has this pid.
     Gone(i32),
     /// Another process now has the pid.
     OtherProgram(i32),

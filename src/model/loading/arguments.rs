@@ -58,6 +58,7 @@ pub struct Override {
 }
 
 impl Override {
+    /// The override of the variable that `args_from` names.
     pub fn of(args_from: Option<&String>, around: &Surroundings<'_>) -> Option<Self> {
         let name = args_from?;
         let text = around.env.get(name).filter(|text| !text.trim().is_empty())?;

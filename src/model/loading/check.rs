@@ -31,6 +31,7 @@ pub struct Checked {
     pub apps: BTreeMap<String, Arc<App>>,
     /// Apps whose manifest is broken now, with the first error.
     pub stale: BTreeMap<String, Problem>,
+    /// The session's own settings, in their last good version.
     pub workspace: Arc<Workspace>,
     /// If true, an app that is not here has no manifest. Otherwise its manifest may only be unreadable.
     pub complete: bool,
@@ -38,6 +39,7 @@ pub struct Checked {
     pub problems: Vec<Problem>,
 }
 
+/// Checks manifests again and again, and remembers what was good.
 #[derive(Default)]
 pub struct Checker {
     known: BTreeMap<String, Known>,

@@ -9,8 +9,11 @@ use crate::model::manifest::fields::Insert;
 /// What could not be interpolated, and where in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
+    /// The range in the text, in bytes.
     pub span: Range<usize>,
+    /// What is wrong there.
     pub message: String,
+    /// How to fix it; may be empty.
     pub help: String,
 }
 

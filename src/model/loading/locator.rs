@@ -8,6 +8,7 @@ use crate::model::loading::parse::{MOST_PROBLEMS, without_mark};
 use crate::model::loading::problem::Problem;
 use crate::model::loading::source::Source;
 
+/// Finds fields in one source.
 pub struct Locator<'a> {
     file: &'a str,
     text: &'a str,
@@ -16,6 +17,7 @@ pub struct Locator<'a> {
 }
 
 impl<'a> Locator<'a> {
+    /// Locates fields in this source.
     pub fn new(source: &'a Source) -> Self {
         Locator {
             file: &source.file,

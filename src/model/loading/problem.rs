@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use serde::Serialize;
 
+/// Whether a file is applied in spite of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -14,13 +15,16 @@ pub enum Severity {
     Warning,
 }
 
+/// Something wrong in a manifest, with its place and the way out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
+    /// Whether the file is applied.
     pub severity: Severity,
     /// The path under which the file was loaded.
     pub file: String,
     /// 1-based line and column (in characters); 0 if there is no text to point at.
     pub line: usize,
+    /// See `line`.
     pub column: usize,
     /// Field path, such as `prelaunch[2].timeout`; empty if the problem is not about a field.
     pub field: String,
@@ -70,21 +74,25 @@ impl Problem {
         }
     }
 
+    /// The same problem, about this field.
     pub fn field(mut self, path: impl Into<String>) -> Self {
         self.field = path.into();
         self
     }
 
+    /// The same problem, with this way out.
     pub fn help(mut self, way_out: impl Into<String>) -> Self {
         self.help = way_out.into();
         self
     }
 
+    /// The same problem, as a warning.
     pub fn warning(mut self) -> Self {
         self.severity = Severity::Warning;
         self
     }
 
+    /// Whether it keeps the file from being applied.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }

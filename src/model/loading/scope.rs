@@ -17,6 +17,7 @@ const MOST_BYTES: usize = 4 << 20;
 
 type LookUp<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+/// The variables that texts of one manifest may name, and the problems found on the way.
 pub struct Scope<'a> {
     vars: Vars<'a>,
     locator: &'a Locator<'a>,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 /// The environment, the home folder, and a way to look at files.
 pub struct Surroundings<'a> {
+    /// The supervisor's environment, as far as it is UTF-8.
     pub env: &'a BTreeMap<String, String>,
     /// `None` if the user has none; then `~` cannot be replaced.
     pub home: Option<&'a str>,
@@ -18,13 +19,16 @@ pub enum FileKind {
     Nothing,
     /// A file that we may execute.
     Program,
+    /// A file that we may not execute.
     File,
+    /// A folder.
     Folder,
     /// A device, a socket, a pipe.
     Special,
 }
 
 impl Surroundings<'_> {
+    /// Whether there is a program at this absolute path.
     pub fn is_program(&self, path: &str) -> bool {
         (self.look)(path) == FileKind::Program
     }

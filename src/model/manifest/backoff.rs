@@ -29,6 +29,7 @@ pub struct BackoffForm {
     pub jitter: Option<f64>,
     /// An app that exits after running this long is restarted at once, and the next wait is `first` again.
     pub stable_after: Option<String>,
+    /// When to stop trying; never by default.
     pub give_up: Option<GiveUpForm>,
 }
 
@@ -36,10 +37,13 @@ pub struct BackoffForm {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename = "GiveUp", deny_unknown_fields)]
 pub enum GiveUpForm {
+    /// Try for as long as the session lasts.
     Never,
     /// At the `times`-th unexpected exit within the window.
     After {
+        /// 1 to 1000.
         times: u32,
+        /// From 1 s to 30 days.
         within: String,
     },
 }
@@ -57,16 +61,20 @@ pub struct Backoff {
     pub jitter: f64,
     /// An app that exits after running this long is restarted at once, and the next wait is `first` again.
     pub stable_after: Duration,
+    /// When to stop trying.
     pub give_up: GiveUp,
 }
 
 /// When to give up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GiveUp {
+    /// Try for as long as the session lasts.
     Never,
     /// At the `times`-th unexpected exit within the window.
     After {
+        /// 1 to 1000.
         times: u32,
+        /// From 1 s to 30 days.
         within: Duration,
     },
 }
@@ -85,6 +93,7 @@ impl Default for Backoff {
 }
 
 impl BackoffForm {
+    /// Fills in defaults and reports values that are out of range, and a `first` longer than `max`.
     pub fn check(self, fields: &mut Fields<'_>) -> Backoff {
         let BackoffForm { first, factor, max, jitter, stable_after, give_up } = self;
         let default = Backoff::default();

@@ -17,6 +17,7 @@ use crate::model::manifest::switch;
 pub struct Finding {
     /// The field's path, such as `prelaunch[2].timeout`.
     pub path: String,
+    /// What is wrong, without the position.
     pub message: String,
     /// How to fix it; may be empty.
     pub help: String,
@@ -27,6 +28,7 @@ pub struct Finding {
 /// How a variable's value is inserted into a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Insert {
+    /// Unchanged.
     AsIs,
     /// Escaped for a regular expression: the value matches itself literally.
     Escaped,
@@ -38,7 +40,9 @@ pub enum Insert {
 /// checked. Problems that only follow from a left-out field must not be reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whole {
+    /// Every field is there.
     Yes,
+    /// At least one field was left out.
     No,
 }
 
@@ -57,10 +61,12 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// The fields of a whole manifest. `fill_in` interpolates each text.
     pub fn new(fill_in: FillIn<'a>, whole: Whole) -> Self {
         Fields { path: String::new(), fill_in, whole, findings: Vec::new() }
     }
 
+    /// Everything that was reported, in the order of the checks.
     pub fn into_findings(self) -> Vec<Finding> {
         self.findings
     }
@@ -80,6 +86,7 @@ impl<'a> Fields<'a> {
         list.into_iter().enumerate().map(element).collect()
     }
 
+    /// Reports an error in `field`: the manifest is not applied.
     pub fn error(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {
         let finding = Finding { path: self.path_of(field), message: message.into(), help: help.into(), warning: false };
         self.findings.push(finding);
@@ -92,16 +99,20 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Reports a warning about `field`: the manifest is applied all the same.
     pub fn warning(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {
         let finding = Finding { path: self.path_of(field), message: message.into(), help: help.into(), warning: true };
         self.findings.push(finding);
     }
 
+    /// The text of `field`, interpolated.
     pub fn text(&mut self, field: &str, text: String) -> String {
         let path = self.path_of(field);
         (self.fill_in)(&path, text, Insert::AsIs)
     }
 
+    /// The texts of a list, interpolated. In a script (the word after `-c` or `-e`), only variables that are known are
+    /// replaced.
     pub fn texts(&mut self, field: &str, texts: Vec<String>) -> Vec<String> {
         let mut insert = Insert::AsIs;
         let fill_in = |(i, text): (usize, String)| {
@@ -113,6 +124,7 @@ impl<'a> Fields<'a> {
         texts.into_iter().enumerate().map(fill_in).collect()
     }
 
+    /// The values of a map, interpolated; its keys stay as they are.
     pub fn map(&mut self, field: &str, map: BTreeMap<String, String>) -> BTreeMap<String, String> {
         let filled = |(key, text)| {
             let text = self.text(&format!("{field}.{key}"), text);

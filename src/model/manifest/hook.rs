@@ -149,9 +149,11 @@ pub enum BrowserKind {
 /// One checked hook. Hooks run in order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hook {
+    /// What to do.
     pub step: Step,
     /// How long the hook may take before it counts as failed.
     pub timeout: Duration,
+    /// What a failure or a timeout means.
     pub on_failure: OnFailure,
 }
 
@@ -175,6 +177,7 @@ const HALF_A_MINUTE: Duration = Duration::from_secs(30);
 const MAXIMIZE_WITHIN: Duration = Duration::from_secs(20);
 
 impl HookForm {
+    /// Compiles the step: interpolates its texts, and reports paths, patterns and times that cannot be used.
     pub fn check(self, fields: &mut Fields<'_>) -> Hook {
         let step = |step, on_failure| Hook { step, timeout: HALF_A_MINUTE, on_failure };
         match self {

@@ -13,9 +13,12 @@ use crate::model::spelling::closest;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Icon {
+    /// The text below the icon.
     pub name: String,
+    /// A name from the icon theme or the path of an image; may be empty.
     #[serde(default)]
     pub icon: String,
+    /// Menu categories, as in a desktop entry.
     #[serde(default)]
     pub categories: Vec<String>,
     /// A click while the app is up runs its command line once more, with these after `args`. Without it such a click
@@ -43,7 +46,9 @@ impl Icon {
 /// A desktop entry: its file name and content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesktopEntry {
+    /// The file's name, ending in `.desktop`.
     pub file: String,
+    /// The whole content of the file.
     pub text: String,
 }
 

@@ -24,13 +24,16 @@ pub struct LimitsForm {
 /// The resources that an app may use. With `None` it inherits the supervisor's value, or has no limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Limits {
+    /// -20 to 19.
     pub nice: Option<i32>,
+    /// -1000 to 1000.
     pub oom_score_adj: Option<i32>,
     /// Resident memory of the whole tree, in bytes.
     pub max_rss: Option<u64>,
 }
 
 impl LimitsForm {
+    /// Reports values that are out of range.
     pub fn check(self, fields: &mut Fields<'_>) -> Limits {
         let LimitsForm { nice, oom_score_adj, max_rss } = self;
         Limits {

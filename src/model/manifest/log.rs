@@ -52,6 +52,7 @@ impl Default for Log {
 }
 
 impl LogForm {
+    /// Fills in defaults and reports values that are out of range.
     pub fn check(self, fields: &mut Fields<'_>) -> Log {
         let LogForm { file, max_size, keep, tail, forward } = self;
         let default = Log::default();

@@ -71,8 +71,11 @@ pub fn value_of<'a>(words: &'a [String], flag: &str) -> Option<&'a str> {
 /// The compiled `matches`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matcher {
+    /// Matches the command line of the app's leader.
     pub cmdline: Pattern,
+    /// Matches the command lines of its helpers.
     pub exclude: Option<Pattern>,
+    /// The folder that the leader's flag must name.
     pub same_folder: Option<FolderFlag>,
     /// How long to wait for a successor of the leader.
     pub successor: Duration,
@@ -81,7 +84,9 @@ pub struct Matcher {
 /// A flag and the folder that it names for the app.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FolderFlag {
+    /// The flag, such as `--user-data-dir`.
     pub flag: String,
+    /// The absolute path that the app's arguments give it.
     pub folder: PathBuf,
 }
 

@@ -8,7 +8,9 @@ use regex_lite::{Regex, RegexBuilder};
 /// Whether matching is case-sensitive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Case {
+    /// Upper and lower case differ, as in paths and arguments.
     Sensitive,
+    /// Upper and lower case are the same, as in window classes.
     Ignored,
 }
 
@@ -31,10 +33,12 @@ impl Pattern {
         Pattern::new(r"[^\s\S]", Case::Sensitive).expect("a class without members")
     }
 
+    /// Whether the pattern matches anywhere in the text.
     pub fn is_match(&self, text: &str) -> bool {
         self.regex.is_match(text)
     }
 
+    /// The regular expression as it was compiled.
     pub fn as_str(&self) -> &str {
         self.regex.as_str()
     }

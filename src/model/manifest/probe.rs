@@ -65,6 +65,7 @@ pub enum Target {
 }
 
 impl TargetForm {
+    /// Interpolates the texts, and reports addresses, URLs and patterns that cannot be used.
     pub fn check(self, fields: &mut Fields<'_>) -> Target {
         match self {
             TargetForm::Display => Target::Display,
@@ -119,6 +120,7 @@ impl std::fmt::Display for Target {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename = "Ready", deny_unknown_fields)]
 pub struct ReadyForm {
+    /// What is asked.
     pub probe: TargetForm,
     /// An app that is not ready in this time is stopped and counts as crashed, class `NotReady`.
     #[serde(default)]
@@ -128,12 +130,14 @@ pub struct ReadyForm {
 /// When a started app counts as `Running`. An app without this does as soon as it is spawned.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ready {
+    /// What is asked.
     pub probe: Target,
     /// An app that is not ready in this time is stopped and counts as crashed, class `NotReady`.
     pub within: Duration,
 }
 
 impl ReadyForm {
+    /// Fills in the default of `within` (30 s) and reports what is out of range.
     pub fn check(self, fields: &mut Fields<'_>) -> Ready {
         let ReadyForm { probe, within } = self;
         Ready {
@@ -147,7 +151,9 @@ impl ReadyForm {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename = "Health", deny_unknown_fields)]
 pub struct HealthForm {
+    /// What is asked.
     pub probe: TargetForm,
+    /// The pause between an answer and the next probe. 10 s by default.
     #[serde(default)]
     pub every: Option<String>,
     /// A probe that takes longer than this fails.
@@ -164,6 +170,7 @@ pub struct HealthForm {
 /// A check that is repeated while an app runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Health {
+    /// What is asked.
     pub probe: Target,
     /// The pause between an answer and the next probe.
     pub every: Duration,
@@ -176,6 +183,7 @@ pub struct Health {
 }
 
 impl HealthForm {
+    /// Fills in defaults and reports values that are out of range.
     pub fn check(self, fields: &mut Fields<'_>) -> Health {
         let HealthForm { probe, every, timeout, failures, grace } = self;
         Health {

@@ -12,10 +12,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub struct Span(pub Duration);
 
 impl Span {
+    /// This many seconds.
     pub const fn secs(seconds: u64) -> Self {
         Span(Duration::from_secs(seconds))
     }
 
+    /// This many milliseconds.
     pub const fn millis(milliseconds: u64) -> Self {
         Span(Duration::from_millis(milliseconds))
     }
@@ -26,6 +28,7 @@ impl Span {
 pub struct Size(pub u64);
 
 impl Size {
+    /// This many mebibytes.
     pub const fn mib(n: u64) -> Self {
         Size(n << 20)
     }

@@ -12,10 +12,12 @@ use crate::model::exit::Exit;
 /// Which exits lead to a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Restart {
+    /// Restart after every exit.
     #[default]
     Always,
     /// Restart, except after exit code 0.
     OnFailure,
+    /// Never restart.
     Never,
 }
 
@@ -43,9 +45,13 @@ pub enum OnGiveUp {
 /// Which exits lead to a restart, after which wait, and when to give up.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RestartPolicy {
+    /// `restart`: which exits lead to a restart.
     pub restart: Restart,
+    /// `on_close`: what a closed window means.
     pub on_close: OnClose,
+    /// `backoff`: the waits between starts.
     pub backoff: Backoff,
+    /// `on_give_up`: what follows when the backoff gives up.
     pub on_give_up: OnGiveUp,
 }
 
@@ -56,9 +62,12 @@ pub enum Decision {
     AtOnce,
     /// Start again after this wait, as start number `attempt` since the app was last stable.
     Retry {
+        /// Counted from 1.
         attempt: u32,
+        /// From the exit to the start.
         wait: Duration,
     },
+    /// Do not start again until a start is requested or the manifest changes.
     GiveUp,
     /// Do not start again.
     Stay(Stay),
@@ -76,6 +85,7 @@ pub enum Stay {
 /// How a run ended, as the policy sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct FinishedRun<'a> {
+    /// The exit of its leader.
     pub exit: &'a Exit,
     /// How long it had been ready; `None` if it never was.
     pub lived: Option<Duration>,

@@ -41,6 +41,7 @@ impl Default for Stop {
 }
 
 impl StopForm {
+    /// Fills in defaults and reports unknown signals, bad ports and values that are out of range.
     pub fn check(self, fields: &mut Fields<'_>) -> Stop {
         let StopForm { signal, grace, devtools } = self;
         let default = Stop::default();

@@ -25,6 +25,7 @@ pub struct Losses {
 /// A problem that is over.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Recovered {
+    /// What was wrong.
     pub cause: String,
     /// Lines lost.
     pub lines: u64,

@@ -27,7 +27,9 @@ pub enum Passed {
 /// The level of a line in the supervisor's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
+    /// `error` and everything above it.
     Error,
+    /// `warn`.
     Warn,
     /// Includes lower levels: an app that writes them with `log.forward` on wants them forwarded.
     Info,

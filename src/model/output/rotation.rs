@@ -7,6 +7,7 @@ use super::lines::{LONGEST, last_line_end, line_end};
 pub struct WriteStep {
     /// In bytes.
     pub write: usize,
+    /// Whether to rotate the file after the write.
     pub rotate: bool,
 }
 
@@ -40,6 +41,7 @@ pub fn limit_without_rotation(max_size: u64, keep: u32) -> u64 {
 /// Facts about a file before output is written to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileFacts {
+    /// What it is.
     pub kind: Kind,
     /// The uid of its owner.
     pub uid: u32,
@@ -47,11 +49,14 @@ pub struct FileFacts {
     pub links: u64,
 }
 
+/// The kinds of files that matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// A regular file.
     Regular,
     /// `/dev/null`, to discard the output. Its owner does not matter.
     Null,
+    /// Anything else: a folder, a device, a pipe.
     Other,
 }
 

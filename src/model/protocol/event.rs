@@ -10,6 +10,7 @@ use crate::model::exit::Exit;
 pub struct EventLine {
     /// When it happened: RFC 3339, UTC.
     pub ts: String,
+    /// What happened.
     #[serde(flatten)]
     pub event: SessionEvent,
 }

@@ -3,11 +3,14 @@
 /// The HTTP method of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
+    /// Changes nothing.
     Get,
+    /// Changes something.
     Post,
 }
 
 impl Method {
+    /// The method as it is written in a request.
     pub fn name(self) -> &'static str {
         match self {
             Method::Get => "GET",
@@ -19,11 +22,13 @@ impl Method {
 /// The description of a route, for the server, the client and the docs.
 #[derive(Debug, Clone, Copy)]
 pub struct RouteInfo {
+    /// The only method that it takes.
     pub method: Method,
     /// The path, with `{name}` for each argument.
     pub path: &'static str,
     /// The command that uses it.
     pub verb: &'static str,
+    /// What it does, for the docs.
     pub description: &'static str,
 }
 

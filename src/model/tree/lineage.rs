@@ -96,10 +96,12 @@ impl Lineage {
         }
     }
 
+    /// The session whose processes these are.
     pub fn place(&self) -> &Place {
         &self.place
     }
 
+    /// The supervisor and its guard: processes that belong to nobody.
     pub fn ourselves(&self) -> &[Pid] {
         &self.ourselves
     }

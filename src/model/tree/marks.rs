@@ -5,6 +5,7 @@ use super::Pid;
 /// The marks that every process of an app inherits in its environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Marks {
+    /// The app's name.
     pub app: Option<String>,
     /// The state folder of the supervisor that started it.
     pub state: Option<String>,

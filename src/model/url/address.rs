@@ -16,6 +16,7 @@ pub struct Block {
     pub name: &'static str,
     /// The document that defines the block.
     pub source: &'static str,
+    /// Whether a page there may be opened.
     pub reach: Reach,
 }
 
@@ -25,6 +26,7 @@ enum Family {
     V6,
 }
 
+/// Who answers at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     /// Everyone on the internet reaches the same page.
@@ -88,6 +90,7 @@ fn number(address: IpAddr) -> (Family, u128) {
 }
 
 impl Block {
+    /// Whether the address is in this block.
     pub fn holds(&self, address: IpAddr) -> bool {
         let (family, number) = number(address);
         family == self.family && (number ^ self.base).checked_shr(self.free_bits()).unwrap_or(0) == 0

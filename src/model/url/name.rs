@@ -8,8 +8,11 @@ use super::Reason;
 /// A name for which no public name server answers, nor for any name below it.
 #[derive(Debug)]
 pub struct Reserved {
+    /// The name itself; every name below it is reserved too.
     pub suffix: &'static str,
+    /// What it is for.
     pub what: &'static str,
+    /// The document that reserves it.
     pub source: &'static str,
 }
 
@@ -106,6 +109,7 @@ pub enum HostPattern {
 }
 
 impl HostPattern {
+    /// Reads an entry: a host, or `*.` and a name. The error says what is wrong with it.
     pub fn read(word: &str) -> Result<Self, String> {
         match word.strip_prefix("*.") {
             Some(suffix) => Ok(HostPattern::Below(name_of(suffix)?)),
@@ -113,6 +117,7 @@ impl HostPattern {
         }
     }
 
+    /// Whether the entry allows this host.
     pub fn holds(&self, host: &str) -> bool {
         match self {
             HostPattern::Host(own) => host == own,

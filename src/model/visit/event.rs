@@ -30,6 +30,7 @@ pub enum VisitInput {
 /// The browser's answer to a command. Each command sets only its own fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reply {
+    /// All tabs, the last used first.
     pub tabs: Vec<Tab>,
     /// A tab that was created.
     pub tab: Option<String>,
@@ -51,7 +52,9 @@ pub struct Reply {
 /// A tab that shows a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tab {
+    /// Its id, which is also that of its first main frame.
     pub id: String,
+    /// The page it shows.
     pub url: String,
 }
 
@@ -59,38 +62,22 @@ pub struct Tab {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PageEvent {
     /// A document is about to be requested. The browser holds the request until it is continued or failed.
-    RequestPaused {
-        request: String,
-        frame: String,
-        url: String,
-    },
+    RequestPaused { request: String, frame: String, url: String },
     /// A cross-site frame was opened. It waits for [`Command::ResumeFrame`].
-    FrameAttached {
-        session: SessionId,
-    },
+    FrameAttached { session: SessionId },
     /// A session ended.
-    Detached {
-        session: SessionId,
-    },
+    Detached { session: SessionId },
     /// A document is shown in a frame.
-    FrameNavigated {
-        frame: String,
-        main: bool,
-        loader: String,
-        url: String,
-    },
+    FrameNavigated { frame: String, main: bool, loader: String, url: String },
     /// A server answered the request for a document.
-    Responded {
-        url: String,
-        address: IpAddr,
-        port: u16,
-    },
+    Responded { url: String, address: IpAddr, port: u16 },
     /// A page shows a dialog. If `leaving`, it asks whether to leave the page.
-    DialogOpened {
-        leaving: bool,
-    },
+    DialogOpened { leaving: bool },
+    /// The browser saves a file.
     DownloadBegan,
+    /// The page's process has crashed.
     Crashed,
+    /// The page works again after a crash.
     ReloadedAfterCrash,
 }
 
@@ -140,17 +127,16 @@ pub enum End {
 pub enum Command {
     /// Answer after all earlier messages, and do nothing else.
     Answer,
+    /// Return all tabs.
     ListTabs,
+    /// Open an empty tab and return it.
     CreateTab,
-    CloseTab {
-        tab: String,
-    },
-    ActivateTab {
-        tab: String,
-    },
-    Attach {
-        tab: String,
-    },
+    /// Close a tab.
+    CloseTab { tab: String },
+    /// Show a tab in front of the others.
+    ActivateTab { tab: String },
+    /// Open a session with a tab and return it.
+    Attach { tab: String },
     /// Report crashes.
     WatchCrashes,
     /// Report navigations and dialogs.
@@ -163,23 +149,20 @@ pub enum Command {
     HoldDocuments,
     /// Attach to cross-site frames before they do anything.
     AttachFrames,
+    /// Let a cross-site frame begin.
     ResumeFrame,
-    Continue {
-        request: String,
-    },
+    /// Send a request that was held.
+    Continue { request: String },
     /// Drop a request. If `unresolved`, the browser shows its own error page for a name without an address.
-    Fail {
-        request: String,
-        unresolved: bool,
-    },
-    Navigate {
-        url: String,
-    },
+    Fail { request: String, unresolved: bool },
+    /// Open a URL and return the document that it leads to.
+    Navigate { url: String },
+    /// Stop the page's load.
     StopLoading,
+    /// Show the tab in front of the others, in its window.
     BringToFront,
-    AnswerDialog {
-        accept: bool,
-    },
+    /// Close a dialog with OK (`accept`) or Cancel.
+    AnswerDialog { accept: bool },
 }
 
 /// A point in time, as the time since an origin that the caller chose.

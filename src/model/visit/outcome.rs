@@ -5,7 +5,9 @@ use crate::model::url::{Reason, Refused};
 /// The answer to one request: how it ended, and what else was done on the way.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
+    /// How it ended.
     pub outcome: Outcome,
+    /// What was done besides, in this order.
     pub also: Vec<Also>,
 }
 
@@ -13,21 +15,13 @@ pub struct Verdict {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// The page is shown.
-    Committed {
-        frame: String,
-    },
+    Committed { frame: String },
     /// The page was already shown; only the part after `#` changed.
-    SameDocument {
-        frame: String,
-    },
+    SameDocument { frame: String },
     /// The browser saves a file and still shows the previous page.
-    Download {
-        frame: String,
-    },
+    Download { frame: String },
     /// The site asks for a user name and password, and the browser shows its sign-in dialog.
-    SignIn {
-        frame: String,
-    },
+    SignIn { frame: String },
     /// The previous page is still shown: the response was empty, or the user stopped the load.
     Aborted,
     /// The browser, an extension or an administrator blocked the page.
@@ -42,6 +36,7 @@ pub enum Outcome {
     Superseded,
     /// The page's process crashed while it was loading.
     Crashed,
+    /// The browser could not carry out the request.
     Browser(Fault),
 }
 
@@ -70,7 +65,9 @@ pub enum Fault {
 pub enum Also {
     /// No open tab could be used.
     NewTab,
+    /// The tab had crashed, and works again.
     CrashedTabRecovered,
+    /// The tab did not respond, so another one was used.
     HungTabReplaced,
     /// The previous page asked whether to leave it, and we accepted.
     DialogAccepted,
