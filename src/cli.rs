@@ -16,7 +16,9 @@ pub mod policy;
 pub mod print;
 pub mod session;
 pub mod status;
+pub mod top;
 pub mod upgrade;
+pub mod wait;
 pub mod why;
 
 use std::ffi::OsString;
@@ -197,7 +199,26 @@ enum Ask {
         /// Show only these apps
         #[arg(value_name = "APP")]
         apps: Vec<String>,
+        /// Show it again whenever something changes, until the session ends
+        #[arg(short, long)]
+        watch: bool,
     },
+    /// Wait until apps run, are stopped, or are done
+    #[command(after_help = WAIT)]
+    Wait {
+        /// The apps [default: all]
+        #[arg(value_name = "APP")]
+        apps: Vec<String>,
+        /// What to wait for
+        #[arg(long = "for", value_name = "STATE", value_enum)]
+        awaited: wait::Awaited,
+        /// Give up waiting after this time
+        #[arg(long, value_name = "TIME", default_value = "60s")]
+        timeout: Span,
+    },
+    /// Watch the apps live: state, memory, CPU, output, events; start, stop and restart them by key
+    #[command(after_help = TOP)]
+    Top,
     /// Start apps; an app that waits for its next retry starts at once
     Start(Change),
     /// Stop apps; they stay down until you start them
@@ -289,6 +310,25 @@ Examples:
   kasm-void run /usr/share/kasm-void/manifests /etc/kasm-void/manifests ~/.config/kasm-void
 
 Changed manifests are applied at once. On SIGTERM, the supervisor stops all apps in order and exits.";
+
+const WAIT: &str = "\
+Examples:
+  kasm-void wait browser --for running
+  kasm-void wait migrate --for succeeded --timeout 10m && kasm-void start server
+
+If no supervisor is running yet, it waits for one. It ends at once when the state cannot be reached any more: the app
+gave up, or a job has failed.
+
+Exit codes:
+  0 reached   1 it will not be reached   2 wrong usage   3 no supervisor   4 not within the time";
+
+const TOP: &str = "\
+Keys:
+  Up Down  choose an app      s start   x stop   r restart   a actions   f filter
+  l e      output or events   Enter whole screen   PgUp PgDn scroll   / search
+  ?        all keys           q quit; the apps keep running
+
+It needs a terminal; `docker exec -it CONTAINER kasm-void top` has one. NO_COLOR switches the colours off.";
 
 const INIT: &str = "\
 Example, in a Dockerfile:
@@ -436,7 +476,10 @@ fn asking(question: impl Future<Output = anyhow::Result<VerbEnd>>) -> anyhow::Re
 
 async fn ask(question: Ask, client: &Client, json: bool) -> anyhow::Result<VerbEnd> {
     match question {
-        Ask::Status { apps } => status::status(client, &apps, json).await,
+        Ask::Status { apps, watch: false } => status::status(client, &apps, json).await,
+        Ask::Status { apps, watch: true } => status::watch::watch(client, &apps, json).await,
+        Ask::Wait { apps, awaited, timeout } => wait::wait(client, &apps, awaited, timeout, json).await,
+        Ask::Top => top::top(client, json).await,
         Ask::Why { app, last } => why::why(client, &app, last, json).await,
         Ask::Health { ready, .. } => health::health(client, ready, json).await,
         Ask::Start(asked) => change_apps(client, asked, Route::Start, json).await,

@@ -92,7 +92,7 @@ pub async fn events(client: &Client, json: bool) -> anyhow::Result<VerbEnd> {
 }
 
 /// Prints a notice that another supervisor has taken over.
-fn notice(before: &Identity, now: &Identity) {
+pub fn notice(before: &Identity, now: &Identity) {
     complain(&match now.pid == before.pid {
         true => "the connection was lost and is back".to_string(),
         false if now.deaths == before.deaths => {
@@ -258,7 +258,7 @@ fn settled(bytes: &[u8]) -> &[u8] {
 }
 
 /// An event as text: `TS EVENT APP key=value …`.
-fn in_words(event: &Map<String, Value>) -> String {
+pub fn in_words(event: &Map<String, Value>) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
     let first = ["ts", "event", "app"];
     let mut words: Vec<String> =

@@ -131,6 +131,17 @@ pub fn cut(text: &str, most: usize) -> String {
     shown + "…"
 }
 
+/// Cuts `name` to `most` columns. Keeps its beginning and its end, which identify it best.
+pub fn cut_middle(name: &str, most: usize) -> String {
+    let letters: Vec<char> = name.chars().collect();
+    if name.width() <= most {
+        return name.into();
+    }
+    let end = (most - 1) / 2;
+    let begin = most - 1 - end;
+    letters[..begin].iter().chain(&['…']).chain(&letters[letters.len() - end..]).collect()
+}
+
 /// A problem as compilers show it: position, source line with a caret, and help.
 pub fn problem(problem: &Problem) -> String {
     let level = match problem.severity {
@@ -195,6 +206,12 @@ mod tests {
     #[test]
     fn long_text_is_cut_between_characters() {
         assert_eq!((cut("éééé", 4), cut("ééééé", 4)), ("éééé".into(), "ééé…".into()));
+    }
+
+    #[test]
+    fn a_long_name_keeps_its_beginning_and_its_end() {
+        assert_eq!(cut_middle("browser-of-the-second-team", 12), "browse…-team");
+        assert_eq!(cut_middle("browser", 12), "browser");
     }
 
     fn shown(found: &Problem) -> String {

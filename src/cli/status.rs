@@ -1,6 +1,7 @@
 //! `status`: a table of the apps, problems first, and below it notes that do not fit into the table.
 
 mod table;
+pub mod watch;
 
 use anyhow::bail;
 
@@ -23,7 +24,7 @@ pub async fn status(client: &Client, names: &[String], json: bool) -> anyhow::Re
 }
 
 /// Keeps only the apps with these names; without names, keeps all.
-fn narrow(snapshot: &mut Snapshot, names: &[String]) -> anyhow::Result<()> {
+pub fn narrow(snapshot: &mut Snapshot, names: &[String]) -> anyhow::Result<()> {
     for name in names {
         let known = || snapshot.apps.iter().map(|app| app.name.as_str());
         if !known().any(|app| app == name) {
@@ -52,13 +53,16 @@ fn report(snapshot: &Snapshot, width: Option<usize>) -> String {
     [table, gap, notes].concat().join("\n")
 }
 
+/// The urgency of an app that runs, but not as its manifest says.
+pub const DOUBTFUL: u8 = 3;
+
 /// The sort key of the table: apps that need attention come first.
-fn urgency(app: &AppStatus) -> u8 {
+pub fn urgency(app: &AppStatus) -> u8 {
     match app.state {
         StateName::GaveUp => 0,
         StateName::Crashed => 1,
         StateName::Backoff => 2,
-        _ if app.log_trouble.is_some() || app.stale.is_some() => 3,
+        _ if app.log_trouble.is_some() || app.stale.is_some() => DOUBTFUL,
         StateName::Stopping => 4,
         StateName::Starting => 5,
         StateName::Running => 6,
@@ -67,7 +71,7 @@ fn urgency(app: &AppStatus) -> u8 {
 }
 
 /// Sentences about one app.
-fn notes(app: &AppStatus) -> Vec<String> {
+pub fn notes(app: &AppStatus) -> Vec<String> {
     let name = plain(&app.name);
     let exit = app.last_exit.as_ref().map(|exit| plain(&exit.to_string()));
     let ended = exit.map_or(String::new(), |exit| format!(": {exit}"));
@@ -120,7 +124,7 @@ pub fn state(app: &AppStatus) -> String {
 }
 
 /// The details of the state, without words that repeat the state's name.
-fn detail(app: &AppStatus) -> String {
+pub fn detail(app: &AppStatus) -> String {
     let adopted = if app.adopted { "adopted" } else { "" };
     let own = match app.state {
         StateName::Stopped => app.detail.strip_prefix("stopped ").unwrap_or(&app.detail),

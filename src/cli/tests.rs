@@ -49,6 +49,7 @@ pub fn app(name: &str, state: StateName) -> AppStatus {
         last_exit: None,
         next_retry_ms: None,
         memory_bytes: None,
+        cpu_ms: None,
         stale: None,
         log_trouble: None,
         actions: Vec::new(),

@@ -120,6 +120,7 @@ impl Daemon {
             let log = logs.stats(name);
             Observed {
                 memory_bytes: pid.map(|_| processes.memory(id)),
+                cpu_ms: pid.map(|_| processes.cpu(id).as_millis() as u64),
                 log_trouble: log.trouble.map(|why| format!("{why} ({} lines dropped)", log.dropped_lines)),
                 alive: processes.holding_up(id, pid.filter(|_| state.name() == StateName::Stopping)),
             }

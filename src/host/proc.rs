@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use super::sys::ExitRecord;
 pub use environment::{environment, variable};
-pub use memory::{oom_score_adj, out_of_memory_file, out_of_memory_kills, resident, share};
+pub use memory::{cpu, oom_score_adj, out_of_memory_file, out_of_memory_kills, resident, share};
 use read::{bytes, text, with_spare};
 pub use read::{keep_spare, misses};
 

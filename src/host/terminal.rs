@@ -15,10 +15,21 @@ pub fn width() -> Option<usize> {
     told.filter(|columns| *columns > 0).or_else(size)
 }
 
+/// The terminal's rows. `None` if stdout is not a terminal, or does not tell.
+pub fn rows() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(stdout()).ok()?;
+    Some(usize::from(size.ws_row)).filter(|rows| *rows > 0)
+}
+
 /// Whether stdout is a terminal whose locale is not UTF-8, which shows every other character as rubbish. The first of
 /// `LC_ALL`, `LC_CTYPE` and `LANG` that is set decides, as for every program.
 pub fn shows_ascii_only() -> bool {
     stdout().is_terminal() && !is_utf8(|name| std::env::var_os(name))
+}
+
+/// Whether stdout shows colours: a terminal that knows them, and a person who has not set `NO_COLOR`.
+pub fn colours_wanted() -> bool {
+    anstream::AutoStream::choice(&stdout()) != anstream::ColorChoice::Never
 }
 
 fn is_utf8(variable: impl Fn(&str) -> Option<OsString>) -> bool {

@@ -115,6 +115,7 @@ mod tests {
             last_exit: None,
             next_retry_ms: None,
             memory_bytes: None,
+            cpu_ms: None,
             stale: None,
             log_trouble: None,
             actions: Vec::new(),

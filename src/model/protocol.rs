@@ -124,6 +124,10 @@ pub struct AppStatus {
     /// Resident memory of the leader in bytes; only in answers, never in events.
     #[serde(default)]
     pub memory_bytes: Option<u64>,
+    /// CPU time in milliseconds that the tree has used, with the children it waited for; only in answers, never in
+    /// events. It is smaller again after a process of the tree has ended without its parent.
+    #[serde(default)]
+    pub cpu_ms: Option<u64>,
     /// The first problem of the manifest on disk, if it is broken and its last good version is in use.
     pub stale: Option<String>,
     /// Why output is being dropped, and how many lines were; only in answers, never in events.

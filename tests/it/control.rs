@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use kasm_void::model::exit::Exit;
-use kasm_void::model::protocol::{Answer, StateName};
+use kasm_void::model::protocol::{Answer, Snapshot, StateName};
 
 use crate::harness::{DEADLINE, FOREVER, NOBODY, NOTHING, Session, binary, until};
 
@@ -132,6 +132,65 @@ fn clients_that_race_never_double_an_app() {
     assert_eq!(session.find("web").map(|app| app.state), Some(StateName::Stopped));
     assert_eq!(session.lines("doubled"), NOTHING);
     assert_eq!(session.processes(), NOBODY);
+}
+
+#[test]
+fn a_wait_ends_when_the_state_is_reached_or_cannot_be() {
+    let mut session = Session::new()
+        .stayer("web")
+        .program("job", "read _ <\"$DATA/gate\"\nexit $(cat \"$DATA/code\")\n")
+        .app("web", r#"App(command: "${BIN}/web")"#)
+        .app("job", r#"App(command: "${BIN}/job", restart: Never)"#);
+    let made = std::process::Command::new("mkfifo").arg(session.data().join("gate")).status().expect("mkfifo");
+    assert!(made.success());
+    std::fs::write(session.data().join("code"), "0").expect("a file");
+    // It may be started before the supervisor.
+    let mut early = follower(&session, "early", &["wait", "web", "--for", "running"]);
+    session.start_supervisor();
+    assert!(until("web runs", || early.try_wait().expect("wait")).success());
+    assert_eq!(session.lines("early.out"), ["ok `web` is running"]);
+
+    let late = session.cli(&["wait", "job", "--for", "succeeded", "--timeout", "50ms"]);
+    assert_eq!((late.code, late.stdout.trim()), (Some(4), "failed `job` is not done within 50ms: it is Running"));
+    let open_gate = || std::fs::write(session.data().join("gate"), "go\n").expect("the job reads");
+    let mut job = follower(&session, "job", &["wait", "job", "--for", "succeeded", "--json"]);
+    open_gate();
+    assert!(until("the job is done", || job.try_wait().expect("wait")).success());
+    let outcome: Answer = serde_json::from_str(&session.lines("job.out")[0]).expect("JSON");
+    assert!(outcome.done, "{outcome:?}");
+
+    std::fs::write(session.data().join("code"), "3").expect("a file");
+    session.ok(&["start", "job"]);
+    open_gate();
+    let failed = session.cli(&["wait", "job", "--for", "succeeded"]);
+    assert_eq!(
+        (failed.code, failed.stdout.trim()),
+        (Some(1), "failed `job` will not be done: it is down: exit code 3")
+    );
+    session.ok(&["wait", "job", "--for", "stopped"]);
+    let unknown = session.cli(&["wait", "webb", "--for", "running"]);
+    assert!(unknown.code == Some(1) && unknown.stderr.contains("did you mean `web`?"), "{unknown:?}");
+    let nobody = Session::new().cli(&["wait", "--for", "running", "--timeout", "50ms"]);
+    assert_eq!(nobody.code, Some(3), "{nobody:?}");
+}
+
+#[test]
+fn a_watched_status_is_printed_when_something_changes() {
+    let mut session = one_app();
+    let mut watch = follower(&session, "watch", &["status", "--watch", "--json"]);
+    session.wait_lines("watch.out", 1);
+    session.ok(&["stop", "web"]);
+    let states = |session: &Session| -> Vec<StateName> {
+        let snapshots = session.lines("watch.out");
+        let snapshots = snapshots.iter().filter_map(|line| serde_json::from_str::<Snapshot>(line).ok());
+        snapshots.map(|snapshot| snapshot.apps[0].state).collect()
+    };
+    until("the stop is shown", || (states(&session).last() == Some(&StateName::Stopped)).then_some(()));
+    session.crash_supervisor();
+    session.ok(&["start", "web"]);
+    until("the next supervisor is watched", || (states(&session).last() == Some(&StateName::Running)).then_some(()));
+    assert!(session.interrupt().0.success());
+    assert!(until("the watch ends", || watch.try_wait().expect("wait")).success());
 }
 
 #[test]

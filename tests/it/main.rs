@@ -24,4 +24,5 @@ mod state_folder;
 mod takeover;
 mod terminal;
 mod tidy;
+mod top;
 mod trees;

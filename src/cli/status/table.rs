@@ -4,7 +4,7 @@
 use unicode_width::UnicodeWidthStr;
 
 use super::detail;
-use crate::cli::print::{self, DIM, cut, duration, plain, state_style};
+use crate::cli::print::{self, DIM, cut, cut_middle, duration, plain, state_style};
 use crate::model::protocol::{AppStatus, StateName};
 
 const HEADER: [&str; 6] = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "MEMORY"];
@@ -90,17 +90,6 @@ fn note(app: &AppStatus) -> String {
     parts.join("; ")
 }
 
-/// Cuts `name` to `most` columns. Keeps its beginning and its end, which identify it best.
-fn cut_middle(name: &str, most: usize) -> String {
-    let letters: Vec<char> = name.chars().collect();
-    if name.width() <= most {
-        return name.into();
-    }
-    let end = (most - 1) / 2;
-    let begin = most - 1 - end;
-    letters[..begin].iter().chain(&['…']).chain(&letters[letters.len() - end..]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -117,12 +106,6 @@ mod tests {
         let lines = lines(&[&odd], None);
         assert!(lines[1].contains(&format!("Running  {BAD}GaveUp{BAD:#}")), "{lines:?}");
         assert!(!lines[1].contains("\x1b[2J"), "{lines:?}");
-    }
-
-    #[test]
-    fn a_long_name_keeps_its_beginning_and_its_end() {
-        assert_eq!(cut_middle("browser-of-the-second-team", 12), "browse…-team");
-        assert_eq!(cut_middle("browser", 12), "browser");
     }
 
     fn any_app() -> impl Strategy<Value = AppStatus> {

@@ -1,4 +1,6 @@
-//! Measures the memory of an app's tree.
+//! Measures the memory and the CPU time of an app's tree.
+
+use std::time::Duration;
 
 use super::Processes;
 use crate::host::proc::{self, Pid};
@@ -13,5 +15,10 @@ impl Processes {
             [only] => proc::resident(only),
             _ => members.into_iter().map(|pid| proc::share(pid).unwrap_or_else(|| proc::resident(pid))).sum(),
         }
+    }
+
+    /// CPU time that the app's tree has used, with the children that its processes waited for.
+    pub fn cpu(&mut self, id: AppId) -> Duration {
+        self.sight.look().trees.members(id).filter_map(|member| proc::cpu(member.pid)).sum()
     }
 }

@@ -1,10 +1,19 @@
-//! How much memory a process uses, and what the kernel killed because memory ran out.
+//! How much memory and CPU time a process uses, and what the kernel killed because memory ran out.
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::read::text;
 use crate::model::tree::Pid;
+
+/// CPU time of one process, and of the children that it has waited for. `None` if it is gone.
+pub fn cpu(pid: Pid) -> Option<Duration> {
+    let stat = text(&format!("/proc/{pid}/stat"))?;
+    let fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(11).take(4);
+    let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
+    Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
 
 /// Resident bytes of one process, or 0 if it is gone. Memory shared with others counts in full.
 pub fn resident(pid: Pid) -> u64 {

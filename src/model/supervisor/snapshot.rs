@@ -12,6 +12,7 @@ use crate::model::protocol::{AppStatus, Snapshot};
 pub struct Observed {
     /// Resident memory of the whole tree; `None` while the app has no leader.
     pub memory_bytes: Option<u64>,
+    pub cpu_ms: Option<u64>,
     /// Why its output is being dropped.
     pub log_trouble: Option<String>,
     /// The processes that keep it from being down, as text.
@@ -54,6 +55,7 @@ fn status(name: &str, slot: &Slot, now: Duration, observed: Observed) -> AppStat
             _ => None,
         },
         memory_bytes: observed.memory_bytes,
+        cpu_ms: observed.cpu_ms,
         stale: slot.stale.clone(),
         log_trouble: observed.log_trouble,
         actions: machine.app.hooks.actions.keys().cloned().collect(),
