@@ -14,6 +14,7 @@ pub mod open;
 pub mod plan;
 pub mod policy;
 pub mod print;
+pub mod retire;
 pub mod session;
 pub mod status;
 pub mod top;
@@ -186,6 +187,9 @@ enum Verb {
         #[arg(last = true)]
         folders: Vec<PathBuf>,
     },
+    /// Move what the older workspace image left in a home aside; used by the image's `workspace.ron`
+    #[command(hide = true)]
+    Retire { home: PathBuf, kept: PathBuf },
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  source <(kasm-void completions bash)")]
     Completions { shell: clap_complete::Shell },
@@ -367,8 +371,8 @@ const OPEN: &str = "\
 Example:
   kasm-void open https://example.com
 
-The token is read from the file named by $URL_LAUNCHER_TOKEN_FILE, else from $URL_LAUNCHER_TOKEN, else from $VNC_PW.
-It must be the launcher's token.
+The launcher of the session needs no token from its own user. Another launcher on this machine is asked on its port, with
+its token: from the file named by $URL_LAUNCHER_TOKEN_FILE, else from $URL_LAUNCHER_TOKEN, else from $VNC_PW.
 
 Exit codes:
   0 the page is shown   1 it is not   2 wrong usage   3 no launcher is running   4 still loading";
@@ -462,8 +466,9 @@ pub fn run(cli: Cli) -> anyhow::Result<VerbEnd> {
             init::run(&command, &state, grace.0, zero_when_stopped).map(VerbEnd::Ran)
         }
         Verb::TakesOver { ledger, folders } => upgrade::takes_over(ledger, &folders, json),
+        Verb::Retire { home, kept } => Ok(retire::retire(&home, &kept)),
         Verb::Doctor => asking(doctor::doctor(&Client::new(&state), &state, json)),
-        Verb::Open { url, launcher_port } => asking(open::open(&url, launcher_port, json)),
+        Verb::Open { url, launcher_port } => asking(open::open(&url, &state, launcher_port, json)),
         Verb::NavShim(options) => asking(nav_shim::run(options, json)),
         Verb::Ask(question) => asking(ask(question, &Client::new(&state), json)),
         Verb::Completions { shell } => completions(shell),

@@ -37,6 +37,7 @@ use crate::host::journal::{self, Journal};
 use crate::host::layout;
 use crate::host::link::Link;
 use crate::host::load::Loaded;
+use crate::host::privacy::{self, OomScore};
 use crate::host::{proc, sys};
 use crate::http::Server;
 use crate::model::guard::{Hello, ToGuard};
@@ -48,7 +49,7 @@ use hooks::Request;
 use jobs::Jobs;
 use logs::Logs;
 use manifests::{Manifests, Purpose, Reading};
-use process::Processes;
+use process::{OwnLimits, Processes};
 use report::Reports;
 use startup::Welcome;
 use state::{Folder, Ledger};
@@ -69,6 +70,8 @@ pub struct RunOptions {
 /// Runs the supervisor until it is told to drain. The guard is at the other end of `line`. Returns the code of
 /// `on_give_up`, or 0.
 pub fn run(options: RunOptions, line: Link) -> anyhow::Result<ExitCode> {
+    let oom_score = OomScore::open().ok();
+    privacy::hide();
     // The program was executed as /proc/self/exe; without this, its name would be `exe`.
     let _ = rustix::thread::set_name(c"kasm-void");
     let (welcome, lock) = Welcome::hear(line)?;
@@ -79,10 +82,11 @@ pub fn run(options: RunOptions, line: Link) -> anyhow::Result<ExitCode> {
     let journal = Journal::start(options.log_format, options.log_dir.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(64).build()?;
     let open_files = sys::raise_open_files();
+    let limits = OwnLimits { open_files, oom_score };
     let deaths = welcome.hello.deaths;
     let folder = Folder::new(&state, lock);
     let (code, pipes, lock) = LocalSet::new().block_on(&runtime, async {
-        let (mut daemon, inbox) = Daemon::new(folder, options.folders, welcome, open_files)?;
+        let (mut daemon, inbox) = Daemon::new(folder, options.folders, welcome, limits)?;
         let code = daemon.run(inbox).await?;
         let becomes_guard = daemon.ending.leaves == Some(Leave::ToBecomeGuard);
         let pipes = becomes_guard.then(|| daemon.logs.descriptors());

@@ -20,7 +20,7 @@ use crate::host::handover::Handover;
 use crate::host::layout::{self, StateFolder};
 use crate::host::link::{GUARD, Heard, Link};
 use crate::host::proc::{self, Process};
-use crate::host::{signals, sys};
+use crate::host::{privacy, signals, sys};
 use crate::model::guard::{ChildExit, Guard, GuardEffect, GuardInput, ToGuard, ToSupervisor};
 
 /// The guard's own binary, even when its file has been replaced or deleted.
@@ -35,6 +35,7 @@ pub fn run(
     environment: BTreeMap<String, String>,
     inherited: Option<Handover>,
 ) -> anyhow::Result<ExitCode> {
+    privacy::hide();
     let _ = rustix::thread::set_name(c"kasm-void"); // after an exec of /proc/self/exe the name would be `exe`
     // The name of a killed guard is free again. If another process has taken it by now, that process does not hold
     // the lock, so continue without the name.
@@ -164,7 +165,7 @@ impl Shell {
         command.env(GUARD, std::process::id().to_string()).stdin(Stdio::from(theirs.into_fd())).process_group(0);
         command.envs(&self.environment);
         Handover::forget(&mut command);
-        sys::start_unblocked(&mut command, self.open_files);
+        sys::start_unblocked(&mut command, self.open_files, None);
         let child = command.spawn()?;
         Ok(Supervisor { pid: child.id() as i32, line: Some(ours) })
     }

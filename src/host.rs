@@ -5,6 +5,7 @@ pub mod sync;
 pub mod sys;
 pub mod terminal;
 
+pub mod privacy;
 pub mod proc;
 pub mod session;
 pub mod signals;
@@ -12,6 +13,7 @@ pub mod signals;
 pub mod listener;
 pub mod socket;
 
+pub mod claim;
 pub mod clock;
 pub mod display;
 pub mod handover;

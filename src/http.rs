@@ -13,6 +13,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,6 +168,30 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_send_buffer_size(SEND_BUFFER)?; // accepted connections inherit it
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// A Unix socket that only our user can open, in place of a dead one. The caller knows that no live process serves it.
+///
+/// # Errors
+/// The path is too long for a socket, or cannot be written to.
+pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    // Bound under another name and then renamed: the socket never exists with open permissions, and is never
+    // missing.
+    let aside = path.with_extension("new");
+    match std::fs::remove_file(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&aside).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => {
+            let why = format!("{} is too long for a socket's path: use a shorter state folder", path.display());
+            io::Error::new(error.kind(), why)
+        }
+        _ => error,
+    })?;
+    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&aside, path)?;
+    Ok(listener)
 }
 
 /// A running server. Dropping it stops listening; responses in progress are finished.

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::fs::{File, Permissions};
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::set_child_subreaper;
 
 use crate::host::layout::StateFolder;
-use crate::host::{signals, sys};
+use crate::host::{privacy, signals, sys};
 use crate::launcher::token;
 use crate::model::init::{Init, InitEffect, InitInput};
 
@@ -26,19 +27,18 @@ use crate::model::init::{Init, InitEffect, InitInput};
 /// then stops the command, all within `grace`. Returns the command's exit code, or 128 plus the signal that ended it.
 /// With `zero_when_stopped`, a clean stop returns 0.
 pub fn run(command: &[OsString], state: &Path, grace: Duration, zero_when_stopped: bool) -> anyhow::Result<ExitCode> {
+    privacy::hide();
     // Failure is harmless: PID 1 inherits every orphan anyway.
     let _ = set_child_subreaper(Some(rustix::process::getpid()));
     let mut caught = sys::catchable_signals();
     caught.push(libc::SIGWINCH);
     let signals = sys::signal_fd(&caught).context("cannot receive signals")?;
     let token = token_for_the_launcher().context("cannot keep the launcher's token")?;
-    let named = token.as_ref().map(|token| format!("/proc/{}/fd/{}", std::process::id(), token.as_raw_fd()));
-    let for_the_command: Vec<(&str, String)> = named.map(|path| (token::FILE, path)).into_iter().collect();
     let mut shell = Shell {
         init: Init::new(grace, zero_when_stopped),
         signals,
         state: state.into(),
-        command: start(command, &for_the_command)?,
+        command: start_command(command, token.as_ref())?,
         drain: None,
         origin: Instant::now(),
         exit: None,
@@ -122,31 +122,47 @@ impl Shell {
     /// Runs a kasm-void verb against the supervisor of our state folder. Returns its pid, or `None` if it could not
     /// be started.
     fn start_ourselves(&self, words: &[&str]) -> Option<i32> {
-        let words = ["/proc/self/exe"].iter().chain(words).chain(&["--state"]).map(OsString::from);
-        start(&words.chain([self.state.as_os_str().into()]).collect::<Vec<_>>(), &[]).ok()
+        let mut command = Command::new("/proc/self/exe");
+        command.args(words).arg("--state").arg(&self.state);
+        for secret in token::VARIABLES.iter().chain(&[token::FILE]) {
+            command.env_remove(secret); // it needs none
+        }
+        start(&mut command, None).ok()
     }
 }
 
+/// Starts the entry point. It and the programs it starts inherit the launcher's token, which a variable names.
+fn start_command(words: &[OsString], token: Option<&OwnedFd>) -> anyhow::Result<i32> {
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    if let Some(token) = token {
+        command.env(token::FILE, format!("/proc/self/fd/{}", token.as_raw_fd()));
+    }
+    start(&mut command, token.map(AsFd::as_fd))
+}
+
+/// Starts the command in its own process group, so that a terminal's Ctrl-C reaches only us.
+fn start(command: &mut Command, kept: Option<BorrowedFd<'_>>) -> anyhow::Result<i32> {
+    command.process_group(0);
+    sys::start_unblocked(command, None, kept);
+    let child = command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    Ok(child.id() as i32)
+}
+
+/// The lowest number of the descriptor with the token. Scripts use smaller ones for their own files.
+const TOKEN: i32 = 100;
+
 /// Keeps the VNC password for the launcher, which uses it when no token is set. An entry point may remove the
-/// password from the environment before it starts the launcher, as KASM's does. So the password is kept in an in-memory
-/// file that lives as long as this process and that no cleaner can delete. Returns `None` if the launcher's token is
-/// already set, or if there is no password.
-fn token_for_the_launcher() -> anyhow::Result<Option<File>> {
+/// password from the environment before it starts the launcher, as KASM's does. So the password is put into an in-memory
+/// file, whose descriptor every process of the session inherits until the supervisor, which gives it to the launcher
+/// alone. Returns `None` if the launcher's token is already set, or if there is no password.
+fn token_for_the_launcher() -> anyhow::Result<Option<OwnedFd>> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let [own, password] = token::VARIABLES;
     let (None, None, Some(password)) = (set(token::FILE), set(own), set(password)) else { return Ok(None) };
     let mut file = File::from(memfd_create("launcher-token", MemfdFlags::CLOEXEC)?);
     file.set_permissions(Permissions::from_mode(0o400))?;
     file.write_all(password.as_encoded_bytes())?;
-    Ok(Some(file))
-}
-
-/// Starts the command in its own process group, so that a terminal's Ctrl-C reaches only us.
-fn start(words: &[OsString], environment: &[(&str, String)]) -> anyhow::Result<i32> {
-    let program = &words[0];
-    let mut command = Command::new(program);
-    command.args(&words[1..]).envs(environment.iter().cloned()).process_group(0);
-    sys::start_unblocked(&mut command, None);
-    let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
-    Ok(child.id() as i32)
+    let file = OwnedFd::from(file);
+    Ok(Some(fcntl_dupfd_cloexec(&file, TOKEN).unwrap_or(file))) // fails only if so few files may be open
 }

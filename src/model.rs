@@ -14,6 +14,8 @@ pub mod hooks;
 
 pub mod manifest;
 
+pub mod predecessor;
+
 pub mod protocol;
 
 pub mod app;

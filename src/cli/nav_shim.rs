@@ -1,12 +1,14 @@
 //! `nav-shim`: runs the URL launcher with the settings from its options and the environment.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use clap::Args;
 
 use super::VerbEnd;
 use super::policy::PolicyOptions;
 use crate::host::journal::{Format, Journal};
+use crate::host::{layout, marks, privacy};
 use crate::launcher;
 
 #[derive(Debug, Args)]
@@ -24,10 +26,15 @@ pub struct NavShimOptions {
     policy: PolicyOptions,
 }
 
+/// Runs the launcher. As an app of a session, it also serves the session's user through the state folder.
 pub async fn run(options: NavShimOptions, json: bool) -> anyhow::Result<VerbEnd> {
+    privacy::hide();
     let NavShimOptions { port, listen, cdp_port, policy } = options;
     let policy = policy.policy().map_err(anyhow::Error::msg)?;
     let _journal = Journal::start(if json { Format::Json } else { Format::Auto }, None)?;
-    launcher::run(launcher::LauncherOptions { listen: SocketAddr::new(listen, port), cdp_port, policy }).await?;
+    let state = std::env::var_os(marks::APP).and(std::env::var_os(marks::STATE)).map(PathBuf::from);
+    let socket = state.map(|state| layout::launcher_socket(&state));
+    launcher::run(launcher::LauncherOptions { listen: SocketAddr::new(listen, port), cdp_port, policy, socket })
+        .await?;
     Ok(VerbEnd::Done)
 }

@@ -6,7 +6,6 @@ mod ask;
 mod stream;
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::{Extension, Json, Router};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -36,22 +35,7 @@ use stream::follow_on;
 
 /// Opens the control socket, replacing a dead one. The caller must hold the lock of the state folder.
 pub fn start(socket: &Path, asks: mpsc::Sender<Ask>, events: broadcast::Sender<Arc<str>>) -> io::Result<Server> {
-    // Bound under another name and then renamed: the socket never exists with open permissions, and is never
-    // missing.
-    let aside = socket.with_extension("new");
-    match std::fs::remove_file(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&aside).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidInput => {
-            let why = format!("{} is too long for a socket's path: use a shorter state folder", socket.display());
-            io::Error::new(error.kind(), why)
-        }
-        _ => error,
-    })?;
-    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
-    std::fs::rename(&aside, socket)?;
+    let listener = http::bind_unix(socket)?;
     Ok(http::serve(listener, router(asks, events), ListenerLimits::LOCAL))
 }
 

@@ -39,7 +39,7 @@ use watcher::Watcher;
 
 pub use guard::GuardClient;
 pub use lookup::{Found, belongs};
-pub use spawner::{executable, present};
+pub use spawner::{OwnLimits, executable, present};
 
 /// All processes of the session.
 pub struct Processes {
@@ -73,7 +73,7 @@ impl Processes {
     pub fn new(
         state: &Path,
         home: &Path,
-        open_files: Option<u64>,
+        limits: OwnLimits,
         guard: GuardClient,
         inherited: BTreeMap<String, Leader>,
         sessions: BTreeMap<String, (Pid, u64)>,
@@ -84,7 +84,7 @@ impl Processes {
         let lineage = Lineage::new(proc::place(state), vec![own, guard.pid]);
         let out_of_memory = OutOfMemory::new();
         Ok(Processes {
-            spawner: Spawner::new(home, open_files)?,
+            spawner: Spawner::new(home, limits)?,
             children: HashMap::new(),
             watcher: Watcher::new(out_of_memory.file())?,
             guard: Some(guard),

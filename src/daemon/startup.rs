@@ -14,7 +14,7 @@ use super::control;
 use super::jobs::Jobs;
 use super::logs::Logs;
 use super::manifests::{Environment, Manifests, Purpose};
-use super::process::{self, Processes};
+use super::process::{self, OwnLimits, Processes};
 use super::report::Reports;
 use super::state::{Folder, Ledger};
 use super::timers::Timers;
@@ -59,13 +59,12 @@ impl Welcome {
 }
 
 impl Daemon {
-    /// Opens what the loop needs, and returns the receiving ends of its channels. `open_files` is the soft limit for
-    /// apps.
+    /// Opens what the loop needs, and returns the receiving ends of its channels.
     pub(super) fn new(
         mut folder: Folder,
         folders: Vec<PathBuf>,
         welcome: Welcome,
-        open_files: Option<u64>,
+        limits: OwnLimits,
     ) -> anyhow::Result<(Self, Inbox)> {
         let Welcome { guard, hello, pipes } = welcome;
         let first = hello.cause.is_empty();
@@ -77,7 +76,7 @@ impl Daemon {
             tracing::error!(event = "state.refused", "{why}");
         }
         let home = Path::new(&*environment.home);
-        let processes = Processes::new(state, home, open_files, guard, inherited.leaders, inherited.sessions)
+        let processes = Processes::new(state, home, limits, guard, inherited.leaders, inherited.sessions)
             .context("cannot supervise processes")?;
         let mut supervisor = Supervisor::default();
         // The guard knows whether this session is draining. The ledger may be from an older one.

@@ -20,6 +20,8 @@ use crate::host::{proc, socket};
 const LOCK: &str = "lock";
 /// The control socket, bound by the supervisor.
 const CONTROL_SOCKET: &str = "control.sock";
+/// The launcher's socket for our own user, bound by the launcher.
+const LAUNCHER_SOCKET: &str = "launcher.sock";
 /// The state that one supervisor leaves for the next.
 const LEDGER: &str = "ledger.jsonl";
 /// Copies of the last good version of each manifest. Not named `manifests`: earlier versions unpacked a session there,
@@ -32,6 +34,10 @@ const LOGS: &str = "logs";
 
 pub fn control_socket(state: &Path) -> PathBuf {
     state.join(CONTROL_SOCKET)
+}
+
+pub fn launcher_socket(state: &Path) -> PathBuf {
+    state.join(LAUNCHER_SOCKET)
 }
 
 pub fn ledger(state: &Path) -> PathBuf {

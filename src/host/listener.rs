@@ -1,4 +1,4 @@
-//! Finds the process that listens on a TCP port of this machine.
+//! Finds out who listens on a TCP port of this machine: the process, and the user.
 
 use std::collections::HashSet;
 use std::fs;
@@ -12,7 +12,7 @@ const LISTEN: &str = "0A";
 /// The processes that listen where a connection to `address` arrives. Empty if none does, or if we may not inspect
 /// those that do.
 pub fn of(address: SocketAddr) -> Vec<Pid> {
-    let sockets = sockets(address);
+    let sockets: Vec<u64> = sockets(address).iter().map(|socket| socket.inode).collect();
     if sockets.is_empty() {
         return Vec::new();
     }
@@ -24,24 +24,38 @@ pub fn of(address: SocketAddr) -> Vec<Pid> {
     proc::table().processes.iter().map(|process| process.pid).filter(|pid| listens(*pid)).collect()
 }
 
-/// The inodes of the sockets that listen on exactly this address, else of those that listen on all addresses.
-fn sockets(address: SocketAddr) -> Vec<u64> {
-    let listening: Vec<(SocketAddr, u64)> = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+/// The users whose sockets listen where a connection to `address` arrives. A user of another user namespace has the
+/// kernel's overflow id, 65534.
+pub fn users(address: SocketAddr) -> Vec<u32> {
+    sockets(address).iter().map(|socket| socket.user).collect()
+}
+
+/// A listening socket.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Listening {
+    local: SocketAddr,
+    user: u32,
+    inode: u64,
+}
+
+/// The sockets that listen on exactly this address, else those that listen on all addresses.
+fn sockets(address: SocketAddr) -> Vec<Listening> {
+    let listening: Vec<Listening> = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
         .iter()
         .flat_map(|file| fs::read_to_string(file).unwrap_or_default().lines().filter_map(listening).collect::<Vec<_>>())
-        .filter(|(local, _)| local.port() == address.port())
+        .filter(|socket| socket.local.port() == address.port())
         .collect();
-    let at = |wanted: &dyn Fn(IpAddr) -> bool| -> Vec<u64> {
-        listening.iter().filter(|(local, _)| wanted(local.ip().to_canonical())).map(|(_, inode)| *inode).collect()
+    let at = |wanted: &dyn Fn(IpAddr) -> bool| -> Vec<Listening> {
+        listening.iter().filter(|socket| wanted(socket.local.ip().to_canonical())).copied().collect()
     };
     let exact = at(&|ip| ip == address.ip().to_canonical());
     if exact.is_empty() { at(&|ip| ip.is_unspecified()) } else { exact }
 }
 
-/// One line of `/proc/net/tcp`: the address and inode of a listening socket.
-fn listening(line: &str) -> Option<(SocketAddr, u64)> {
+/// One line of `/proc/net/tcp`, if it is a listening socket.
+fn listening(line: &str) -> Option<Listening> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-    let (address, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+    let (address, state, user, inode) = (fields.get(1)?, fields.get(3)?, fields.get(7)?, fields.get(9)?);
     if *state != LISTEN {
         return None;
     }
@@ -55,7 +69,8 @@ fn listening(line: &str) -> Option<(SocketAddr, u64)> {
         16 => IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
         _ => return None,
     };
-    Some((SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?), inode.parse().ok()?))
+    let local = SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?);
+    Some(Listening { local, user: user.parse().ok()?, inode: inode.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -72,6 +87,7 @@ mod tests {
             let asked = if bound == "[::1]:0" { "::1" } else { "127.0.0.1" };
             let address = SocketAddr::new(asked.parse().unwrap(), port);
             assert_eq!(of(address), [std::process::id() as Pid], "{bound}");
+            assert_eq!(users(address), [rustix::process::getuid().as_raw()], "{bound}");
             drop(listener);
             assert!(of(address).is_empty());
         }

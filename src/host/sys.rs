@@ -147,15 +147,20 @@ fn unblock_signals() {
     }
 }
 
-/// Makes the command start with no signals blocked, and with this soft limit of open files.
-pub fn start_unblocked(command: &mut std::process::Command, open_files: Option<u64>) {
+/// Makes the command start with no signals blocked, and with this soft limit of open files. It inherits `kept`, which
+/// must stay open until the command is started.
+pub fn start_unblocked(command: &mut std::process::Command, open_files: Option<u64>, kept: Option<BorrowedFd<'_>>) {
     use std::os::unix::process::CommandExt;
+    let kept = kept.map(|fd| fd.as_raw_fd());
     // SAFETY: what is called is async-signal-safe and allocates nothing.
     unsafe {
         command.pre_exec(move || {
             unblock_signals();
             if let Some(soft) = open_files {
                 set_open_files(soft);
+            }
+            if let Some(fd) = kept {
+                libc::fcntl(fd, libc::F_SETFD, 0);
             }
             Ok(())
         });
@@ -190,6 +195,13 @@ pub fn inherited_descriptor(number: c_int) -> Option<OwnedFd> {
         let open = number > 2 && libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) == 0;
         open.then(|| OwnedFd::from_raw_fd(number))
     }
+}
+
+/// Whether this number is a descriptor that our parent passed to us. Our own are close-on-exec.
+pub fn is_inherited(number: c_int) -> bool {
+    // SAFETY: no pointer is passed, and `fcntl` fails for a number that is not open.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    number > 2 && flags >= 0 && flags & libc::FD_CLOEXEC == 0
 }
 
 /// Whether `pidfd_open` works.
@@ -250,10 +262,10 @@ pub struct Child<'a> {
     /// Becomes stdout and stderr.
     pub output: BorrowedFd<'a>,
     pub nice: Option<i32>,
-    /// Text for `/proc/self/oom_score_adj`.
-    pub oom_score_adj: Option<&'a CStr>,
     /// The soft limit of open files to restore, if ours was raised.
     pub open_files: Option<u64>,
+    /// Descriptors of ours that the program gets too, under the same numbers. It gets no others.
+    pub kept: &'a [c_int],
 }
 
 /// Room for the entry of `marks::LEADER`. The child writes its pid over the zeros, because it cannot allocate.
@@ -265,7 +277,6 @@ pub enum SpawnStep {
     Clone,
     WorkingFolder,
     Nice,
-    OomScore,
     Exec,
 }
 
@@ -366,7 +377,7 @@ unsafe fn prepare(child: &Child<'_>) -> Result<(), SpawnStep> {
         libc::dup2(child.stdin.as_raw_fd(), 0);
         libc::dup2(child.output.as_raw_fd(), 1);
         libc::dup2(child.output.as_raw_fd(), 2);
-        keep_no_descriptors();
+        keep_only(child.kept);
         if let Some(cwd) = child.cwd
             && libc::chdir(cwd.as_ptr()) != 0
         {
@@ -380,13 +391,6 @@ unsafe fn prepare(child: &Child<'_>) -> Result<(), SpawnStep> {
         {
             return Err(SpawnStep::Nice);
         }
-        if let Some(score) = child.oom_score_adj {
-            let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-            let text = score.to_bytes();
-            if file < 0 || libc::write(file, text.as_ptr().cast(), text.len()) < 0 {
-                return Err(SpawnStep::OomScore);
-            }
-        }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut());
@@ -394,26 +398,28 @@ unsafe fn prepare(child: &Child<'_>) -> Result<(), SpawnStep> {
     Ok(())
 }
 
-/// Marks all descriptors except the first three close-on-exec. A descriptor that we inherited ourselves, such as the
-/// lock of a start script, is not for the app.
+/// Marks all descriptors close-on-exec, except the first three and those of `kept`. A descriptor that we inherited
+/// ourselves, such as the lock of a start script, is not for the app.
 ///
 /// # Safety
 /// Only in a child with its own descriptor table. Calls nothing that allocates or locks.
-unsafe fn keep_no_descriptors() {
+unsafe fn keep_only(kept: &[c_int]) {
     // SAFETY: no pointers are passed.
     unsafe {
         // Marked, not closed: the descriptor that reports errors is still needed.
-        if libc::syscall(libc::SYS_close_range, 3, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) == 0 {
-            return;
-        }
-        // Linux before 5.11, or a seccomp profile that does not allow the call.
-        let mut limit: libc::rlimit = std::mem::zeroed();
-        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
-        for fd in 3..limit.rlim_cur.min(MOST_INHERITED) as c_int {
-            let flags = libc::fcntl(fd, libc::F_GETFD);
-            if flags >= 0 {
-                libc::fcntl(fd, libc::F_SETFD, flags | libc::FD_CLOEXEC);
+        if libc::syscall(libc::SYS_close_range, 3, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) != 0 {
+            // Linux before 5.11, or a seccomp profile that does not allow the call.
+            let mut limit: libc::rlimit = std::mem::zeroed();
+            libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+            for fd in 3..limit.rlim_cur.min(MOST_INHERITED) as c_int {
+                let flags = libc::fcntl(fd, libc::F_GETFD);
+                if flags >= 0 {
+                    libc::fcntl(fd, libc::F_SETFD, flags | libc::FD_CLOEXEC);
+                }
             }
+        }
+        for fd in kept {
+            libc::fcntl(*fd, libc::F_SETFD, 0);
         }
     }
 }
@@ -440,8 +446,8 @@ mod tests {
             stdin: null.as_fd(),
             output: writer.as_fd(),
             nice: None,
-            oom_score_adj: None,
             open_files: None,
+            kept: &[],
         };
         change(&mut child);
         let pid = spawn(&child);
@@ -476,6 +482,16 @@ mod tests {
     }
 
     #[test]
+    fn a_child_gets_the_descriptors_that_are_meant_for_it() {
+        let ours = File::open("/etc/hostname").or_else(|_| File::open("/etc/passwd")).unwrap();
+        let kept: &[c_int] = vec![ours.as_raw_fd()].leak();
+        let (pid, text) = run(&format!("readlink /proc/$$/fd/{}", kept[0]), |child| child.kept = kept);
+        pid.unwrap();
+        assert!(text.starts_with("/etc/"), "{text}");
+        assert!(!is_inherited(kept[0]), "in us it is still close-on-exec");
+    }
+
+    #[test]
     fn a_child_is_told_its_own_pid() {
         let (pid, text) = run("echo $KASM_VOID_LEADER", |_| {});
         assert_eq!(text.trim().parse::<i32>().unwrap(), pid.unwrap());
@@ -492,12 +508,11 @@ mod tests {
 
     #[test]
     fn limits_hold_from_the_first_instruction() {
-        let (pid, text) = run("nice; cat /proc/self/oom_score_adj; ulimit -Sn", |child| {
+        let (pid, text) = run("nice; ulimit -Sn", |child| {
             child.nice = Some(5);
-            child.oom_score_adj = Some(c"300");
             child.open_files = Some(256);
         });
         pid.unwrap();
-        assert_eq!(text.lines().collect::<Vec<_>>(), ["5", "300", "256"]);
+        assert_eq!(text.lines().collect::<Vec<_>>(), ["5", "256"]);
     }
 }

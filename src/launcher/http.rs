@@ -1,5 +1,6 @@
 //! The launcher's two routes: `POST /open` and `GET /healthz`. Owns the order of the checks and the texts of the
-//! replies. The navigator opens the pages.
+//! replies. The navigator opens the pages. On a Unix socket, our own user needs no token: that user can drive the browser
+//! anyway.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
@@ -14,7 +15,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use super::audit::{AuditLine, Strangers};
@@ -22,7 +22,7 @@ use super::navigate::Navigator;
 use super::rate::{self, Gauge};
 use super::token::Token;
 use super::verdict::{Outcome, Verdict};
-use crate::http::{self, Gate, ListenerLimits, Peer, Server, network};
+use crate::http::{self, Gate, Listen, ListenerLimits, Peer, Server, network};
 use crate::model::url;
 
 /// Time limit for a reply to `/open`. Callers give up after 10 s.
@@ -65,14 +65,23 @@ impl Arrival {
     }
 }
 
-/// Serves both routes on `listener`, in the background.
-pub fn serve(listener: TcpListener, navigator: Arc<Navigator>, token: Token) -> Server {
-    token.warn_when_missing();
-    let gauge = Mutex::new(Gauge::new(rate::ADDRESS, rate::ALL));
-    let strangers = Mutex::default();
-    let launcher = Arc::new(Launcher { navigator, token, gauge, strangers, began: Instant::now() });
-    let router = Router::new().route("/open", post(open)).route("/healthz", get(healthz)).with_state(launcher.clone());
-    http::serve_gated(listener, launcher, router, LIMITS)
+/// Both routes, for any number of listeners.
+pub struct Service(Arc<Launcher>);
+
+impl Service {
+    /// Opens pages through `navigator`, for callers with the token.
+    pub fn new(navigator: Arc<Navigator>, token: Token) -> Self {
+        token.warn_when_missing();
+        let gauge = Mutex::new(Gauge::new(rate::ADDRESS, rate::ALL));
+        Service(Arc::new(Launcher { navigator, token, gauge, strangers: Mutex::default(), began: Instant::now() }))
+    }
+
+    /// Serves both routes on `listener`, in the background.
+    pub fn serve(&self, listener: impl Listen) -> Server {
+        let router =
+            Router::new().route("/open", post(open)).route("/healthz", get(healthz)).with_state(self.0.clone());
+        http::serve_gated(listener, self.0.clone(), router, LIMITS)
+    }
 }
 
 impl Gate for Launcher {
@@ -85,7 +94,7 @@ impl Gate for Launcher {
         let arrival = Arrival::now();
         let refusal = match route(parts) {
             Some(Route::Healthz) => None,
-            Some(Route::Open) => self.refuse(&parts.headers, address(parts.extensions.get())),
+            Some(Route::Open) => self.refuse(&parts.headers, parts.extensions.get()),
             None => Some(Refusal::NOT_FOUND),
         };
         if let Some(refusal) = refusal {
@@ -106,16 +115,17 @@ impl Gate for Launcher {
 
 impl Launcher {
     /// The token is checked before the rate limit is charged. Otherwise strangers could use up the callers' share.
-    fn refuse(&self, headers: &HeaderMap, peer: IpAddr) -> Option<Refusal> {
+    fn refuse(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Option<Refusal> {
         // Browsers add these headers to requests from web pages, which must not use the launcher.
         if headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site") {
             return Some(Refusal::WEB_PAGE);
         }
-        let has_token = headers.get(header::AUTHORIZATION).is_some_and(|sent| self.token.is_in(sent.as_bytes()));
-        if let Err(seconds) = self.gauge().admit(self.began.elapsed(), network(peer), has_token) {
+        let sent = headers.get(header::AUTHORIZATION);
+        let admitted = is_our_user(peer) || sent.is_some_and(|sent| self.token.is_in(sent.as_bytes()));
+        if let Err(seconds) = self.gauge().admit(self.began.elapsed(), network(address(peer)), admitted) {
             return Some(Refusal { retry_after: Some(seconds), ..Refusal::TOO_MANY });
         }
-        match has_token {
+        match admitted {
             false => Some(Refusal::UNAUTHORIZED),
             true => (!has_proper_length(headers)).then_some(Refusal::LENGTH),
         }
@@ -154,6 +164,11 @@ fn route(parts: &Parts) -> Option<Route> {
         (true, &Method::GET, "/healthz") => Some(Route::Healthz),
         _ => None,
     }
+}
+
+/// Whether the client is a process of our own user, or of root.
+fn is_our_user(peer: Option<&Peer>) -> bool {
+    matches!(peer, Some(Peer::Unix { uid }) if [0, rustix::process::getuid().as_raw()].contains(uid))
 }
 
 fn address(peer: Option<&Peer>) -> IpAddr {

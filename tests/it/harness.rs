@@ -479,7 +479,11 @@ fn pids() -> impl Iterator<Item = i32> {
 }
 
 fn is_ours(pid: i32) -> bool {
-    fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == binary())
+    match fs::read_link(format!("/proc/{pid}/exe")) {
+        Ok(exe) => exe == binary(),
+        // Ours hide it from other processes of the user.
+        Err(_) => fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "kasm-void\n"),
+    }
 }
 
 /// Kills repeatedly, because a killed process may have just forked.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use kasm_void::cdp::{self, Browser, Incoming};
 use kasm_void::http::bind;
-use kasm_void::launcher::http::serve;
+use kasm_void::launcher::http::Service;
 use kasm_void::launcher::navigate::Navigator;
 use kasm_void::launcher::token::Token;
 use kasm_void::launcher::verdict::{Also, Outcome, Verdict};
@@ -243,7 +243,7 @@ impl Stage {
         let token = Token::new(move |name| (name == "URL_LAUNCHER_TOKEN").then(|| token.into()));
         self.run(async move {
             let listener = bind(([127, 0, 0, 1], port).into()).expect("a free port");
-            std::mem::forget(serve(listener, navigator, token)); // serve until the test ends
+            std::mem::forget(Service::new(navigator, token).serve(listener)); // serve until the test ends
         });
         port
     }

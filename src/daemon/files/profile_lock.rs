@@ -1,5 +1,6 @@
 //! `ClearLocks` for a browser profile: finds out which process holds its lock, and removes a stale lock and its
-//! related files. `model::hooks::profile_lock` decides what is stale.
+//! related files. `model::hooks::profile_lock` decides what is stale. Nothing is removed from a profile that another
+//! session has claimed (`host::claim`).
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +13,7 @@ use super::program::runs;
 use super::removal::{Judged, remove_judged};
 use super::tree::Folder;
 use super::{Around, Done, cannot};
+use crate::host::claim;
 use crate::host::proc::{self, Pid};
 use crate::host::socket;
 use crate::model::hooks::profile_lock::{HolderProcess, LockOwner, ProfileFacts, ProfileVerdict, judge};
@@ -37,6 +39,8 @@ pub(super) fn clear_profile(dir: &Path, around: &Around) -> Done {
     fs::accessat(fs::CWD, profile.by_handle(), Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
         .map_err(|error| cannot(format!("lock the profile `{}`", dir.display()), error))?;
 
+    // Held until we are done, so that nobody starts a browser meanwhile.
+    let _claim = claim::take_if_there(dir).map_err(|holder| claim::in_use(dir, &holder))?;
     let links = LINKS.map(|name| Judged::of(&profile, OsStr::new(name)));
     let [socket, cookie, lock] = links.map(|link| link.map_err(|error| cannot(what(), error)));
     let (socket, cookie, lock) = (socket?, cookie?, lock?);

@@ -19,6 +19,9 @@ pub(super) fn wait() {
         if process.pid == own || process.zombie || !is_kasm_void(process.pid) {
             return false;
         }
+        if Some(process.parent) == guard && is_hidden_copy(process) {
+            return true;
+        }
         let environment = proc::environment(process.pid);
         let named = proc::variable(&environment, marks::GUARD).and_then(|pid| pid.parse().ok());
         let may_be = named.is_some_and(|named| may_be_of_ours(named, process.parent, guard));
@@ -34,6 +37,13 @@ pub(super) fn wait() {
 /// in the guard's own session. A copy leads its own session, or leads no group yet.
 fn is_supervisor(process: &Process) -> bool {
     process.group == process.pid && process.session != process.pid
+}
+
+/// Whether this orphan is a copy of a supervisor of our session. A supervisor hides its environment, and so does a copy
+/// that still shares its memory. But the command line can be read, and it is ours.
+fn is_hidden_copy(process: &Process) -> bool {
+    let own = std::process::id() as Pid;
+    !is_supervisor(process) && proc::command_line(process.pid) == proc::command_line(own)
 }
 
 /// Whether a supervisor, or a copy of one, may belong to this session. `named` is the guard in its environment. A child

@@ -1,26 +1,37 @@
-//! Starts programs: an app's own, and the commands of its hooks. Owns the environment they inherit. Must not decide
-//! when something is started.
+//! Starts programs: an app's own, and the commands of its hooks. Owns the environment and the descriptors they inherit.
+//! Must not decide when something is started.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use crate::host::claim;
 use crate::host::marks;
+use crate::host::privacy::OomScore;
 use crate::host::proc::Pid;
 use crate::host::sys::{self, SpawnStep};
 use crate::model::app::App;
 use crate::model::loading::surroundings::{DEFAULT_PATH, on_path};
+use crate::model::manifest::hook::{Locks, Step};
 use crate::model::tree::Place;
+
+/// Our own limits, which programs do not simply inherit.
+pub struct OwnLimits {
+    /// The soft limit of open files for programs, if ours was raised.
+    pub open_files: Option<u64>,
+    /// `None` without `/proc`.
+    pub oom_score: Option<OomScore>,
+}
 
 pub(super) struct Spawner {
     /// The variables that apps inherit from us, by name, each as `NAME=value`.
     environment: Vec<(String, CString)>,
     home: CString,
     null: File,
-    open_files: Option<u64>,
+    own: OwnLimits,
 }
 
 /// One program to start.
@@ -34,8 +45,7 @@ pub(super) struct Program<'a> {
 }
 
 impl Spawner {
-    /// `open_files`: the soft limit for programs, in place of ours.
-    pub fn new(home: &Path, open_files: Option<u64>) -> io::Result<Self> {
+    pub fn new(home: &Path, own: OwnLimits) -> io::Result<Self> {
         let inherited = std::env::vars_os().filter_map(|(name, value)| {
             let name = name.into_string().ok().filter(|name| !marks::ALL.contains(&name.as_str()))?;
             let mut entry = name.clone().into_bytes();
@@ -47,7 +57,7 @@ impl Spawner {
             environment: inherited.collect(),
             home: CString::new(home.as_os_str().as_encoded_bytes()).unwrap_or_else(|_| c"/".into()),
             null: File::open("/dev/null")?,
-            open_files,
+            own,
         })
     }
 
@@ -63,20 +73,55 @@ impl Spawner {
         let environment: Vec<&CStr> = inherited.chain(added.iter().map(CString::as_c_str)).collect();
         let cwd =
             app.program.cwd.as_deref().map(|folder| CString::new(folder.as_os_str().as_bytes()).unwrap_or_default());
-        let score = app.program.oom_score_adj.map(|score| text(&score.to_string()));
-        let started = sys::spawn(&sys::Child {
-            program: &program_file(app, &argv[0]),
-            argv: &words,
-            env: &environment,
-            cwd: Some(cwd.as_deref().unwrap_or(&self.home)),
-            stdin: self.null.as_fd(),
-            output: *output,
-            nice: app.program.nice,
-            oom_score_adj: score.as_deref(),
-            open_files: self.open_files,
-        });
+        let claims = if *hook { Vec::new() } else { claims(app)? };
+        let mut kept = inherited_by_name(&environment);
+        kept.extend(claims.iter().map(AsRawFd::as_raw_fd));
+        let start = || {
+            sys::spawn(&sys::Child {
+                program: &program_file(app, &argv[0]),
+                argv: &words,
+                env: &environment,
+                cwd: Some(cwd.as_deref().unwrap_or(&self.home)),
+                stdin: self.null.as_fd(),
+                output: *output,
+                nice: app.program.nice,
+                open_files: self.own.open_files,
+                kept: &kept,
+            })
+        };
+        let started = match app.program.oom_score_adj {
+            None => start(),
+            Some(score) => self.with_score(score, start)?,
+        };
         started.map_err(|why| explain(app, &argv[0], why))
     }
+
+    fn with_score<T>(&self, score: i32, start: impl FnOnce() -> T) -> Result<T, String> {
+        let no_proc = || io::Error::new(io::ErrorKind::NotFound, "/proc/self/oom_score_adj cannot be opened");
+        let done = self.own.oom_score.as_ref().ok_or_else(no_proc).and_then(|own| own.during(score, start));
+        done.map_err(|error| format!("oom score: {error} (`limits.oom_score_adj`: only root may lower it)"))
+    }
+}
+
+/// Claims the profiles that the app's hooks clear the locks of. The app itself holds the claims, for as long as it lives.
+fn claims(app: &App) -> Result<Vec<OwnedFd>, String> {
+    let profiles = app.hooks.prelaunch.iter().filter_map(|hook| match &hook.step {
+        Step::ClearLocks { locks: Locks::Profile { dir, .. } } => Some(dir),
+        _ => None,
+    });
+    let claimed = profiles.map(|dir| claim::take(dir).map_err(|holder| claim::in_use(dir, &holder)));
+    claimed.filter_map(Result::transpose).collect()
+}
+
+/// The descriptors that the variables name as `/proc/self/fd/N` or `/dev/fd/N`, if they were passed to us for that. So a
+/// secret can be handed through us to the one app that gets its variable.
+fn inherited_by_name(environment: &[&CStr]) -> Vec<RawFd> {
+    let named = environment.iter().filter_map(|entry| {
+        let (_, value) = entry.to_str().ok()?.split_once('=')?;
+        let number = value.strip_prefix("/proc/self/fd/").or_else(|| value.strip_prefix("/dev/fd/"))?;
+        number.parse().ok()
+    });
+    named.filter(|number| sys::is_inherited(*number)).collect()
 }
 
 /// Cannot lose text: `check` has refused NUL.
@@ -129,7 +174,6 @@ fn explain(app: &App, program: &str, (step, error): (SpawnStep, io::Error)) -> S
             format!("working folder `{}`: {error} (`cwd`)", folder.display())
         }
         (SpawnStep::Nice, ..) => format!("priority: {error} (`limits.nice`: only root may lower it)"),
-        (SpawnStep::OomScore, ..) => format!("oom score: {error} (`limits.oom_score_adj`: only root may lower it)"),
         (SpawnStep::Clone, ..) => format!("no new process: {error}"),
     }
 }
