@@ -132,6 +132,8 @@ struct Ending {
     exit: Option<u8>,
     /// Set when this process ends without stopping apps, because another supervisor takes over.
     leaves: Option<Leave>,
+    /// The binary of the upgrade that was asked for, opened when it was judged.
+    binary: Option<OwnedFd>,
 }
 
 /// What the loop reads besides signals, timers and processes.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -21,7 +21,7 @@ use crate::host::layout::{self, StateFolder};
 use crate::host::link::{GUARD, Heard, Link};
 use crate::host::proc::{self, Process};
 use crate::host::{privacy, signals, sys};
-use crate::model::guard::{ChildExit, Guard, GuardEffect, GuardInput, ToGuard, ToSupervisor};
+use crate::model::guard::{Binary, ChildExit, Guard, GuardEffect, GuardInput, ToGuard, ToSupervisor};
 
 /// The guard's own binary, even when its file has been replaced or deleted.
 const OURSELVES: &str = "/proc/self/exe";
@@ -61,6 +61,7 @@ pub fn run(
         open_files,
         supervisor: None,
         pipes,
+        binaries: BTreeMap::new(),
         attached: None,
         others,
         origin: Instant::now(),
@@ -94,6 +95,8 @@ struct Shell {
     open_files: Option<u64>,
     supervisor: Option<Supervisor>,
     pipes: BTreeMap<String, OwnedFd>,
+    /// Binaries of upgrades, by their number.
+    binaries: BTreeMap<u32, OwnedFd>,
     /// The descriptor that came with the message being handled.
     attached: Option<OwnedFd>,
     /// Children that this process had before it became the guard, for example because a script ran `exec
@@ -116,11 +119,12 @@ impl Shell {
         for effect in effects {
             self.perform(effect);
         }
+        self.binaries.retain(|number, _| self.guard.needs(*number));
     }
 
     fn perform(&mut self, effect: GuardEffect) {
         match effect {
-            GuardEffect::Start(binary) => self.start(binary.as_deref().map_or(Path::new(OURSELVES), Path::new)),
+            GuardEffect::Start(binary) => self.start(binary.as_ref()),
             GuardEffect::Forward(signal) => self.signal_supervisor(signal),
             GuardEffect::KillSupervisor => self.signal_supervisor(libc::SIGKILL),
             GuardEffect::TerminateAll => signals::send_to_descendants(&[libc::SIGTERM, libc::SIGCONT], &self.others),
@@ -132,6 +136,11 @@ impl Shell {
                 }
             }
             GuardEffect::Release(app) => drop(self.pipes.remove(&app)),
+            GuardEffect::HoldBinary(number) => {
+                if let Some(binary) = self.attached.take() {
+                    self.binaries.insert(number, binary);
+                }
+            }
             GuardEffect::KeepLock => {
                 if let Some(lock) = self.attached.take() {
                     self.lock = lock;
@@ -146,7 +155,7 @@ impl Shell {
         }
     }
 
-    fn start(&mut self, binary: &Path) {
+    fn start(&mut self, binary: Option<&Binary>) {
         match self.spawn(binary) {
             Ok(supervisor) => {
                 self.supervisor = Some(supervisor);
@@ -156,16 +165,23 @@ impl Shell {
         }
     }
 
-    fn spawn(&self, binary: &Path) -> io::Result<Supervisor> {
+    fn spawn(&self, binary: Option<&Binary>) -> io::Result<Supervisor> {
+        let held = binary.and_then(|binary| self.binaries.get(&binary.number));
+        let program = match (binary, held) {
+            (None, _) => OURSELVES.into(),
+            (_, Some(held)) => format!("/proc/self/fd/{}", held.as_raw_fd()),
+            (Some(_), None) => return Err(io::Error::new(io::ErrorKind::NotFound, "its descriptor was lost")),
+        };
         let (ours, theirs) = Link::pair()?;
         let words: Vec<OsString> = std::env::args_os().collect();
-        let mut command = Command::new(binary);
+        let mut command = Command::new(program);
         command.arg0(words.first().map_or(OsStr::new("kasm-void"), OsString::as_os_str)).args(words.iter().skip(1));
         // In its own process group: otherwise Ctrl-C would reach it twice, from the terminal and from us.
         command.env(GUARD, std::process::id().to_string()).stdin(Stdio::from(theirs.into_fd())).process_group(0);
         command.envs(&self.environment);
         Handover::forget(&mut command);
-        sys::start_unblocked(&mut command, self.open_files, None);
+        // A script needs the descriptor too, for its interpreter.
+        sys::start_unblocked(&mut command, self.open_files, held.map(AsFd::as_fd));
         let child = command.spawn()?;
         Ok(Supervisor { pid: child.id() as i32, line: Some(ours) })
     }
@@ -194,7 +210,7 @@ impl Shell {
         while let Some(Supervisor { line: Some(line), .. }) = &self.supervisor {
             match line.hear::<ToGuard>() {
                 // Meaningless without its descriptor.
-                Ok(Heard::Message(ToGuard::Hold(_) | ToGuard::Lock, None)) => {}
+                Ok(Heard::Message(ToGuard::Hold(_) | ToGuard::Lock | ToGuard::Upgrade(_), None)) => {}
                 Ok(Heard::Message(message, fd)) => {
                     self.attached = fd;
                     self.handle(GuardInput::Heard(message));

@@ -2,13 +2,15 @@
 //! knows, such as memory and processes, to the supervisor's answer.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use tokio::sync::oneshot;
 
 use super::control::{self, Ask};
 use super::manifests::Purpose;
 use super::{Daemon, clock, state};
-use crate::model::protocol::{Answer, Identity, PlanReport, Readiness, Snapshot, StateName};
+use crate::host::trust;
+use crate::model::protocol::{Answer, Identity, PlanReport, Readiness, Refusal, Snapshot, StateName};
 use crate::model::supervisor::{AppRequest, AskId, DrainCause, Input, Observed};
 
 /// Requests that have not been answered yet.
@@ -96,11 +98,18 @@ impl Daemon {
                 self.manifests.read(Purpose::Apply(Some(id)));
             }
             Ask::Supervisor(reply) => drop(reply.send(self.identity())),
-            Ask::Upgrade { binary, reply } => {
-                let ask = self.answers.next_id();
-                self.answers.pending.insert(ask, reply);
-                self.inputs.push_back(Input::UpgradeAsked { ask, binary });
-            }
+            Ask::Upgrade { binary, reply } => match trust::program(Path::new(&binary)) {
+                Ok(opened) => {
+                    self.ending.binary = Some(opened);
+                    let ask = self.answers.next_id();
+                    self.answers.pending.insert(ask, reply);
+                    self.inputs.push_back(Input::UpgradeAsked { ask, binary });
+                }
+                Err(why) => {
+                    let (message, refusal) = (format!("cannot upgrade: {why}"), Some(Refusal::WrongState));
+                    let _ = reply.send(Answer { app: String::new(), done: false, message, refusal });
+                }
+            },
             Ask::BeginDrain(reply) => {
                 self.answers.to_drain.push(reply);
                 self.inputs.push_back(Input::DrainAsked { code: 0, cause: DrainCause::Request });

@@ -44,7 +44,8 @@ impl Daemon {
             Effect::Leave(leave) => {
                 if let Leave::ForUpgrade(binary) = &leave {
                     tracing::info!(event = "supervisor.upgrading", binary, "making way for {binary}");
-                    self.processes.tell_guard(&ToGuard::Upgrade(binary.clone()), None);
+                    let opened = self.ending.binary.as_ref().map(AsFd::as_fd);
+                    self.processes.tell_guard(&ToGuard::Upgrade(binary.clone()), opened);
                 }
                 self.ending.leaves = Some(leave);
             }

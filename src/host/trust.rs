@@ -1,11 +1,11 @@
-//! Trust: whose manifests are read. A manifest decides what runs as our user, so write access to it means access to
-//! everything we can do. As sshd does with its files, we refuse one that another user owns, or that others may write
-//! to.
+//! Trust: whose manifests are read, and whose binary an upgrade starts. Both decide what runs as our user, so write access
+//! to them means access to everything we can do. As sshd does with its files, we refuse one that another user owns, or
+//! that others may write to.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Stat, StatVfsMountFlags, fstatvfs, stat, statvfs};
+use rustix::fs::{FileType, Mode, OFlags, Stat, StatVfsMountFlags, fstat, fstatvfs, open, stat, statvfs};
 use rustix::process::{getegid, geteuid};
 
 /// The relevant permissions of a file or folder.
@@ -48,6 +48,25 @@ pub fn file(opened: impl AsFd, found: &Stat) -> Result<(), String> {
     doubt(access, identity(), false).map_or(Ok(()), Err)
 }
 
+/// Opens a program that nobody else may change, in a folder where nobody else may replace it. Whoever starts it through
+/// the descriptor starts this file, whatever its path is by then.
+///
+/// # Errors
+/// It cannot be executed, or others may change it. The text begins with its path.
+pub fn program(path: &Path) -> Result<OwnedFd, String> {
+    let said = path.display();
+    folder(path.parent().unwrap_or(path))?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let opened = open(path, flags, Mode::empty()).map_err(|error| format!("{said}: {error}"))?;
+    let found = fstat(&opened).map_err(|error| format!("{said}: {error}"))?;
+    let executable = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile && found.st_mode & 0o111 != 0;
+    if !executable {
+        return Err(format!("{said} is not an executable file"));
+    }
+    file(&opened, &found).map_err(|why| format!("{said} {why}"))?;
+    Ok(opened)
+}
+
 fn identity() -> Identity {
     Identity { uid: geteuid().as_raw(), gid: getegid().as_raw() }
 }
@@ -83,6 +102,9 @@ fn doubt(Access { uid, gid, mode, read_only }: Access, us: Identity, is_above: b
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const US: Identity = Identity { uid: 1000, gid: 1000 };
@@ -115,5 +137,21 @@ mod tests {
             }
         }
         assert_eq!(doubt(Access { read_only: true, ..with(0, 0, 0o040777) }, US, false), None, "a ConfigMap");
+    }
+    #[test]
+    fn a_program_that_others_could_change_is_not_started() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().canonicalize().unwrap().join("program");
+        let with = |mode| {
+            fs::write(&path, "#!/bin/sh\n").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            program(&path)
+        };
+        assert!(with(0o755).is_ok() && with(0o700).is_ok() && with(0o111).is_ok());
+        assert!(with(0o757).unwrap_err().contains("may be written by everybody"));
+        assert!(with(0o644).unwrap_err().contains("not an executable file"));
+        assert!(program(place.path()).is_err());
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(with(0o755).unwrap_err().contains("may be written by everybody"), "its folder");
     }
 }

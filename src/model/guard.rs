@@ -22,7 +22,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub use ending::OVER_BUDGET;
-pub use input::{GuardEffect, GuardInput};
+pub use input::{Binary, GuardEffect, GuardInput};
 pub use message::{ChildExit, Hello, ToGuard, ToSupervisor, UnknownMessage};
 
 use self::briefing::Briefing;
@@ -51,9 +51,11 @@ const EXITS_KEPT: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Guard {
     /// The binary to start supervisors from; `None` means the guard's own.
-    binary: Option<String>,
+    binary: Option<Binary>,
     /// A new binary that has not taken over yet.
-    trial: Option<String>,
+    trial: Option<Binary>,
+    /// How many binaries there have been.
+    upgrades: u32,
     supervisor: Option<Supervisor>,
     respawn: Respawn,
     /// Apps whose pipe the guard holds open.
@@ -103,6 +105,7 @@ impl Default for Guard {
         Guard {
             binary: None,
             trial: None,
+            upgrades: 0,
             supervisor: None,
             respawn: Respawn::default(),
             pipes: BTreeSet::new(),
@@ -153,6 +156,11 @@ impl Guard {
         self.respawn.due.into_iter().chain(self.next_moment_of_the_end()).chain(leave_by).min()
     }
 
+    /// Whether a supervisor may yet be started from the binary of this number.
+    pub fn needs(&self, number: u32) -> bool {
+        self.binary.iter().chain(&self.trial).any(|binary| binary.number == number)
+    }
+
     /// The next message for the supervisor. Once it is sent, call [`Guard::sent`] and then this again. If it cannot be
     /// sent now, call this again when there is room.
     pub fn unsent(&self) -> Option<ToSupervisor> {
@@ -193,11 +201,12 @@ impl Guard {
         self.supervisor = None;
         let why = format!("cannot be started: {why}");
         if let Some(binary) = self.trial.take() {
-            return self.replace(now, format!("the new binary {binary} {why}"), true);
+            return self.replace(now, format!("the new binary {} {why}", binary.path), true);
         }
         if let Some(binary) = self.binary.take() {
-            effects.push(GuardEffect::Warn(format!("{binary} {why}; continuing with the guard's own binary")));
-            return self.replace(now, format!("{binary} {why}"), true);
+            let path = binary.path;
+            effects.push(GuardEffect::Warn(format!("{path} {why}; continuing with the guard's own binary")));
+            return self.replace(now, format!("{path} {why}"), true);
         }
         effects.push(GuardEffect::Warn(format!("the supervisor {why}")));
         match &self.ending {
@@ -237,9 +246,11 @@ impl Guard {
                 effects.push(GuardEffect::Release(app));
             }
             ToGuard::Lock => effects.push(GuardEffect::KeepLock),
-            ToGuard::Upgrade(binary) => {
+            ToGuard::Upgrade(path) => {
                 supervisor.leave_by = Some(now.saturating_add(TAKE_OVER));
-                self.trial = Some(binary);
+                self.upgrades += 1;
+                self.trial = Some(Binary { path, number: self.upgrades });
+                effects.push(GuardEffect::HoldBinary(self.upgrades));
             }
             ToGuard::Finished(code) => {
                 supervisor.finished = Some(code);
@@ -303,7 +314,9 @@ impl Guard {
                 self.trial = Some(binary); // it made way
                 self.replace(now, "upgrade".into(), true);
             }
-            Some(binary) => self.replace(now, format!("the new binary {binary} did not take over: {exit}"), true),
+            Some(Binary { path, .. }) => {
+                self.replace(now, format!("the new binary {path} did not take over: {exit}"), true);
+            }
             None => {
                 self.respawn.deaths += 1;
                 self.replace(now, exit.to_string(), now.saturating_sub(supervisor.began) >= STARTED_WELL);

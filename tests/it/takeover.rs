@@ -46,6 +46,37 @@ fn another_binary_goes_on_and_no_app_notices() {
     assert_eq!(session.pid("web"), pid);
 }
 
+/// What lies at the path after the upgrade is never started, not even by the guard.
+#[test]
+fn the_next_supervisor_is_the_binary_that_was_upgraded_to_whatever_its_path_is_now() {
+    let session = web().start();
+    let pid = session.pid("web");
+    let copy = session.bin().join("kasm-void-next");
+    std::fs::copy(binary(), &copy).expect("a copy");
+    session.ok(&["upgrade", &copy.to_string_lossy()]);
+    std::fs::remove_file(&copy).expect("the copy");
+    version(&session, "kasm-void-next", "echo started >>\"$DATA/intruder\"\nexit 1\n");
+    let before = session.identity();
+    kill(before.pid);
+    let next = until("the next supervisor", || session.try_identity().filter(|again| again.pid != before.pid));
+    let exe = std::fs::read_link(format!("/proc/{}/exe", next.pid)).expect("its binary");
+    assert_eq!(exe.to_string_lossy(), format!("{} (deleted)", copy.display()));
+    assert_eq!((session.pid("web"), session.lines("intruder").len()), (pid, 0));
+}
+
+#[test]
+fn a_binary_that_others_may_write_to_is_refused() {
+    let session = web().start();
+    let before = session.identity();
+    let copy = session.bin().join("kasm-void-next");
+    std::fs::copy(binary(), &copy).expect("a copy");
+    let writable = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o777);
+    std::fs::set_permissions(&copy, writable).expect("chmod");
+    let refused = session.cli(&["upgrade", &copy.to_string_lossy()]);
+    assert!(refused.code == Some(1) && refused.stderr.contains("may be written by everybody"), "{refused:?}");
+    assert_eq!(session.identity().pid, before.pid);
+}
+
 #[test]
 fn a_binary_that_cannot_take_over_is_not_let_near() {
     let session = web().start();

@@ -31,7 +31,7 @@ pub enum GuardInput {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GuardEffect {
     /// Start a supervisor from this binary; `None` means the guard's own.
-    Start(Option<String>),
+    Start(Option<Binary>),
     /// Send this signal to the supervisor.
     Forward(i32),
     /// Send KILL to the supervisor: it has missed a deadline.
@@ -46,6 +46,9 @@ pub enum GuardEffect {
     Hold(String),
     /// Close this app's pipe.
     Release(String),
+    /// Keep the descriptor of the current message as the binary of this number, for as long as
+    /// [`Guard::needs`](super::Guard::needs) it.
+    HoldBinary(u32),
     /// Keep the descriptor of the current message as the lock of the state folder.
     KeepLock,
     /// Write this warning to stderr.
@@ -55,4 +58,13 @@ pub enum GuardEffect {
     Forget,
     /// Exit with this code. Always the last effect.
     Exit(u8),
+}
+
+/// The binary of an upgrade. It is started by its descriptor, so whatever happens to its path later changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Binary {
+    /// Its path, for people.
+    pub path: String,
+    /// Tells apart two files that had the same path. Counted from 1 in each session's guard.
+    pub number: u32,
 }

@@ -57,7 +57,7 @@ pub enum ToGuard {
     Release(String),
     /// The state folder and its lock were created again. Carries the new lock.
     Lock,
-    /// Start this binary once the current supervisor has ended.
+    /// Start this binary once the current supervisor has ended. Carries its descriptor; the path is for people.
     Upgrade(String),
     /// The session is over: end with this code.
     Finished(u8),

@@ -1,7 +1,7 @@
 //! Tests the guard's promises with generated supervisors. Each one is started, signalled and killed at any moment, and
 //! behaves in one of the ways seen in practice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -96,7 +96,9 @@ struct World {
     behaviours: Vec<Behaviour>,
     started: usize,
     /// The binary of each start.
-    binaries: Vec<Option<String>>,
+    /// What each supervisor was started from, by number.
+    binaries: Vec<Option<u32>>,
+    held: BTreeSet<u32>,
     supervisor: Option<Running>,
     /// The guard's descendants other than the supervisor, and whether they obey TERM.
     rest: Vec<bool>,
@@ -120,6 +122,7 @@ impl World {
             behaviours,
             started: 0,
             binaries: Vec::new(),
+            held: BTreeSet::new(),
             supervisor: None,
             rest,
             missed: Vec::new(),
@@ -144,6 +147,7 @@ impl World {
         for effect in effects {
             self.perform(effect);
         }
+        self.held.retain(|number| self.guard.needs(*number));
     }
 
     fn deliver(&mut self) {
@@ -176,6 +180,7 @@ impl World {
             }
             GuardEffect::Collect(_) | GuardEffect::KeepLock | GuardEffect::Warn(_) => {}
             GuardEffect::Hold(app) => drop(self.pipes.insert(app, ())),
+            GuardEffect::HoldBinary(number) => assert!(self.held.insert(number), "two binaries of one number"),
             GuardEffect::Release(app) => drop(self.pipes.remove(&app)),
             GuardEffect::Forget => self.forgotten = true,
             GuardEffect::Exit(code) => {
@@ -190,7 +195,9 @@ impl World {
         }
     }
 
-    fn start(&mut self, binary: Option<String>) {
+    fn start(&mut self, binary: Option<Binary>) {
+        let binary = binary.map(|binary| binary.number);
+        assert!(binary.is_none_or(|number| self.held.contains(&number)), "its descriptor is gone");
         assert!(self.supervisor.is_none(), "two supervisors");
         assert_eq!(self.finished, None, "started again after the session was over");
         let behaviour = self.behaviours[self.started % self.behaviours.len()];
@@ -444,7 +451,7 @@ fn an_upgrade_that_fails_goes_back_to_the_old_binary() {
         world.pass(ms(50));
         world.act(Act::Upgrade);
         world.pass(TAKE_OVER + ms(100));
-        assert_eq!(world.binaries, [None, Some("/new".into()), None], "{failure:?}");
+        assert_eq!((world.binaries, world.held), (vec![None, Some(1), None], BTreeSet::new()), "{failure:?}");
         assert!(world.supervisor.is_some_and(|running| running.ready), "{failure:?}");
     }
 }
@@ -458,7 +465,20 @@ fn a_binary_that_was_upgraded_to_and_is_gone_gives_way_to_the_guards_own() {
     world.pass(ms(50));
     world.act(Act::KillSupervisor);
     world.pass(ms(50));
-    assert_eq!(world.binaries, [None, Some("/new".into()), Some("/new".into()), None]);
+    assert_eq!(world.binaries, [None, Some(1), Some(1), None]);
+}
+
+/// A person writes the next version over the file of the last one.
+#[test]
+fn an_upgrade_that_fails_goes_back_to_the_file_that_was_there_before_under_the_same_path() {
+    let (good, fails) = (Behaviour::Good { ready: 10, drain: 10 }, Behaviour::Refuses { after: 0, status: 1 << 8 });
+    let mut world = World::new(vec![good, good, fails, good], Vec::new());
+    for _ in 0..2 {
+        world.pass(ms(50));
+        world.act(Act::Upgrade);
+    }
+    world.pass(ms(200));
+    assert_eq!((world.binaries, world.held), (vec![None, Some(1), Some(2), Some(1)], BTreeSet::from([1])));
 }
 
 #[test]
