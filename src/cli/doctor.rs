@@ -1,4 +1,6 @@
-//! `doctor`: checks the machine and the session for problems, and says how to fix them.
+//! `doctor`: checks the machine, the home and the session for problems, and says how to fix them.
+
+mod home;
 
 use std::fs;
 use std::path::Path;
@@ -30,6 +32,7 @@ enum Verdict {
 /// Prints all findings. The result is `Refused` if anything is broken.
 pub async fn doctor(client: &Client, state: &Path, json: bool) -> anyhow::Result<VerbEnd> {
     let mut found = of_the_machine(state);
+    found.extend(home::of_the_home());
     found.extend(of_the_supervisor(client).await?);
     let broken = found.iter().any(|finding| finding.verdict == Verdict::Broken);
     if json {

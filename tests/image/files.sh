@@ -84,23 +84,4 @@ image/build/discord.sh "$discord"
 program "$discord/updater_bootstrap" "exit 3"
 image/build/discord.sh "$discord"
 
-# A home of the older image: its icons and scripts are moved away, and everything else stays. Run it twice.
-home=$work/home
-mkdir -p "$home/Desktop" "$home/scripts"
-printf '[Desktop Entry]\nExec=/home/kasm-user/scripts/launch-url.sh\n' >"$home/Desktop/LaunchURL.desktop"
-printf '[Desktop Entry]\nExec=xfce4-terminal\n' >"$home/Desktop/Terminal.desktop"
-printf '[Desktop Entry]\nExec=my-own-discord\n' >"$home/Desktop/Discord.desktop"
-printf '#!/bin/sh\necho "[reload-cloak] gone"\n' >"$home/scripts/reload-cloak.sh"
-printf '#!/bin/sh\necho mine\n' >"$home/scripts/reset-discord.sh"
-touch "$home/Desktop/notes.txt"
-for _ in 1 2; do
-	image/rootfs/opt/kasm-void/scripts/retire.sh "$home" "$home/kept"
-	[ "$(cd "$home" && find Desktop scripts -type f | sort | tr '\n' ' ')" = "Desktop/Discord.desktop Desktop/notes.txt scripts/reset-discord.sh " ]
-	[ "$(cd "$home/kept" && find . -type f | sort | tr '\n' ' ')" = "./Desktop/LaunchURL.desktop ./Desktop/Terminal.desktop ./scripts/reload-cloak.sh " ]
-done
-# The older image ran once more and put its files back. Neither copy may be lost.
-printf '[Desktop Entry]\nExec=xfce4-terminal\nComment=again\n' >"$home/Desktop/Terminal.desktop"
-image/rootfs/opt/kasm-void/scripts/retire.sh "$home" "$home/kept"
-[ "$(find "$home/kept/Desktop" -name 'Terminal.desktop*' | wc -l)" -eq 2 ]
-
 echo "scripts, icons and build steps are as they should be"
