@@ -29,7 +29,8 @@ pub mod tree;
 
 pub mod plan;
 
-pub mod machine;
+pub(crate) mod machine;
 pub mod metrics;
+pub mod report;
 
 pub mod supervisor;

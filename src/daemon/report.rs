@@ -3,14 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::broadcast;
 
 use crate::model::loading::problem::Problem;
-use crate::model::machine::{Report, RunEnd};
-use crate::model::manifest::restart::{Decision, Stay};
+use crate::model::machine::Report;
+use crate::model::manifest::restart::Decision;
+use crate::model::output::pass::Level;
 use crate::model::protocol::{Crash, EventLine, PlanReport, SessionEvent, StateName};
+use crate::model::report;
 use crate::model::supervisor::DrainCause;
 
 /// Crashes kept per app for `why`.
@@ -20,9 +22,7 @@ const EVENTS_KEPT: usize = 512;
 /// Bytes of the tail in a log line.
 const TAIL_IN_LOG: usize = 4 << 10;
 
-const DAEMONISED: &str = "it exited with 0 at once and left a process behind, which was ended: give it the flag that \
-    keeps it in the foreground, or let `matches` name the process that stays";
-
+/// Collects what happens, and tells it.
 pub struct Reports {
     events: broadcast::Sender<Arc<str>>,
     crashes: BTreeMap<String, VecDeque<Crash>>,
@@ -77,11 +77,11 @@ impl Reports {
     /// Writes the reports of the turn, once its work is done. Returns the new crashes.
     pub fn tell(&mut self) -> Vec<(String, Crash)> {
         let mut crashes = Vec::new();
-        for Pending { at, app, report, tail } in std::mem::take(&mut self.pending) {
+        for Pending { at, app, report: told, tail } in std::mem::take(&mut self.pending) {
             if self.events.receiver_count() > 0 {
-                self.send(at, event(&app, &report));
+                self.send(at, report::event(&app, &told));
             }
-            match report {
+            match told {
                 Report::Launched { run, pid } => {
                     tracing::info!(event = "app.launching", app, run, pid, "launching {app}");
                 }
@@ -97,7 +97,7 @@ impl Reports {
                     "{app} has failed {attempt} times in a row: `kasm-void why {app}` shows its last output"
                 ),
                 Report::Crashed { run, end, next } => {
-                    let crash = crash(at, run, end, tail.lines);
+                    let crash = report::crash(time(at), run, end, tail.lines);
                     log_crash(&app, &crash, next, tail.forward);
                     self.keep(&app, crash.clone());
                     crashes.push((app, crash));
@@ -156,52 +156,14 @@ impl Reports {
     }
 }
 
-fn event(app: &str, report: &Report) -> SessionEvent {
-    let app = app.to_string();
-    match report {
-        Report::Launched { run, pid } => SessionEvent::Launching { app, run: *run, pid: *pid },
-        Report::Adopted { run, pid } => SessionEvent::Adopted { app, run: *run, pid: *pid },
-        Report::Entered { run, from, to, pid } => {
-            SessionEvent::State { app, run: *run, pid: *pid, from: *from, to: *to }
-        }
-        Report::CrashLooping { run, attempt } => SessionEvent::CrashLooping { app, run: *run, failures: *attempt },
-        Report::Crashed { run, end, next } => SessionEvent::Crashed {
-            next: next_text(&app, *next),
-            app,
-            run: *run,
-            pid: end.pid,
-            exit: end.exit.clone(),
-            reason: end.exit.to_string(),
-            uptime_ms: end.lived.map(milliseconds),
-        },
-    }
-}
-
-fn crash(at: SystemTime, run: u64, end: RunEnd, tail: Vec<String>) -> Crash {
-    Crash {
-        at: time(at),
-        run,
-        pid: end.pid,
-        reason: end.exit.to_string(),
-        exit: end.exit,
-        uptime_ms: end.lived.map(milliseconds),
-        peak_memory_bytes: end.peak,
-        tail,
-        hint: end.daemonised.then(|| DAEMONISED.into()),
-    }
-}
-
 fn log_crash(app: &str, crash: &Crash, next: Option<Decision>, forward: bool) {
-    let Crash { run, pid, reason, uptime_ms, peak_memory_bytes: peak_bytes, hint, .. } = crash;
-    let lived = uptime_ms.map(Duration::from_millis);
-    let after = lived.map_or_else(|| "before it was ready".into(), |lived| format!("after {}", short(lived)));
-    let hint = hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
+    let Crash { run, pid, reason, uptime_ms, peak_memory_bytes: peak_bytes, .. } = crash;
     let class = crash.exit.class();
     let tail = Some(end_of(crash.tail.join("\n"))).filter(|text| !text.is_empty());
     // An app's output may contain secrets that must not leave the machine with the log. `why` shows all of it.
     let (tail, terminal_tail) = if forward { (tail, None) } else { (None, tail) };
     let (tail, terminal_tail) = (tail.as_deref(), terminal_tail.as_deref());
-    let text = format!("{app} ended {after}: {reason}; {}{hint}", next_text(app, next));
+    let text = report::sentence(app, crash, next);
     // The level must be a constant, so each level needs its own call. The rest is the same.
     macro_rules! log {
         ($level:ident, $event:literal) => {
@@ -220,10 +182,10 @@ fn log_crash(app: &str, crash: &Crash, next: Option<Decision>, forward: bool) {
             )
         };
     }
-    match (crash.exit.unexpected(), next) {
-        (_, Some(Decision::GiveUp)) => log!(error, "app.crashed"),
-        (true, _) => log!(warn, "app.crashed"),
-        (false, _) => log!(info, "app.ended"),
+    match report::level(&crash.exit, next) {
+        Level::Error => log!(error, "app.crashed"),
+        Level::Warn => log!(warn, "app.crashed"),
+        Level::Info => log!(info, "app.ended"),
     }
 }
 
@@ -245,33 +207,6 @@ fn log_state(app: &str, run: u64, to: StateName, pid: Option<i32>) {
     }
 }
 
-/// What follows a crash. `None` if a request decides that.
-fn next_text(app: &str, next: Option<Decision>) -> String {
-    match next {
-        Some(Decision::AtOnce) => "starting again".into(),
-        Some(Decision::Retry { attempt, wait }) => format!("retry {attempt} in {}", short(wait)),
-        Some(Decision::GiveUp) => {
-            format!("giving up; `kasm-void start {app}` tries again, and so does an edit of its manifest")
-        }
-        Some(Decision::Stay(Stay::Closed)) => "its window was closed, and `on_close: Hold` keeps it down".into(),
-        Some(Decision::Stay(Stay::Done)) => "staying down, as `restart` says".into(),
-        None => "a request came first".into(),
-    }
-}
-
 fn time(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(at).to_string()
-}
-
-fn milliseconds(span: Duration) -> u64 {
-    span.as_millis() as u64
-}
-
-/// Formats milliseconds below ten seconds, and whole seconds from there.
-fn short(span: Duration) -> String {
-    let rounded = match span.as_secs() {
-        0..10 => Duration::from_millis(milliseconds(span)),
-        seconds => Duration::from_secs(seconds),
-    };
-    humantime::format_duration(rounded).to_string()
 }
