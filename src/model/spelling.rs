@@ -10,6 +10,22 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
+/// What to say about a name that is not among `candidates`: the one that was meant, or all of them. `none` is said if
+/// there are no candidates.
+pub fn way_out<'a>(word: &str, candidates: impl Iterator<Item = &'a str>, (all, none): (&str, &str)) -> String {
+    let candidates: Vec<&str> = candidates.collect();
+    match closest(word, candidates.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if candidates.is_empty() => none.into(),
+        None => format!("{all} {}", candidates.join(", ")),
+    }
+}
+
+/// The error for a name that no app has. `apps` are the names there are.
+pub fn no_such_app<'a>(name: &str, apps: impl Iterator<Item = &'a str>) -> String {
+    format!("no app is called `{name}`: {}", way_out(name, apps, ("there are", "there are none yet")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -18,5 +34,13 @@ mod tests {
     fn suggestions_are_close_ones() {
         assert_eq!(closest("comand", ["command", "args"]), Some("command"));
         assert_eq!(closest("zzz", ["command", "args"]), None);
+    }
+
+    #[test]
+    fn an_unknown_name_comes_with_those_there_are() {
+        let told = |name, apps: &[&'static str]| no_such_app(name, apps.iter().copied());
+        assert_eq!(told("brwser", &["browser", "web"]), "no app is called `brwser`: did you mean `browser`?");
+        assert_eq!(told("zzz", &["browser", "web"]), "no app is called `zzz`: there are browser, web");
+        assert_eq!(told("zzz", &[]), "no app is called `zzz`: there are none yet");
     }
 }

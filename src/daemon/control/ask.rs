@@ -6,7 +6,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::http::Error;
 use crate::model::protocol::{Answer, CommandLine, Crash, Identity, PlanReport, Readiness, Snapshot, Verb};
-use crate::model::spelling::closest;
+use crate::model::spelling;
 
 /// A question to the loop. To cancel it, drop the receiving end.
 pub enum Ask {
@@ -76,17 +76,13 @@ impl LoopHandle {
 
     /// The error for a name that no app has, with the names that come close.
     pub(super) async fn no_such_app(&self, app: &str) -> Error {
-        let snapshot = match self.ask(Ask::Apps).await {
-            Ok(snapshot) => snapshot,
-            Err(error) => return error,
-        };
-        let names: Vec<&str> = snapshot.apps.iter().map(|app| app.name.as_str()).collect();
-        let way_out = match closest(app, names.iter().copied()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None if names.is_empty() => "there are none yet".into(),
-            None => format!("there are {}", names.join(", ")),
-        };
-        Error::new(StatusCode::NOT_FOUND, format!("no app is called `{app}`: {way_out}"))
+        match self.ask(Ask::Apps).await {
+            Ok(snapshot) => {
+                let names = snapshot.apps.iter().map(|app| app.name.as_str());
+                Error::new(StatusCode::NOT_FOUND, spelling::no_such_app(app, names))
+            }
+            Err(error) => error,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::model::exit::Exit;
 use crate::model::machine::{AppEvent, Pid, State, StopReason};
 use crate::model::protocol::{Answer, Refusal, StateName, Verb};
 use crate::model::signal::signal_name;
-use crate::model::spelling::closest;
+use crate::model::spelling;
 
 /// A client's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,22 +126,13 @@ impl Supervisor {
     }
 
     fn no_such_app(&self, name: &str) -> String {
-        let names: Vec<&str> = self.apps.names().collect();
-        match closest(name, names.iter().copied()) {
-            Some(near) => format!("no app is called `{name}`: did you mean `{near}`?"),
-            None if names.is_empty() => format!("no app is called `{name}`: there are none yet"),
-            None => format!("no app is called `{name}`: there are {}", names.join(", ")),
-        }
+        spelling::no_such_app(name, self.apps.names())
     }
 }
 
 fn no_such_action(app: &App, action: &str) -> String {
-    let names: Vec<&str> = app.hooks.actions.keys().map(String::as_str).collect();
-    let way_out = match closest(action, names.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None if names.is_empty() => "its manifest has no `actions`".into(),
-        None => format!("it has {}", names.join(", ")),
-    };
+    let names = app.hooks.actions.keys().map(String::as_str);
+    let way_out = spelling::way_out(action, names, ("it has", "its manifest has no `actions`"));
     format!("`{}` has no action `{action}`: {way_out}", app.name)
 }
 
