@@ -35,25 +35,7 @@ struct Fake {
 }
 
 pub fn app(name: &str, state: StateName) -> AppStatus {
-    AppStatus {
-        name: name.into(),
-        about: String::new(),
-        state,
-        detail: String::new(),
-        pid: None,
-        adopted: false,
-        run: 0,
-        uptime_ms: None,
-        restarts: 0,
-        failures: 0,
-        last_exit: None,
-        next_retry_ms: None,
-        memory_bytes: None,
-        cpu_ms: None,
-        stale: None,
-        log_trouble: None,
-        actions: Vec::new(),
-    }
+    AppStatus::of(name, state)
 }
 
 impl Fake {
@@ -533,4 +515,21 @@ fn of_several_ends_the_worst_counts() {
     assert_eq!(VerbEnd::TimedOut.and(VerbEnd::Refused), VerbEnd::Refused);
     assert_eq!(VerbEnd::Refused.and(VerbEnd::Done), VerbEnd::Refused);
     assert_eq!(VerbEnd::Done.and(VerbEnd::Done), VerbEnd::Done);
+}
+
+#[test]
+fn each_verb_has_its_row_in_the_docs() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/control.md")).unwrap();
+    let (_, rest) = text.split_once("| verb | does |\n").expect("the table of verbs");
+    let rows = rest.lines().skip(1).take_while(|line| line.starts_with("| `"));
+    let code =
+        rows.flat_map(|row| row.trim_start_matches("| ").split(" | ").next().unwrap().split('`').skip(1).step_by(2));
+    let words = code.filter_map(|code| code.split_whitespace().next());
+    let mut told: Vec<&str> = words.filter(|word| word.starts_with(|c: char| c.is_ascii_lowercase())).collect();
+    let cli = Cli::command();
+    let visible = cli.get_subcommands().filter(|verb| !verb.is_hide_set());
+    let mut verbs: Vec<&str> = visible.map(clap::Command::get_name).collect();
+    told.sort_unstable();
+    verbs.sort_unstable();
+    assert_eq!(told, verbs);
 }

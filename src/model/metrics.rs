@@ -3,7 +3,7 @@
 use std::fmt::Error;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue};
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -27,51 +27,85 @@ struct Moment(Snapshot);
 
 impl Collector for Moment {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
-        let apps = &self.0.apps;
+        let Snapshot { apps, problems, draining, staging: _ } = &self.0;
         let encoder = &mut encoder;
         encoder
             .encode_descriptor("build", "Version of the running supervisor", None, MetricType::Info)?
             .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
-        let problems =
+        let found =
             encoder.encode_descriptor("manifest_problems", "Problems found in the manifests", None, MetricType::Gauge);
-        problems?.encode_gauge(&(self.0.problems.len() as i64))?;
-        let draining =
+        found?.encode_gauge(&(problems.len() as i64))?;
+        let drain =
             encoder.encode_descriptor("draining", "1 while all apps are being stopped", None, MetricType::Gauge);
-        draining?.encode_gauge(&i64::from(self.0.draining))?;
+        drain?.encode_gauge(&i64::from(*draining))?;
 
-        gauge(encoder, apps, ("app_up", "1 while the app is running and ready", None), |app| {
-            Some(i64::from(app.state == StateName::Running))
-        })?;
+        for (at, (name, help, unit)) in GAUGES.iter().enumerate() {
+            let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+            for app in apps {
+                match &gauges(app)[at] {
+                    Gauge::Absent => {}
+                    Gauge::Whole(number) => family.encode_family(&app_label(app))?.encode_gauge(number)?,
+                    Gauge::Part(number) => family.encode_family(&app_label(app))?.encode_gauge(number)?,
+                }
+            }
+        }
         states(encoder, apps)?;
-        let stale = ("app_stale", "1 while the manifest is broken and its last good version is in use", None);
-        gauge(encoder, apps, stale, |app| Some(i64::from(app.stale.is_some())))?;
-        let failures = ("app_failures", "Failed starts in a row; 5 or more are a crash loop", None);
-        gauge(encoder, apps, failures, |app| Some(i64::from(app.failures)))?;
-        let uptime = ("app_uptime", "Time since the app became ready", Some(Unit::Seconds));
-        gauge(encoder, apps, uptime, |app| app.uptime_ms.map(|ms| ms as f64 / 1e3))?;
-        let memory = ("app_memory", "Resident memory of the app", Some(Unit::Bytes));
-        gauge(encoder, apps, memory, |app| app.memory_bytes.map(|bytes| bytes as i64))?;
         starts(encoder, apps)
     }
 }
 
-fn app_label(app: &AppStatus) -> [(&'static str, &str); 1] {
-    [("app", &app.name)]
+/// The gauges of an app: name, help and unit.
+const GAUGES: [(&str, &str, Option<Unit>); 5] = [
+    ("app_up", "1 while the app is running and ready", None),
+    ("app_stale", "1 while the manifest is broken and its last good version is in use", None),
+    ("app_failures", "Failed starts in a row; 5 or more are a crash loop", None),
+    ("app_uptime", "Time since the app became ready", Some(Unit::Seconds)),
+    ("app_memory", "Resident memory of the app", Some(Unit::Bytes)),
+];
+
+enum Gauge {
+    /// The app has no such number now.
+    Absent,
+    Whole(i64),
+    Part(f64),
 }
 
-fn gauge<V: EncodeGaugeValue>(
-    encoder: &mut DescriptorEncoder,
-    apps: &[AppStatus],
-    (name, help, unit): (&str, &str, Option<Unit>),
-    value: impl Fn(&AppStatus) -> Option<V>,
-) -> Result<(), Error> {
-    let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-    for app in apps {
-        if let Some(value) = value(app) {
-            family.encode_family(&app_label(app))?.encode_gauge(&value)?;
-        }
-    }
-    Ok(())
+/// The values of [`GAUGES`]. Destructures the status, so that a new number does not compile until it is a metric or is
+/// left out here.
+fn gauges(app: &AppStatus) -> [Gauge; GAUGES.len()] {
+    let AppStatus {
+        state,
+        uptime_ms,
+        failures,
+        memory_bytes,
+        stale,
+        // A label, and the counter in `starts`.
+        name: _,
+        restarts: _,
+        // No numbers to watch.
+        about: _,
+        detail: _,
+        pid: _,
+        adopted: _,
+        run: _,
+        last_exit: _,
+        next_retry_ms: _,
+        log_trouble: _,
+        actions: _,
+        // No counter: it falls when a process of the tree ends without its parent.
+        cpu_ms: _,
+    } = app;
+    [
+        Gauge::Whole(i64::from(*state == StateName::Running)),
+        Gauge::Whole(i64::from(stale.is_some())),
+        Gauge::Whole(i64::from(*failures)),
+        uptime_ms.map_or(Gauge::Absent, |ms| Gauge::Part(ms as f64 / 1e3)),
+        memory_bytes.map_or(Gauge::Absent, |bytes| Gauge::Whole(bytes as i64)),
+    ]
+}
+
+fn app_label(app: &AppStatus) -> [(&'static str, &str); 1] {
+    [("app", &app.name)]
 }
 
 /// One series for each state, with the value 1 for the current one, so that a graph shows changes without gaps.
@@ -101,25 +135,7 @@ mod tests {
     use super::*;
 
     fn app(name: &str, state: StateName) -> AppStatus {
-        AppStatus {
-            name: name.into(),
-            about: String::new(),
-            state,
-            detail: String::new(),
-            pid: None,
-            adopted: false,
-            run: 1,
-            uptime_ms: None,
-            restarts: 2,
-            failures: 0,
-            last_exit: None,
-            next_retry_ms: None,
-            memory_bytes: None,
-            cpu_ms: None,
-            stale: None,
-            log_trouble: None,
-            actions: Vec::new(),
-        }
+        AppStatus { restarts: 2, ..AppStatus::of(name, state) }
     }
 
     #[test]

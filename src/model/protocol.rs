@@ -177,6 +177,32 @@ states! {
     GaveUp,
 }
 
+#[cfg(test)]
+impl AppStatus {
+    /// An app of which nothing else is known.
+    pub(crate) fn of(name: &str, state: StateName) -> Self {
+        AppStatus {
+            name: name.into(),
+            about: String::new(),
+            state,
+            detail: String::new(),
+            pid: None,
+            adopted: false,
+            run: 0,
+            uptime_ms: None,
+            restarts: 0,
+            failures: 0,
+            last_exit: None,
+            next_retry_ms: None,
+            memory_bytes: None,
+            cpu_ms: None,
+            stale: None,
+            log_trouble: None,
+            actions: Vec::new(),
+        }
+    }
+}
+
 /// A request to one app: `POST /v1/apps/{app}/{verb}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {
