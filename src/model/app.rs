@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::model::manifest::hook::Hook;
+use crate::model::manifest::hook::{BrowserKind, Hook, Locks, Step};
 use crate::model::manifest::icon::Icon;
 use crate::model::manifest::log::Log;
 use crate::model::manifest::matches::Matcher;
@@ -106,6 +106,14 @@ impl App {
             max_rss: None,
             icon: None,
         }
+    }
+
+    /// Whether a step before each start clears the locks of a Chromium profile. If so, the app is a Chromium, and an exit
+    /// that says that its profile is in use means what it says.
+    pub fn clears_chromium_locks(&self) -> bool {
+        let chromium = |locks: &Locks| matches!(locks, Locks::Profile { browser: BrowserKind::Chromium, .. });
+        let clears = |hook: &Hook| matches!(&hook.step, Step::ClearLocks { locks } if chromium(locks));
+        self.hooks.prelaunch.iter().any(clears)
     }
 
     /// The command line that starts the app once more while it is up.

@@ -166,13 +166,19 @@ fn a_start_adopts_what_was_started_by_hand_a_moment_ago() {
     assert_eq!(session.lines("daemon.pids").len(), 2);
 }
 
-#[test]
-fn an_adopted_app_that_dies_is_replaced() {
+/// A session whose app was started by hand before it, and the app's pid.
+fn adopted() -> (Session, i32) {
     let session = with_daemon();
     session.by_hand("daemon");
     let by_hand: i32 = session.wait_lines("daemon.pids", 1)[0].parse().expect("a pid");
     let session = session.start();
     assert_eq!(session.pid("web"), by_hand);
+    (session, by_hand)
+}
+
+#[test]
+fn an_adopted_app_that_dies_is_replaced() {
+    let (session, by_hand) = adopted();
     kill(by_hand);
     session.next_pid("web", by_hand);
     assert_eq!(session.lines("launches").len(), 1);
@@ -180,11 +186,7 @@ fn an_adopted_app_that_dies_is_replaced() {
 
 #[test]
 fn an_adopted_app_is_stopped_like_any_other() {
-    let session = with_daemon();
-    session.by_hand("daemon");
-    let by_hand: i32 = session.wait_lines("daemon.pids", 1)[0].parse().expect("a pid");
-    let session = session.start();
-    assert_eq!(session.pid("web"), by_hand);
+    let (session, by_hand) = adopted();
     session.ok(&["stop", "web"]);
     until("the adopted process is gone", || (!alive(by_hand)).then_some(()));
 }

@@ -11,7 +11,6 @@ use crate::model::app::App;
 use crate::model::exit::{self, Candidate, Clues, Exit, Kills};
 use crate::model::guard::ChildExit;
 use crate::model::machine::AppEvent;
-use crate::model::manifest::hook::{BrowserKind, Hook, Locks, Step};
 
 /// Facts known when a program was started that help to classify its exit.
 #[derive(Clone, Copy, Default)]
@@ -23,10 +22,7 @@ pub(super) struct SpawnClues {
 
 impl SpawnClues {
     pub fn of(app: &App) -> Self {
-        let chromium = |locks: &Locks| matches!(locks, Locks::Profile { browser: BrowserKind::Chromium, .. });
-        let clears = |hook: &Hook| matches!(&hook.step, Step::ClearLocks { locks } if chromium(locks));
-        let locks = app.hooks.prelaunch.iter().any(clears);
-        SpawnClues { locks, oom_score_adj: app.program.oom_score_adj }
+        SpawnClues { locks: app.clears_chromium_locks(), oom_score_adj: app.program.oom_score_adj }
     }
 }
 
