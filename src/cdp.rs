@@ -39,15 +39,25 @@ const KEY: &str = "a2FzbS12b2lkLWxhdW5jaA==";
 /// An event of a session, or of the browser itself if `session` is `None`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CdpEvent {
+    /// The session it happened in.
     pub session: Option<String>,
+    /// Its name, such as `Page.frameNavigated`.
     pub method: String,
+    /// Its details, with long strings shortened.
     pub params: Value,
 }
 
 /// A message from the browser.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Incoming {
-    Reply { id: u64, result: Result<Value, String> },
+    /// The answer to a command.
+    Reply {
+        /// The number that the command was sent with.
+        id: u64,
+        /// The error is the browser's text.
+        result: Result<Value, String>,
+    },
+    /// Something has happened.
     Event(CdpEvent),
 }
 
@@ -74,6 +84,7 @@ pub struct Browser {
 }
 
 impl Browser {
+    /// Connects to the browser on this port of this machine.
     pub async fn connect(port: u16) -> Result<Browser, Fault> {
         #[derive(Deserialize)]
         struct Version {

@@ -1,26 +1,26 @@
 //! The command line: all verbs, their help texts, and their exit codes. Asks the supervisor through `client` and makes
 //! no decisions about apps. One file because it is the list of all verbs with their help.
 
-pub mod change;
-pub mod check_url;
+mod change;
+mod check_url;
 pub mod client;
-pub mod doctor;
-pub mod follow;
-pub mod health;
-pub mod icons;
-pub mod manifests;
-pub mod nav_shim;
+mod doctor;
+mod follow;
+mod health;
+mod icons;
+mod manifests;
+mod nav_shim;
 pub mod open;
-pub mod plan;
-pub mod policy;
+mod plan;
+mod policy;
 pub mod print;
-pub mod retire;
-pub mod session;
-pub mod status;
-pub mod top;
-pub mod upgrade;
-pub mod wait;
-pub mod why;
+mod retire;
+mod session;
+mod status;
+mod top;
+mod upgrade;
+mod wait;
+mod why;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -41,8 +41,11 @@ use policy::PolicyOptions;
 /// How a verb ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum VerbEnd {
+    /// Everything was done: exit code 0.
     Done,
+    /// Something was refused or has failed: exit code 1.
     Refused,
+    /// It was not done in time and goes on: exit code 4.
     TimedOut,
     /// The supervisor has run and exited with this code.
     Ran(ExitCode),
@@ -59,6 +62,7 @@ impl VerbEnd {
     }
 }
 
+/// The command line.
 #[derive(Parser)]
 #[command(name = "kasm-void", version, about, after_help = AFTER, max_term_width = 100)]
 pub struct Cli {

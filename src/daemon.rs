@@ -2,23 +2,23 @@
 //! then takes the next input. Reports are written at the end of a turn, when its work is done. The loop makes no
 //! decisions about apps: `model::supervisor` does.
 
-pub mod answer;
-pub mod control;
-pub mod display;
-pub mod files;
-pub mod hooks;
-pub mod jobs;
-pub mod logs;
-pub mod manifests;
-pub mod offline;
-pub mod perform;
-pub mod probes;
-pub mod process;
-pub mod report;
-pub mod startup;
+mod answer;
+pub(crate) mod control;
+mod display;
+mod files;
+mod hooks;
+mod jobs;
+pub(crate) mod logs;
+mod manifests;
+mod offline;
+mod perform;
+mod probes;
+mod process;
+mod report;
+mod startup;
 pub mod state;
-pub mod timers;
-pub mod watch;
+mod timers;
+mod watch;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -61,7 +61,9 @@ pub use offline::{check, plan};
 pub struct RunOptions {
     /// Manifest folders. If two hold the same file name, the later folder wins.
     pub folders: Vec<PathBuf>,
+    /// The state folder.
     pub state: PathBuf,
+    /// The format of the supervisor's log on stdout.
     pub log_format: journal::Format,
     /// Also write the supervisor's log into daily files here.
     pub log_dir: Option<PathBuf>,

@@ -96,7 +96,12 @@ const RETRY: Duration = Duration::from_millis(100);
 /// The client's address or user. An extension of every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
-    Unix { uid: u32 },
+    /// A process on a unix socket.
+    Unix {
+        /// The user it ran as when it connected.
+        uid: u32,
+    },
+    /// A client at this address.
     Tcp(SocketAddr),
 }
 
@@ -113,8 +118,10 @@ impl Closing {
 
 /// A listener for connections of any kind.
 pub trait Listen: Send + Sync + 'static {
+    /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
+    /// Waits for the next client, and returns its connection and who it is.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
 }
 
@@ -359,6 +366,7 @@ fn closed_after(mut response: Response) -> Response {
 pub struct Error(pub StatusCode, pub String);
 
 impl Error {
+    /// The error with this status and reason.
     pub fn new(status: StatusCode, why: impl Into<String>) -> Self {
         Error(status, why.into())
     }

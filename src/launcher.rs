@@ -1,11 +1,11 @@
 //! The URL launcher: opens pages on the shared screen for callers with the token. `model::url` decides which URLs are
 //! allowed, and `model::visit` controls each visit. The launcher does not know the supervisor.
 
-pub mod audit;
+mod audit;
 pub mod http;
 pub mod navigate;
-pub mod rate;
-pub mod resolve;
+mod rate;
+pub(crate) mod resolve;
 pub mod token;
 pub mod verdict;
 pub mod wire;
@@ -31,9 +31,11 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// The launcher's settings.
 pub struct LauncherOptions {
+    /// Where to serve.
     pub listen: SocketAddr,
     /// The port of the browser's DevTools, on 127.0.0.1.
     pub cdp_port: u16,
+    /// What may be opened.
     pub policy: Policy,
     /// A Unix socket for `kasm-void open`, on which our own user needs no token.
     pub socket: Option<PathBuf>,

@@ -39,10 +39,12 @@
 //! In the list below, a module uses only those above it.
 //! `docs/architecture.md` has the invariants.
 
+#![warn(missing_docs)]
+
 pub mod model;
 
 #[cfg(feature = "daemon")]
-pub mod host;
+mod host;
 
 #[cfg(feature = "daemon")]
 pub mod http;
@@ -54,13 +56,13 @@ pub mod cdp;
 pub mod daemon;
 
 #[cfg(feature = "daemon")]
-pub mod guard;
+mod guard;
 
 #[cfg(feature = "daemon")]
 pub mod launcher;
 
 #[cfg(feature = "daemon")]
-pub mod init;
+mod init;
 
 #[cfg(feature = "daemon")]
 pub mod cli;

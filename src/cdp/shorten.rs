@@ -35,6 +35,7 @@ enum Escape {
 }
 
 impl Strings {
+    /// Takes the next piece of the text and appends what is left of it to `out`.
     pub fn shorten(&mut self, mut piece: &[u8], out: &mut Vec<u8>) {
         while let Some((&byte, rest)) = piece.split_first() {
             piece = rest;

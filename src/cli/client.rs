@@ -42,7 +42,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Whether to wait for a change, and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waiting {
+    /// Wait until it is done.
     pub wait: bool,
+    /// Do not wait longer than this.
     pub timeout: Span,
 }
 
@@ -89,6 +91,7 @@ impl Stream {
 }
 
 impl Client {
+    /// A client for the supervisor of this state folder. Connects at each request.
     pub fn new(state: &Path) -> Self {
         Client { socket: layout::control_socket(state) }
     }

@@ -15,9 +15,13 @@ pub use crate::model::plain::text as plain;
 use crate::model::plain::{json, source, styled};
 use crate::model::protocol::StateName;
 
+/// As it should be.
 pub const GOOD: Style = AnsiColor::Green.on_default();
+/// On its way.
 pub const BUSY: Style = AnsiColor::Yellow.on_default();
+/// In need of attention.
 pub const BAD: Style = AnsiColor::Red.on_default().bold();
+/// Less important than the rest.
 pub const DIM: Style = Style::new().dimmed();
 
 /// The program that read our output has exited, as in `kasm-void logs x | head`.

@@ -21,7 +21,7 @@ use crate::model::manifest::hook::{Hook, OnFailure, Step};
 use crate::model::manifest::pattern::Pattern;
 use crate::model::supervisor::AppId;
 
-pub use command::{Request, Started};
+pub use command::Request;
 
 /// Extra time for a step with its own limit: its own error says more about what was missing than ours.
 const SLACK: Duration = Duration::from_millis(200);

@@ -39,7 +39,7 @@ use watcher::Watcher;
 
 pub use guard::GuardClient;
 pub use lookup::{Found, belongs};
-pub use spawner::{OwnLimits, executable, present};
+pub use spawner::{OwnLimits, present};
 
 /// All processes of the session.
 pub struct Processes {

@@ -64,7 +64,6 @@ pub fn log(state: &Path, app: &str) -> PathBuf {
 
 /// A locked state folder. The kernel releases the lock when the process ends, however it ends.
 pub struct StateFolder {
-    pub path: PathBuf,
     lock: OwnedFd,
     name: Option<OwnedFd>,
 }
@@ -83,7 +82,7 @@ impl StateFolder {
         let path = ours_alone(path)?;
         let lock = take_lock(&path.join(LOCK), &path)?;
         let name = take_name(&path)?;
-        Ok(StateFolder { path, lock: lock.into(), name })
+        Ok(StateFolder { lock: lock.into(), name })
     }
 
     /// Whether any process holds the lock of the folder at `path`.

@@ -12,6 +12,7 @@ use super::permits::Busy;
 
 /// A response body. The client's permit is not revoked until all of it is sent.
 pub struct Answering {
+    /// The rest of the response.
     pub body: Body,
     /// Dropped with the body.
     pub _busy: Busy,
@@ -46,6 +47,7 @@ pub struct Pieces {
 type Next = Option<(Bytes, Pieces)>;
 
 impl Pieces {
+    /// A body that begins with the piece that `next` returns.
     pub fn new(next: impl Future<Output = Next> + Send + 'static) -> Self {
         Pieces { next: Box::pin(next) }
     }

@@ -40,6 +40,7 @@ pub type AskId = u64;
 
 /// An input of the supervisor.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the text of each variant names its fields")]
 pub enum Input {
     /// The manifests were read and checked, because of this request or because a file changed.
     Loaded { checked: Box<Checked>, ask: Option<AskId> },
@@ -65,6 +66,7 @@ pub enum Input {
 
 /// A task for the daemon.
 #[derive(Debug, PartialEq)]
+#[expect(missing_docs, reason = "the text of each variant names its fields")]
 pub enum Effect {
     /// A task for one app.
     App(AppId, AppEffect),

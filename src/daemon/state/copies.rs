@@ -15,6 +15,7 @@ use tokio::task::spawn_blocking;
 use crate::host::layout;
 use crate::model::loading::source::Source;
 
+/// The copies of one state folder.
 pub struct Copies {
     folder: Arc<Folder>,
     /// The hash of the last text to keep, by name.

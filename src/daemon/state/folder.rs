@@ -48,6 +48,7 @@ impl Folder {
         folder
     }
 
+    /// The folder's path, with links resolved.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -58,10 +59,12 @@ impl Folder {
         self.watch_again();
     }
 
+    /// The lock, to pass on to the guard.
     pub fn lock(&self) -> BorrowedFd<'_> {
         self.lock.as_fd()
     }
 
+    /// Stops watching, and keeps only the lock.
     pub fn into_lock(self) -> OwnedFd {
         self.lock
     }

@@ -30,6 +30,7 @@ const MOST: u64 = 256 << 20;
 /// The time after a failed write before the next attempt.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// The ledger of the running supervisor.
 pub struct Ledger {
     path: PathBuf,
     file: Option<File>,
@@ -119,6 +120,7 @@ impl Ledger {
         }
     }
 
+    /// Records that an app is gone, with all its crashes.
     pub fn gone(&mut self, name: &str) {
         self.crashes.remove(name);
         if self.apps.remove(name).is_some() {
@@ -126,12 +128,14 @@ impl Ledger {
         }
     }
 
+    /// Records the state of the session.
     pub fn session(&mut self, session: SessionState) {
         if self.session.replace(session) != Some(session) {
             self.pending.push_str(&text(&Line::Session(session)));
         }
     }
 
+    /// Records a crash; the oldest one makes room.
     pub fn crash(&mut self, app: &str, crash: &Crash) {
         let line = text(&Line::Crash { app: app.into(), crash: crash.clone() });
         self.pending.push_str(&line);

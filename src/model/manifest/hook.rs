@@ -15,6 +15,7 @@ use crate::model::manifest::switch::{on, switch};
 /// One hook as written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename = "Hook", deny_unknown_fields)]
+#[expect(missing_docs, reason = "the settings of a step are described in docs/manifest.md; here they are texts")]
 pub enum HookForm {
     /// Waits until a probe succeeds.
     WaitFor {
@@ -128,11 +129,10 @@ pub enum LockKind {
 
 /// What `ClearLocks` clears.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "a step is its form with compiled values")]
 pub enum Locks {
-    Profile {
-        dir: PathBuf,
-        browser: BrowserKind,
-    },
+    /// The lock of a browser's profile.
+    Profile { dir: PathBuf, browser: BrowserKind },
     /// The lock and the socket of the display that DISPLAY names.
     Display,
 }
@@ -159,6 +159,7 @@ pub struct Hook {
 
 /// What a hook does; [`HookForm`] describes each one. Every path is absolute.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "a step is its form with compiled values")]
 pub enum Step {
     WaitFor { what: Target },
     Run { argv: Vec<String>, if_present: bool },

@@ -18,6 +18,7 @@ const FAILURES: RangeInclusive<u32> = 1..=1_000;
 /// A probe target as written. One probe asks once; the caller repeats it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename = "Target", deny_unknown_fields)]
+#[expect(missing_docs, reason = "the text of each variant names its field")]
 pub enum TargetForm {
     /// The X server named by DISPLAY accepts clients.
     Display,
@@ -47,6 +48,7 @@ pub enum TargetForm {
 
 /// A probe target. One probe asks once; the caller repeats it.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the text of each variant names its field")]
 pub enum Target {
     /// The X server named by DISPLAY accepts clients.
     Display,

@@ -34,6 +34,7 @@ pub enum OnClose {
 /// What to do when the backoff gives up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the text of the variant names its field")]
 pub enum OnGiveUp {
     /// The app stays down until a start or a changed manifest.
     #[default]

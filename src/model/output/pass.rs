@@ -19,7 +19,14 @@ const LONGEST_JSON: usize = 15 << 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Passed {
     /// A structured log line: one JSON object with `level` and `msg`, to which `app` was added.
-    Entry { level: Level, message: String, json: String },
+    Entry {
+        /// From `level`.
+        level: Level,
+        /// From `msg`.
+        message: String,
+        /// The object with all its fields, on one line.
+        json: String,
+    },
     /// Any other line, with control characters escaped.
     Text(String),
 }

@@ -35,8 +35,11 @@ pub fn allowance(budget: usize, queued: usize, own: usize) -> usize {
 pub enum Admission {
     /// It stays in the pipe until the queue has room.
     Wait,
-    /// It goes into the queue. If `protected`, it also stays in the pipe until it is in the file.
-    Queue { protected: bool },
+    /// It goes into the queue.
+    Queue {
+        /// It also stays in the pipe until it is in the file.
+        protected: bool,
+    },
     /// It is dropped and counted.
     Drop,
 }

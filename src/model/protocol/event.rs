@@ -18,6 +18,7 @@ pub struct EventLine {
 /// What happened in the session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event")]
+#[expect(missing_docs, reason = "docs/control.md describes the fields; they mean what they mean in `AppStatus`")]
 pub enum SessionEvent {
     /// A new process was spawned.
     #[serde(rename = "app.launching")]

@@ -44,8 +44,10 @@ macro_rules! routes {
         }
 
         impl Route {
+            /// Every route, in the order of the docs.
             pub const ALL: &'static [Route] = &[$(Route::$name),*];
 
+            /// Its method, path and description.
             pub fn info(self) -> RouteInfo {
                 match self {
                     $(Route::$name => RouteInfo {

@@ -12,6 +12,7 @@ use crate::model::protocol::{AppStatus, Snapshot};
 pub struct Observed {
     /// Resident memory of the whole tree; `None` while the app has no leader.
     pub memory_bytes: Option<u64>,
+    /// CPU time of the whole tree in milliseconds; `None` while the app has no leader.
     pub cpu_ms: Option<u64>,
     /// Why its output is being dropped.
     pub log_trouble: Option<String>,

@@ -12,6 +12,7 @@ pub type SessionId = String;
 
 /// An input of a visit.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the text of each variant names its fields")]
 pub enum VisitInput {
     /// The browser answered the command that was sent with this number.
     Replied { call: u64, reply: Result<Reply, String> },
@@ -60,6 +61,7 @@ pub struct Tab {
 
 /// An event in a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "frames, requests and loaders are ids of the DevTools protocol")]
 pub enum PageEvent {
     /// A document is about to be requested. The browser holds the request until it is continued or failed.
     RequestPaused { request: String, frame: String, url: String },
@@ -83,6 +85,7 @@ pub enum PageEvent {
 
 /// A task for the launcher.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the text of each variant names its fields")]
 pub enum VisitEffect {
     /// Send a command, in a session or to the browser itself. Its reply comes as [`VisitInput::Replied`].
     Send { call: u64, session: Option<SessionId>, command: Command },
@@ -124,6 +127,7 @@ pub enum End {
 
 /// A command to the browser.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "tabs and requests are ids of the DevTools protocol")]
 pub enum Command {
     /// Answer after all earlier messages, and do nothing else.
     Answer,

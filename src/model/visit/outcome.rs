@@ -13,6 +13,7 @@ pub struct Verdict {
 
 /// How a request to open a page ended.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "`frame` is the id of the main frame")]
 pub enum Outcome {
     /// The page is shown.
     Committed { frame: String },
@@ -42,6 +43,7 @@ pub enum Outcome {
 
 /// Why the browser could not carry out the request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the text of each variant names its fields")]
 pub enum Fault {
     /// Nothing listens on the DevTools port.
     #[error("cdp unreachable")]

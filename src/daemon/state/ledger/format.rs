@@ -46,7 +46,9 @@ pub(super) enum Line {
 /// What an earlier supervisor left.
 #[derive(Debug, Default, PartialEq)]
 pub struct Inherited {
+    /// What the supervisor's model had saved.
     pub session: SavedSession,
+    /// The leaders that were alive, or whose exit was recorded, by app.
     pub leaders: BTreeMap<String, Leader>,
     /// The last leader of each app: pid and start time. The leader may be gone while its process session still has
     /// members.
