@@ -10,7 +10,7 @@ use crate::model::manifest::quantity::Span;
 
 /// The range of waits, and of the time after which a run counts as stable. Without a lower bound, a program that exits
 /// at once would be restarted as fast as the machine can.
-const WAIT: RangeInclusive<Duration> = Duration::from_millis(10)..=A_DAY;
+const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=A_DAY;
 const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 60 * 60);
 /// The most `times` of `give_up`: that many recent exits are kept in memory.
 const TIMES: RangeInclusive<u32> = 1..=1_000;
