@@ -68,7 +68,6 @@ pub fn run(
         exit: None,
     };
     shell.handle(GuardInput::Began);
-    sys::slim_down();
     loop {
         if let Some(code) = shell.exit {
             return Ok(ExitCode::from(code));
@@ -212,9 +211,13 @@ impl Shell {
                 // Meaningless without its descriptor.
                 Ok(Heard::Message(ToGuard::Hold(_) | ToGuard::Lock | ToGuard::Upgrade(_), None)) => {}
                 Ok(Heard::Message(message, fd)) => {
+                    let ready = matches!(message, ToGuard::Ready);
                     self.attached = fd;
                     self.handle(GuardInput::Heard(message));
                     self.attached = None;
+                    if ready {
+                        sys::slim_down(); // from now on we only wait
+                    }
                 }
                 Ok(Heard::Nothing) => return,
                 Ok(Heard::Closed) => self.close_line(),

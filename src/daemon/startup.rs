@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::sync::mpsc;
@@ -23,6 +23,9 @@ use crate::host::link::{Heard, Link};
 use crate::host::{layout, session, sys};
 use crate::model::guard::{Hello, ToGuard, ToSupervisor};
 use crate::model::supervisor::{DrainCause, Input, Supervisor};
+
+/// How long after the start the code that only the start needs is dropped from memory.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// What the guard sends to a new supervisor first.
 pub struct Welcome {
@@ -169,6 +172,9 @@ impl Daemon {
         }
         self.processes.taken_over();
         self.processes.tell_guard(&ToGuard::Ready, None);
-        sys::slim_down();
+        tokio::task::spawn_local(async {
+            tokio::time::sleep(SETTLED).await;
+            sys::slim_down();
+        });
     }
 }

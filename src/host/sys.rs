@@ -216,25 +216,29 @@ pub fn survive_file_size_limit() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Frees memory that only the start needed: code that ran once, which the page cache still has, and free heap. What is
+/// Frees memory that only the start needed: code and constants, which the page cache still has, and free heap. What is
 /// needed again is loaded again, page by page.
 pub fn slim_down() {
     // SAFETY: touches only memory that is free.
     unsafe { libc::malloc_trim(0) };
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    for (from, to) in maps.lines().filter_map(code) {
+    for (from, to) in maps.lines().filter_map(never_written) {
         // SAFETY: the mapping is one of a file, read-only and never written to, so that every page of it is
         // read from the file again when it is next used.
         unsafe { libc::madvise(ptr::without_provenance_mut(from), to - from, libc::MADV_DONTNEED) };
     }
 }
 
-/// The bounds of a mapping, if it is code from a file.
-fn code(line: &str) -> Option<(usize, usize)> {
+/// The bounds of a mapping, if it is code from a file, or the constants at the file's beginning. Other read-only
+/// mappings hold addresses that the loader has filled in, which are not in the file.
+fn never_written(line: &str) -> Option<(usize, usize)> {
     let mut words = line.split_ascii_whitespace();
     let (from, to) = words.next()?.split_once('-')?;
-    let code = words.next()? == "r-xp" && words.nth(3)?.starts_with('/');
-    code.then_some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
+    let (mode, offset) = (words.next()?, words.next()?);
+    let kept_in_file = mode == "r-xp" || (mode == "r--p" && usize::from_str_radix(offset, 16) == Ok(0));
+    let of_a_file = words.nth(2)?.starts_with('/');
+    (kept_in_file && of_a_file)
+        .then_some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
 }
 
 /// Makes all threads share one heap. Other threads than the main one use little, and each would keep a heap of its own.
