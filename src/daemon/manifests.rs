@@ -139,8 +139,9 @@ impl Manifests {
         inherited: impl Iterator<Item = &'a str>,
     ) -> BTreeMap<String, Arc<App>> {
         let checked = self.check(loaded);
+        let kept = self.copies.read();
         let Recalled { broken, gone } =
-            copies::recall(&loaded.sources, &checked, inherited, |name| self.copies.of(name));
+            copies::recall(&loaded.sources, &checked, inherited, |name| kept.get(name).cloned());
         self.checker.remember(&broken, &self.environment.around());
         Checker::default().check(&gone, true, &self.environment.around()).apps
     }

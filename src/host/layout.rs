@@ -24,9 +24,8 @@ const CONTROL_SOCKET: &str = "control.sock";
 const LAUNCHER_SOCKET: &str = "launcher.sock";
 /// The state that one supervisor leaves for the next.
 const LEDGER: &str = "ledger.jsonl";
-/// Copies of the last good version of each manifest. Not named `manifests`: earlier versions unpacked a session there,
-/// which people may have edited.
-const LAST_GOOD: &str = "last-good";
+/// Copies of the last good version of each manifest.
+const LAST_GOOD: &str = "last-good.jsonl";
 /// The progress of each log file.
 const CHECKPOINT: &str = "checkpoint";
 /// Log files of apps whose manifest names none.
@@ -44,12 +43,8 @@ pub fn ledger(state: &Path) -> PathBuf {
     state.join(LEDGER)
 }
 
-/// The copy of one app's manifest.
-pub fn last_good(state: &Path, app: &str) -> PathBuf {
-    last_good_folder(state).join(format!("{app}.ron"))
-}
-
-pub fn last_good_folder(state: &Path) -> PathBuf {
+/// The copies of all manifests.
+pub fn last_good(state: &Path) -> PathBuf {
     state.join(LAST_GOOD)
 }
 

@@ -235,6 +235,7 @@ impl Supervisor {
             let mut cx = Context { now: turn.now, chance: turn.chance, blocked, effects: &mut effects };
             slot.machine.handle(&event, &mut cx);
             let (after, name) = (slot.state().name(), slot.app().name.clone());
+            self.apps.update(id);
             self.touched.insert(id);
             let end = effects.iter().find_map(|effect| match effect {
                 AppEffect::EndSession { code } => Some(*code),
@@ -260,29 +261,27 @@ impl Supervisor {
         turn: &mut Turn<'_>,
     ) {
         let down = matches!(to, StateName::Stopped | StateName::GaveUp);
+        let followers = || self.apps.followers(self.name(id).unwrap_or_default());
         if down || to == StateName::Running {
-            let waiting = self.followers(id).filter(|other| self.is_waiting(*other) && !self.blocked(*other));
+            let waiting = followers().filter(|other| self.is_waiting(*other) && !self.blocked(*other));
             queue.extend(waiting.map(|other| (other, AppEvent::Unblocked)));
         }
         if from == StateName::Running {
-            queue.extend(self.followers(id).map(|other| (other, AppEvent::DependencyEnded)));
+            queue.extend(followers().map(|other| (other, AppEvent::DependencyEnded)));
         }
         if !down {
             return;
         }
-        if to == StateName::Stopped && self.apps.get(id).is_some_and(|slot| slot.removed) {
+        let Some(slot) = self.apps.get(id) else { return };
+        let (app, removed) = (slot.app().clone(), slot.removed);
+        if to == StateName::Stopped && removed {
             self.forget(id, turn);
         }
         if self.drain.is_some() {
-            queue.extend(self.next_to_stop().into_iter().map(|next| (next, AppEvent::StopAsked(StopReason::Draining))));
+            let freed = self.freed_by(&app);
+            queue.extend(freed.into_iter().map(|next| (next, AppEvent::StopAsked(StopReason::Draining))));
             self.exit_if_down(turn);
         }
-    }
-
-    /// Apps that name this one in `after`.
-    fn followers(&self, id: AppId) -> impl Iterator<Item = AppId> {
-        let name = self.name(id).unwrap_or_default();
-        self.apps.iter().filter(move |(_, slot)| slot.app().after.iter().any(|other| other == name)).map(|(id, _)| id)
     }
 
     fn is_waiting(&self, id: AppId) -> bool {

@@ -303,8 +303,7 @@ fn a_manifest_that_is_broken_when_the_supervisor_dies_keeps_its_last_good_versio
     let session = session.workspace("Workspace()").start();
     let web = session.pid("web");
     session.ok(&["stop", "held"]);
-    let copy = |name: &str| std::fs::read_to_string(session.state().join(format!("last-good/{name}.ron")));
-    until("all are kept", || ["web", "held", "workspace"].iter().all(|name| copy(name).is_ok()).then_some(()));
+    until("all are kept", || ["web", "held", "workspace"].iter().all(|name| session.keeps_copy(name)).then_some(()));
     for file in ["web", "held", "workspace"] {
         session.edit(file, "App(command: ");
     }
@@ -325,7 +324,7 @@ fn an_app_whose_manifest_went_meanwhile_is_stopped_as_it_wants_to_be() {
     let manifest = r#"App(command: "${BIN}/web", stop: Stop(signal: "INT"), log: Log(file: "${DATA}/web.log"))"#;
     let mut session = Session::new().program("web", body).app("web", manifest).start();
     let web = session.pid("web");
-    until("the manifest is kept", || session.state().join("last-good/web.ron").exists().then_some(()));
+    until("the manifest is kept", || session.keeps_copy("web").then_some(()));
     session.kill_supervisor();
     session.remove("web");
     session.start_supervisor();

@@ -115,7 +115,7 @@ fn what_is_broken_today_was_never_good_in_todays_session() {
     let mut session = Session::new().stayer("web").app("web", r#"App(command: "${BIN}/web")"#);
     start(&mut session);
     session.pid("web");
-    until("a copy is kept", || session.state().join("last-good/web.ron").exists().then_some(()));
+    until("a copy is kept", || session.keeps_copy("web").then_some(()));
     end(&mut session, End::Killed);
     session.edit("web", "App(command: ");
     start(&mut session);

@@ -91,6 +91,12 @@ impl Session {
         self.root.path()
     }
 
+    /// Whether the supervisor has kept a copy of this manifest for its successor.
+    pub fn keeps_copy(&self, name: &str) -> bool {
+        let copies = std::fs::read_to_string(self.state().join("last-good.jsonl")).unwrap_or_default();
+        copies.lines().any(|line| line.starts_with(&format!("[\"{name}\",")))
+    }
+
     pub fn state(&self) -> PathBuf {
         self.root().join("state")
     }

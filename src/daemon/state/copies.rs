@@ -1,11 +1,12 @@
 //! The last good text of each manifest. Used by a supervisor that finds a manifest broken and has never seen it good;
-//! it is not read otherwise. Written on another thread, since a disk may be slow.
+//! it is not read otherwise. All of them are in one file, a line each, since a file each would cost more than starting
+//! the app. Written on another thread, since a disk may be slow.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,18 +16,18 @@ use tokio::task::spawn_blocking;
 use crate::host::layout;
 use crate::model::loading::source::Source;
 
-/// The copies of one state folder.
+/// The copies of one session.
 pub struct Copies {
-    folder: Arc<Folder>,
+    store: Arc<Store>,
     /// The hash of the last text to keep, by name.
     known: BTreeMap<String, u64>,
 }
 
-struct Folder {
-    state: PathBuf,
+struct Store {
+    file: PathBuf,
     /// What is still to be written, by name. `None` removes the copy. A later text replaces an earlier one.
     pending: Mutex<BTreeMap<String, Option<String>>>,
-    /// Whether the last write failed. Held while files are written, so that writers take turns.
+    /// Whether the last write failed. Held while the file is written, so that writers take turns.
     failed: Mutex<bool>,
 }
 
@@ -34,17 +35,19 @@ struct Folder {
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Copies {
-    /// Opens the copies, which have their own folder inside the state folder.
+    /// Opens the copies in a state folder.
     pub fn open(state: &Path) -> Copies {
-        let folder = Folder { state: state.into(), pending: Mutex::default(), failed: Mutex::default() };
-        Copies { folder: Arc::new(folder), known: BTreeMap::new() }
+        let store = Store { file: layout::last_good(state), pending: Mutex::default(), failed: Mutex::default() };
+        Copies { store: Arc::new(store), known: BTreeMap::new() }
     }
 
-    /// The last good version of this manifest, if it is known.
-    pub fn of(&self, name: &str) -> Option<Source> {
-        let file = self.folder.file(name);
-        let text = fs::read_to_string(&file).ok()?;
-        Some(Source { name: name.into(), file: file.display().to_string(), text: Ok(text) })
+    /// The last good version of each manifest, by name.
+    pub fn read(&self) -> BTreeMap<String, Source> {
+        let file = self.store.file.display().to_string();
+        let source = |(name, text): (String, String)| {
+            (name.clone(), Source { name, file: file.clone(), text: Ok(text) })
+        };
+        lines(&self.store.file).into_iter().filter_map(|(_, line)| copy(&line)).map(source).collect()
     }
 
     /// Keeps the texts of `good`, by name. The copies of `unchanged` stay. With `complete`, the copies of all other names
@@ -68,83 +71,108 @@ impl Copies {
         if changed.is_empty() && gone.is_empty() {
             return;
         }
-        let mut pending = self.folder.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.store.pending.lock().unwrap_or_else(PoisonError::into_inner);
         pending.extend(changed.into_iter().map(|(name, text)| (name, Some(text))));
         pending.extend(gone.into_iter().map(|name| (name, None)));
         drop(pending);
-        tokio::spawn(self.folder.clone().write_all());
+        tokio::spawn(self.store.clone().write_all());
     }
 
-    /// Call this when the files were deleted. Everything that is good is written again.
+    /// Call this when the file was deleted. Everything that is good is written again.
     pub fn write_again(&mut self) {
         self.known.clear();
     }
 
     /// Deletes all copies, so that no later supervisor continues from them.
     pub fn forget(&self) {
-        self.folder.pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        // If this fails, a broken manifest may get this old version later.
-        let _ = fs::remove_dir_all(layout::last_good_folder(&self.folder.state));
+        self.store.pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let _ = fs::remove_file(&self.store.file); // if this fails, a broken manifest may get this old version later
     }
 }
 
-impl Folder {
-    fn file(&self, name: &str) -> PathBuf {
-        layout::last_good(&self.state, name)
-    }
+/// The lines of the file, each with its offset in bytes. The last one may be torn.
+fn lines(file: &Path) -> Vec<(u64, String)> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let mut offset = 0;
+    let place = |line: &str| {
+        let at = offset;
+        offset += line.len() as u64;
+        (at, line.to_string())
+    };
+    text.split_inclusive('\n').map(place).collect()
+}
 
+/// Name and text of one line. A line that was blanked is nobody's.
+fn copy(line: &str) -> Option<(String, String)> {
+    serde_json::from_str(line).ok()
+}
+
+impl Store {
     /// Writes until nothing is pending.
     async fn write_all(self: Arc<Self>) {
         loop {
-            let folder = self.clone();
-            match spawn_blocking(move || folder.write()).await {
+            let store = self.clone();
+            match spawn_blocking(move || store.write()).await {
                 Ok(false) => tokio::time::sleep(RETRY).await,
                 Ok(true) | Err(_) => return,
             }
         }
     }
 
-    /// Writes everything pending. Returns whether all of it could be written. Threads may run in any order: the first
-    /// one also writes what later ones were started for.
+    /// Writes everything pending. Returns whether it could be written. Threads may run in any order: the first one also
+    /// writes what later ones were started for.
     fn write(&self) -> bool {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut trouble = None;
-        for (name, text) in pending {
-            let written = match &text {
-                Some(text) => self.replace(&name, text),
-                None => fs::remove_file(self.file(&name)).or(Ok(())), // the file may never have been written
+        let mut copies: BTreeMap<String, String> = lines(&self.file).iter().filter_map(|(_, line)| copy(line)).collect();
+        let mut changed = false;
+        for (name, text) in &pending {
+            let before = match text {
+                Some(text) => copies.insert(name.clone(), text.clone()),
+                None => copies.remove(name),
             };
-            if let Err(error) = written {
-                // No copy is better than an outdated one, which would restart the app in an old version.
-                let _ = fs::remove_file(self.file(&name));
-                self.pending.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_insert(text);
-                trouble = Some(error);
+            changed |= before != *text;
+        }
+        // After a restart of the supervisor, the file holds most of it already.
+        let written = if changed { self.replace(&copies) } else { Ok(()) };
+        if let Err(error) = &written {
+            self.blank(&pending);
+            let mut later = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            for (name, text) in pending {
+                later.entry(name).or_insert(text);
+            }
+            if !*failed {
+                tracing::warn!(
+                    event = "state.trouble", file = %self.file.display(), %error,
+                    "cannot keep copies of the manifests: if the supervisor dies while a manifest is broken, its app is left alone until the manifest is fixed"
+                );
             }
         }
-        if let Some(error) = &trouble
-            && !*failed
-        {
-            tracing::warn!(
-                event = "state.trouble", file = %layout::last_good_folder(&self.state).display(), %error,
-                "cannot keep copies of the manifests: if the supervisor dies while a manifest is broken, its app is left alone until the manifest is fixed"
-            );
-        }
-        *failed = trouble.is_some();
+        *failed = written.is_err();
         !*failed
     }
 
-    fn replace(&self, name: &str, text: &str) -> io::Result<()> {
-        let path = self.file(name);
-        // After a restart of the supervisor most copies are already there.
-        if fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
-            return Ok(());
+    fn replace(&self, copies: &BTreeMap<String, String>) -> io::Result<()> {
+        let mut text = String::new();
+        for copy in copies {
+            text += &serde_json::to_string(&copy)?;
+            text.push('\n');
         }
-        DirBuilder::new().recursive(true).mode(0o700).create(layout::last_good_folder(&self.state))?;
-        let new = path.with_extension("new");
+        let new = self.file.with_extension("new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(text.as_bytes())?;
-        fs::rename(new, path)
+        fs::rename(new, &self.file)
+    }
+
+    /// Overwrites the lines of these names, which takes no space on a full disk. No copy is better than an outdated one,
+    /// which would restart the app in an old version.
+    fn blank(&self, outdated: &BTreeMap<String, Option<String>>) {
+        let Ok(file) = OpenOptions::new().write(true).open(&self.file) else { return };
+        for (at, line) in lines(&self.file) {
+            if copy(&line).is_some_and(|(name, _)| outdated.contains_key(&name)) {
+                let _ = file.write_at(" ".repeat(line.trim_end().len()).as_bytes(), at); // it is retried soon
+            }
+        }
     }
 }
 
@@ -155,13 +183,13 @@ mod tests {
     use super::*;
 
     fn text(copies: &Copies, name: &str) -> Option<String> {
-        copies.of(name)?.text.ok()
+        copies.read().remove(name)?.text.ok()
     }
 
     async fn written(copies: &Copies, what: impl Fn(&Copies) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !what(copies) {
-            assert!(Instant::now() < deadline, "not written: {:?}", copies.folder.pending);
+            assert!(Instant::now() < deadline, "not written: {:?}", copies.store.pending);
             tokio::task::yield_now().await;
         }
     }
@@ -177,12 +205,12 @@ mod tests {
             let mut copies = Copies::open(state.path());
             copies.keep(&[("a", "one"), ("b", "one")], &BTreeSet::new(), true);
             copies.keep(&[("a", "two")], &BTreeSet::new(), true);
-            copies.folder.write(); // as if the last writer ran first
+            copies.store.write(); // as if the last writer ran first
             go.send(()).unwrap();
             let _ = busy.await;
             spawn_blocking(|| ()).await.unwrap(); // behind the writers
             assert_eq!(text(&copies, "a"), Some("two".into()));
-            assert_eq!(copies.of("b"), None);
+            assert_eq!(text(&copies, "b"), None);
         });
     }
 
@@ -190,14 +218,26 @@ mod tests {
     async fn what_could_not_be_written_is_written_later_and_no_older_copy_stays() {
         let state = tempfile::tempdir().unwrap();
         let mut copies = Copies::open(state.path());
-        copies.keep(&[("a", "one"), ("b", "one")], &BTreeSet::new(), true);
-        written(&copies, |copies| copies.of("b").is_some()).await;
-        let in_the_way = copies.folder.file("a").with_extension("new");
+        copies.keep(&[("a", "one"), ("b", "one"), ("c", "one")], &BTreeSet::new(), true);
+        written(&copies, |copies| text(copies, "c").is_some()).await;
+        let in_the_way = copies.store.file.with_extension("new");
         fs::create_dir(&in_the_way).unwrap();
-        copies.keep(&[("a", "two"), ("b", "two")], &BTreeSet::new(), true);
-        written(&copies, |copies| copies.of("a").is_none() && text(copies, "b") == Some("two".into())).await;
+        copies.keep(&[("a", "two"), ("c", "one")], &BTreeSet::new(), true);
+        written(&copies, |copies| text(copies, "a").is_none() && text(copies, "b").is_none()).await;
+        assert_eq!(text(&copies, "c"), Some("one".into()), "it has not changed");
         fs::remove_dir(&in_the_way).unwrap();
         written(&copies, |copies| text(copies, "a") == Some("two".into())).await;
+        assert_eq!(text(&copies, "b"), None);
+        assert_eq!(text(&copies, "c"), Some("one".into()));
+    }
+
+    #[test]
+    fn a_torn_or_blank_line_costs_no_other_copy() {
+        let state = tempfile::tempdir().unwrap();
+        let copies = Copies::open(state.path());
+        fs::write(&copies.store.file, "           \n[\"a\",\"one\"]\n[\"b\",\"tw").unwrap();
+        assert_eq!(text(&copies, "a"), Some("one".into()));
+        assert_eq!(copies.read().len(), 1);
     }
 
     #[tokio::test]
@@ -205,7 +245,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let mut copies = Copies::open(state.path());
         copies.keep(&[("a", "one"), ("b", "one")], &BTreeSet::new(), true);
-        written(&copies, |copies| copies.of("b").is_some()).await;
+        written(&copies, |copies| text(copies, "b").is_some()).await;
         copies.keep(&[("a", "two")], &BTreeSet::from(["b"]), true);
         written(&copies, |copies| text(copies, "a") == Some("two".into())).await;
         let mut next = Copies::open(state.path());
@@ -213,8 +253,8 @@ mod tests {
         assert_eq!(text(&next, "b"), Some("one".into()), "broken now, and good once");
         next.keep(&[("a", "two"), ("b", "one")], &BTreeSet::new(), true);
         next.keep(&[("a", "two")], &BTreeSet::new(), true);
-        written(&next, |copies| copies.of("b").is_none()).await;
+        written(&next, |copies| text(copies, "b").is_none()).await;
         next.forget();
-        assert_eq!(Copies::open(state.path()).of("a"), None, "another session");
+        assert_eq!(text(&Copies::open(state.path()), "a"), None, "another session");
     }
 }

@@ -35,6 +35,11 @@ impl Supervisor {
         let to_start: Vec<AppId> = steps.into_iter().filter_map(|step| self.take_step(step, turn)).collect();
         self.stop_the_disowned(&checked, turn);
         to_start.into_iter().for_each(|id| self.start_if_wanted(id, turn));
+        // The order in which a drain stops apps may have changed.
+        if self.drain.is_some() {
+            let next = self.next_to_stop();
+            next.into_iter().for_each(|id| self.dispatch(id, AppEvent::StopAsked(StopReason::Draining), turn));
+        }
         for slot in self.apps.iter_mut() {
             slot.stale = checked.stale.get(&slot.app().name).map(ToString::to_string);
         }

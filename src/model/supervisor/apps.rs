@@ -1,6 +1,6 @@
 //! The table of apps: the machine of each app, and what else the session knows about the app.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::AppId;
@@ -11,6 +11,10 @@ use crate::model::machine::{AppMachine, State};
 pub struct Apps {
     names: BTreeMap<String, AppId>,
     slots: BTreeMap<AppId, Slot>,
+    /// The apps that have, or may have, live processes.
+    busy: BTreeSet<AppId>,
+    /// The apps that name another one in `after`, by the other one's name.
+    followers: BTreeMap<String, BTreeSet<AppId>>,
     next: u32,
 }
 
@@ -20,6 +24,8 @@ pub struct Slot {
     pub stale: Option<String>,
     /// The manifest is gone. The slot is removed once the tree is gone.
     pub removed: bool,
+    /// The version whose `after` is in the table of followers.
+    followed: Arc<App>,
 }
 
 impl Slot {
@@ -37,15 +43,52 @@ impl Apps {
         let id = AppId(self.next);
         self.next += 1;
         self.names.insert(app.name.clone(), id);
-        self.slots.insert(id, Slot { machine: AppMachine::new(app), stale: None, removed: false });
+        self.follow(id, &app);
+        let followed = app.clone();
+        self.slots.insert(id, Slot { machine: AppMachine::new(app), stale: None, removed: false, followed });
         id
     }
 
     /// Returns its name.
     pub fn remove(&mut self, id: AppId) -> Option<String> {
-        let name = self.slots.remove(&id)?.app().name.clone();
+        let slot = self.slots.remove(&id)?;
+        self.busy.remove(&id);
+        self.unfollow(id, &slot.followed);
+        let name = slot.app().name.clone();
         self.names.remove(&name);
         Some(name)
+    }
+
+    /// Call this after an event: the app may be busy now, or have another manifest.
+    pub fn update(&mut self, id: AppId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        match slot.state().at_rest() {
+            true => self.busy.remove(&id),
+            false => self.busy.insert(id),
+        };
+        let app = slot.app().clone();
+        if !Arc::ptr_eq(&app, &slot.followed) {
+            let before = std::mem::replace(&mut slot.followed, app.clone());
+            self.unfollow(id, &before);
+            self.follow(id, &app);
+        }
+    }
+
+    fn follow(&mut self, id: AppId, app: &App) {
+        for other in &app.after {
+            self.followers.entry(other.clone()).or_default().insert(id);
+        }
+    }
+
+    fn unfollow(&mut self, id: AppId, app: &App) {
+        for other in &app.after {
+            if let Some(followers) = self.followers.get_mut(other) {
+                followers.remove(&id);
+                if followers.is_empty() {
+                    self.followers.remove(other);
+                }
+            }
+        }
     }
 
     pub fn id(&self, name: &str) -> Option<AppId> {
@@ -58,10 +101,6 @@ impl Apps {
 
     pub fn get_mut(&mut self, id: AppId) -> Option<&mut Slot> {
         self.slots.get_mut(&id)
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (AppId, &Slot)> {
-        self.slots.iter().map(|(id, slot)| (*id, slot))
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
@@ -87,7 +126,21 @@ impl Apps {
     }
 
     /// The apps that have, or may have, live processes.
-    pub fn not_at_rest(&self) -> impl Iterator<Item = (AppId, &Slot)> + Clone {
-        self.slots.iter().filter(|(_, slot)| !slot.state().at_rest()).map(|(id, slot)| (*id, slot))
+    pub fn busy(&self) -> impl Iterator<Item = (AppId, &Slot)> {
+        self.busy.iter().filter_map(|id| Some((*id, self.slots.get(id)?)))
+    }
+
+    pub fn is_busy(&self, id: AppId) -> bool {
+        self.busy.contains(&id)
+    }
+
+    /// Whether no app has live processes.
+    pub fn all_at_rest(&self) -> bool {
+        self.busy.is_empty()
+    }
+
+    /// The apps that name this one in `after`.
+    pub fn followers(&self, name: &str) -> impl Iterator<Item = AppId> {
+        self.followers.get(name).into_iter().flatten().copied()
     }
 }

@@ -1,10 +1,11 @@
 //! Ends a session: stops all apps in the reverse order of their start, and kills them when the time for that is over.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use super::apps::Slot;
 use super::{AppId, Effect, Supervisor, Turn};
+use crate::model::app::App;
 use crate::model::guard::OVER_BUDGET;
 use crate::model::machine::{AppEffect, AppEvent, StopReason};
 
@@ -61,15 +62,25 @@ impl Supervisor {
 
     /// The apps to stop next: not down, not asked to stop yet, and not named in `after` of an app that is still up.
     pub(super) fn next_to_stop(&self) -> Vec<AppId> {
-        let up = self.apps.not_at_rest();
-        let needed: BTreeSet<&String> = up.clone().flat_map(|(_, slot)| &slot.app().after).collect();
-        let next = up.filter(|(_, slot)| !slot.state().stop_asked() && !needed.contains(&slot.app().name));
+        let next = self.apps.busy().filter(|(_, slot)| self.may_stop(slot));
         next.map(|(id, _)| id).collect()
+    }
+
+    /// Which of the apps named in `after` of an app that is down now may be stopped.
+    pub(super) fn freed_by(&self, app: &App) -> Vec<AppId> {
+        let named = app.after.iter().filter_map(|name| self.apps.id(name));
+        named.filter(|id| self.apps.get(*id).is_some_and(|slot| self.may_stop(slot))).collect()
+    }
+
+    fn may_stop(&self, slot: &Slot) -> bool {
+        let state = slot.state();
+        let needed = || self.apps.followers(&slot.app().name).any(|other| self.apps.is_busy(other));
+        !state.at_rest() && !state.stop_asked() && !needed()
     }
 
     pub(super) fn exit_if_down(&self, turn: &mut Turn<'_>) {
         if let Some(drain) = &self.drain
-            && self.apps.not_at_rest().next().is_none()
+            && self.apps.all_at_rest()
         {
             turn.push(Effect::Exit(drain.code));
         }
@@ -84,7 +95,7 @@ impl Supervisor {
             return turn.push(Effect::Exit(drain.code));
         }
         turn.push(Effect::ArmBudget(AFTER_THE_KILL));
-        let up: Vec<AppId> = self.apps.not_at_rest().map(|(id, _)| id).collect();
+        let up: Vec<AppId> = self.apps.busy().map(|(id, _)| id).collect();
         for id in up {
             self.dispatch(id, AppEvent::StopAsked(StopReason::Draining), turn);
             if let Some(slot) = self.apps.get(id) {
