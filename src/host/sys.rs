@@ -237,8 +237,7 @@ fn never_written(line: &str) -> Option<(usize, usize)> {
     let (mode, offset) = (words.next()?, words.next()?);
     let kept_in_file = mode == "r-xp" || (mode == "r--p" && usize::from_str_radix(offset, 16) == Ok(0));
     let of_a_file = words.nth(2)?.starts_with('/');
-    (kept_in_file && of_a_file)
-        .then_some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
+    (kept_in_file && of_a_file).then_some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
 }
 
 /// Makes all threads share one heap. Other threads than the main one use little, and each would keep a heap of its own.

@@ -44,9 +44,8 @@ impl Copies {
     /// The last good version of each manifest, by name.
     pub fn read(&self) -> BTreeMap<String, Source> {
         let file = self.store.file.display().to_string();
-        let source = |(name, text): (String, String)| {
-            (name.clone(), Source { name, file: file.clone(), text: Ok(text) })
-        };
+        let source =
+            |(name, text): (String, String)| (name.clone(), Source { name, file: file.clone(), text: Ok(text) });
         lines(&self.store.file).into_iter().filter_map(|(_, line)| copy(&line)).map(source).collect()
     }
 
@@ -124,7 +123,8 @@ impl Store {
     fn write(&self) -> bool {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut copies: BTreeMap<String, String> = lines(&self.file).iter().filter_map(|(_, line)| copy(line)).collect();
+        let mut copies: BTreeMap<String, String> =
+            lines(&self.file).iter().filter_map(|(_, line)| copy(line)).collect();
         let mut changed = false;
         for (name, text) in &pending {
             let before = match text {
