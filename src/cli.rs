@@ -10,6 +10,7 @@ mod health;
 mod icons;
 mod manifests;
 mod nav_shim;
+mod new;
 pub mod open;
 mod plan;
 mod policy;
@@ -36,6 +37,7 @@ use crate::model::manifest::quantity::Span;
 use crate::model::protocol::Route;
 use change::Which;
 use client::{Client, Waiting};
+use new::{NewManifest, Origin};
 use policy::PolicyOptions;
 
 /// How a verb ended.
@@ -116,14 +118,18 @@ enum Verb {
         #[arg(long, value_name = "DIR", num_args = 1..)]
         offline: Vec<PathBuf>,
     },
-    /// Write a first manifest for a command
+    /// Write a first manifest, for a command or for a program of the desktop's menu
     #[command(after_help = NEW)]
     New {
         /// The app's name: the manifest is NAME.ron
-        name: String,
+        #[arg(required_unless_present = "from")]
+        name: Option<String>,
         /// The program and its arguments
-        #[arg(last = true, required = true, value_name = "COMMAND")]
+        #[arg(last = true, required_unless_present = "from", conflicts_with = "from", value_name = "COMMAND")]
         command: Vec<String>,
+        /// A desktop entry, which names the program, its arguments, its icon and, if you give none, the app
+        #[arg(long, value_name = "FILE.desktop")]
+        from: Option<PathBuf>,
         /// The folder to write the manifest to [default: ~/.config/kasm-void/manifests, where `run` looks]
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
@@ -357,7 +363,8 @@ come up, the old binary takes over again.";
 const NEW: &str = "\
 Examples:
   kasm-void new terminal -- xterm -maximized
-  kasm-void new discord --dir manifests -- /usr/bin/discord --no-sandbox";
+  kasm-void new discord --dir manifests -- /usr/bin/discord --no-sandbox
+  kasm-void new --from /usr/share/applications/chromium.desktop";
 
 const CHECK_URL: &str = "\
 Examples:
@@ -461,7 +468,10 @@ pub fn run(cli: Cli) -> anyhow::Result<VerbEnd> {
         Verb::Check { folders } => manifests::check(folders, json),
         Verb::Plan { offline } if !offline.is_empty() => plan::tell_plan(&daemon::plan(&offline), json),
         Verb::Plan { .. } => asking(plan::plan(&Client::new(&state), json)),
-        Verb::New { name, command, dir, force } => manifests::new(&name, &command, dir, force, json),
+        Verb::New { name, command, from, dir, force } => {
+            let origin = from.map_or(Origin::Command(command), Origin::Entry);
+            new::new(origin, NewManifest { name, folder: dir, force }, json)
+        }
         Verb::Icons { folders, into, through } => icons::write(&folders, &into, through.as_deref(), json),
         Verb::CheckUrl { urls, no_resolve, policy } => {
             asking(check_url::check(&policy.policy().map_err(anyhow::Error::msg)?, &urls, !no_resolve, json))

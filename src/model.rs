@@ -12,6 +12,7 @@ pub mod exit;
 
 pub mod hooks;
 
+pub mod desktop_entry;
 pub mod manifest;
 
 pub mod predecessor;
