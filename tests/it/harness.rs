@@ -166,14 +166,23 @@ impl Session {
 
     /// Applies `change` to the command before it starts the supervisor.
     pub fn start_supervisor_with(&mut self, change: impl FnOnce(&mut Command)) {
-        self.start_command(Vec::new(), change);
+        self.start_command(Vec::new(), self.all_folders(), change);
     }
 
-    fn start_command(&mut self, wrapper: Vec<String>, change: impl FnOnce(&mut Command)) {
+    /// Starts the supervisor as `kasm-void run`, without folders.
+    pub fn start_supervisor_on_its_own_folder(&mut self) {
+        self.start_command(Vec::new(), Vec::new(), |_| {});
+    }
+
+    fn all_folders(&self) -> Vec<PathBuf> {
+        [vec![self.manifests()], self.folders.clone()].concat()
+    }
+
+    fn start_command(&mut self, wrapper: Vec<String>, folders: Vec<PathBuf>, change: impl FnOnce(&mut Command)) {
         let log = fs::File::options().create(true).append(true).open(self.supervisor_log()).expect("a log");
         let words: Vec<OsString> = wrapper.into_iter().map(OsString::from).chain([binary().into()]).collect();
         let mut run = self.command(&words[0]);
-        run.args(&words[1..]).arg("run").arg(self.manifests()).args(&self.folders);
+        run.args(&words[1..]).arg("run").args(folders);
         run.stdout(log.try_clone().expect("a second handle")).stderr(log);
         change(&mut run);
         self.supervisor = Some(run.spawn().expect("the built binary"));
@@ -188,7 +197,7 @@ impl Session {
     /// Starts the supervisor through another program, which executes it.
     pub fn start_supervisor_under(&mut self, wrapper: &[&str]) {
         let wrapped = wrapper.iter().map(|word| word.to_string()).collect();
-        self.start_command(wrapped, |_| {});
+        self.start_command(wrapped, self.all_folders(), |_| {});
     }
 
     /// A command in the session's environment.

@@ -11,6 +11,7 @@ mod control;
 mod crashes;
 mod crowd;
 mod desktop;
+mod docs;
 mod ending;
 mod fuzz;
 mod hooks;
