@@ -96,7 +96,12 @@ fn check(name: &str, text: &str) {
         look: &|file| if file.contains("missing") { FileKind::Nothing } else { FileKind::Program },
     };
     let file = format!("{name}.ron");
-    let source = |text: &str| Source { name: name.into(), file: file.clone(), text: Ok(text.into()) };
+    let source = |text: &str| Source {
+        name: name.into(),
+        file: file.clone(),
+        folder: "/manifests".into(),
+        text: Ok(text.into()),
+    };
     let mut checker = Checker::default();
     let checked = checker.check(&[source(text)], true, &around);
     checked.problems.iter().for_each(|problem| is_placed(problem, text));

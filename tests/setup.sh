@@ -113,23 +113,56 @@ in_apt() {
 	apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [^(]'
 }
 
+# apt_lacks_rustup: succeeds on a release that is known to have no rustup, so that nobody has to wait for apt to say so
+apt_lacks_rustup() {
+	# shellcheck source=/dev/null
+	release=$(. /etc/os-release 2>/dev/null && echo "$ID $VERSION_ID")
+	case $release in
+	"debian 10" | "debian 11" | "debian 12" | "ubuntu 18.04" | "ubuntu 20.04" | "ubuntu 22.04") return 0 ;;
+	esac
+	return 1
+}
+
 # refresh_apt: updates apt's lists, once; a new machine has none
 refresh_apt() {
 	if root && [ -z "${refreshed:-}" ]; then
+		say "asking apt what it has"
 		"$here/apt.sh" update
 		refreshed=yes
 	fi
 }
 
-# Finds every problem before the first package is installed.
+# fail_if_wrong: reports the problems found so far, if there are any
+fail_if_wrong() {
+	[ -z "$wrong" ] || fail "nothing was changed, because this is needed first:$wrong
+  Then run this again."
+}
+
+no_rust() {
+	add_wrong "$person has no Rust $rust_wanted or newer, and apt has no rustup (Debian 12's own rustc is too old). Get it with
+      curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh
+    (curl is the Debian package curl)"
+}
+
+# Finds every problem before the first package is installed: first what needs no apt, at once.
 find_obstacles() {
+	rust_missing=
+	rust_ok || as_person_has rustup || rust_missing=yes
 	if [ -n "$missing" ]; then
+		say "missing:$missing"
 		if ! have apt-get; then
 			add_wrong "this system has no apt: install what matches these Debian packages:$missing"
 		elif ! root; then
 			add_wrong "these packages are missing:$missing. Ask root to run: sudo $0 $purpose"
 		fi
 	fi
+	if rust_ok && ! lints_ok && ! as_person_has rustup; then
+		add_wrong "$person's cargo has no fmt or no clippy: install the rustfmt and clippy that belong to it"
+	fi
+	if [ -n "$rust_missing" ] && { ! root || ! have apt-get || apt_lacks_rustup; }; then
+		no_rust
+	fi
+	fail_if_wrong
 	case "$(id -u) $missing " in
 	"0 "*" chromium "*)
 		# Ubuntu's package of that name is a snap, which needs snapd and cannot be installed everywhere.
@@ -139,20 +172,14 @@ find_obstacles() {
 		fi
 		;;
 	esac
-	if ! rust_ok && ! as_person_has rustup; then
-		if root && have apt-get && refresh_apt && in_apt rustup; then
+	if [ -n "$rust_missing" ]; then
+		if refresh_apt && in_apt rustup; then
 			rustup_from_apt=yes
 		else
-			add_wrong "$person has no Rust $rust_wanted or newer, and apt has no rustup (Debian 12's own rustc is too old). Get it with
-      curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh
-    (curl is the Debian package curl)"
+			no_rust
 		fi
 	fi
-	if rust_ok && ! lints_ok && ! as_person_has rustup; then
-		add_wrong "$person's cargo has no fmt or no clippy: install the rustfmt and clippy that belong to it"
-	fi
-	[ -z "$wrong" ] || fail "nothing was changed, because this is needed first:$wrong
-  Then run this again."
+	fail_if_wrong
 }
 
 install_packages() {

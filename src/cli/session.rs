@@ -1,9 +1,11 @@
 //! The default folder of `run`: the user's own. If it does not exist, the built-in desktop session is written there. An
 //! existing folder is never changed.
 
+mod numbers;
+mod programs;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,22 +14,25 @@ use anyhow::{Context, bail};
 use super::print;
 use crate::guard;
 use crate::host::handover::Handover;
-use crate::host::{home, marks, proc, socket};
+use crate::host::{home, layout, load};
+use crate::model::loading::surroundings::{DEFAULT_PATH, FileKind, on_path};
 
 /// The files of `manifests/desktop`.
 const BUILT_IN: &[(&str, &str)] = &[
     ("chromium.ron", include_str!("../../manifests/desktop/chromium.ron")),
     ("display.ron", include_str!("../../manifests/desktop/display.ron")),
     ("novnc.ron", include_str!("../../manifests/desktop/novnc.ron")),
+    ("openbox.xml", include_str!("../../manifests/desktop/openbox.xml")),
+    ("start.html", include_str!("../../manifests/desktop/start.html")),
+    ("status.ron", include_str!("../../manifests/desktop/status.ron")),
     ("terminal.ron", include_str!("../../manifests/desktop/terminal.ron")),
+    ("view.html", include_str!("../../manifests/desktop/view.html")),
     ("wm.ron", include_str!("../../manifests/desktop/wm.ron")),
     ("workspace.ron", include_str!("../../manifests/desktop/workspace.ron")),
 ];
 
-/// The variables with the built-in session's numbers, each with its offset from the display number.
-const NUMBERS: [(&str, u16); 4] = [("DISPLAY_NUMBER", 0), ("VNC_PORT", 5900), ("NOVNC_PORT", 6073), ("CDP_PORT", 9215)];
-const FIRST_DISPLAY: u16 = 7;
-const LAST_DISPLAY: u16 = 99;
+/// Our own program, as people call it.
+const OURSELVES: &str = "kasm-void";
 
 /// Variables by name.
 type Environment = BTreeMap<String, String>;
@@ -38,46 +43,133 @@ pub fn start(state: &Path, named: bool) -> anyhow::Result<ExitCode> {
     let inherited = Handover::inherited();
     let mut environment = Environment::new();
     if !named && inherited.is_none() {
-        let chosen = choose(state)?;
-        print::complain(&chosen.said);
-        environment = chosen.environment;
+        environment = choose(state)?;
     }
     guard::run(state, environment, inherited)
 }
 
-/// The settings chosen for a session without named folders.
-struct Chosen {
-    /// The message for the user who started it.
-    said: String,
-    /// For every supervisor of the session. Chosen once, because the next one would see our own display as taken.
-    environment: Environment,
-}
-
-/// Chooses the user's own manifest folder, which is created if it does not exist, and free numbers for its session.
-fn choose(state: &Path) -> anyhow::Result<Chosen> {
+/// Chooses the user's own manifest folder, which is created if it does not exist, and what its session needs to know:
+/// free numbers, a browser, and where `kasm-void` is. Says so. Returns the variables for every supervisor of the
+/// session; the next supervisor could not choose them again, because it would see our own display as taken.
+///
+/// # Errors
+/// There is no such folder yet, and the built-in session cannot run here or cannot be written.
+fn choose(state: &Path) -> anyhow::Result<Environment> {
     let folder = own_folder()?;
-    let unpacked = unpack(&folder).with_context(|| {
-        format!("cannot write the built-in session to {}: name a folder, as in `kasm-void run DIR`", folder.display())
-    })?;
-    let mut said = match unpacked {
-        true => format!(
-            "no manifest folder was named: the built-in desktop session was written to {}, where you can edit it",
-            folder.display()
-        ),
-        false => format!("supervising {}", folder.display()),
-    };
+    let here = Here::new(&folder);
+    let missing = here.missing();
+    if here.is_new && !missing.is_empty() {
+        bail!(
+            "the built-in desktop needs programs that are not installed. Nothing was changed. Install them:\n  {}\nor \
+             begin with an app of your own:\n  {OURSELVES} new NAME -- COMMAND",
+            here.way_out(&missing)
+        );
+    }
+    if here.is_new {
+        unpack(&folder).with_context(|| {
+            let folder = folder.display();
+            format!("cannot write the built-in desktop to {folder}: name a folder, as in `{OURSELVES} run DIR`")
+        })?;
+    }
     let mut environment = Environment::new();
     if asks_for_numbers(&folder) {
-        let given = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        environment = free_numbers(&given, &|number| display(number, state), &port_is_free)?;
-        if folder.join("novnc.ron").exists() {
-            let port = &environment["NOVNC_PORT"];
-            said.push_str(&format!(
-                "; open http://127.0.0.1:{port}/vnc.html?autoconnect=true&reconnect=true&resize=scale"
-            ));
+        environment = numbers::choose(&variable, state)?;
+        environment.extend(own_profile(&folder, &environment["DISPLAY_NUMBER"], state));
+        environment.extend(here.browser.clone().map(|browser| ("CHROMIUM_BIN".into(), browser)));
+        environment.extend(here.path_with_us().map(|path| ("PATH".into(), path)));
+    }
+    print::complain(&welcome(&here, &missing, &environment, state));
+    Ok(environment)
+}
+
+/// A browser profile for a session with a state folder of its own: one profile cannot serve two sessions at once.
+fn own_profile(folder: &Path, display: &str, state: &Path) -> Option<(String, String)> {
+    const NAME: &str = "CHROMIUM_PROFILE";
+    let is_own = state != layout::default_path() && variable(NAME).is_none();
+    let profile = folder.with_file_name(format!("chromium-{display}")).display().to_string();
+    is_own.then(|| (NAME.into(), profile))
+}
+
+/// A variable of our environment; an empty one counts as unset.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The user's folder, and what this machine has for its session.
+struct Here<'a> {
+    folder: &'a Path,
+    is_new: bool,
+    path: String,
+    browser: Option<String>,
+    ourselves: Option<PathBuf>,
+}
+
+impl<'a> Here<'a> {
+    fn new(folder: &'a Path) -> Self {
+        let path = variable("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+        let browser = variable("CHROMIUM_BIN").or_else(|| programs::browser(&path, &is_program));
+        let ourselves = std::env::current_exe().ok();
+        Here { folder, is_new: folder.symlink_metadata().is_err(), path, browser, ourselves }
+    }
+
+    /// The packages that the session lacks.
+    fn missing(&self) -> Vec<&'static str> {
+        let has = |manifest: &str| self.is_new || self.folder.join(manifest).exists();
+        programs::missing(&has, &self.path, &is_program, self.browser.is_some())
+    }
+
+    fn way_out(&self, packages: &[&str]) -> String {
+        programs::way_out(packages, &self.path, &is_program, rustix::process::geteuid().is_root())
+    }
+
+    /// Whether `kasm-void` in a shell is this binary.
+    fn is_on_path(&self) -> bool {
+        let real = |path: &Path| path.canonicalize().ok();
+        let found = on_path(OURSELVES, &self.path, is_program).and_then(|file| real(Path::new(&file)));
+        found.is_some() && found == self.ourselves.as_deref().and_then(real)
+    }
+
+    /// PATH for the session, if terminals on the desktop would not find this binary.
+    fn path_with_us(&self) -> Option<String> {
+        let folder = self.ourselves.as_deref()?.parent()?;
+        (!self.is_on_path()).then(|| format!("{}:{}", folder.display(), self.path))
+    }
+
+    /// How to call this binary from the shell that started it.
+    fn called(&self) -> String {
+        match &self.ourselves {
+            Some(path) if !self.is_on_path() => path.display().to_string(),
+            _ => OURSELVES.into(),
         }
     }
-    Ok(Chosen { said, environment })
+}
+
+fn is_program(file: &str) -> bool {
+    load::look(file) == FileKind::Program
+}
+
+/// What to do next, for the user who started the session.
+fn welcome(here: &Here<'_>, missing: &[&str], environment: &Environment, state: &Path) -> String {
+    let folder = here.folder.display();
+    let mut said = match here.is_new {
+        true => format!("wrote the built-in desktop to {folder}\n"),
+        false => format!("supervising {folder}\n"),
+    };
+    let mut line = |what: &str, text: &str| said.push_str(&format!("\n  {what:<8}{text}"));
+    if !missing.is_empty() {
+        line("missing", &format!("{}: {}", missing.join(", "), here.way_out(missing)));
+    }
+    if let Some(port) = environment.get("NOVNC_PORT").filter(|_| here.folder.join("novnc.ron").exists()) {
+        line("look", &format!("http://127.0.0.1:{port}"));
+        if variable("SSH_CONNECTION").is_some() {
+            line("", &format!("from your own machine, through: ssh -L {port}:127.0.0.1:{port} HOST"));
+        }
+    }
+    let other = if state == layout::default_path() { String::new() } else { format!(" --state {}", state.display()) };
+    line("ask", &format!("{}{other} status", here.called()));
+    line("change", &format!("{folder}/*.ron: the running apps follow"));
+    line("stop", "Ctrl-C\n");
+    said
 }
 
 /// The default manifest folder of `run`, `check` and `new`:
@@ -93,78 +185,22 @@ pub fn own_folder() -> anyhow::Result<PathBuf> {
     Ok(config.join("kasm-void/manifests"))
 }
 
-/// Writes the session in one step, unless `folder` exists. Returns whether it was written.
-fn unpack(folder: &Path) -> std::io::Result<bool> {
+/// Writes the session in one step, unless `folder` exists.
+fn unpack(folder: &Path) -> std::io::Result<()> {
     if folder.symlink_metadata().is_ok() {
-        return Ok(false);
+        return Ok(());
     }
     let parent = folder.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent)?;
     let aside = tempfile::Builder::new().prefix(".manifests-").tempdir_in(parent)?;
     BUILT_IN.iter().try_for_each(|(name, text)| fs::write(aside.path().join(name), text))?;
     // Fails if another process has written there meanwhile: a folder that is not empty is never replaced.
-    fs::rename(aside.keep(), folder)?;
-    Ok(true)
+    fs::rename(aside.keep(), folder)
 }
 
 /// Whether the workspace takes its display number from the environment, as the built-in one does.
 fn asks_for_numbers(folder: &Path) -> bool {
     fs::read_to_string(folder.join("workspace.ron")).is_ok_and(|text| text.contains("${DISPLAY_NUMBER"))
-}
-
-/// Whether a display is in use, and by which session.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Display {
-    Free,
-    Taken,
-    /// Used by an X server of this session that has outlived its supervisor and guard.
-    Ours,
-}
-
-/// Finds the first free display whose ports are free too. Numbers that are `given` are used without a check.
-fn free_numbers(
-    given: &dyn Fn(&str) -> Option<String>,
-    display: &dyn Fn(u16) -> Display,
-    port_is_free: &dyn Fn(u16) -> bool,
-) -> anyhow::Result<Environment> {
-    let named = given("DISPLAY_NUMBER").and_then(|number| number.parse::<u16>().ok());
-    let ports_are_free = |number: u16| {
-        NUMBERS[1..].iter().all(|(name, base)| given(name).is_some() || port_is_free(base.saturating_add(number)))
-    };
-    let usable = |number: &u16| match display(*number) {
-        Display::Ours => true,
-        Display::Free => ports_are_free(*number),
-        Display::Taken => false,
-    };
-    let Some(number) = named.or_else(|| (FIRST_DISPLAY..=LAST_DISPLAY).find(usable)) else {
-        bail!(
-            "displays :{FIRST_DISPLAY} to :{LAST_DISPLAY} or their ports are all taken: name a free one in DISPLAY_NUMBER"
-        );
-    };
-    let value = |name: &str, base: u16| given(name).unwrap_or_else(|| base.saturating_add(number).to_string());
-    Ok(NUMBERS.iter().map(|(name, base)| (name.to_string(), value(name, *base))).collect())
-}
-
-fn display(number: u16, state: &Path) -> Display {
-    let lock = fs::read_to_string(format!("/tmp/.X{number}-lock")).unwrap_or_default();
-    let owner = lock.trim().parse().ok().and_then(proc::process).filter(|owner| !owner.zombie);
-    if let Some(owner) = owner {
-        let environment = proc::environment(owner.pid);
-        let is = |name: &str, what: &dyn Fn(&str) -> bool| {
-            proc::variable(&environment, name).is_some_and(|value| what(&value))
-        };
-        let ours =
-            is(marks::APP, &|app| app.starts_with("display:")) && is(marks::STATE, &|its| Path::new(its) == state);
-        return if ours { Display::Ours } else { Display::Taken };
-    }
-    let path = format!("/tmp/.X11-unix/X{number}");
-    let answers = socket::answers(&socket::connect(Path::new(&path)))
-        || socket::answers(&socket::connect_abstract(path.as_bytes()));
-    if answers { Display::Taken } else { Display::Free }
-}
-
-fn port_is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
 #[cfg(test)]
@@ -183,10 +219,10 @@ mod tests {
     fn what_is_there_is_never_written_over() {
         let home = tempfile::tempdir().unwrap();
         let folder = home.path().join("kasm-void/manifests");
-        assert!(unpack(&folder).unwrap());
+        unpack(&folder).unwrap();
         fs::write(folder.join("terminal.ron"), "mine").unwrap();
         fs::remove_file(folder.join("wm.ron")).unwrap();
-        assert!(!unpack(&folder).unwrap());
+        unpack(&folder).unwrap();
         assert_eq!(fs::read_to_string(folder.join("terminal.ron")).unwrap(), "mine");
         assert!(!folder.join("wm.ron").exists(), "what somebody removed stays away");
         let left: Vec<_> = fs::read_dir(home.path().join("kasm-void")).unwrap().collect();
@@ -194,28 +230,42 @@ mod tests {
         // An empty folder, a file and a dangling link are left alone too.
         let link = home.path().join("link");
         std::os::unix::fs::symlink("nowhere", &link).unwrap();
-        assert!(!unpack(&link).unwrap());
+        unpack(&link).unwrap();
+        assert!(link.is_symlink());
+    }
+
+    fn here(folder: &Path, is_new: bool) -> Here<'_> {
+        let ourselves = Some("/opt/kasm-void".into());
+        Here { folder, is_new, path: "/nowhere".into(), browser: None, ourselves }
     }
 
     #[test]
-    fn numbers_are_free_ones_of_one_display() {
-        let numbers = |given: &[(&str, &str)], taken: &[u16], ours: &[u16], ports: &[u16]| {
-            let given = |name: &str| given.iter().find(|(its, _)| *its == name).map(|(_, value)| value.to_string());
-            let display = |number| match (taken.contains(&number), ours.contains(&number)) {
-                (_, true) => Display::Ours,
-                (true, _) => Display::Taken,
-                _ => Display::Free,
-            };
-            let chosen = free_numbers(&given, &display, &|port| !ports.contains(&port)).unwrap();
-            NUMBERS.map(|(name, _)| chosen[name].parse::<u16>().unwrap())
-        };
-        assert_eq!(numbers(&[], &[], &[], &[]), [7, 5907, 6080, 9222]);
-        assert_eq!(numbers(&[], &[7], &[], &[]), [8, 5908, 6081, 9223]);
-        assert_eq!(numbers(&[], &[], &[], &[6080, 9223]), [9, 5909, 6082, 9224]);
-        assert_eq!(numbers(&[("NOVNC_PORT", "7000")], &[], &[], &[6080]), [7, 5907, 7000, 9222]);
-        assert_eq!(numbers(&[("DISPLAY_NUMBER", "30")], &[30], &[], &[]), [30, 5930, 6103, 9245]);
-        assert_eq!(numbers(&[], &[], &[9], &[6080, 6081, 6082]), [9, 5909, 6082, 9224], "ours holds its own ports");
-        let all = free_numbers(&|_| None, &|_| Display::Taken, &|_| true);
-        assert!(all.unwrap_err().to_string().contains("DISPLAY_NUMBER"));
+    fn the_welcome_names_the_page_the_folder_and_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        unpack(&folder.path().join("m")).unwrap();
+        let path = folder.path().join("m");
+        let here = here(&path, true);
+        let environment = Environment::from([("NOVNC_PORT".into(), "6081".into())]);
+        let said = welcome(&here, &["openbox"], &environment, Path::new("/state"));
+        for part in ["wrote the built-in", "http://127.0.0.1:6081", "openbox", "/opt/kasm-void --state /state status"] {
+            assert!(said.contains(part), "no {part} in {said}");
+        }
+        fs::remove_file(path.join("novnc.ron")).unwrap();
+        let said = welcome(&here, &[], &environment, &layout::default_path());
+        assert!(!said.contains("6081") && !said.contains("--state"), "{said}");
+    }
+
+    #[test]
+    fn the_session_finds_this_binary_whatever_its_name_is_on_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let binary = folder.path().join(OURSELVES);
+        fs::write(&binary, "").unwrap();
+        let mut here = here(folder.path(), false);
+        assert_eq!(here.path_with_us().unwrap(), "/opt:/nowhere");
+        fs::set_permissions(&binary, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        here.path = format!("{}:/nowhere", folder.path().display());
+        assert_eq!(here.called(), "/opt/kasm-void", "another binary of that name comes first");
+        here.ourselves = Some(binary);
+        assert_eq!((here.path_with_us(), here.called()), (None, OURSELVES.into()));
     }
 }

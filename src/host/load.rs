@@ -93,8 +93,14 @@ impl Loaded {
             self.look_again |= unread.may_pass;
             unread.reason
         });
-        Source { name: name.into(), file: path.display().to_string(), text }
+        Source { name: name.into(), file: path.display().to_string(), folder: folder_of(path), text }
     }
+}
+
+/// The absolute path of the file's folder. Links stay as they are, so that a folder that is swapped keeps its name.
+pub fn folder_of(path: &Path) -> String {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    std::path::absolute(folder).unwrap_or_else(|_| folder.into()).display().to_string()
 }
 
 fn untrusted(folder: &Path, why: String) -> Problem {

@@ -6,14 +6,14 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use kasm_void::cdp::Browser;
 use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{DEADLINE, STAGE, Session, binary, finish, kill, not_run, until};
+use crate::harness::{STAGE, Session, binary, finish, kill, not_run, until};
 
 /// The uid of the stories when root runs them. The user need not exist.
 const USER: u32 = 61_000;
@@ -137,17 +137,28 @@ pub fn cdp_port() -> u16 {
     8000 + display_number() as u16
 }
 
+/// The port of the page that shows the display.
+fn novnc_port() -> u16 {
+    7000 + display_number() as u16
+}
+
 /// The shipped session with only these apps. It is not started yet.
 pub fn desktop(apps: &[&str]) -> Session {
     let number = display_number();
     let mut session = Session::new()
         .env("DISPLAY_NUMBER", &number.to_string())
         .env("VNC_PORT", &(5900 + number).to_string())
-        .env("NOVNC_PORT", &(7000 + number).to_string())
+        .env("NOVNC_PORT", &novnc_port().to_string())
         .env("CDP_PORT", &cdp_port().to_string())
         .env("DISPLAY", &format!(":{number}"));
     for name in ["workspace"].iter().chain(apps) {
         session = session.app(name, &shipped(name));
+    }
+    // What lies beside the manifests: the page, and the places of windows.
+    for entry in fs::read_dir(manifests()).expect("the shipped manifests").flatten() {
+        let is_beside = entry.path().extension().is_some_and(|ending| ending != "ron");
+        let copy = || fs::copy(entry.path(), session.manifests().join(entry.file_name()));
+        is_beside.then(copy).transpose().expect("a copy");
     }
     session
 }
@@ -192,21 +203,36 @@ fn picture(session: &Session, name: &str) {
     });
 }
 
+/// The place of a window on the screen: left, top, right, bottom.
+fn place(session: &Session, id: &str) -> Option<[i32; 4]> {
+    let text = on_display(session, &["xwininfo", "-id", id])?;
+    let number = |name: &str| {
+        let line = text.lines().find(|line| line.trim_start().starts_with(name))?;
+        line.rsplit(' ').next()?.parse::<i32>().ok()
+    };
+    let (left, top) = (number("Absolute upper-left X")?, number("Absolute upper-left Y")?);
+    Some([left, top, left + number("Width")?, top + number("Height")?])
+}
+
+/// `kasm-void run` of a new user. The display's numbers are given, so that the story knows them.
 #[test]
-fn the_session_of_the_readme_is_a_whole_desktop() {
-    as_a_user("the_session_of_the_readme_is_a_whole_desktop", || {
-        let apps = ["display", "wm", "novnc", "chromium", "terminal"];
-        let session = desktop(&apps);
-        session.ok(&["check", session.manifests().to_str().expect("UTF-8")]);
-        let mut session = session.start();
-        for name in apps {
+fn the_first_session_is_a_whole_desktop_on_which_nothing_covers_anything() {
+    as_a_user("the_first_session_is_a_whole_desktop_on_which_nothing_covers_anything", || {
+        let mut session = desktop(&[]);
+        session.start_supervisor_on_its_own_folder();
+        session.ok(&["check"]);
+        for name in ["display", "wm", "novnc", "chromium", "status", "terminal"] {
             session.pid(name);
         }
-        wait_maximised(&session, "chromium");
-        window(&session, "supervised - chromium");
-        let terminal = window(&session, "xterm");
-        on_display(&session, &["wmctrl", "-i", "-a", &terminal]).expect("the terminal is raised");
+        let names = ["try it - chromium", "status.xterm", "terminal.xterm"];
+        until("three windows side by side", || {
+            let places: Vec<_> = names.iter().filter_map(|name| place(&session, &window(&session, name))).collect();
+            let apart = |a: &[i32; 4], b: &[i32; 4]| a[2] <= b[0] || b[2] <= a[0] || a[3] <= b[1] || b[3] <= a[1];
+            let is_alone = |at: usize| places[at + 1..].iter().all(|other| apart(&places[at], other));
+            (places.len() == 3 && (0..3).all(is_alone)).then_some(())
+        });
         picture(&session, "session.png");
+        assert!(session.supervisor_output().contains(&format!("http://127.0.0.1:{}", novnc_port())));
         let (status, _) = session.interrupt();
         assert_eq!(status.code(), Some(0), "{}", session.supervisor_output());
         assert_eq!(session.processes(), crate::harness::NOBODY);
@@ -234,7 +260,7 @@ fn a_killed_browser_is_back() {
         window(&session, "chromium");
         kill(first);
         session.next_pid("chromium", first);
-        wait_maximised(&session, "chromium");
+        window(&session, "try it - chromium");
         assert_eq!(session.find("chromium").and_then(|app| app.last_exit), Some(Exit::Signal(9)));
     });
 }
@@ -251,35 +277,83 @@ fn a_dead_display_takes_its_apps_along_and_brings_them_back() {
     });
 }
 
+/// The first tab of a browser.
+struct Tab {
+    runtime: tokio::runtime::Runtime,
+    browser: Browser,
+    session: String,
+}
+
+impl Tab {
+    /// Connects as soon as the browser answers.
+    fn of(port: u16) -> Tab {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (browser, session) = until("a browser answers", || runtime.block_on(Tab::connect(port)));
+        Tab { runtime, browser, session }
+    }
+
+    async fn connect(port: u16) -> Option<(Browser, String)> {
+        let mut browser = Browser::connect(port).await.ok()?;
+        let targets = browser.call(None, "Target.getTargets", json!({})).await.ok()?;
+        let page = targets["targetInfos"].as_array()?.iter().find(|target| target["type"] == "page")?;
+        let attach = json!({ "targetId": page["targetId"], "flatten": true });
+        let attached = browser.call(None, "Target.attachToTarget", attach).await.ok()?;
+        Some((browser, attached["sessionId"].as_str()?.into()))
+    }
+
+    fn call(&mut self, method: &str, params: Value) -> Value {
+        self.runtime.block_on(self.browser.call(Some(&self.session), method, params)).unwrap_or_default()
+    }
+
+    fn value_of(&mut self, script: &str) -> Value {
+        let params = json!({ "expression": script, "userGesture": true });
+        self.call("Runtime.evaluate", params)["result"]["value"].take()
+    }
+
+    fn wait_true(&mut self, script: &str) {
+        until(script, || (self.value_of(script) == true).then_some(()));
+    }
+}
+
+#[test]
+fn the_page_shows_the_display_again_when_it_is_back() {
+    as_a_user("the_page_shows_the_display_again_when_it_is_back", || {
+        let session = desktop(&["display", "novnc"]).start();
+        let (display, _) = (session.pid("display"), session.pid("novnc"));
+        let port = cdp_port();
+        let mut viewer = session.command("chromium");
+        viewer.args(["--headless", "--no-sandbox", "--disable-gpu"]);
+        viewer.arg(format!("--user-data-dir={}", session.home().join("viewer").display()));
+        viewer.arg(format!("--remote-debugging-port={port}")).arg(format!("http://127.0.0.1:{}/", novnc_port()));
+        let mut viewer = viewer.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("chromium");
+        let shown = "document.getElementById('note')?.hidden === true && document.querySelector('canvas') !== null";
+        let mut tab = Tab::of(port);
+        tab.wait_true(shown);
+        // The page is not loaded again: it remembers this.
+        tab.value_of(
+            "new MutationObserver(() => { window.wasAway = true })
+                .observe(document.getElementById('note'), { attributes: true })",
+        );
+        kill(display);
+        session.next_pid("display", display);
+        tab.wait_true(&format!("window.wasAway === true && {shown}"));
+        viewer.kill().expect("kill");
+        viewer.wait().expect("wait");
+    });
+}
+
 /// Opens a page that asks "Leave site?" and types into it, because a page may ask only after input.
 fn leave_something_unsaved(port: u16) {
     const PAGE: &str =
         "data:text/html,<title>unsaved</title><input id=i><script>onbeforeunload=e=>e.preventDefault()</script>";
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let mut browser = Browser::connect(port).await.expect("the browser");
-        let targets = browser.call(None, "Target.getTargets", json!({})).await.expect("its tabs");
-        let tabs = targets["targetInfos"].as_array().expect("a list");
-        let page = tabs.iter().find(|tab| tab["type"] == "page").expect("a page");
-        let attach = json!({ "targetId": page["targetId"], "flatten": true });
-        let attached = browser.call(None, "Target.attachToTarget", attach).await.expect("a session");
-        let session = attached["sessionId"].as_str();
-        browser.call(session, "Page.navigate", json!({ "url": PAGE })).await.expect("the page");
-        let evaluate = |script: &str| json!({ "expression": script, "userGesture": true });
-        let end = std::time::Instant::now() + DEADLINE;
-        loop {
-            let typed = "document.title=='unsaved' && (document.getElementById('i').focus(), i.value)";
-            let answer = browser.call(session, "Runtime.evaluate", evaluate(typed)).await.unwrap_or_default();
-            let value = &answer["result"]["value"];
-            if value.as_str().is_some_and(|typed| !typed.is_empty()) {
-                break;
-            }
-            assert!(std::time::Instant::now() < end, "nothing is typed: {answer}");
-            if value.is_string() {
-                let key = json!({ "type": "keyDown", "text": "x", "key": "x" });
-                browser.call(session, "Input.dispatchKeyEvent", key).await.expect("a key");
-            }
+    let mut tab = Tab::of(port);
+    tab.call("Page.navigate", json!({ "url": PAGE }));
+    until("something is typed", || {
+        let typed = tab.value_of("document.title=='unsaved' && (document.getElementById('i').focus(), i.value)");
+        if typed == "" {
+            tab.call("Input.dispatchKeyEvent", json!({ "type": "keyDown", "text": "x", "key": "x" }));
         }
+        typed.as_str().is_some_and(|typed| !typed.is_empty()).then_some(())
     });
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kasm_void::model::protocol::StateName;
 
-use crate::harness::{DEADLINE, FOREVER, NOBODY, Session, environ, until};
+use crate::harness::{DEADLINE, FOREVER, NOBODY, Session, binary, environ, finish, until};
 
 #[test]
 fn ctrl_c_leaves_no_process() {
@@ -129,4 +129,60 @@ fn an_app_that_may_end_the_session_ends_it_with_its_code() {
     std::fs::write(&die, "now").expect("a file");
     assert_eq!(session.wait_end().code(), Some(7), "{}", session.supervisor_output());
     assert_eq!(session.processes(), NOBODY);
+}
+
+#[test]
+fn a_desktop_that_cannot_run_here_is_not_begun() {
+    let session = Session::new();
+    let config = session.home().join(".config");
+    let mut run = session.command(binary());
+    run.arg("run").env("XDG_CONFIG_HOME", &config).env("PATH", session.bin());
+    let output = finish(run);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    for part in ["Nothing was changed", "tigervnc-standalone-server", "chromium", "kasm-void new NAME"] {
+        assert!(output.stderr.contains(part), "no {part} in {output:?}");
+    }
+    assert!(!config.exists(), "something was written");
+}
+
+#[test]
+fn a_display_that_is_in_use_is_refused_before_anything_starts() {
+    let session = Session::new();
+    let config = session.home().join(".config");
+    let manifests = config.join("kasm-void/manifests");
+    std::fs::create_dir_all(&manifests).expect("a folder");
+    std::fs::write(manifests.join("workspace.ron"), "Workspace(vars: {\"display\": \":${DISPLAY_NUMBER}\"})")
+        .expect("a file");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("its number").port().to_string();
+    let mut run = session.command(binary());
+    run.arg("run").env("XDG_CONFIG_HOME", &config).env("DISPLAY_NUMBER", "4242").env("NOVNC_PORT", &port);
+    let output = finish(run);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains(&format!("port {port} (NOVNC_PORT) is in use")), "{output:?}");
+}
+
+#[test]
+fn the_session_script_explains_its_options() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/image/session.sh");
+    let run = |args: &[&str]| {
+        let mut command = std::process::Command::new(script);
+        command.args(args);
+        finish(command)
+    };
+    let help = run(&["--help"]);
+    assert_eq!(help.code, Some(0), "{help:?}");
+    for option in ["--display", "--port", "--state", "--help"] {
+        assert!(help.stdout.contains(option), "no {option} in {help:?}");
+    }
+    for (args, part) in [
+        (&["--display", "x"][..], "--display takes a number"),
+        (&["--port=", "x"], "--port takes a number"),
+        (&["--state"], "--state takes a folder"),
+        (&["--dispaly", "7"], "there is no option `--dispaly`"),
+    ] {
+        let refused = run(args);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.stderr.contains(part), "{refused:?}");
+    }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
-use crate::host::layout;
+use crate::host::{layout, load};
 use crate::model::loading::source::Source;
 
 /// The copies of one session.
@@ -43,9 +43,10 @@ impl Copies {
 
     /// The last good version of each manifest, by name.
     pub fn read(&self) -> BTreeMap<String, Source> {
-        let file = self.store.file.display().to_string();
-        let source =
-            |(name, text): (String, String)| (name.clone(), Source { name, file: file.clone(), text: Ok(text) });
+        let (file, folder) = (self.store.file.display().to_string(), load::folder_of(&self.store.file));
+        let source = |(name, text): (String, String)| {
+            (name.clone(), Source { name, file: file.clone(), folder: folder.clone(), text: Ok(text) })
+        };
         lines(&self.store.file).into_iter().filter_map(|(_, line)| copy(&line)).map(source).collect()
     }
 

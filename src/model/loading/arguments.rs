@@ -25,7 +25,10 @@ pub fn program(command: String, enabled: bool, fields: &mut Fields<'_>, around: 
         }
     } else if command.contains('/') {
         let message = format!("`{command}` is a relative path");
-        fields.error("command", message, "use an absolute path, or the name of a program on PATH");
+        let beside = command.strip_prefix("./").unwrap_or(&command);
+        let help =
+            format!("use an absolute path, `${{here}}/{beside}` for a file beside the manifest, or a program on PATH");
+        fields.error("command", message, help);
     } else {
         match around.on_path(&command) {
             Ok(file) => return file,

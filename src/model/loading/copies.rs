@@ -52,7 +52,7 @@ pub fn recall<'a>(
 ) -> Recalled {
     let named: BTreeSet<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     let is_good = |source: &&Source| source.name != WORKSPACE && checked.apps.contains_key(&source.name);
-    let instead_of = |source: &Source| Some(Source { file: source.file.clone(), ..copy(&source.name)? });
+    let instead_of = |source: &Source| Some(Source { text: copy(&source.name)?.text, ..source.clone() });
     let mut broken: Vec<Source> = effective(sources).filter(|source| !is_good(source)).filter_map(instead_of).collect();
     let mut gone: Vec<Source> = running.filter(|name| !named.contains(name)).filter_map(&copy).collect();
     match named.contains(WORKSPACE) {
@@ -76,7 +76,7 @@ mod tests {
     const BROKEN: &str = "App(";
 
     fn source(name: &str, text: &str) -> Source {
-        Source { name: name.into(), file: format!("{name}.ron"), text: Ok(text.into()) }
+        Source { name: name.into(), file: format!("{name}.ron"), folder: "/manifests".into(), text: Ok(text.into()) }
     }
 
     fn checked(sources: &[Source]) -> Checked {
@@ -86,7 +86,12 @@ mod tests {
 
     fn copy(name: &str) -> Option<Source> {
         let text = if name == WORKSPACE { "Workspace()" } else { GOOD };
-        (name != "new").then(|| Source { name: name.into(), file: format!("copies/{name}"), text: Ok(text.into()) })
+        (name != "new").then(|| Source {
+            name: name.into(),
+            file: format!("copies/{name}"),
+            folder: "/copies".into(),
+            text: Ok(text.into()),
+        })
     }
 
     fn recalled(sources: &[Source], running: &[&str]) -> (Vec<String>, Vec<String>) {

@@ -66,7 +66,12 @@ mod tests {
     use super::*;
 
     fn workspace(text: &str) -> Source {
-        Source { name: "workspace".into(), file: "operator/workspace.ron".into(), text: Ok(text.into()) }
+        Source {
+            name: "workspace".into(),
+            file: "operator/workspace.ron".into(),
+            folder: "/operator".into(),
+            text: Ok(text.into()),
+        }
     }
 
     #[test]

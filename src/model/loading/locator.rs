@@ -11,6 +11,7 @@ use crate::model::loading::source::Source;
 /// Finds fields in one source.
 pub struct Locator<'a> {
     file: &'a str,
+    folder: &'a str,
     text: &'a str,
     index: OnceCell<Option<Index>>,
     placed: Cell<usize>,
@@ -21,10 +22,16 @@ impl<'a> Locator<'a> {
     pub fn new(source: &'a Source) -> Self {
         Locator {
             file: &source.file,
+            folder: &source.folder,
             text: without_mark(source.text.as_deref().unwrap_or_default()),
             index: OnceCell::new(),
             placed: Cell::new(0),
         }
+    }
+
+    /// The folder of the manifest, for `${here}`.
+    pub fn folder(&self) -> &str {
+        self.folder
     }
 
     /// Adds problems that were found earlier to the count.

@@ -27,7 +27,7 @@ pub fn app(
     locator: &Locator<'_>,
     around: &Surroundings<'_>,
 ) -> (App, Vec<Problem>) {
-    let outer = |name: &str| workspace.vars.get(name).or_else(|| around.env.get(name)).cloned();
+    let outer = |name: &str| workspace.vars.get(name).cloned().or_else(|| built_in_or_env(name, locator, around));
     let overridden = Override::of(manifest.args_from.as_ref(), around);
     let fixed = overridden.as_ref().map(|words| words.vars(&manifest.args, &manifest.args_kept)).unwrap_or_default();
     let vars = std::mem::take(&mut manifest.vars);
@@ -181,7 +181,7 @@ pub fn workspace(
     locator: &Locator<'_>,
     around: &Surroundings<'_>,
 ) -> (Workspace, Vec<Problem>) {
-    let outer = |name: &str| around.env.get(name).cloned();
+    let outer = |name: &str| built_in_or_env(name, locator, around);
     let mut scope =
         Scope::new((std::mem::take(&mut form.vars), BTreeMap::new()), &outer, around.home, (locator, whole));
     let mut fill_in = |path: &str, text, insert| scope.fill_in(path, text, insert);
@@ -190,6 +190,13 @@ pub fn workspace(
     let mut problems = placed(fields.into_findings(), locator);
     let vars = scope.conclude(&mut problems);
     (Workspace { vars, ..workspace }, problems)
+}
+
+/// The variable that every manifest has: the folder of its file.
+const HERE: &str = "here";
+
+fn built_in_or_env(name: &str, locator: &Locator<'_>, around: &Surroundings<'_>) -> Option<String> {
+    if name == HERE { Some(locator.folder().into()) } else { around.env.get(name).cloned() }
 }
 
 fn placed(findings: Vec<Finding>, locator: &Locator<'_>) -> Vec<Problem> {

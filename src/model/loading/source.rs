@@ -9,6 +9,8 @@ pub struct Source {
     pub name: String,
     /// The path to show in problems.
     pub file: String,
+    /// The absolute path of the folder that holds the file: `${here}` in its text.
+    pub folder: String,
     /// The content, or why it could not be read; in that case the app keeps its last good version.
     pub text: Result<String, String>,
 }

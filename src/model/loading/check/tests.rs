@@ -15,6 +15,7 @@ fn check_with(checker: &mut Checker, env: &[(&str, &str)], files: &[(&str, &str)
     let source = |(name, text): &(&str, &str)| Source {
         name: name.to_string(),
         file: format!("{name}.ron"),
+        folder: "/manifests".into(),
         text: Ok(text.to_string()),
     };
     let sources: Vec<Source> = files.iter().map(source).collect();
@@ -58,7 +59,7 @@ fn what_is_wrong_with_a_value_is_said_with_its_place_and_the_way_out() {
         ),
         (
             r#"App(command: "./web")"#,
-            "web.ron:1:14: `./web` is a relative path (`command`): use an absolute path, or the name of a program on PATH",
+            "web.ron:1:14: `./web` is a relative path (`command`): use an absolute path, `${here}/web` for a file beside the manifest, or a program on PATH",
         ),
         (
             r#"App(command: "/usr/bin/web", args: ["a", "${X}"])"#,
@@ -241,6 +242,24 @@ fn values_out_of_range_are_refused_and_the_range_is_named() {
     }
     let workspace = check(&[("workspace", &format!("Workspace(stop_budget: {endless:?})"))]);
     assert!(said(&workspace)[0].ends_with("(`stop_budget`): use 100ms to 1h"), "{:?}", said(&workspace));
+}
+
+#[test]
+fn a_manifest_knows_its_own_folder_unless_it_or_the_workspace_names_another() {
+    let args = |files: &[(&str, &str)]| {
+        let checked = check_with(&mut Checker::default(), &[("here", "/from/env")], files);
+        assert!(said(&checked).is_empty(), "{:?}", said(&checked));
+        checked.apps["web"].program.argv[1..].to_vec()
+    };
+    let web = ("web", r#"App(command: "tool", args: ["${here}/x", "${there:-}"])"#);
+    assert_eq!(args(&[web]), ["/manifests/x", ""]);
+    assert_eq!(
+        args(&[web, ("workspace", r#"Workspace(vars: {"there": "${here}/y"})"#)]),
+        ["/manifests/x", "/manifests/y"]
+    );
+    assert_eq!(args(&[web, ("workspace", r#"Workspace(vars: {"here": "/other"})"#)]), ["/other/x", ""]);
+    let own = ("web", r#"App(command: "tool", vars: {"here": "/own"}, args: ["${here}/x", "${there:-}"])"#);
+    assert_eq!(args(&[own]), ["/own/x", ""]);
 }
 
 #[test]
@@ -648,7 +667,7 @@ fn what_is_out_of_sight_is_not_gone() {
     check_with(&mut checker, &[], &[("a", text), ("b", text)]);
     let env = BTreeMap::from([("PATH".to_string(), "/usr/bin:/bin".to_string())]);
     let around = Surroundings { env: &env, home: Some("/home/me"), look: &|_| FileKind::Program };
-    let seen = Source { name: "a".into(), file: "a.ron".into(), text: Ok(text.into()) };
+    let seen = Source { name: "a".into(), file: "a.ron".into(), folder: "/manifests".into(), text: Ok(text.into()) };
     let names = |checked: Checked| checked.apps.into_keys().collect::<Vec<_>>();
     assert_eq!(names(checker.check(std::slice::from_ref(&seen), false, &around)), ["a", "b"]);
     assert_eq!(names(checker.check(&[seen], true, &around)), ["a"]);
@@ -718,7 +737,12 @@ fn a_change_in_one_of_a_thousand_files_makes_one_app_anew() {
 
 #[test]
 fn what_was_missing_is_looked_for_again() {
-    let source = [Source { name: "web".into(), file: "web.ron".into(), text: Ok(r#"App(command: "late")"#.into()) }];
+    let source = [Source {
+        name: "web".into(),
+        file: "web.ron".into(),
+        folder: "/manifests".into(),
+        text: Ok(r#"App(command: "late")"#.into()),
+    }];
     let env = BTreeMap::from([("PATH".to_string(), "relative::/bin".to_string())]);
     let mut checker = Checker::default();
     let mut check = |there: bool| {
