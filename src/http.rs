@@ -4,6 +4,7 @@
 mod permits;
 
 mod body;
+mod fragment;
 mod stream;
 
 pub use body::Pieces;
@@ -38,7 +39,7 @@ use tokio::time::{sleep, timeout};
 
 use body::Answering;
 use permits::{Permit, Permits};
-use stream::WriteTimeout;
+use stream::ClientStream;
 
 /// The limits of one listener.
 #[derive(Debug, Clone, Copy)]
@@ -276,7 +277,7 @@ async fn run_connection(
     let limits = shared.limits;
     let (permit, for_requests) = (Arc::new(permit), shared.clone());
     let service = hyper::service::service_fn(|request| answer(request, peer, permit.clone(), for_requests.clone()));
-    let stream = TokioIo::new(WriteTimeout::new(stream, limits.stalled));
+    let stream = TokioIo::new(ClientStream::new(stream, limits.stalled));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)

@@ -1,4 +1,4 @@
-//! A stream with a write timeout, for clients that stop reading.
+//! The stream below the parser: a write timeout for clients that stop reading, and a look at the request lines.
 
 use std::future::Future;
 use std::io;
@@ -9,16 +9,19 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A stream whose writes fail if the other end reads nothing within `limit`.
-pub struct WriteTimeout<S> {
+use super::fragment::Fragments;
+
+/// A stream whose writes fail if the other end reads nothing within `limit`. Requests with a `#` are spoiled.
+pub struct ClientStream<S> {
     stream: S,
+    fragments: Fragments,
     limit: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> WriteTimeout<S> {
+impl<S> ClientStream<S> {
     pub fn new(stream: S, limit: Duration) -> Self {
-        WriteTimeout { stream, limit, waiting: None }
+        ClientStream { stream, fragments: Fragments::default(), limit, waiting: None }
     }
 
     fn timed<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -32,13 +35,17 @@ impl<S> WriteTimeout<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(context, buffer)
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        this.fragments.spoil(&mut buffer.filled_mut()[before..]);
+        read
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(context, bytes);

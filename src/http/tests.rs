@@ -211,3 +211,12 @@ async fn closing_finishes_the_answer_under_way() {
     closed.await.unwrap();
     assert!(UnixStream::connect(folder.path().join("s")).await.is_err(), "a closed server listens");
 }
+
+#[tokio::test]
+async fn a_reply_that_nobody_reads_holds_little_memory() {
+    let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (accepted, _) = TcpListener::accept(&listener).await.unwrap();
+    // The kernel doubles what it is told, for its own bookkeeping.
+    assert_eq!(rustix::net::sockopt::socket_send_buffer_size(&accepted).unwrap(), 2 * SEND_BUFFER as usize);
+}

@@ -75,12 +75,16 @@ impl Launcher {
         ))
     }
 
+    /// Whether one of three probes is answered at once. On a busy machine, the first may wait until the launcher has
+    /// accepted a crowd that arrived before it.
     fn is_healthy(&self) -> bool {
-        let began = Instant::now();
-        let answer = self.says(request("GET", "/healthz", "X: y", ""));
-        answer.starts_with("HTTP/1.1 200")
-            && answer.ends_with(r#"{"ok":true}"#)
-            && began.elapsed() < Duration::from_secs(2)
+        (0..3).any(|_| {
+            let began = Instant::now();
+            let answer = self.says(request("GET", "/healthz", "X: y", ""));
+            answer.starts_with("HTTP/1.1 200")
+                && answer.ends_with(r#"{"ok":true}"#)
+                && began.elapsed() < Duration::from_secs(2)
+        })
     }
 
     /// Waits for this many audit lines.
@@ -294,6 +298,12 @@ fn requests_of_two_meanings_open_nothing() {
         let answer = launcher.says(format!("{open}{head}\r\n\r\n{behind}"));
         assert_eq!(status(&answer), "400", "{head}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "what came behind was answered: {head}: {answer}");
+    }
+    for line in ["POST /open#x", "GET /healthz#x", "GET /healthz#", "GET #/healthz", "GET /healthz?#"] {
+        let headers = format!("Host: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 0");
+        let answer =
+            launcher.says(format!("{line} HTTP/1.1\r\n{headers}\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"));
+        assert_eq!((status(&answer), answer.matches("HTTP/1.1 ").count()), ("400", 1), "{line}: {answer}");
     }
     assert!(launcher.is_healthy());
 }
