@@ -193,4 +193,6 @@ fn bad_name(source: &Source) -> Option<Problem> {
 }
 
 #[cfg(test)]
+mod shipped;
+#[cfg(test)]
 mod tests;

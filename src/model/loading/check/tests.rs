@@ -11,7 +11,7 @@ use crate::model::manifest::hook::Step;
 use crate::model::plan::{self, Change};
 
 /// Checks files by name, on a machine with /usr/bin/web and with `tool` on PATH.
-fn check_with(checker: &mut Checker, env: &[(&str, &str)], files: &[(&str, &str)]) -> Checked {
+pub(super) fn check_with(checker: &mut Checker, env: &[(&str, &str)], files: &[(&str, &str)]) -> Checked {
     let source = |(name, text): &(&str, &str)| Source {
         name: name.to_string(),
         file: format!("{name}.ron"),
@@ -22,7 +22,8 @@ fn check_with(checker: &mut Checker, env: &[(&str, &str)], files: &[(&str, &str)
     let mut env: BTreeMap<String, String> = env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     env.insert("PATH".into(), "/usr/bin:/bin".into());
     let look = |file: &str| match file {
-        "/usr/bin/web" | "/bin/tool" => FileKind::Program,
+        "/usr/bin/web" | "/bin/tool" | "/usr/local/bin/kasm-void" => FileKind::Program,
+        "/opt/cloakbrowser/cloakbrowser" | "/usr/share/discord/Discord" => FileKind::Program,
         "/tmp" | "/home/me" => FileKind::Folder,
         "/dev/null" | "/run/fifo" => FileKind::Special,
         _ => FileKind::Nothing,
@@ -34,7 +35,7 @@ fn check(files: &[(&str, &str)]) -> Checked {
     check_with(&mut Checker::default(), &[], files)
 }
 
-fn said(checked: &Checked) -> Vec<String> {
+pub(super) fn said(checked: &Checked) -> Vec<String> {
     checked.problems.iter().map(ToString::to_string).collect()
 }
 
