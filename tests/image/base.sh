@@ -13,7 +13,7 @@ mapfile -t sources < <(apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE)
 	echo "base: apt names no Debian mirror: run this on Debian" >&2
 	exit 1
 }
-command -v mmdebstrap >/dev/null || apt-get install -y -qq --no-install-recommends mmdebstrap >/dev/null
+command -v mmdebstrap >/dev/null || "$here/../apt.sh" install -y --no-install-recommends mmdebstrap
 
 packages=ca-certificates,curl,dbus,dbus-x11,fonts-dejavu-core,gvfs,procps,scrot,tigervnc-standalone-server,wmctrl
 packages=$packages,x11-utils,x11-xserver-utils,xdotool,xauth,xfce4-session,xfwm4,xfdesktop4,xfce4-settings,xfce4-terminal,thunar,zenity,chromium

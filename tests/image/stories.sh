@@ -6,183 +6,10 @@ set -uo pipefail
 
 cd "$(dirname "$0")/../.." || exit
 here=tests/image
-passed=0
-failures=()
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' image/version.toml)
 
-# ---- helpers
-
-step() {
-	printf '\n== %s\n' "$1"
-}
-
-# check WHAT COMMAND…: COMMAND must succeed.
-check() {
-	local what=$1 said
-	shift
-	if said=$("$@" 2>&1); then
-		passed=$((passed + 1))
-		echo "   ok  $what"
-	else
-		failures+=("$what")
-		printf ' FAIL  %s\n       %s\n%s\n' "$what" "$*" "${said:0:2000}"
-	fi
-}
-
-# eventually COMMAND…: COMMAND must succeed within a minute; otherwise prints its last output.
-eventually() {
-	local said end=$((SECONDS + 60))
-	until said=$("$@" 2>&1); do
-		if [ "$SECONDS" -ge "$end" ]; then
-			echo "$said"
-			return 1
-		fi
-		sleep 0.2
-	done
-}
-
-not() {
-	! "$@"
-}
-
-# is WANTED COMMAND…: COMMAND must print exactly WANTED.
-is() {
-	local wanted=$1 said
-	shift
-	said=$("$@" 2>&1)
-	[ "$said" = "$wanted" ] || {
-		printf 'wanted: %s\nheard:  %s\n' "$wanted" "$said"
-		return 1
-	}
-}
-
-# has WORDS COMMAND…: the output of COMMAND must contain WORDS, whatever its exit code.
-has() {
-	local words=$1 said
-	shift
-	said=$("$@" 2>&1)
-	case $said in
-	*"$words"*) ;;
-	*)
-		printf 'wanted: %s\nheard:  %s\n' "$words" "$said"
-		return 1
-		;;
-	esac
-}
-
-# ends CODE COMMAND…: COMMAND must exit with CODE.
-ends() {
-	local wanted=$1 said
-	shift
-	said=$("$@" 2>&1)
-	local code=$?
-	[ "$code" -eq "$wanted" ] || {
-		echo "wanted code $wanted, it was $code: $said"
-		return 1
-	}
-}
-
-configured() {
-	docker image inspect --format "$1" "$IMAGE"
-}
-
-# ---- containers
-
-# up NAME OPTIONS…: starts a workspace called NAME, with NAME as its host name.
-up() {
-	local name=$1
-	shift
-	docker run --detach --name "$name" --hostname "$name" --network none --cap-drop ALL --security-opt no-new-privileges \
-		--shm-size 512m --env VNC_PW=the-vnc-password --env URL_LAUNCHER_TOKEN=the-token \
-		--env 'START_URL=data:text/html,<title>Start</title><h1>Supervised</h1>' \
-		--env "APP_ARGS=--no-sandbox --disable-gpu --disable-dev-shm-usage --class=discord --user-agent='An agent with spaces' --app=data:text/html,<title>Discord</title>Discord" \
-		"$@" "$IMAGE" >/dev/null
-}
-
-# at NAME COMMAND…: runs COMMAND in the container, like KASM's own `docker exec`.
-at() {
-	docker exec --env DISPLAY=:1 "$@"
-}
-
-ready() {
-	eventually at "$1" kasm-void health --ready
-}
-
-down() {
-	docker rm --force --volumes "$@" >/dev/null
-}
-
-# pid NAME APP
-pid() {
-	local said
-	said=$(at "$1" kasm-void status "$2" --json) || return 1
-	said=${said#*\"pid\":}
-	echo "${said%%,*}"
-}
-
-state() {
-	local said
-	said=$(at "$1" kasm-void status "$2" --json) || return 1
-	said=${said#*\"state\":\"}
-	echo "${said%%\"*}"
-}
-
-other_pid() {
-	[ "$(state "$1" "$2")" = Running ] && [ "$(pid "$1" "$2")" != "$3" ]
-}
-
-# spawned NAME APP: the number of starts in the log, as a dashboard counts them.
-spawned() {
-	docker logs "$1" 2>/dev/null | grep -c "\"msg\":\"launching $2\""
-}
-
-windows() {
-	at "$1" wmctrl -lx | grep -ci "$2"
-}
-
-more_windows() {
-	[ "$(windows "$1" "$2")" -gt "$3" ]
-}
-
-environment_of() {
-	at "$1" sh -c "tr '\\0' '\\n' </proc/$(pid "$1" "$2")/environ"
-}
-
-# on_the_bus NAME SCRIPT: runs SCRIPT in the container, with the desktop's session bus.
-on_the_bus() {
-	local bus
-	bus=$(at "$1" sh -c "tr '\\0' '\\n' </proc/\$(pgrep -x xfce4-session)/environ | grep ^DBUS_SESSION_BUS_ADDRESS=") &&
-		at --env "$bus" "$1" sh -c "$2"
-}
-
-# click NAME ICON: does what XFCE does on a double click.
-click() {
-	on_the_bus "$1" "exec gio launch Desktop/$2.desktop"
-}
-
-# double_click NAME COMMAND…: double-clicks the fourth icon of the first column (Terminal, after XFCE's own three). Repeats it
-# until COMMAND succeeds, because nothing reports when the desktop has its icons.
-double_click() {
-	local name=$1 look
-	shift
-	for _ in {1..10}; do
-		at "$name" xdotool mousemove 70 380 click --repeat 2 --delay 150 1
-		for look in {1..20}; do
-			"$@" >/dev/null 2>&1 && return
-			sleep 0.2
-		done
-	done
-	echo "$look looks after each of 10 double clicks: $*"
-	return 1
-}
-
-window_named() {
-	at "$1" xdotool search --name "$2"
-}
-
-fresh_container_sees() {
-	docker run --rm --network none --volume "$1:/home/kasm-user" --entrypoint sh "$IMAGE" -c "$2"
-}
+# shellcheck source=tests/image/helpers.sh
+. tests/image/helpers.sh
 
 # ---- the stories
 
@@ -296,6 +123,7 @@ content() {
 	for path in terminal discord discord-reset cloakbrowser cloakbrowser-reload open-url; do
 		check "icon $path" at content test -x "/opt/kasm-void/Desktop/$path.desktop"
 	done
+	check "no process in it can become another user" not at content setpriv --reuid 1001 true
 	check "the browser starts" has Chromium at content /opt/cloakbrowser/cloakbrowser --version
 	check "no Python is left behind" is "" at content find /opt/kasm-void /dockerstartup -name '*.py'
 	check "no package lists either" is "" at content sh -c 'ls /var/lib/apt/lists'
@@ -359,6 +187,8 @@ vnc_password_is_the_token() {
 	check "it is the launcher's bearer" eventually has "rejected by policy" at stock curl --silent -X POST \
 		-H 'Authorization: Bearer the-vnc-password' -d '{"url":"https://kubernetes/"}' http://127.0.0.1:9998/open
 	check "nothing else is" is 401 answered stock -X POST -H 'Authorization: Bearer the-token' -d '{"url":"https://example.com"}'
+	check "on the desktop a page is opened without any token" has "policy" docker exec --env VNC_PW= --env URL_LAUNCHER_TOKEN= stock kasm-void open https://kubernetes/
+	check "nobody looks into PID 1, or into the launcher" is "" at stock sh -c "cat /proc/1/environ /proc/\$(pgrep -f 'kasm-void nav-shim')/environ 2>/dev/null"
 	check "--go has it" has "policy" at stock /dockerstartup/custom_startup.sh --go --url https://kubernetes/
 	check "the browser's environment has not" not has the-vnc-password environment_of stock cloakbrowser
 	check "nor is the way to it there" not has TOKEN_FILE environment_of stock cloakbrowser
@@ -395,7 +225,21 @@ icons() {
 	check "Reset Discord: its caches are gone" not at one test -e ".config/discord/Code Cache/js/x"
 	check "Reset Discord: the login is not" at one test -e ".config/discord/Local Storage/login"
 	check "no question was asked, and no error told" not window_named one "^(Error|Untrusted|Question)"
+	raised
 	open_url
+}
+
+# What the launcher does when a page is shown, on a virtual desktop that has no window.
+raised() {
+	at one sh -c '
+		wmctrl -s 1
+		tab=$(curl --silent http://127.0.0.1:9222/json/list | grep -m1 -o "\"id\": \"[^\"]*\"" | cut -d\" -f4)
+		curl --silent --output /dev/null "http://127.0.0.1:9222/json/activate/$tab"'
+	check "a page is brought to the virtual desktop that people look at" eventually at one sh -c '
+		window=$(xprop -root _NET_ACTIVE_WINDOW | grep -o "0x[0-9a-f]*")
+		now=$(xprop -root _NET_CURRENT_DESKTOP | tr -dc 0-9)
+		xprop -id "$window" WM_CLASS _NET_WM_DESKTOP | tr A-Z a-z | tr -d "\n" | grep "chrom.*cardinal) = $now$"'
+	at one wmctrl -s 0
 }
 
 open_url() {
@@ -524,11 +368,6 @@ switches() {
 	docker volume rm clean >/dev/null
 }
 
-# both_run NAME: both apps are up.
-both_run() {
-	[ "$(state "$1" cloakbrowser)" = Running ] && [ "$(state "$1" discord)" = Running ]
-}
-
 restarts() {
 	step "stopped, killed and cut off, and started again each time"
 	docker volume create life >/dev/null
@@ -581,6 +420,8 @@ migration() {
 	step "a home of the predecessor: there, once more, and back"
 	docker volume create old >/dev/null
 	check "the predecessor has filled a home" predecessor_boots
+	check "before the swap, doctor says what is stale" has "still has files of the older image" docker run --rm --network none \
+		--volume old:/home/kasm-user --entrypoint kasm-void "$IMAGE" doctor
 	local round
 	for round in first second; do
 		up "old-$round" --volume old:/home/kasm-user
@@ -589,6 +430,8 @@ migration() {
 		check "the icons are ours" is "cloakbrowser-reload.desktop cloakbrowser.desktop discord-reset.desktop discord.desktop open-url.desktop terminal.desktop " \
 			at "old-$round" sh -c 'ls Desktop | tr "\n" " "'
 		check "its own are kept" at "old-$round" sh -c 'cd .local/share/kasm-void/predecessor && test -f Desktop/LaunchURL.desktop -a -f scripts/launch-url.sh'
+		check "doctor says where they are" has "of the older image were moved to" at "old-$round" kasm-void doctor
+		check "and nothing is stale" not has "still has files" at "old-$round" kasm-void doctor
 		check "a script of the person's stays" at "old-$round" grep -q mine scripts/mine.sh
 		check "the login stays" is token at "old-$round" cat ".config/discord/Local Storage/login"
 		check "so do settings that are not ours" has '"MINE": 12345678901234567890' at "old-$round" cat .config/discord/settings.json
@@ -603,8 +446,36 @@ migration() {
 	docker volume rm old >/dev/null
 }
 
-docker rm --force one two bare off content stock life old-first old-second old-third >/dev/null 2>&1
-docker volume rm home clean life old >/dev/null 2>&1
+# Two containers must not use one profile, whichever of them ends how.
+shared_home() {
+	step "two containers on one home"
+	docker volume create shared >/dev/null
+	up first --volume shared:/home/kasm-user
+	check "the first is ready" ready first
+	check "its apps run" eventually both_run first
+	local browser
+	browser=$(pid first cloakbrowser)
+	up second --volume shared:/home/kasm-user
+	check "the desktop of the second is ready too" ready second
+	check "its browser waits" eventually is Backoff state second cloakbrowser
+	check "so does its Discord" eventually is Backoff state second discord
+	check "it says which host has the profile" eventually has 'in use by the session on host `first`' docker logs second
+	check "and started neither" is "0 0" echo "$(spawned second cloakbrowser) $(spawned second discord)"
+	check "the lock is the first one's" has first- at first readlink .config/cloakbrowser/SingletonLock
+	check "whose browser never noticed" is "$browser" pid first cloakbrowser
+	docker kill first >/dev/null
+	check "when the first is killed, the second takes over" eventually both_run second
+	check "with a lock of its own" has second- at second readlink .config/cloakbrowser/SingletonLock
+	docker start first >/dev/null
+	check "the first is back and waits now" eventually is Backoff state first cloakbrowser
+	docker stop --time 25 second >/dev/null
+	check "when the second is stopped, the first takes over" eventually both_run first
+	down first second
+	docker volume rm shared >/dev/null
+}
+
+docker rm --force one two bare off content stock life old-first old-second old-third first second >/dev/null 2>&1
+docker volume rm home clean life old shared >/dev/null 2>&1
 rm -rf "$IMAGE_WORK/mounted"
 if [ -n "$IMAGE_BASE" ]; then
 	build
@@ -626,8 +497,5 @@ switches
 restarts
 migration
 
-printf '\n%s passed, %s failed, %s s\n' "$passed" "${#failures[@]}" "$SECONDS"
-[ "${#failures[@]}" -eq 0 ] || {
-	printf ' - %s\n' "${failures[@]}"
-	exit 1
-}
+shared_home
+told
