@@ -78,6 +78,8 @@ impl Shell {
 
     fn perform(&mut self, effect: InitEffect) {
         match effect {
+            // A preStop hook may have drained the session already, and there may never have been one.
+            InitEffect::Drain if !StateFolder::is_taken(&self.state) => self.handle(InitInput::Drained),
             InitEffect::Drain => match self.start_ourselves(&["drain"]) {
                 Some(pid) => self.drain = Some(pid),
                 None => self.handle(InitInput::Drained), // without a drain, the command is stopped next

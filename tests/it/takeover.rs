@@ -149,6 +149,26 @@ fn a_containers_stop_drains_the_apps_before_its_entry_point() {
     assert_eq!(session.lines("order"), ["web", "entry"]);
 }
 
+/// As a preStop hook does. The container's log holds JSON lines only, so `init` has nothing to add.
+#[test]
+fn a_container_that_was_drained_before_its_stop_says_nothing_more() {
+    let session = web();
+    let script =
+        "trap 'exit 0' TERM\n\"$KASM_VOID\" run \"$MANIFESTS\" >\"$DATA/log\" 2>&1 &\nwhile :; do sleep 0.05; done\n";
+    let entry = version(&session, "entry", script);
+    let mut init = session.command(binary());
+    init.args(["init", "--grace", "20s", "--", &entry])
+        .env("MANIFESTS", session.manifests())
+        .env("KASM_VOID", binary());
+    let said = std::fs::File::create(session.data().join("said")).expect("a file");
+    init.stdout(said.try_clone().expect("a second handle")).stderr(said);
+    let init = init.spawn().expect("init");
+    until("the session is up", || session.try_identity());
+    session.ok(&["drain"]);
+    send(init.id() as i32, Signal::TERM);
+    assert_eq!((end(init), session.lines("said").len()), (Some(0), 0), "{:?}", session.lines("said"));
+}
+
 #[test]
 fn a_stop_can_count_as_success_but_a_failure_cannot() {
     let session = Session::new();
