@@ -841,6 +841,13 @@ fn what_is_opened_is_what_people_see() {
         assert_eq!(open(&pages.url("/#behind")).code, Some(0));
         wait_active(&session, "chromium");
 
+        // Nobody is left on an empty virtual desktop.
+        on_display(&session, &["wmctrl", "-s", "1"]).expect("a request to the window manager");
+        assert_eq!(open(&pages.url("/#elsewhere")).code, Some(0));
+        wait_active(&session, "chromium");
+        let desktops = on_display(&session, &["wmctrl", "-d"]).expect("the virtual desktops");
+        assert_eq!(desktops.trim().lines().count(), 1, "{desktops}");
+
         // A dialog of an earlier page, in a visible window.
         stage.new_tab("data:text/html,<title>asks</title><script>alert(1)</script>");
         assert_eq!(open(&pages.url("/other")).code, Some(0));
