@@ -177,6 +177,9 @@ impl Daemon {
             }
             Request::KillCommand(pid) => self.processes.kill_hook(pid),
             Request::Signal { leader, signal } => self.processes.signal(leader, signal),
+            Request::Listens { id, at, answer } => {
+                let _ = answer.send(self.processes.listens(id, &at)); // the probe may have been cancelled
+            }
         }
     }
 }

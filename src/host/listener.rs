@@ -1,55 +1,72 @@
-//! Finds out who listens on a TCP port of this machine: the process, and the user.
+//! Finds out who listens on a TCP port of this machine: the processes, and the users.
 
 use std::collections::HashSet;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::proc::{self, Pid};
+use super::proc;
+use crate::model::tree::Listeners;
 
 /// `TCP_LISTEN` of the kernel's `tcp_states.h`.
 const LISTEN: &str = "0A";
 
-/// The processes that listen where a connection to `address` arrives. Empty if none does, or if we may not inspect
-/// those that do.
-pub fn of(address: SocketAddr) -> Vec<Pid> {
-    let sockets: Vec<u64> = sockets(address).iter().map(|socket| socket.inode).collect();
+/// The processes that listen where a connection to `address` arrives.
+///
+/// # Errors
+/// The kernel does not list its sockets.
+pub fn of(address: ListeningAddr) -> io::Result<Listeners> {
+    let sockets = sockets(address)?;
+    let mut listeners = Listeners::default();
     if sockets.is_empty() {
-        return Vec::new();
+        return Ok(listeners);
     }
-    let names: HashSet<String> = sockets.iter().map(|inode| format!("socket:[{inode}]")).collect();
-    let listens = |pid: Pid| {
-        let files = proc::open_files(pid).unwrap_or_default();
-        files.iter().any(|file| file.to_str().is_some_and(|name| names.contains(name)))
-    };
-    proc::table().processes.iter().map(|process| process.pid).filter(|pid| listens(*pid)).collect()
+    let mut open = HashSet::new();
+    for process in proc::table().processes {
+        let files = proc::open_files(process.pid).unwrap_or_default();
+        let its: Vec<u64> = files.iter().filter_map(|file| inode(file.to_str()?)).collect();
+        if sockets.iter().any(|socket| its.contains(&socket.inode)) {
+            listeners.pids.push(process.pid);
+            open.extend(its);
+        }
+    }
+    let hidden = sockets.iter().filter(|socket| !open.contains(&socket.inode));
+    listeners.hidden.extend(hidden.map(|socket| socket.user));
+    Ok(listeners)
 }
 
 /// The users whose sockets listen where a connection to `address` arrives. A user of another user namespace has the
 /// kernel's overflow id, 65534.
 pub fn users(address: SocketAddr) -> Vec<u32> {
-    sockets(address).iter().map(|socket| socket.user).collect()
+    sockets(address).unwrap_or_default().iter().map(|socket| socket.user).collect()
 }
 
 /// A listening socket.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Listening {
     local: SocketAddr,
+    /// The user who made it.
     user: u32,
     inode: u64,
 }
 
+/// The inode of an open file that is a socket.
+fn inode(file: &str) -> Option<u64> {
+    file.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
 /// The sockets that listen on exactly this address, else those that listen on all addresses.
-fn sockets(address: SocketAddr) -> Vec<Listening> {
-    let listening: Vec<Listening> = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
-        .iter()
-        .flat_map(|file| fs::read_to_string(file).unwrap_or_default().lines().filter_map(listening).collect::<Vec<_>>())
-        .filter(|socket| socket.local.port() == address.port())
-        .collect();
+fn sockets(address: ListeningAddr) -> io::Result<Vec<Listening>> {
+    let ipv4 = fs::read_to_string("/proc/self/net/tcp")?;
+    let ipv6 = fs::read_to_string("/proc/self/net/tcp6").unwrap_or_default(); // a machine without IPv6
+    let lines = ipv4.lines().chain(ipv6.lines());
+    let listening: Vec<Listening> =
+        lines.filter_map(listening).filter(|socket| socket.local.port() == address.port()).collect();
     let at = |wanted: &dyn Fn(IpAddr) -> bool| -> Vec<Listening> {
         listening.iter().filter(|socket| wanted(socket.local.ip().to_canonical())).copied().collect()
     };
     let exact = at(&|ip| ip == address.ip().to_canonical());
-    if exact.is_empty() { at(&|ip| ip.is_unspecified()) } else { exact }
+    Ok(if exact.is_empty() { at(&|ip| ip.is_unspecified()) } else { exact })
 }
 
 /// One line of `/proc/net/tcp`, if it is a listening socket.
@@ -86,10 +103,11 @@ mod tests {
             let port = listener.local_addr().unwrap().port();
             let asked = if bound == "[::1]:0" { "::1" } else { "127.0.0.1" };
             let address = SocketAddr::new(asked.parse().unwrap(), port);
-            assert_eq!(of(address), [std::process::id() as Pid], "{bound}");
+            let own = Listeners { pids: vec![std::process::id() as proc::Pid], hidden: Vec::new() };
+            assert_eq!(of(address).unwrap(), own, "{bound}");
             assert_eq!(users(address), [rustix::process::getuid().as_raw()], "{bound}");
             drop(listener);
-            assert!(of(address).is_empty());
+            assert_eq!(of(address).unwrap(), Listeners::default());
         }
     }
 
@@ -97,7 +115,9 @@ mod tests {
     fn an_address_of_its_own_goes_before_all_addresses() {
         let own = TcpListener::bind("127.0.0.2:0").unwrap();
         let port = own.local_addr().unwrap().port();
-        assert_eq!(sockets(SocketAddr::from(([127, 0, 0, 2], port))).len(), 1);
-        assert!(sockets(SocketAddr::from(([127, 0, 0, 3], port))).is_empty());
+        let found = sockets(SocketAddr::from(([127, 0, 0, 2], port))).unwrap();
+        let us = rustix::process::geteuid().as_raw();
+        assert_eq!(found.iter().map(|socket| socket.user).collect::<Vec<_>>(), [us]);
+        assert!(sockets(SocketAddr::from(([127, 0, 0, 3], port))).unwrap().is_empty());
     }
 }

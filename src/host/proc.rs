@@ -108,10 +108,10 @@ pub fn in_words(pid: Pid) -> Option<String> {
     })
 }
 
-/// The real user id of a process.
-fn user(pid: Pid) -> Option<u32> {
+/// The user that a process runs as: its effective user id.
+pub fn user(pid: Pid) -> Option<u32> {
     let status = text(&format!("/proc/{pid}/status"))?;
-    status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok())
+    status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().nth(1)?.parse().ok())
 }
 
 /// The file name of the process's program, even if the file is deleted. `None` if it may not be read.

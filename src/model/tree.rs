@@ -134,6 +134,15 @@ pub struct Wanted<'a> {
     pub by_marks: bool,
 }
 
+/// Who listens at one address of this machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listeners {
+    /// Processes that have a listening socket open.
+    pub pids: Vec<Pid>,
+    /// Users who made the sockets that no process we may inspect has open.
+    pub hidden: Vec<u32>,
+}
+
 /// A process table sorted into trees.
 #[derive(Debug)]
 pub struct Trees {
@@ -257,6 +266,16 @@ impl Trees {
     pub fn members(&self, app: AppId) -> impl Iterator<Item = &Process> {
         let all = self.by_app.get(&app).into_iter().flatten().map(|at| &self.table.processes[*at]);
         all.filter(|process| !process.zombie || self.held.contains(&process.pid))
+    }
+
+    /// Whether the app listens there. A socket whose process we may not inspect is the app's only if the app has such a
+    /// process: one that runs as the user who made the socket, or that has changed its user since (then the socket is
+    /// ours). `hidden` tells the user of a process that we may not inspect.
+    pub fn listens(&self, app: AppId, at: &Listeners, us: u32, hidden: impl Fn(Pid) -> Option<u32>) -> bool {
+        let is_the_apps = |pid: &Pid| self.owner(*pid).is_some_and(|owner| owner.is(app));
+        let may_have_made = |user: u32| at.hidden.contains(&user) || at.hidden.contains(&us);
+        at.pids.iter().any(is_the_apps)
+            || !at.hidden.is_empty() && self.members(app).any(|member| hidden(member.pid).is_some_and(may_have_made))
     }
 
     /// Live processes that were reparented to the guard or the supervisor and belong to no app, with their

@@ -408,26 +408,35 @@ impl Drop for Session {
 /// A variable in the environment of every process of a session.
 const COOKIE: &str = "KASM_VOID_STORY";
 
-/// Set for a test that runs in its own pid namespace.
-const OWN_PIDS: &str = "KASM_VOID_OWN_PIDS";
+/// Set for a test that runs in namespaces of its own.
+const ALONE: &str = "KASM_VOID_ALONE";
 
 /// Runs `story` as root in its own pid namespace, where no other program starts processes. To do so, the test runs itself
 /// again there. `path` is the test's full name. If this is not possible, the story is reported as not run.
 pub fn in_own_pids(path: &str, story: impl FnOnce()) {
-    if std::env::var_os(OWN_PIDS).is_some() {
+    // A shell is pid 1, because it collects the orphans.
+    let pids = ["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", "\"$@\"; exit $?", "sh"];
+    alone(path, &pids, "true", story);
+}
+
+/// Runs `story` as root in its own mount namespace, where it may mount anything.
+pub fn in_own_mounts(path: &str, story: impl FnOnce()) {
+    let mounts = ["--mount", "--propagation", "private"];
+    alone(path, &mounts, "mount -t tmpfs tmpfs /mnt", story);
+}
+
+/// Runs this test again under `unshare` with these arguments, if `check` succeeds there.
+fn alone(path: &str, namespaces: &[&str], check: &str, story: impl FnOnce()) {
+    if std::env::var_os(ALONE).is_some() {
         return story();
     }
     let unshare = |command: &[&str]| {
         let mut unshare = Command::new("unshare");
-        // A shell is pid 1, because it collects the orphans.
-        unshare
-            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", "\"$@\"; exit $?", "sh"])
-            .args(command);
-        unshare.env(OWN_PIDS, "1").stdin(Stdio::null());
+        unshare.args(namespaces).args(command).env(ALONE, "1").stdin(Stdio::null());
         unshare
     };
-    if !rustix::process::geteuid().is_root() || finish(unshare(&["true"])).code != Some(0) {
-        return not_run(path, "it needs root and a pid namespace of its own");
+    if !rustix::process::geteuid().is_root() || finish(unshare(&["sh", "-c", check])).code != Some(0) {
+        return not_run(path, "it needs root and namespaces of its own");
     }
     let this = std::env::current_exe().expect("this test");
     let mut again = unshare(&[this.to_str().expect("UTF-8"), "--exact", path, "--nocapture"]);

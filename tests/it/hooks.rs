@@ -121,6 +121,122 @@ fn an_app_that_answers_itself_is_ready() {
     session.pid("launcher");
 }
 
+/// Listens at the port in its first argument. Perl writes a title over its arguments and environment, as many servers do.
+const TITLED: &str = r#"exec perl -e '
+    use IO::Socket::INET;
+    my $at = IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => $ARGV[0], Listen => 9, ReuseAddr => 1) or die;
+    $0 = "x" x 3000;
+    while (my $client = $at->accept) { close $client }' "$1"
+"#;
+
+/// Listens there too. Nobody may look into it, not even its own user.
+const HIDDEN: &str = r#"exec python3 -c '
+import ctypes, socket, sys
+at = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+while True: at.accept()[0].close()' "$1"
+"#;
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address").port()
+}
+
+fn ready_by_port(program: &str, port: u16, within: &str) -> String {
+    format!(
+        r#"App(command: "${{BIN}}/{program}", args: ["{port}"], backoff: Backoff(give_up: After(times: 1, within: "1m")),
+            ready: Ready(probe: Tcp(address: "127.0.0.1:{port}", own: true), within: "{within}"))"#
+    )
+}
+
+/// Starts the supervisor without the right to look into what hides, which root would have.
+fn start_without_sight(session: &mut Session) {
+    match rustix::process::geteuid().is_root() {
+        true => {
+            session.start_supervisor_under(&["setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"])
+        }
+        false => session.start_supervisor(),
+    }
+}
+
+#[test]
+fn an_app_that_hides_answers_itself_all_the_same() {
+    for (how, program) in [("title", TITLED), ("hidden", HIDDEN), ("helper", "\"$BIN/listens\" \"$1\" & wait\n")] {
+        let mut session = Session::new().program("listens", TITLED).program("web", program);
+        session = session.app("web", &ready_by_port("web", free_port(), "30s"));
+        start_without_sight(&mut session);
+        let app = session.wait("web", "is ready, or has given up", |app| {
+            matches!(app.state, StateName::Running | StateName::GaveUp)
+        });
+        assert_eq!(app.state, StateName::Running, "{how}: {:?}", app.last_exit);
+    }
+}
+
+#[test]
+fn a_hidden_program_on_the_port_is_not_the_app() {
+    // The second app hides too, but as another user than the one who listens.
+    let elsewhere = "exec setpriv --reuid 65534 --clear-groups sleep 1000\n";
+    for program in [Some("read _ <>\"$DATA/never\"\n"), rustix::process::geteuid().is_root().then_some(elsewhere)] {
+        let Some(program) = program else { continue };
+        let port = free_port();
+        let mut session = Session::new().program("web", program).program("other", HIDDEN);
+        session.edit("web", &ready_by_port("web", port, "1h"));
+        let listener = if program == elsewhere { setpriv_66() } else { session.command("sh") };
+        let mut listener = started_on(listener, &session, port);
+        start_without_sight(&mut session);
+        session.wait("web", "is not ready, and says why", |app| {
+            app.state == StateName::Starting && app.detail.contains("is answered by a hidden process of uid")
+        });
+        listener.kill().expect("kill");
+        listener.wait().expect("a reaped listener");
+    }
+}
+
+/// A shell as a user who is neither us nor the app's.
+fn setpriv_66() -> std::process::Command {
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--reuid", "65533", "--clear-groups", "sh"]);
+    command
+}
+
+/// Runs [`HIDDEN`] in this shell, and waits until it listens and hides.
+fn started_on(mut shell: std::process::Command, session: &Session, port: u16) -> std::process::Child {
+    // Not below the session's folder, which other users may not enter, and without its variables.
+    let child = shell.args(["-c", HIDDEN, "sh", &port.to_string()]).env_remove("KASM_VOID_STORY").spawn();
+    let child = child.expect("a listener");
+    until("it listens and hides", || {
+        let _ = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+        let owner = fs::metadata(format!("/proc/{}/fd", child.id())).ok()?;
+        (std::os::unix::fs::MetadataExt::uid(&owner) == 0 && session.root().exists()).then_some(())
+    });
+    child
+}
+
+#[test]
+fn a_locked_profile_is_told_whichever_supervisor_started_the_browser() {
+    // Another exit code, or another kind of program, is what it is.
+    for (kind, code, told) in
+        [("Chromium", 21, Exit::ProfileLocked), ("Chromium", 22, Exit::Code(22)), ("Electron", 21, Exit::Code(21))]
+    {
+        let manifest = format!(
+            r#"App(command: "${{BIN}}/browser", prelaunch: [ClearLocks(dir: "${{DATA}}", kind: {kind})],
+                backoff: Backoff(first: "1h", max: "1h", stable_after: "1h"))"#
+        );
+        for supervisor_dies in [false, true] {
+            let body = "read code <>\"$DATA/never\"\nexit \"$code\"\n";
+            let session = Session::new().program("browser", body).app("web", &manifest).start();
+            session.pid("web");
+            if supervisor_dies {
+                session.crash_supervisor();
+                session.pid("web");
+            }
+            fs::write(session.data().join("never"), format!("{code}\n")).expect("the app reads");
+            let app = session.wait_state("web", StateName::Backoff);
+            assert_eq!(app.last_exit, Some(told.clone()), "{kind}, exit code {code}, adopted: {supervisor_dies}");
+        }
+    }
+}
+
 const SEEDS: &str = r#"App(command: "${BIN}/web", prelaunch: [
     MakeDir(path: "${DATA}/discord"),
     SeedJson(file: "${DATA}/discord/settings.json",

@@ -12,8 +12,9 @@ use crate::host::proc::Pid;
 use crate::model::app::App;
 use crate::model::exit::Exit;
 use crate::model::supervisor::AppId;
+use crate::model::tree::Listeners;
 
-/// Requests to the loop, because only the loop starts and signals processes.
+/// Requests to the loop, because only the loop starts and signals processes, and knows whose they are.
 pub enum Request {
     /// Start it in the app's environment.
     Command { app: Arc<App>, id: AppId, run: u64, argv: Vec<String>, started: oneshot::Sender<Started> },
@@ -21,6 +22,8 @@ pub enum Request {
     KillCommand(Pid),
     /// Signal an app's leader that could not be asked to close in another way.
     Signal { leader: Pid, signal: i32 },
+    /// Say whether a process of the app listens there.
+    Listens { id: AppId, at: Listeners, answer: oneshot::Sender<bool> },
 }
 
 /// The command's pid and a receiver for its exit, or why it could not be started.
@@ -32,7 +35,6 @@ impl HookRunner {
     /// # Errors
     /// The command could not be started, did not exit with 0, or took longer than `within`.
     pub(super) async fn command(&self, argv: &[String], within: Duration) -> Result<(), String> {
-        let supervisor_ends = || "the supervisor is ending".to_string();
         let (started, reply) = oneshot::channel();
         let request =
             Request::Command { app: self.app.clone(), id: self.id, run: self.run, argv: argv.to_vec(), started };
@@ -48,6 +50,11 @@ impl HookRunner {
             other => Err(format!("`{}`: {other}", argv.join(" "))),
         }
     }
+}
+
+/// Why a request gets no answer.
+pub(super) fn supervisor_ends() -> String {
+    "the supervisor is ending".into()
 }
 
 /// When dropped, has the command killed unless it has already exited.

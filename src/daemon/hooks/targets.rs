@@ -3,14 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::command::{Request, supervisor_ends};
 use super::{HookRunner, not_within};
-use crate::daemon::{display, probes, process};
+use crate::daemon::{display, probes};
 use crate::host::listener;
-use crate::host::proc::{self, Pid};
-use crate::model::app::App;
+use crate::host::proc;
 use crate::model::manifest::probe::Target;
+use crate::model::tree::Listeners;
 
 /// The interval between two checks of a target that sends no change events.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -63,29 +65,24 @@ impl HookRunner {
         if !own {
             return Ok(());
         }
-        let app = self.app.clone();
-        let answer = tokio::task::spawn_blocking(move || {
-            let listeners = listener::of(peer);
-            // A process that we may not inspect (it dropped its user, or hides its memory) may be the app.
-            match listeners.is_empty() || listeners.iter().any(|pid| is_in_tree(&app, *pid)) {
-                true => Ok(()),
-                false => Err(foreign(peer, &listeners)),
-            }
-        });
-        answer.await.unwrap_or_else(|panic| Err(format!("internal error: {panic}")))
+        let listeners = tokio::task::spawn_blocking(move || listener::of(peer)).await;
+        let listeners = listeners.map_err(|panic| format!("internal error: {panic}"))?;
+        let Ok(at) = listeners else { return Ok(()) }; // a kernel that does not tell who listens
+        let (answer, listens) = oneshot::channel();
+        let request = Request::Listens { id: self.id, at: at.clone(), answer };
+        self.requests.send(request).map_err(|_| supervisor_ends())?;
+        match listens.await.map_err(|_| supervisor_ends())? {
+            true => Ok(()),
+            false => Err(foreign(peer, &at)),
+        }
     }
 }
 
-/// Whether the process or one of its ancestors belongs to the app.
-fn is_in_tree(app: &App, pid: Pid) -> bool {
-    let parent = |pid: &Pid| proc::process(*pid).map(|process| process.parent).filter(|parent| *parent > 1);
-    std::iter::successors(Some(pid), parent).any(|pid| process::belongs(app, pid))
-}
-
-fn foreign(peer: SocketAddr, listeners: &[Pid]) -> String {
-    let who = match listeners.iter().find_map(|pid| proc::in_words(*pid)) {
-        Some(process) => format!("{process}, which is not this app's"),
-        None => "a process that is not this app's".into(),
+fn foreign(peer: SocketAddr, at: &Listeners) -> String {
+    let who = match (at.pids.iter().find_map(|pid| proc::in_words(*pid)), at.hidden.first()) {
+        (Some(process), _) => format!("{process}, which is not this app's"),
+        (None, Some(user)) => format!("a hidden process of uid {user}, which is not this app's"),
+        (None, None) => "no process of this machine that can be seen".into(),
     };
     format!("{peer} is answered by {who}: stop it, or use another port")
 }

@@ -10,7 +10,7 @@ use crate::host::sys::ExitRecord;
 use crate::model::app::{App, AppId};
 use crate::model::exit::Exit;
 use crate::model::manifest::matches::Matcher;
-use crate::model::tree::{Owner, Wanted};
+use crate::model::tree::{Listeners, Owner, Wanted};
 
 /// The result of a look-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,12 +82,25 @@ impl Processes {
         Found::Remains
     }
 
+    /// The live processes of the app's tree.
+    pub fn members(&mut self, id: AppId) -> Vec<Pid> {
+        self.sight.look().trees.members(id).map(|member| member.pid).collect()
+    }
+
+    /// Whether a process of the app listens there.
+    pub fn listens(&mut self, id: AppId, at: &Listeners) -> bool {
+        let hidden = |pid| proc::open_files(pid).is_err().then(|| proc::user(pid)).flatten();
+        self.sight.forget();
+        self.sight.look().trees.listens(id, at, rustix::process::geteuid().as_raw(), hidden)
+    }
+
     /// Takes the process as the app's leader. Returns false if it has already ended.
     fn adopt(&mut self, leader: Process, id: AppId, run: u64, app: &App) -> bool {
+        let clues = SpawnClues::of(app);
         if !self.sight.is_child(&leader) {
-            return self.watch(leader, id, Some(run));
+            return self.watch(leader, id, Some(Led { run, clues }));
         }
-        self.children.insert(leader.pid, Role::Leader { app: id, run, clues: SpawnClues::of(app) });
+        self.children.insert(leader.pid, Role::Leader { app: id, run, clues });
         self.sight.lineage.watched(&leader, Owner::App(id), true);
         self.sight.adopted(id, leader.pid);
         true

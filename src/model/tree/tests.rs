@@ -471,3 +471,23 @@ fn a_recycled_pid_is_nobodys() {
         assert_eq!(trees.owner(99), owner.as_ref(), "in its session: {process:?}");
     }
 }
+
+#[test]
+fn an_app_listens_if_a_process_of_its_tree_does_or_may() {
+    let (us, theirs, third) = (1000, 33, 34);
+    let mut world = World::new();
+    let (app, other) = (AppId(0), AppId(1));
+    let (leader, others) = (world.spawn(app, false), world.spawn(other, false));
+    let trees = world.look();
+    let listens = |pids: &[Pid], hidden: &[u32], member: Option<u32>| {
+        let at = Listeners { pids: pids.to_vec(), hidden: hidden.to_vec() };
+        trees.listens(app, &at, us, |pid| member.filter(|_| pid == leader))
+    };
+    assert!(listens(&[others, leader], &[], None), "it shares the socket");
+    assert!(!listens(&[others], &[], Some(us)) && !listens(&[], &[], Some(us)));
+    // What nobody may look into.
+    assert!(listens(&[], &[theirs], Some(theirs)), "a process of the app may have made it");
+    assert!(listens(&[], &[us], Some(theirs)), "made before the process changed its user");
+    assert!(!listens(&[], &[theirs], None), "every process of the app was looked into");
+    assert!(!listens(&[], &[theirs], Some(third)) && !listens(&[], &[theirs], Some(us)));
+}
