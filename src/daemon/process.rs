@@ -6,6 +6,7 @@
 //! supervisor are now the guard's, and the guard reports how they exited.
 
 mod clear;
+mod clues;
 mod guard;
 mod half_born;
 mod lookup;
@@ -32,7 +33,8 @@ use crate::model::machine::AppEvent;
 use crate::model::tree::{Lineage, Owner};
 
 use clear::Clearing;
-use reap::{OutOfMemory, SpawnClues};
+use clues::{Led, SpawnClues};
+use reap::OutOfMemory;
 use sight::Sight;
 use spawner::{Program, Spawner};
 use watcher::Watcher;
@@ -215,7 +217,7 @@ impl Processes {
     }
 
     /// Watches a process that we did not start. Returns false if it has already ended.
-    fn watch(&mut self, process: Process, app: AppId, leads: Option<u64>) -> bool {
+    fn watch(&mut self, process: Process, app: AppId, leads: Option<Led>) -> bool {
         if !self.watcher.watch(process, app, leads) {
             return false;
         }

@@ -1,7 +1,7 @@
 //! Looks up an app that may already be running: a process that an earlier supervisor left, or one that matches the
 //! app's pattern.
 
-use super::reap::SpawnClues;
+use super::clues::{Led, SpawnClues};
 use super::sight::names_folder;
 use super::{Processes, Role};
 use crate::host::marks;
@@ -37,7 +37,7 @@ impl Processes {
         let ended = left.and_then(|left| self.end_of(left));
         if let Some(left) = left.filter(|_| ended.is_none())
             && let Some(process) = proc::process(left.pid).filter(|process| process.started == left.started)
-            && self.watch(process, id, Some(run))
+            && self.watch(process, id, Some(Led { run, clues: SpawnClues::of(app) }))
         {
             return Found::Leader(left.pid);
         }

@@ -3,28 +3,14 @@
 use std::fs::File;
 use std::time::Instant;
 
+use super::clues::{Led, SpawnClues};
 use super::guard::{Gone, as_ended};
 use super::{Processes, Role};
 use crate::host::proc::{self, Pid};
 use crate::host::sys::{self, ExitRecord};
-use crate::model::app::App;
 use crate::model::exit::{self, Candidate, Clues, Exit, Kills};
 use crate::model::guard::ChildExit;
 use crate::model::machine::AppEvent;
-
-/// Facts known when a program was started that help to classify its exit.
-#[derive(Clone, Copy, Default)]
-pub(super) struct SpawnClues {
-    locks: bool,
-    /// The app's `oom_score_adj`, if it differs from ours.
-    oom_score_adj: Option<i32>,
-}
-
-impl SpawnClues {
-    pub fn of(app: &App) -> Self {
-        SpawnClues { locks: app.clears_chromium_locks(), oom_score_adj: app.program.oom_score_adj }
-    }
-}
 
 /// Tracks the kernel's count of out-of-memory kills.
 pub(super) struct OutOfMemory {
@@ -100,9 +86,10 @@ impl Processes {
     }
 
     fn told(&mut self, end: ChildExit) {
-        let watched = self.watcher.get(end.pid);
-        if watched.is_some_and(|watched| watched.process.started == end.started) {
-            let (exit, peak) = self.exit(as_ended(&end), SpawnClues::default());
+        let watched = self.watcher.get(end.pid).filter(|watched| watched.process.started == end.started);
+        if let Some(watched) = watched {
+            let clues = watched.leads.map(|led| led.clues).unwrap_or_default();
+            let (exit, peak) = self.exit(as_ended(&end), clues);
             return self.watched_is_gone(end.pid, exit, peak);
         }
         if let Some(guard) = &mut self.guard {
@@ -168,7 +155,7 @@ impl Processes {
         if let Some(guard) = &mut self.guard {
             guard.paid(pid);
         }
-        if let Some(run) = watched.leads {
+        if let Some(Led { run, .. }) = watched.leads {
             self.happened.push_back((watched.app, AppEvent::Exited { run, exit, peak }));
         }
         self.one_less(watched.app, pid);

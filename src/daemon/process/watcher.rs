@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use super::clues::Led;
 use crate::host::proc::{self, Pid, Process};
 use crate::model::app::AppId;
 
@@ -54,8 +55,8 @@ pub(super) struct Watched {
     pub pidfd: Option<OwnedFd>,
     pub process: Process,
     pub app: AppId,
-    /// The run that it leads. `None` for a member of a tree that is being cleared.
-    pub leads: Option<u64>,
+    /// `None` for a member of a tree that is being cleared.
+    pub leads: Option<Led>,
 }
 
 impl Watcher {
@@ -88,7 +89,7 @@ impl Watcher {
     }
 
     /// Watches a process from now on. Returns false if it has already ended.
-    pub fn watch(&mut self, process: Process, app: AppId, leads: Option<u64>) -> bool {
+    pub fn watch(&mut self, process: Process, app: AppId, leads: Option<Led>) -> bool {
         if let Some(watched) = self.watched.get_mut(&process.pid) {
             watched.leads = leads.or(watched.leads);
             return true;
