@@ -45,6 +45,11 @@ pub async fn wait_up(screen: &Screen, within: Duration) -> Result<(), String> {
     }
 }
 
+/// How long ago somebody used the mouse or the keyboard. `None` if the server does not know.
+pub async fn idle(screen: &Screen, within: Duration) -> Result<Option<Duration>, String> {
+    ask(screen, within, DisplayClient::idle).await
+}
+
 /// Succeeds if a visible window of this class exists now.
 pub async fn window_exists(screen: &Screen, class: &Pattern, within: Duration) -> Result<(), String> {
     let class = class.clone();

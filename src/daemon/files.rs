@@ -23,6 +23,7 @@ use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
 use crate::model::manifest::hook::{Locks, Step};
+pub use profile_lock::left_locked;
 use tree::Folder;
 
 /// What a step needs to know about its app and this machine.

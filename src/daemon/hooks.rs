@@ -5,6 +5,7 @@
 mod browser;
 mod command;
 mod targets;
+mod traces;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

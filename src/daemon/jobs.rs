@@ -15,7 +15,6 @@ use super::manifests::Environment;
 use crate::host::proc::Pid;
 use crate::model::app::App;
 use crate::model::machine::{AppEvent, ProbeKind};
-use crate::model::manifest::probe::Target;
 use crate::model::manifest::workspace::Workspace;
 use crate::model::supervisor::{AppId, Input};
 
@@ -111,13 +110,12 @@ impl Jobs {
         abort(self.running.entry(id).or_default().probe.replace(task.abort_handle()));
     }
 
-    /// Checks whether the app's display accepts clients. An app without a display counts as having one.
-    pub fn ask_display(&mut self, id: AppId, run: u64, app: Arc<App>) {
-        const WITHIN: Duration = Duration::from_secs(1);
+    /// Looks for traces of what ended the app.
+    pub fn find_traces(&mut self, id: AppId, run: u64, app: Arc<App>) {
         let (runner, inputs) = (self.hook_runner(id, run, app), self.inputs.clone());
         let task = tokio::task::spawn_local(async move {
-            let there = runner.screen.display.is_none() || runner.probe(&Target::Display, WITHIN).await.is_ok();
-            let _ = inputs.send(Input::Happened(id, AppEvent::DisplayAnswered { run, there })); // the loop may have ended
+            let traces = runner.find_traces().await;
+            let _ = inputs.send(Input::Happened(id, AppEvent::TracesFound { run, traces })); // the loop may have ended
         });
         abort(self.running.entry(id).or_default().probe.replace(task.abort_handle()));
     }

@@ -77,7 +77,7 @@ impl Daemon {
             AppEffect::RunPostlaunch { run, app } => self.jobs.run_postlaunch(id, run, app),
             AppEffect::CancelHooks => self.jobs.cancel_hooks(id),
             AppEffect::Probe { run, app, kind } => self.jobs.probe(id, run, app, kind),
-            AppEffect::AskDisplay { run, app } => self.jobs.ask_display(id, run, app),
+            AppEffect::FindTraces { run, app } => self.jobs.find_traces(id, run, app),
             AppEffect::CancelProbe => self.jobs.cancel_probe(id),
             AppEffect::Measure { run } => {
                 self.processes.forget_table();

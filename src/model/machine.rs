@@ -25,11 +25,13 @@ mod parts;
 mod resume;
 mod saved;
 mod start;
+mod traces;
 mod view;
 pub use effect::{AppEffect, Context, Report};
 pub use event::AppEvent;
 pub use parts::{Pid, ProbeKind, RunEnd, StopReason, Then, Timer};
 pub use saved::{SavedApp, SavedState};
+pub use traces::Traces;
 
 /// The wait between a failed ready probe and the next one.
 pub const READY_POLL: Duration = Duration::from_millis(100);
@@ -577,13 +579,13 @@ impl Machine {
         context.disarm(Timer::Helpers);
     }
 
-    /// Either somebody closed the window or the display died. Asks the display to find out.
+    /// Either somebody closed the window, or something else ended the app. Looks for traces to find out.
     #[state(superstate = "crashed", entry_action = "enter_judging", exit_action = "leave_judging")]
     fn judging(&mut self, end: &mut RunEnd, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            AppEvent::DisplayAnswered { there, .. } => {
+            AppEvent::TracesFound { traces, .. } => {
                 let end = end.clone();
-                let closed = *there && self.may_be_closed(&end);
+                let closed = self.may_be_closed(&end) && traces.allow_a_person(context.now.saturating_sub(end.at));
                 self.conclude(&end, closed, context)
             }
             _ => Super,
@@ -592,7 +594,7 @@ impl Machine {
 
     #[action]
     fn enter_judging(&mut self, context: &mut Context<'_>) {
-        context.push(AppEffect::AskDisplay { run: self.run, app: self.app.clone() });
+        context.push(AppEffect::FindTraces { run: self.run, app: self.app.clone() });
     }
 
     #[action]
@@ -750,7 +752,7 @@ impl Machine {
             | AppEvent::SpawnFailed { .. }
             | AppEvent::ProbePassed { .. }
             | AppEvent::ProbeFailed { .. }
-            | AppEvent::DisplayAnswered { .. }
+            | AppEvent::TracesFound { .. }
             | AppEvent::Exited { .. }
             | AppEvent::TreeEmpty { .. }
             | AppEvent::Measured { .. }

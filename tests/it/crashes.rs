@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::{Crash, StateName};
 
-use crate::harness::{FOREVER, NOBODY, Session, kill, until_ok};
+use crate::harness::{FOREVER, NOBODY, Session, in_own_mounts, kill, until_ok};
 
 /// Exits at once. Five retries, after 50, 100, 200, 200 and 200 ms.
 const DIES_AT_ONCE: &str = r#"App(command: "${BIN}/dies", backoff: Backoff(
@@ -128,12 +128,68 @@ fn a_waiting_app_says_when_it_is_tried_again() {
 #[test]
 fn an_app_closed_by_its_person_stays_closed_when_asked_to() {
     let session = Session::new()
-        .program("closes", "sleep 0.2\necho closed >>\"$DATA/closed\"\nexit 0\n")
+        .program("closes", "sleep 0.8\necho closed >>\"$DATA/closed\"\nexit 0\n")
         .app("web", r#"App(command: "${BIN}/closes", on_close: Hold)"#)
         .start();
     let app = session.wait("web", "is held", |app| app.state == StateName::Stopped);
     assert_eq!(app.last_exit, Some(Exit::Clean));
     assert_eq!(session.lines("closed").len(), 1);
+}
+
+#[test]
+fn an_app_that_ends_at_once_was_closed_by_nobody() {
+    let body = "echo up >>\"$DATA/ups\"\n[ $(wc -l <\"$DATA/ups\") -lt 3 ] || exec sleep 1000\n";
+    let manifest = r#"App(command: "${BIN}/web", on_close: Hold, backoff: Backoff(first: "10ms", max: "10ms"))"#;
+    let session = Session::new().program("web", body).app("web", manifest).start();
+    session.wait_lines("ups", 3);
+    session.pid("web");
+}
+
+#[test]
+fn a_program_that_daemonises_is_told_the_way_out() {
+    let session = Session::new()
+        .stayer("daemon")
+        .program("web", "setsid \"$BIN/daemon\" >/dev/null 2>&1 &\nexit 0\n")
+        .app("web", r#"App(command: "${BIN}/web", backoff: Backoff(first: "1h", max: "1h"))"#)
+        .start();
+    session.wait_state("web", StateName::Backoff);
+    let why = session.ok(&["why", "web"]);
+    assert!(why.contains("`matches`"), "the fix is not named: {why}");
+}
+
+/// In a mount namespace of its own, a file stands in for the kernel's count of out-of-memory kills. A real count needs a
+/// memory cgroup that a test may limit, and no test may assume that.
+#[test]
+fn a_kill_that_the_kernel_counts_is_told_as_out_of_memory() {
+    in_own_mounts("crashes::a_kill_that_the_kernel_counts_is_told_as_out_of_memory", || {
+        let mount = |arguments: &[&str]| {
+            let mounted = std::process::Command::new("mount").args(arguments).status().expect("mount");
+            assert!(mounted.success(), "mount {arguments:?}: {mounted}");
+        };
+        mount(&["-t", "tmpfs", "tmpfs", "/sys/fs/cgroup"]);
+        let count = |kills: u32| {
+            let text = format!("low 0\nhigh 0\nmax 9\noom {kills}\noom_kill {kills}\n");
+            std::fs::write("/sys/fs/cgroup/memory.events", text).expect("a count");
+        };
+        count(3);
+        let fat = "hoard=$(head -c 60000000 /dev/zero | tr '\\0' x)\n: >\"$DATA/$1\"\n".to_owned() + FOREVER;
+        let app = |name: &str| {
+            format!(
+                r#"App(command: "${{BIN}}/fat", args: ["{name}"], ready: Ready(probe: Path(path: "${{DATA}}/{name}")),
+                    backoff: Backoff(first: "1h", max: "1h", stable_after: "1h"))"#
+            )
+        };
+        let session = Session::new().program("fat", &fat).app("victim", &app("victim")).app("other", &app("other"));
+        let session = session.start();
+        let (victim, other) = (session.pid("victim"), session.pid("other"));
+        count(4);
+        kill(victim);
+        let ended = session.wait_state("victim", StateName::Backoff);
+        assert_eq!(ended.last_exit, Some(Exit::OutOfMemory));
+        kill(other);
+        let ended = session.wait_state("other", StateName::Backoff);
+        assert_eq!(ended.last_exit, Some(Exit::Signal(9)), "the kernel killed one process, not two");
+    });
 }
 
 #[test]

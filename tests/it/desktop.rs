@@ -13,7 +13,7 @@ use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
 use serde_json::{Value, json};
 
-use crate::harness::{STAGE, Session, binary, finish, kill, not_run, until};
+use crate::harness::{STAGE, Session, binary, finish, kill, not_run, send, until};
 
 /// The uid of the stories when root runs them. The user need not exist.
 const USER: u32 = 61_000;
@@ -429,5 +429,38 @@ fn without_the_hook_a_lock_of_another_host_stops_the_browser() {
         // With a dialog program on PATH, Chromium waits behind a dialog for ever; without one, it exits with code 21.
         assert!(app.last_exit.as_ref().is_some_and(Exit::unexpected), "{app:#?}");
         assert_eq!(fs::read_link(lock).expect("the lock"), Path::new("pod-a-32"));
+    });
+}
+
+/// Moves the mouse, as a person does.
+fn move_the_mouse(session: &Session) {
+    use x11rb::connection::Connection as _;
+    use x11rb::protocol::{xproto::MOTION_NOTIFY_EVENT, xtest::ConnectionExt as _};
+    let display = format!(":{}", display_number());
+    until("the mouse moves", || {
+        let (client, screen) = x11rb::connect(Some(&display)).ok()?;
+        let root = client.setup().roots.get(screen)?.root;
+        client.xtest_fake_input(MOTION_NOTIFY_EVENT, 0, 0, root, 9, 9, 0).ok()?.check().ok()
+    });
+    session.pid("display");
+}
+
+#[test]
+fn a_browser_stays_closed_only_if_a_person_closed_it() {
+    as_a_user("a_browser_stays_closed_only_if_a_person_closed_it", || {
+        let session = desktop(&["display", "wm"]);
+        session.edit("chromium", &shipped("chromium").replacen("App(", "App(on_close: Hold,", 1));
+        let session = session.start();
+        let first = session.pid("chromium");
+        window(&session, "chromium");
+        // From outside, as `docker exec … kill` does. It exits with 0 then, too.
+        send(first, rustix::process::Signal::TERM);
+        session.next_pid("chromium", first);
+        assert_eq!(session.find("chromium").and_then(|app| app.last_exit), Some(Exit::Clean));
+        let id = window(&session, "chromium");
+        move_the_mouse(&session);
+        on_display(&session, &["wmctrl", "-i", "-c", &id]).expect("the window is closed");
+        let app = session.wait_state("chromium", StateName::Stopped);
+        assert_eq!(app.detail, "window closed");
     });
 }

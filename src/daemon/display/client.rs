@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use x11rb::connection::Connection;
+use x11rb::connection::{Connection, RequestConnection as _};
 use x11rb::errors::{ConnectError, ConnectionError, ReplyError};
+use x11rb::protocol::screensaver::{self, ConnectionExt as _};
 use x11rb::protocol::xproto::Window;
 use x11rb::rust_connection::{DefaultStream, PollMode, RustConnection, Stream};
 use x11rb::utils::RawFdContainer;
@@ -130,6 +131,17 @@ impl DisplayClient {
         let root = connection.setup().roots.get(address.screen);
         let root = root.ok_or_else(|| format!("{display} has no screen {}", address.screen))?.root;
         Ok(DisplayClient { connection, root })
+    }
+}
+
+impl DisplayClient {
+    /// How long ago somebody used the mouse or the keyboard. `None` without the extension that tells.
+    pub fn idle(&self) -> Result<Option<Duration>, DisplayError> {
+        if self.connection.extension_information(screensaver::X11_EXTENSION_NAME)?.is_none() {
+            return Ok(None);
+        }
+        let told = self.connection.screensaver_query_info(self.root)?.reply()?;
+        Ok(Some(Duration::from_millis(told.ms_since_user_input.into())))
     }
 }
 

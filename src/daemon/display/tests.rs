@@ -8,8 +8,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use x11rb::connection::Connection;
 use x11rb::properties::WmSizeHints;
 use x11rb::protocol::xproto::{
-    AtomEnum, ClientMessageEvent, ConnectionExt as _, CreateWindowAux, EventMask, PropMode, Window, WindowClass,
+    AtomEnum, ClientMessageEvent, ConnectionExt as _, CreateWindowAux, EventMask, MOTION_NOTIFY_EVENT, PropMode,
+    Window, WindowClass,
 };
+use x11rb::protocol::xtest::ConnectionExt as _;
 use x11rb::wrapper::ConnectionExt as _;
 
 use super::*;
@@ -281,4 +283,18 @@ async fn a_cancelled_wait_leaves_no_client_behind() {
     }
     // Each of them ends within the cancel check; then the server takes clients again.
     wait_up(&server.screen, SOON).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_display_knows_when_it_was_last_used() {
+    let server = Server::start(&[]);
+    let told = async || idle(&server.screen, SOON).await.unwrap().expect("Xvfb has the extension");
+    let deadline = Instant::now() + SOON;
+    while told().await < Duration::from_millis(300) {
+        assert!(Instant::now() < deadline, "it is never idle");
+    }
+    let began = Instant::now();
+    let app = App::new(&server);
+    app.0.xtest_fake_input(MOTION_NOTIFY_EVENT, 0, 0, app.0.setup().roots[0].root, 9, 9, 0).unwrap().check().unwrap();
+    assert!(told().await <= began.elapsed() + Duration::from_millis(20), "a person moves the mouse");
 }

@@ -26,8 +26,8 @@ pub enum AppEffect {
     Probe { run: u64, app: Arc<App>, kind: ProbeKind },
     /// Stop the probe in progress, without an answer. Does nothing if there is none.
     CancelProbe,
-    /// Find out whether the app's display accepts clients.
-    AskDisplay { run: u64, app: Arc<App> },
+    /// Look for traces of what ended the app, and answer with `TracesFound`.
+    FindTraces { run: u64, app: Arc<App> },
     /// Add up the tree's resident memory, and answer with `Measured`.
     Measure { run: u64 },
     /// Signal the leader.

@@ -69,10 +69,10 @@ impl Machine {
     /// Whether the clean exit may mean that a person closed the window.
     pub(super) fn may_be_closed(&self, end: &RunEnd) -> bool {
         let disturbed = self.disturbed.is_some_and(|then| end.at.abs_diff(then) <= SAME_CAUSE);
-        end.exit == Exit::Clean && end.lived.is_some() && !disturbed
+        end.exit == Exit::Clean && end.lived.is_some_and(|lived| lived >= restart::SOONEST_CLOSING) && !disturbed
     }
 
-    /// The tree is gone. Asks the display first, but only if its answer decides whether the app stays down.
+    /// The tree is gone. Looks for traces first, but only if they decide whether the app stays down.
     pub(super) fn after_the_end(&mut self, end: &RunEnd, cx: &mut Context<'_>) -> Outcome<State> {
         let policy = &self.app.policy;
         let holds = policy.restart == Restart::Always && policy.on_close == OnClose::Hold;

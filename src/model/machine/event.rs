@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::parts::{Pid, StopReason, Timer};
 use super::saved::SavedApp;
+use super::traces::Traces;
 use crate::model::app::App;
 use crate::model::exit::Exit;
 use crate::model::plan::Change;
@@ -47,8 +48,8 @@ pub enum AppEvent {
     ProbePassed { run: u64 },
     /// The probe in progress has failed.
     ProbeFailed { run: u64, why: String },
-    /// Whether the app's display accepts clients, or the app has none.
-    DisplayAnswered { run: u64, there: bool },
+    /// What was found about an end that may be a closed window.
+    TracesFound { run: u64, traces: Traces },
     /// The leader is gone. `peak` is its peak resident memory in bytes, if known.
     Exited { run: u64, exit: Exit, peak: Option<u64> },
     /// Nothing of the app's tree is left.
@@ -81,7 +82,7 @@ impl AppEvent {
             | AppEvent::SpawnFailed { run, .. }
             | AppEvent::ProbePassed { run }
             | AppEvent::ProbeFailed { run, .. }
-            | AppEvent::DisplayAnswered { run, .. }
+            | AppEvent::TracesFound { run, .. }
             | AppEvent::Exited { run, .. }
             | AppEvent::TreeEmpty { run }
             | AppEvent::Measured { run, .. }

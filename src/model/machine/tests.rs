@@ -36,6 +36,9 @@ fn full() -> App {
     app
 }
 
+/// A person has closed the window.
+const CLOSED: Traces = Traces { display: true, idle: Some(Duration::from_secs(1)), lock: false };
+
 /// The smallest possible app.
 fn bare() -> App {
     App::new("web", &["/usr/bin/web"])
@@ -72,8 +75,8 @@ fn events(run: u64, app: &Arc<App>) -> Vec<(&'static str, AppEvent)> {
         ("ActionAsked", AppEvent::ActionAsked("reload".into())),
         ("SignalAsked", AppEvent::SignalAsked(1)),
         ("DependencyEnded", AppEvent::DependencyEnded),
-        ("DisplayAnswered(there)", AppEvent::DisplayAnswered { run, there: true }),
-        ("DisplayAnswered(gone)", AppEvent::DisplayAnswered { run, there: false }),
+        ("TracesFound(a person)", AppEvent::TracesFound { run, traces: CLOSED }),
+        ("TracesFound(no display)", AppEvent::TracesFound { run, traces: Traces { display: false, ..CLOSED } }),
         ("Changed(live)", AppEvent::Changed(app.clone(), Change::Live(vec!["backoff"]))),
         ("Changed(next start)", AppEvent::Changed(app.clone(), Change::NextStart(vec!["prelaunch"]))),
         ("Changed(restart)", AppEvent::Changed(app.clone(), Change::Restart(vec!["args"]))),
@@ -161,13 +164,13 @@ fn failed_of(times: u32) -> AppMachine {
 /// Walks all states breadth first from the initial one, with every event.
 fn explore() -> BTreeMap<String, BTreeMap<&'static str, (String, Vec<String>)>> {
     let spec = Arc::new(full());
-    let (mut table, mut queue) = (BTreeMap::new(), vec![driven(full())]);
+    let (mut table, mut queue) = (BTreeMap::new(), vec![(driven(full()), 0)]);
     let mut waiting = driven(full());
     let mut cx = Context { now: Duration::ZERO, chance: 0.0, blocked: true, effects: &mut Vec::new() };
     waiting.handle(&AppEvent::StartAsked, &mut cx);
-    queue.push(waiting);
-    queue.extend([failed_of(1), failed_of(2)]);
-    while let Some(machine) = queue.pop() {
+    queue.push((waiting, 0));
+    queue.extend([(failed_of(1), 0), (failed_of(2), 0)]);
+    while let Some((machine, steps)) = queue.pop() {
         let from = row(machine.state());
         if table.contains_key(&from) {
             continue;
@@ -175,9 +178,10 @@ fn explore() -> BTreeMap<String, BTreeMap<&'static str, (String, Vec<String>)>> 
         let mut cells = BTreeMap::new();
         for (name, event) in events(machine.run, &spec) {
             let mut next = machine.clone();
-            let effects = tell(&mut next, Duration::from_secs(60), &event);
+            // A minute lies between two events.
+            let effects = tell(&mut next, Duration::from_secs(60) * (steps + 1), &event);
             cells.insert(name, (row(next.state()), effects.iter().filter_map(effect_name).collect()));
-            queue.insert(0, next);
+            queue.insert(0, (next, steps + 1));
         }
         table.insert(from, cells);
     }
@@ -307,14 +311,14 @@ impl World {
             }
             AppEffect::RunHooks { run, .. } => self.owed.push(AppEvent::HooksDone { run }),
             AppEffect::Probe { run, .. } => self.owed.push(AppEvent::ProbePassed { run }),
-            AppEffect::AskDisplay { run, .. } => self.owed.push(AppEvent::DisplayAnswered { run, there: true }),
+            AppEffect::FindTraces { run, .. } => self.owed.push(AppEvent::TracesFound { run, traces: CLOSED }),
             AppEffect::Measure { run, .. } => self.owed.push(AppEvent::Measured { run, bytes: 1 }),
             AppEffect::Arm { timer, .. } => drop(self.armed.insert(timer)),
             AppEffect::Disarm(timer) => drop(self.armed.remove(&timer)),
             AppEffect::CancelHooks => self.owed.retain(|event| !matches!(event, AppEvent::HooksDone { .. })),
             AppEffect::CancelProbe => {
                 let probe =
-                    |event: &AppEvent| matches!(event, AppEvent::ProbePassed { .. } | AppEvent::DisplayAnswered { .. });
+                    |event: &AppEvent| matches!(event, AppEvent::ProbePassed { .. } | AppEvent::TracesFound { .. });
                 self.owed.retain(|event| !probe(event));
             }
             AppEffect::RunPostlaunch { .. }
@@ -592,7 +596,7 @@ fn a_closed_window_comes_back_or_stays_as_the_manifest_says() {
                 (0, AppEvent::Spawned { run: 1, pid: 7 }),
                 (60, exited(1, Exit::Clean)),
                 (60, AppEvent::TreeEmpty { run: 1 }),
-                (60, AppEvent::DisplayAnswered { run: 1, there: true }),
+                (60, AppEvent::TracesFound { run: 1, traces: CLOSED }),
             ],
         );
         assert_eq!(states.last().unwrap(), last);
@@ -618,13 +622,19 @@ fn held() -> App {
 }
 
 #[test]
-fn a_closed_window_stays_closed_only_while_its_display_lives() {
-    for (there, state) in [(true, "Stopped"), (false, "Starting: Spawning")] {
+fn a_closed_window_stays_closed_only_if_a_person_may_have_closed_it() {
+    let nobody_there = Traces { idle: Some(Duration::from_secs(3_600)), ..CLOSED };
+    for (traces, state) in [
+        (CLOSED, "Stopped"),
+        (Traces { display: false, ..CLOSED }, "Starting: Spawning"),
+        (Traces { lock: true, ..CLOSED }, "Starting: Spawning"),
+        (nobody_there, "Starting: Spawning"),
+    ] {
         let (mut machine, _) = exited_cleanly(held());
         let asked = tell(&mut machine, Duration::from_secs(60), &AppEvent::TreeEmpty { run: 1 });
-        assert!(asked.iter().any(|effect| matches!(effect, AppEffect::AskDisplay { .. })), "{asked:?}");
-        tell(&mut machine, Duration::from_secs(60), &AppEvent::DisplayAnswered { run: 1, there });
-        assert_eq!(row(machine.state()), state, "the display is there: {there}");
+        assert!(asked.iter().any(|effect| matches!(effect, AppEffect::FindTraces { .. })), "{asked:?}");
+        tell(&mut machine, Duration::from_secs(60), &AppEvent::TracesFound { run: 1, traces });
+        assert_eq!(row(machine.state()), state, "{traces:?}");
     }
 }
 
@@ -646,7 +656,7 @@ fn an_end_close_to_that_of_an_app_it_needs_is_no_closing() {
         let mut story = vec![
             (60_000, exited(1, Exit::Clean)),
             (60_000, AppEvent::TreeEmpty { run: 1 }),
-            (60_000, AppEvent::DisplayAnswered { run: 1, there: true }),
+            (60_000, AppEvent::TracesFound { run: 1, traces: CLOSED }),
             (other_ended, AppEvent::DependencyEnded),
         ];
         story.sort_by_key(|(at, _)| *at);

@@ -111,7 +111,7 @@ impl History {
 }
 
 /// No user closes a window sooner than this after it appeared. An app that exits with 0 before that ended by itself.
-const SOONEST_CLOSING: Duration = Duration::from_millis(500);
+pub const SOONEST_CLOSING: Duration = Duration::from_millis(500);
 
 /// Decides what to do after the end of a run. `chance` is a random number in 0..1.
 ///
@@ -124,17 +124,18 @@ pub fn decide(
     chance: f64,
 ) -> Decision {
     let RestartPolicy { restart, on_close, backoff, on_give_up: _ } = policy;
+    let closed = ended.closed && ended.lived.is_some_and(|lived| lived >= SOONEST_CLOSING);
     match restart {
         Restart::Never => return Decision::Stay(Stay::Done),
         Restart::OnFailure if *ended.exit == Exit::Clean => return Decision::Stay(Stay::Done),
-        Restart::Always if ended.closed && *on_close == OnClose::Hold => return Decision::Stay(Stay::Closed),
+        Restart::Always if closed && *on_close == OnClose::Hold => return Decision::Stay(Stay::Closed),
         Restart::OnFailure | Restart::Always => {}
     }
     if ended.lived.is_some_and(|lived| lived >= backoff.stable_after) {
         history.attempt = 0;
         return Decision::AtOnce;
     }
-    if ended.closed && ended.lived.is_some_and(|lived| lived >= SOONEST_CLOSING) {
+    if closed {
         return Decision::Retry { attempt: history.attempt, wait: backoff.wait(1, chance) };
     }
     if ended.exit.unexpected() && gave_up(backoff.give_up, &mut history.early, now) {
@@ -191,6 +192,8 @@ mod tests {
         assert_eq!(after(Restart::Never, OnClose::Restart, Exit::Signal(11), LONG), done);
         assert_eq!(after(Restart::OnFailure, OnClose::Restart, Exit::Clean, LONG), done);
         assert_eq!(after(Restart::Always, OnClose::Hold, Exit::Clean, LONG), Decision::Stay(Stay::Closed));
+        let by_itself = after(Restart::Always, OnClose::Hold, Exit::Clean, Some(Duration::from_millis(3)));
+        assert!(matches!(by_itself, Decision::Retry { .. }), "nobody is so fast: {by_itself:?}");
     }
 
     /// The decisions of the policy for exits of one app at these seconds.

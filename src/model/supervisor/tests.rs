@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::exit::Exit;
-use crate::model::machine::{Report, Timer};
+use crate::model::machine::{Report, Timer, Traces};
 use crate::model::manifest::backoff::{Backoff, GiveUp};
 use crate::model::manifest::hook::{Hook, OnFailure, Step};
 use crate::model::manifest::probe::{Ready, Target};
@@ -164,8 +164,9 @@ impl World {
                 self.log.push(format!("+{name}"));
             }
             AppEffect::Probe { run, .. } if !self.slow.contains(&name) => happened(AppEvent::ProbePassed { run }),
-            AppEffect::AskDisplay { run, .. } => {
-                happened(AppEvent::DisplayAnswered { run, there: !self.dark.contains(&name) });
+            AppEffect::FindTraces { run, .. } => {
+                let traces = Traces { display: !self.dark.contains(&name), idle: None, lock: false };
+                happened(AppEvent::TracesFound { run, traces });
             }
             AppEffect::Signal { signal: 15, .. } => {
                 self.log.push(format!("-{name}"));
@@ -712,4 +713,47 @@ fn a_lost_guard_is_replaced_unless_the_session_ends() {
     world.give(Input::DrainAsked { code: 0, cause: DrainCause::Request });
     world.give(Input::GuardLost);
     assert_eq!((world.leave, world.supervisor.trouble().is_some()), (None, true));
+}
+
+#[test]
+fn a_display_that_is_away_for_long_gives_up_nobody() {
+    // One waits for the display by name. The other one has only a step that waits for it, and fails.
+    let mut named = after("named", &["display"]);
+    named.policy.backoff.give_up = GiveUp::After { times: 3, within: 600 * SECOND };
+    let mut steps = app("steps");
+    steps.hooks.prelaunch = vec![step()];
+    let mut world = World::with(&[with_probe(app("display")), named, steps]);
+    world.pass(60 * SECOND);
+    world.slow.insert("display".into());
+    world.held_hooks = true;
+    for name in ["display", "named", "steps"] {
+        world.kill(name);
+    }
+    for second in 1..=500 {
+        world.pass(SECOND);
+        if second % 30 == 0 && world.status("steps").detail == "hooks" {
+            let (id, run) = (world.id("steps"), world.run("steps"));
+            world.give(Input::Happened(id, AppEvent::HookFailed { run, why: "no X server".into() }));
+        }
+        for name in ["display", "named", "steps"] {
+            assert_ne!(world.state(name), StateName::GaveUp, "{name} after {second} s");
+        }
+    }
+    assert!(world.status("display").restarts > 5, "it was tried again and again");
+    assert_eq!(world.status("named").detail, "waiting for others");
+    world.slow.clear();
+    world.held_hooks = false;
+    // The longest wait between two tries.
+    for _ in 0..66 {
+        world.pass(SECOND);
+        for name in ["display", "steps"] {
+            if world.state(name) == StateName::Starting && world.status(name).detail == "hooks" {
+                let (id, run) = (world.id(name), world.run(name));
+                world.give(Input::Happened(id, AppEvent::HookFailed { run, why: "no X server".into() }));
+            }
+        }
+    }
+    for name in ["display", "named", "steps"] {
+        assert_eq!(world.state(name), StateName::Running, "{name}");
+    }
 }
