@@ -179,15 +179,34 @@ fn take_lock(file: &Path, folder: &Path) -> anyhow::Result<File> {
         if error != rustix::io::Errno::WOULDBLOCK {
             return Err(error).with_context(|| format!("cannot lock {}", file.display()));
         }
-        let holder = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
-        match holder.filter(|pid| is_alive(*pid)) {
-            None if Instant::now() < patience => std::thread::sleep(Duration::from_millis(5)),
-            holder => return Err(taken(holder, folder)),
+        match holder(file) {
+            Some(Holder::Here(pid)) if is_alive(pid) => return Err(taken(Some(Holder::Here(pid)), folder)),
+            _ if Instant::now() < patience => std::thread::sleep(Duration::from_millis(5)),
+            holder => return Err(taken(holder.filter(|holder| *holder == Holder::Elsewhere), folder)),
         }
     }
-    // The pid is only for the error message above; the lock is what counts.
-    let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+    // This is only for the error message above; the lock is what counts.
+    let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{} {}", std::process::id(), pid_namespace()));
     Ok(lock)
+}
+
+/// Who holds a lock, as the lock file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Here(i32),
+    /// A process in another container, where pids mean something else.
+    Elsewhere,
+}
+
+fn holder(file: &Path) -> Option<Holder> {
+    let text = fs::read_to_string(file).ok()?;
+    let (pid, namespace) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
+    let pid = pid.parse().ok()?;
+    Some(if namespace.is_empty() || namespace == pid_namespace() { Holder::Here(pid) } else { Holder::Elsewhere })
+}
+
+fn pid_namespace() -> String {
+    fs::read_link("/proc/self/ns/pid").map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Takes the folder a second time, through an abstract socket name that has no file. If the folder is deleted, its lock
@@ -211,7 +230,7 @@ pub fn take_name(path: &Path) -> anyhow::Result<Option<OwnedFd>> {
             Ok(holder) if holder.uid != rustix::process::getuid() => return Ok(None),
             // It has just let go, or is about to.
             Ok(holder) if is_alive(holder.pid.as_raw_nonzero().get()) => {
-                return Err(taken(Some(holder.pid.as_raw_nonzero().get()), path));
+                return Err(taken(Some(Holder::Here(holder.pid.as_raw_nonzero().get())), path));
             }
             _ if Instant::now() >= patience => return Err(taken(None, path)),
             _ => std::thread::sleep(Duration::from_millis(5)),
@@ -240,10 +259,14 @@ fn is_alive(pid: i32) -> bool {
     proc::process(pid).is_some_and(|entry| !entry.zombie)
 }
 
-fn taken(holder: Option<i32>, folder: &Path) -> anyhow::Error {
+fn taken(holder: Option<Holder>, folder: &Path) -> anyhow::Error {
+    let who = match holder {
+        Some(Holder::Here(pid)) => format!(" (pid {pid})"),
+        Some(Holder::Elsewhere) => " (in another container)".into(),
+        None => String::new(),
+    };
     anyhow::anyhow!(
-        "another supervisor{} is running on the state folder {}: stop it with `kasm-void drain`, or name another folder with --state",
-        holder.map_or_else(String::new, |pid| format!(" (pid {pid})")),
+        "another supervisor{who} is running on the state folder {}: stop it with `kasm-void drain`, or name another folder with --state",
         folder.display()
     )
 }

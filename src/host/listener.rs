@@ -15,7 +15,7 @@ const LISTEN: &str = "0A";
 ///
 /// # Errors
 /// The kernel does not list its sockets.
-pub fn of(address: ListeningAddr) -> io::Result<Listeners> {
+pub fn of(address: SocketAddr) -> io::Result<Listeners> {
     let sockets = sockets(address)?;
     let mut listeners = Listeners::default();
     if sockets.is_empty() {
@@ -56,7 +56,7 @@ fn inode(file: &str) -> Option<u64> {
 }
 
 /// The sockets that listen on exactly this address, else those that listen on all addresses.
-fn sockets(address: ListeningAddr) -> io::Result<Vec<Listening>> {
+fn sockets(address: SocketAddr) -> io::Result<Vec<Listening>> {
     let ipv4 = fs::read_to_string("/proc/self/net/tcp")?;
     let ipv6 = fs::read_to_string("/proc/self/net/tcp6").unwrap_or_default(); // a machine without IPv6
     let lines = ipv4.lines().chain(ipv6.lines());

@@ -1,10 +1,10 @@
-//! The few calls that no safe crate offers: spawning by vfork, reaping with resource usage, and tokio's descriptor
-//! registration. The only file that may contain unsafe code. Makes no decisions.
+//! The few calls that no safe crate offers: spawning by vfork, reaping with resource usage, locks held in other
+//! containers, and tokio's descriptor registration. The only file that may contain unsafe code. Makes no decisions.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::time::Duration;
 
@@ -77,6 +77,17 @@ pub fn own_peak() -> u64 {
 pub fn since_boot() -> std::time::Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     std::time::Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+}
+
+/// Whether another process has locked any part of the file with `fcntl`. It may be in another container.
+pub fn is_locked(file: impl AsFd) -> bool {
+    // SAFETY: all-zero values are valid: they name the whole file. The pointer lives through the call.
+    unsafe {
+        let mut lock: libc::flock = std::mem::zeroed();
+        lock.l_type = libc::F_WRLCK as libc::c_short;
+        libc::fcntl(file.as_fd().as_raw_fd(), libc::F_GETLK, &mut lock) == 0
+            && lock.l_type != libc::F_UNLCK as libc::c_short
+    }
 }
 
 /// Blocks these signals and returns a descriptor from which they are read.

@@ -6,7 +6,7 @@ use std::process::Command;
 use kasm_void::model::protocol::StateName;
 use rustix::process::Signal;
 
-use crate::harness::{FOREVER, Session, binary, kill, send, until};
+use crate::harness::{FOREVER, Session, binary, finish, kill, not_run, send, until};
 
 /// How a container ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -122,4 +122,92 @@ fn what_is_broken_today_was_never_good_in_todays_session() {
     until("it is told", || session.supervisor_output().contains("manifest.broken").then_some(()));
     assert!(session.find("web").is_none_or(|app| app.pid.is_none()), "{:?}", session.find("web"));
     end(&mut session, End::Stopped);
+}
+
+/// The rest of a container's own: its host name and its pids. Runs the words that follow.
+fn container(name: &str) -> Vec<String> {
+    let words = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"];
+    let script = format!("hostname {name} && exec \"$@\"");
+    words.into_iter().map(str::to_owned).chain([script, "sh".into()]).collect()
+}
+
+fn start_in(session: &mut Session, container: &[String]) {
+    let words: Vec<&str> = container.iter().map(String::as_str).collect();
+    session.start_supervisor_under(&words);
+}
+
+fn as_root(what: &str, story: impl FnOnce()) {
+    match rustix::process::geteuid().is_root() {
+        true => story(),
+        false => not_run(what, "it needs root, which may name hosts"),
+    }
+}
+
+#[test]
+fn a_state_folder_belongs_to_one_container_at_a_time() {
+    as_root("containers::a_state_folder_belongs_to_one_container_at_a_time", || {
+        let mut session = Session::new().stayer("web").app("web", r#"App(command: "${BIN}/web")"#);
+        start_in(&mut session, &container("pod-a"));
+        let first = session.pid("web");
+        session.ok(&["stop", "web"]);
+        let second = container("pod-b");
+        let mut run = session.command(&second[0]);
+        run.args(&second[1..]).arg(binary()).arg("run").arg(session.manifests());
+        let refused = finish(run);
+        let said = &refused.stderr;
+        assert!(refused.code == Some(1) && said.contains("another supervisor (in another container)"), "{refused:?}");
+        let app = session.find("web").expect("the first container answers");
+        assert_eq!((app.state, session.lines("web.pids").len()), (StateName::Stopped, 1), "{first} was its only run");
+        // When the first one is gone, nothing is in the way.
+        end(&mut session, End::Killed);
+        start_in(&mut session, &second);
+        session.pid("web");
+        end(&mut session, End::Stopped);
+    });
+}
+
+/// Locks its profile as Chromium does: with a link to its host and pid, and with a lock on a database.
+const BROWSER: &str = r#"exec python3 -c '
+import fcntl, os, socket, sys, time
+profile = sys.argv[1]
+os.makedirs(profile + "/Default/Local Storage/leveldb", exist_ok=True)
+database = open(profile + "/Default/Local Storage/leveldb/LOCK", "w")
+fcntl.lockf(database, fcntl.LOCK_EX)
+os.symlink(f"{socket.gethostname()}-{os.getpid()}", profile + "/SingletonLock")
+time.sleep(1000)' "$1"
+"#;
+
+#[test]
+fn a_profile_that_a_browser_in_another_container_uses_is_left_alone() {
+    as_root("containers::a_profile_that_a_browser_in_another_container_uses_is_left_alone", || {
+        let home = tempfile::tempdir().expect("a volume");
+        let profile = home.path().join("profile");
+        let lock = profile.join("SingletonLock");
+        let manifest = format!(
+            r#"App(command: "${{BIN}}/browser", args: ["{0}"],
+                prelaunch: [MakeDir(path: "{0}"), ClearLocks(dir: "{0}", kind: Chromium)],
+                ready: Ready(probe: Path(path: "{0}/SingletonLock")), backoff: Backoff(first: "100ms", max: "100ms"))"#,
+            profile.display()
+        );
+        // Our container has another host name, or even the same one.
+        for ours in ["pod-b", "pod-a"] {
+            let mut session = Session::new().program("browser", BROWSER).app("web", &manifest);
+            let theirs = container("pod-a");
+            let mut browser = session.command(&theirs[0]);
+            browser.args(&theirs[1..]).arg(session.bin().join("browser")).arg(&profile);
+            let mut browser = browser.env_remove("KASM_VOID_STORY").spawn().expect("a browser of no session");
+            let theirs = until("its lock", || fs::read_link(&lock).ok());
+            start_in(&mut session, &container(ours));
+            let refused = session.wait("web", "may not use the profile", |app| app.last_exit.is_some());
+            let why = refused.last_exit.map(|exit| exit.to_string()).unwrap_or_default();
+            assert!(why.contains("a browser on host `pod-a`, which cannot be seen from here"), "{why}");
+            assert_eq!(fs::read_link(&lock).expect("the lock"), theirs);
+            // The app comes up by itself when the other browser is gone, though that has left its lock.
+            browser.kill().expect("kill");
+            browser.wait().expect("a reaped container");
+            session.pid("web");
+            end(&mut session, End::Killed);
+            fs::remove_file(&lock).expect("the lock of a killed browser");
+        }
+    });
 }

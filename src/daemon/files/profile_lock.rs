@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, Access, AtFlags};
+use rustix::fs::{self, Access, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::program::runs;
@@ -15,8 +15,8 @@ use super::tree::Folder;
 use super::{Around, Done, cannot};
 use crate::host::claim;
 use crate::host::proc::{self, Pid};
-use crate::host::socket;
-use crate::model::hooks::profile_lock::{HolderProcess, LockOwner, ProfileFacts, ProfileVerdict, judge};
+use crate::host::{socket, sys};
+use crate::model::hooks::profile_lock::{HolderProcess, LockOwner, ProfileFacts, ProfileHolder, ProfileVerdict, judge};
 
 const LOCK: &str = "SingletonLock";
 const SOCKET: &str = "SingletonSocket";
@@ -24,6 +24,9 @@ const COOKIE: &str = "SingletonCookie";
 
 /// The lock is removed last: while it exists, no browser creates new links in place of the others.
 const LINKS: [&str; 3] = [SOCKET, COOKIE, LOCK];
+
+/// Files that a browser locks while it runs.
+const DATABASES: [&str; 3] = ["Local Storage/leveldb/LOCK", "Session Storage/LOCK", "shared_proto_db/LOCK"];
 
 /// The socket's folder has this name plus six letters or digits.
 const SOCKET_FOLDER: &str = "org.chromium.Chromium.";
@@ -53,8 +56,12 @@ pub(super) fn clear_profile(dir: &Path, around: &Around) -> Done {
         host: around.hostname,
         answers: answers(&profile),
         process: owner.as_deref().map_or(HolderProcess::Gone, |owner| holder(owner, &profile, around)),
+        in_use: is_in_use(&profile),
     };
     let stale = match judge(&facts) {
+        ProfileVerdict::Keep(holder @ ProfileHolder::Elsewhere(_)) => {
+            return Err(format!("cannot {}: {holder}: stop it first, or use a profile of your own", what()));
+        }
         ProfileVerdict::Keep(holder) => return Ok(format!("kept the locks of `{}`: {holder}", dir.display())),
         ProfileVerdict::Remove(stale) => stale,
     };
@@ -101,6 +108,27 @@ fn holder(lock: &str, profile: &Folder, around: &Around) -> HolderProcess {
 fn uses(pid: Pid, profile: &Folder) -> std::io::Result<bool> {
     let profile = std::fs::read_link(profile.by_handle())?;
     Ok(proc::open_files(pid)?.iter().any(|file| file.starts_with(&profile)))
+}
+
+/// Whether a process has a database of the profile locked. The kernel shows such a lock to every container that shares
+/// the folder, and a file system may show it to other machines. The databases are in the profile itself (Electron), or in
+/// the folder of one of its users.
+fn is_in_use(profile: &Folder) -> bool {
+    let users = profile.entries().unwrap_or_default();
+    let folders = std::iter::once(PathBuf::new()).chain(users.into_iter().map(PathBuf::from));
+    let locked = |file: &Path| {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        fs::open(profile.by_handle().join(file), flags, Mode::empty()).is_ok_and(|file| sys::is_locked(&file))
+    };
+    folders.into_iter().any(|user| DATABASES.iter().any(|lock| locked(&user.join(lock))))
+}
+
+/// Whether a browser of this host has ended without removing its lock from the profile.
+pub fn left_locked(dir: &Path, hostname: &str) -> bool {
+    let Ok(lock) = std::fs::read_link(dir.join(LOCK)) else { return false };
+    let lock = lock.to_string_lossy();
+    let owner = LockOwner::parse(&lock).filter(|owner| owner.host == hostname);
+    owner.is_some_and(|owner| proc::process(owner.pid).is_none_or(|process| process.zombie))
 }
 
 /// Removes the socket's folder; each unclean exit leaves one. Removes only what the browser put there, so a folder

@@ -528,6 +528,41 @@ fn the_locks_of_whoever_answers_on_the_socket_are_kept() {
 }
 
 #[test]
+fn the_locks_of_a_browser_in_another_container_are_kept_and_the_start_fails() {
+    // A browser of the profile's first user, one of another user, and an Electron.
+    for database in ["Default/Local Storage/leveldb/LOCK", "Profile 1/Session Storage/LOCK", "Session Storage/LOCK"] {
+        for owner in ["pod-a-32", "pod-b-2000000000"] {
+            let ground = Ground::new().with(&[&format!("p/SingletonLock -> {owner}"), &format!("p/{database}")]);
+            let holds = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()";
+            let mut holder = Command::new("python3")
+                .args(["-c", holds])
+                .arg(ground.at("p").join(database))
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut line = String::new();
+            std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.take().unwrap()), &mut line)
+                .unwrap();
+            fails(ground.step(CLEAR), "which cannot be seen from here, is using the profile");
+            assert_eq!(read_link(ground.at("p/SingletonLock")).unwrap().to_str(), Some(owner));
+            drop(holder.stdin.take());
+            holder.wait().unwrap();
+            says(ground.step(CLEAR), "removed the stale locks");
+        }
+    }
+}
+
+#[test]
+fn a_lock_that_an_ended_browser_of_this_host_left_is_a_trace() {
+    let left = |lock: &str| left_locked(&Ground::new().with(&[&format!("p/SingletonLock -> {lock}")]).at("p"), "pod-b");
+    assert!(left("pod-b-2000000000"));
+    assert!(!left("pod-a-2000000000") && !left("rubbish"));
+    assert!(!left(&format!("pod-b-{}", std::process::id())), "it lives");
+    assert!(!left_locked(&Ground::new().with(&["p/"]).at("p"), "pod-b"));
+}
+
+#[test]
 fn a_profile_that_cannot_be_locked_is_told_before_the_browser_says_something_else() {
     let ground = Ground::new().with(&["p/Preferences"]);
     chmod(&ground.at("p"), 0o500);

@@ -3,8 +3,8 @@
 //!
 //! A browser locks its profile with a symlink to `HOST-PID`. It takes over a stale lock of its own host by itself, but
 //! refuses to start if the lock names another host. That happens whenever a profile on a volume moves to another
-//! container. So we remove locks of other hosts. We remove a lock of our own host only if its process is certainly not
-//! a browser, because two browsers destroy a shared profile.
+//! container. So we remove locks of other hosts, unless a browser there is still using the profile. We remove a lock of
+//! our own host only if its process is certainly not a browser, because two browsers destroy a shared profile.
 
 use std::fmt;
 
@@ -37,6 +37,9 @@ pub struct ProfileFacts<'a> {
     pub answers: bool,
     /// The process whose pid the lock names, if it names this host.
     pub process: HolderProcess,
+    /// Some process has databases of the profile open and locked. It may be in another container that shares the folder,
+    /// where nothing else shows it.
+    pub in_use: bool,
 }
 
 /// A process of this machine.
@@ -73,6 +76,8 @@ pub enum ProfileHolder {
     Pid(i32),
     /// An unknown process that answers on the profile's socket.
     Unnamed,
+    /// A browser in another container or on another machine, with this host name.
+    Elsewhere(String),
 }
 
 impl fmt::Display for ProfileHolder {
@@ -80,6 +85,9 @@ impl fmt::Display for ProfileHolder {
         match self {
             ProfileHolder::Pid(pid) => write!(f, "pid {pid} holds them"),
             ProfileHolder::Unnamed => f.write_str("a running browser answers on the profile's socket"),
+            ProfileHolder::Elsewhere(host) => {
+                write!(f, "a browser on host `{host}`, which cannot be seen from here, is using the profile")
+            }
         }
     }
 }
@@ -118,7 +126,7 @@ pub fn judge(facts: &ProfileFacts<'_>) -> ProfileVerdict {
         let holder = owner.filter(|owner| owner.host == facts.host).map(|owner| ProfileHolder::Pid(owner.pid));
         return ProfileVerdict::Keep(holder.unwrap_or(ProfileHolder::Unnamed));
     }
-    ProfileVerdict::Remove(match (owner, facts.lock) {
+    let stale = match (owner, facts.lock) {
         (Some(owner), _) if owner.host != facts.host => Stale::OtherHost(owner.host.into()),
         (Some(LockOwner { pid, .. }), _) => match facts.process {
             HolderProcess::Gone => Stale::Gone(pid),
@@ -131,7 +139,12 @@ pub fn judge(facts: &ProfileFacts<'_>) -> ProfileVerdict {
         },
         (None, Some(lock)) => Stale::Unreadable(lock.into()),
         (None, None) => Stale::NoLock,
-    })
+    };
+    match facts.in_use {
+        // Containers may also share their host name.
+        true => ProfileVerdict::Keep(ProfileHolder::Elsewhere(owner.map_or(facts.host, |owner| owner.host).into())),
+        false => ProfileVerdict::Remove(stale),
+    }
 }
 
 #[cfg(test)]
@@ -163,7 +176,7 @@ mod tests {
             ours in host(), pid in 1..i32::MAX, process in process(), answers in any::<bool>(),
         ) {
             let lock = format!("{ours}-{pid}");
-            let verdict = judge(&ProfileFacts { lock: Some(&lock), host: ours, answers, process });
+            let verdict = judge(&ProfileFacts { lock: Some(&lock), host: ours, answers, process, in_use: false });
             let certainly_no_browser = process == HolderProcess::Gone
                 || process == HolderProcess::Alive { same_program: false, of_app: false, uses_profile: false };
             prop_assert_eq!(verdict == ProfileVerdict::Keep(ProfileHolder::Pid(pid)), answers || !certainly_no_browser);
@@ -175,20 +188,30 @@ mod tests {
         ) {
             prop_assume!(ours != theirs);
             let lock = format!("{theirs}-{pid}");
-            let verdict = judge(&ProfileFacts { lock: Some(&lock), host: ours, answers: false, process });
-            prop_assert_eq!(verdict, ProfileVerdict::Remove(Stale::OtherHost(theirs.into())));
+            let facts = ProfileFacts { lock: Some(&lock), host: ours, answers: false, process, in_use: false };
+            prop_assert_eq!(judge(&facts), ProfileVerdict::Remove(Stale::OtherHost(theirs.into())));
+            let elsewhere = ProfileHolder::Elsewhere(theirs.into());
+            prop_assert_eq!(judge(&ProfileFacts { in_use: true, ..facts }), ProfileVerdict::Keep(elsewhere));
+        }
+
+        #[test]
+        fn nothing_is_removed_while_the_profile_is_in_use(
+            lock in proptest::option::of("(pod|pod-b|-)?-?[0-9]{0,3}"), process in process(), answers in any::<bool>(),
+        ) {
+            let facts = ProfileFacts { lock: lock.as_deref(), host: "pod-b", answers, process, in_use: true };
+            prop_assert!(matches!(judge(&facts), ProfileVerdict::Keep(_)));
         }
 
         #[test]
         fn nothing_is_removed_while_the_socket_answers(lock in proptest::option::of(".{0,12}"), process in process()) {
-            let verdict = judge(&ProfileFacts { lock: lock.as_deref(), host: "pod-b", answers: true, process });
-            prop_assert!(matches!(verdict, ProfileVerdict::Keep(_)));
+            let facts = ProfileFacts { lock: lock.as_deref(), host: "pod-b", answers: true, process, in_use: false };
+            prop_assert!(matches!(judge(&facts), ProfileVerdict::Keep(_)));
         }
 
         #[test]
         fn a_lock_that_names_nobody_stops_nobody(lock in "[a-z/.]{0,8}(-|-0|--|-x|-99999999999)?", process in process()) {
-            let verdict = judge(&ProfileFacts { lock: Some(&lock), host: "pod-b", answers: false, process });
-            prop_assert_eq!(verdict, ProfileVerdict::Remove(Stale::Unreadable(lock.clone())));
+            let facts = ProfileFacts { lock: Some(&lock), host: "pod-b", answers: false, process, in_use: false };
+            prop_assert_eq!(judge(&facts), ProfileVerdict::Remove(Stale::Unreadable(lock.clone())));
         }
     }
 }
