@@ -138,20 +138,14 @@ impl Logs {
         Ok(())
     }
 
-    /// Call this when an app that was already running is adopted as `leader`. The app may write into a pipe that we do
-    /// not have, because its supervisor died together with its guard. If so, opens that pipe through the app and reads
-    /// it from now on, in place of the app's new pipe, and returns true.
+    /// Call this when an app that was already running is adopted. The app may write into a pipe that we do not have,
+    /// because its supervisor died together with its guard. If so, opens that pipe through the app and reads it from now
+    /// on, in place of the app's new pipe, and returns true.
     pub fn adopted(&self, app: &str, leader: i32) -> bool {
-        let mut apps = lock(&self.0.apps);
-        let Some(attached) = apps.get_mut(app) else { return false };
-        let Some(left) = lock(&self.0.checkpoint).left(app) else { return false };
-        let opened = pipe::find(left.pipe, leader).and_then(|fd| OutputPipe::new(fd, self.peek()?));
-        match opened {
-            Ok(pipe) => {
-                let (destination, forward) = (attached.reader.destination(), attached.reader.is_forwarding());
-                *attached = self.read(pipe, destination, forward);
-                true
-            }
+        let Some(id) = self.pipe_left(app).or_else(|| self.foreign_pipe_of(leader)) else { return false };
+        let found = pipe::find(id, &[leader]).or_else(|_| pipe::find(id, &pipe::everyone()));
+        match found.and_then(|fd| self.read_instead(app, fd)) {
+            Ok(()) => true,
             Err(error) => {
                 tracing::warn!(
                     event = "log.trouble", app, pid = leader, %error,
@@ -160,6 +154,33 @@ impl Logs {
                 false
             }
         }
+    }
+
+    /// Like [`Logs::adopted`], when the leader is gone, and only these processes of its tree are left: its last words may
+    /// be in a pipe that they have open.
+    pub fn remains(&self, app: &str, processes: &[i32]) -> bool {
+        let Some(id) = self.pipe_left(app) else { return false };
+        pipe::find(id, processes).and_then(|fd| self.read_instead(app, fd)).is_ok()
+    }
+
+    fn read_instead(&self, app: &str, fd: OwnedFd) -> io::Result<()> {
+        let mut apps = lock(&self.0.apps);
+        let attached = apps.get_mut(app).ok_or_else(|| io::Error::other("its output is not read"))?;
+        let pipe = OutputPipe::new(fd, self.peek()?)?;
+        let (destination, forward) = (attached.reader.destination(), attached.reader.is_forwarding());
+        *attached = self.read(pipe, destination, forward);
+        Ok(())
+    }
+
+    /// The pipe that an earlier supervisor has recorded for the app, if it is not the one that we read.
+    fn pipe_left(&self, app: &str) -> Option<u64> {
+        Some(lock(&self.0.checkpoint).left(app)?.pipe)
+    }
+
+    /// A pipe that a supervisor made as the output of this process, if no app's pipe is that one: the record was deleted.
+    fn foreign_pipe_of(&self, pid: i32) -> Option<u64> {
+        let id = pipe::output_of(pid)?;
+        lock(&self.0.apps).values().all(|attached| attached.reader.pipe().id() != id).then_some(id)
     }
 
     fn read(&self, pipe: Arc<OutputPipe>, destination: Arc<Destination>, forward: bool) -> Attached {

@@ -59,13 +59,19 @@ impl Daemon {
     fn perform_for(&mut self, id: AppId, effect: AppEffect) {
         match effect {
             AppEffect::LookUp { run, app, by_marks } => {
-                let event = match self.processes.look_up(id, run, &app, by_marks) {
-                    Found::Leader(pid) => {
-                        if self.logs.adopted(&app.name, pid) {
-                            self.make_pipe_known(id, &app.name);
-                        }
-                        AppEvent::Found { run, pid }
+                let found = self.processes.look_up(id, run, &app, by_marks);
+                let another_pipe = match found {
+                    Found::Leader(pid) => self.logs.adopted(&app.name, pid),
+                    Found::Ended(..) | Found::Remains if by_marks => {
+                        self.logs.remains(&app.name, &self.processes.members(id))
                     }
+                    Found::Ended(..) | Found::Remains | Found::Nothing => false,
+                };
+                if another_pipe {
+                    self.make_pipe_known(id, &app.name);
+                }
+                let event = match found {
+                    Found::Leader(pid) => AppEvent::Found { run, pid },
                     Found::Ended(exit, peak) => AppEvent::Exited { run, exit, peak },
                     Found::Remains => AppEvent::Remains { run },
                     Found::Nothing => AppEvent::NotFound { run },

@@ -4,7 +4,7 @@ use std::fs;
 
 use kasm_void::model::protocol::{Crash, StateName};
 
-use crate::harness::{Session, kill, until};
+use crate::harness::{Session, alive, kill, until};
 
 /// An app's whole log, starting with the oldest rotated file.
 fn whole_log(session: &Session, name: &str, keep: u32) -> String {
@@ -200,4 +200,48 @@ fn logs_and_causes_are_shown_though_no_supervisor_runs() {
     assert_eq!(session.cli(&["logs", "nobody"]).code, Some(3));
     assert_eq!(session.cli(&["why", "nobody"]).code, Some(3));
     session.start_supervisor();
+}
+
+/// Prints a line for each word it reads, and ends when it reads `end`. Its helper has its output open.
+const ECHOES: &str = r#"
+setsid sleep 1000 &
+while read word <>"$DATA/never"; do
+    echo "$word"
+    [ "$word" != end ] || exit 3
+done
+"#;
+
+fn tell(session: &Session, word: &str) {
+    fs::write(session.data().join("never"), format!("{word}\n")).expect("the app reads");
+}
+
+#[test]
+fn last_words_that_no_supervisor_heard_are_found_through_a_helper() {
+    let manifest = r#"App(command: "${BIN}/echoes", log: Log(file: "${DATA}/web.log"))"#;
+    let mut session = Session::new().program("echoes", ECHOES).app("web", manifest).start();
+    let web = session.pid("web");
+    tell(&session, "first");
+    until("the first line is written", || (whole_log(&session, "web.log", 0) == "first\n").then_some(()));
+    session.kill_supervisor();
+    tell(&session, "end");
+    until("the app has ended", || (!alive(web)).then_some(()));
+    session.start_supervisor();
+    session.next_pid("web", web);
+    until("its last line is written", || whole_log(&session, "web.log", 0).starts_with("first\nend\n").then_some(()));
+}
+
+#[test]
+fn output_is_read_on_though_guard_and_supervisor_and_every_record_are_gone() {
+    let manifest = r#"App(command: "${BIN}/echoes", log: Log(file: "${DATA}/web.log"))"#;
+    let mut session = Session::new().program("echoes", ECHOES).app("web", manifest).start();
+    let web = session.pid("web");
+    tell(&session, "first");
+    until("the first line is written", || (whole_log(&session, "web.log", 0) == "first\n").then_some(()));
+    session.kill_supervisor();
+    fs::remove_dir_all(session.state()).expect("rm -rf");
+    tell(&session, "second");
+    session.start_supervisor();
+    assert_eq!(session.pid("web"), web);
+    tell(&session, "third");
+    until("all of it is written", || whole_log(&session, "web.log", 0).ends_with("second\nthird\n").then_some(()));
 }

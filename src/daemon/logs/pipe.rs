@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -232,22 +233,32 @@ impl PipePeek {
 /// `/dev/stderr`, as nginx and php-fpm do. Only we may read it.
 pub fn make() -> io::Result<OwnedFd> {
     let (_reading, writing) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    rustix::fs::fchmod(&writing, Mode::from_raw_mode(0o622))?;
+    rustix::fs::fchmod(&writing, Mode::from_raw_mode(MODE))?;
     open_both_ends(&format!("/proc/self/fd/{}", writing.as_raw_fd()))
 }
 
-/// Opens the pipe with this inode through a process that has it open: `leader`, or else any other.
-pub fn find(id: u64, leader: i32) -> io::Result<OwnedFd> {
-    if let Some(pipe) = open_of(id, leader) {
-        return Ok(pipe);
-    }
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        if let Some(pipe) = pid.and_then(|pid| open_of(id, pid)) {
-            return Ok(pipe);
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::NotFound, "no process that we may look into has it open"))
+/// The mode of every pipe that [`make`] makes.
+const MODE: u32 = 0o622;
+
+/// The inode of the pipe that a process has as its output, if [`make`] made it for one of our user's sessions.
+pub fn output_of(pid: i32) -> Option<u64> {
+    let output = |fd: u32| fs::metadata(format!("/proc/{pid}/fd/{fd}")).ok();
+    let made_by_us = |is: &fs::Metadata| {
+        is.file_type().is_fifo() && is.mode() & 0o7777 == MODE && is.uid() == rustix::process::geteuid().as_raw()
+    };
+    [1, 2].into_iter().filter_map(output).find(made_by_us).map(|is| is.ino())
+}
+
+/// Opens the pipe with this inode through one of these processes.
+pub fn find(id: u64, processes: &[i32]) -> io::Result<OwnedFd> {
+    let found = processes.iter().find_map(|pid| open_of(id, *pid));
+    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it is not open there, or may not be opened"))
+}
+
+/// All processes, for a pipe that the app itself has closed.
+pub fn everyone() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 fn open_of(id: u64, pid: i32) -> Option<OwnedFd> {
