@@ -281,9 +281,9 @@ impl Daemon {
     }
 
     fn next_moment(&self) -> Option<Instant> {
-        let deadlines =
-            [self.timers.next(), self.ending.budget, self.manifests.next(), self.processes.next(), self.folder.next()];
-        deadlines.into_iter().flatten().min()
+        let parts = [self.timers.next(), self.manifests.next(), self.processes.next()];
+        let folder = [self.folder.next(), self.ledger.next(), self.ending.budget];
+        parts.into_iter().chain(folder).flatten().min()
     }
 
     fn take_reading(&mut self, loaded: Loaded, purpose: Purpose) {

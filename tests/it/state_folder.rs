@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use kasm_void::model::protocol::StateName;
 
-use crate::harness::{NOBODY, Session, kill, until};
+use crate::harness::{NOBODY, Session, in_own_mounts, kill, until};
 
 const WEB: &str = r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "10ms"))"#;
 
@@ -101,4 +101,129 @@ fn a_file_in_its_place_is_left_alone_and_said() {
     until("the session can be controlled", || session.try_identity());
     assert_eq!((session.pid("web"), session.pid("talker")), (web, talker));
     ends(session);
+}
+
+#[test]
+fn what_was_good_is_remembered_though_the_copies_are_deleted_while_it_is_broken() {
+    let session = Session::new().stayer("web").stayer("other").app("web", WEB);
+    let session = session.app("other", r#"App(command: "${BIN}/other")"#).start();
+    let web = session.pid("web");
+    until("copies are kept", || (session.keeps_copy("web") && session.keeps_copy("other")).then_some(()));
+    session.edit("web", "App(command: ");
+    until("it is told", || session.find("web").filter(|web| web.stale.is_some()));
+    let harms: [fn(&Session); 2] = [
+        |session| fs::remove_dir_all(session.state()).expect("rm -rf"),
+        |session| fs::remove_file(session.state().join("last-good.jsonl")).expect("rm"),
+    ];
+    for harm in harms {
+        harm(&session);
+        until("the copies are there again", || {
+            (session.keeps_copy("web") && session.keeps_copy("other")).then_some(())
+        });
+        session.crash_supervisor();
+        let app = session.wait_state("web", StateName::Running);
+        assert!(app.pid == Some(web) && app.stale.is_some(), "{app:#?}");
+    }
+    kill(web);
+    session.next_pid("web", web);
+}
+
+/// A small disk that is full, until the returned closure makes room.
+fn fill(disk: &std::path::Path) -> impl FnOnce() + use<> {
+    use std::io::Write;
+    let filler = disk.join("filler");
+    let mut file = fs::File::create(&filler).expect("room for a name");
+    while file.write_all(&[0; 4096]).is_ok() {}
+    while file.write_all(&[0; 1]).is_ok() {}
+    move || fs::remove_file(filler).expect("rm")
+}
+
+#[test]
+fn a_disk_that_fills_while_the_session_runs_stops_nothing() {
+    in_own_mounts("state_folder::a_disk_that_fills_while_the_session_runs_stops_nothing", || {
+        let mut session = Session::new();
+        let options = ["-t", "tmpfs", "-o", "size=2m,mode=700", "small"];
+        let mounted = std::process::Command::new("mount").args(options).arg(session.state()).status().expect("mount");
+        assert!(mounted.success(), "{mounted}");
+        // It prints much more than there is room for, into a log on the small disk.
+        let talker = "i=0\nwhile :; do i=$((i+1)); echo \"line $i\"; echo $i >\"$DATA/said\"; sleep 0.001; done\n";
+        session = session
+            .stayer("web")
+            .stayer("held")
+            .stayer("new")
+            .program("talker", talker)
+            .app("web", WEB)
+            .app("held", r#"App(command: "${BIN}/held")"#)
+            .app("talker", r#"App(command: "${BIN}/talker", log: Log(max_size: "64KiB", keep: 1))"#)
+            .start();
+        let (web, talker) = (session.pid("web"), session.pid("talker"));
+        session.pid("held");
+        session.ok(&["stop", "held"]);
+        let free = fill(&session.state());
+        let log = session.state().join("logs/talker.log");
+
+        // No app waits, none dies, and it is said.
+        until("status says what is lost", || {
+            session.ok(&["status"]).contains("the output of talker is not saved").then_some(())
+        });
+        let said = || session.lines("said").first().and_then(|text| text.parse::<u64>().ok());
+        let before = until("it has spoken", said);
+        until("it speaks on", || said().filter(|now| *now > before + 50));
+        // Crashes, edits and requests go on.
+        kill(web);
+        let web = session.next_pid("web", web);
+        session.edit("new", r#"App(command: "${BIN}/new")"#);
+        let new = session.pid("new");
+        session.edit("web", "App(command: ");
+        until("it is told", || session.find("web").filter(|web| web.stale.is_some()));
+        session.edit("web", WEB);
+        until("it is mended", || session.find("web").filter(|web| web.stale.is_none()));
+        // The next supervisor has the same apps, and knows what was held: the ledger had its room in advance.
+        session.crash_supervisor();
+        assert_eq!((session.pid("web"), session.pid("talker"), session.pid("new")), (web, talker, new));
+        session.wait_state("held", StateName::Stopped);
+        assert_eq!(session.lines("held.pids").len(), 1);
+
+        // With room again, lines are written again, whole, and what is missing is noted.
+        free();
+        until("it is noted", || {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            let (_, after) = text.split_once("[kasm-void: ")?;
+            after.contains("line ").then_some(())
+        });
+        until("the trouble is over", || (!session.ok(&["status"]).contains("is not saved")).then_some(()));
+        for line in fs::read_to_string(&log).expect("the log").lines() {
+            let whole = line.strip_prefix("line ").is_some_and(|number| number.parse::<u64>().is_ok());
+            assert!(whole || line.starts_with("[kasm-void: "), "torn: {line:?}");
+        }
+
+        // A session on a full disk ends as any other.
+        let _still_full = fill(&session.state());
+        session.ok(&["drain"]);
+        assert_eq!(session.wait_end().code(), Some(0), "{}", session.supervisor_output());
+        assert_eq!(session.processes(), NOBODY);
+    });
+}
+
+#[test]
+fn a_session_begins_on_a_full_disk() {
+    in_own_mounts("state_folder::a_session_begins_on_a_full_disk", || {
+        let session = Session::new().stayer("web").app("web", WEB);
+        let options = ["-t", "tmpfs", "-o", "size=64k,mode=700", "small"];
+        let mounted = std::process::Command::new("mount").args(options).arg(session.state()).status().expect("mount");
+        assert!(mounted.success(), "{mounted}");
+        let free = fill(&session.state());
+        let session = session.start();
+        let web = session.pid("web");
+        kill(web);
+        let web = session.next_pid("web", web);
+        let doctor = session.cli(&["doctor"]);
+        assert!(doctor.code == Some(1) && doctor.stdout.contains("make room"), "{doctor:?}");
+        session.crash_supervisor();
+        assert_eq!(session.pid("web"), web, "the app is found without a ledger");
+        free();
+        until("the ledger is written", || session.state().join("ledger.jsonl").exists().then_some(()));
+        let doctor = session.cli(&["doctor"]);
+        assert!(!doctor.stdout.contains("make room"), "{doctor:?}");
+    });
 }

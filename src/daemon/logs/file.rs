@@ -17,6 +17,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The time before a failed rotation is retried.
 const ROTATE_AGAIN: Duration = Duration::from_secs(60);
 
+/// Bytes. A longer unfinished line stays in the file when its rest cannot be written.
+const LONGEST_TORN: u64 = 256 << 10;
+
 /// The most symlinks followed to reach a log file.
 const LINKS: usize = 8;
 
@@ -106,13 +109,44 @@ impl LogFile {
         Ok(())
     }
 
+    /// Appends output of the app. If not all of it fits, the line that this tears is taken out of the file again, also
+    /// what earlier calls wrote of it: its rest is lost, so it counts as lost as a whole.
+    pub fn append_output(&mut self, bytes: &[u8]) -> Result<(), Short> {
+        self.append(bytes).map_err(|short| self.without_torn_line(short))
+    }
+
     /// Appends whole lines of our own. Ends the app's last line first.
     pub fn append_lines(&mut self, lines: &[u8]) -> Result<(), Short> {
         let mid_line = self.is_mid_line().map_err(|error| Short { written: 0, error })?;
         if mid_line {
             self.append(b"\n")?;
         }
-        self.append(lines)
+        self.append(lines).map_err(|short| self.without_torn_line(short))
+    }
+
+    fn without_torn_line(&mut self, short: Short) -> Short {
+        let removed = self.remove_torn_line().unwrap_or(0); // a file that cannot be cut keeps the half line
+        Short { written: short.written.saturating_sub(removed), ..short }
+    }
+
+    /// Removes the unfinished line at the end of the file. Returns its length in bytes.
+    fn remove_torn_line(&mut self) -> io::Result<usize> {
+        let open = self.open()?;
+        if open.null || !open.mid_line {
+            return Ok(0);
+        }
+        let from = open.length.saturating_sub(LONGEST_TORN);
+        let mut end = vec![0; (open.length - from) as usize];
+        open.file.read_exact_at(&mut end, from)?;
+        let start = match end.iter().rposition(|byte| *byte == b'\n') {
+            Some(at) => from + at as u64 + 1,
+            None if from == 0 => 0,
+            None => return Ok(0),
+        };
+        open.file.set_len(start)?;
+        let removed = open.length - start;
+        (open.length, open.mid_line) = (start, false);
+        Ok(removed as usize)
     }
 
     /// The last `count` lines, including rotated files; at most 8 MiB.

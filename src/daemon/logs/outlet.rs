@@ -143,7 +143,7 @@ impl Outlet {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        match self.file.append(bytes) {
+        match self.file.append_output(bytes) {
             Ok(()) => self.recovered(),
             Err(short) => {
                 self.failed(&short);

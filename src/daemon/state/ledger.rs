@@ -220,6 +220,11 @@ impl Ledger {
         }
     }
 
+    /// When to call [`Ledger::write`] again although nothing has changed: the last write has failed.
+    pub fn next(&self) -> Option<Instant> {
+        self.trouble.map(|since| since + AGAIN)
+    }
+
     /// Whether the file being written was removed.
     pub fn was_removed(&self) -> bool {
         self.file.is_some() && !self.path.exists()
@@ -435,6 +440,7 @@ mod tests {
         ledger.write();
         assert!(ledger.trouble.is_some());
         assert!(!ledger.path.exists(), "what would be wrong is gone");
+        assert!(ledger.next().is_some_and(|next| next <= Instant::now() + AGAIN), "it is tried again by itself");
         ledger.trouble = Some(Instant::now() - AGAIN);
         ledger.write();
         assert!(ledger.trouble.is_none());
