@@ -146,10 +146,12 @@ impl Manifests {
         Checker::default().check(&gone, true, &self.environment.around()).apps
     }
 
-    /// Call this when the copies were deleted. They are written again at the next read.
-    pub fn write_copies_again(&mut self) {
-        self.copies.write_again();
-        self.read(Purpose::Apply(None));
+    /// Writes the copies again, if they were deleted.
+    pub fn restore_copies(&mut self) {
+        if self.copies.were_removed() {
+            self.copies.write_again();
+            self.read(Purpose::Apply(None));
+        }
     }
 
     /// Deletes the copies. The session is over, or the copies belong to another session.

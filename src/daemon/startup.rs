@@ -135,8 +135,8 @@ impl Daemon {
         }
         if self.ledger.was_removed() {
             self.ledger.renew();
-            self.manifests.write_copies_again();
         }
+        self.manifests.restore_copies();
         if restored.socket || inbox.control.is_none() {
             let socket = layout::control_socket(self.folder.path());
             match control::start(&socket, inbox.asks_sender.clone(), self.reports.events()) {

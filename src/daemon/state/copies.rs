@@ -21,6 +21,9 @@ pub struct Copies {
     store: Arc<Store>,
     /// The hash of the last text to keep, by name.
     known: BTreeMap<String, u64>,
+    /// The copies of manifests that are not good now, as far as there are any. If the file is deleted, these are all
+    /// there is of them.
+    of_broken: BTreeMap<String, Option<String>>,
 }
 
 struct Store {
@@ -38,7 +41,7 @@ impl Copies {
     /// Opens the copies in a state folder.
     pub fn open(state: &Path) -> Copies {
         let store = Store { file: layout::last_good(state), pending: Mutex::default(), failed: Mutex::default() };
-        Copies { store: Arc::new(store), known: BTreeMap::new() }
+        Copies { store: Arc::new(store), known: BTreeMap::new(), of_broken: BTreeMap::new() }
     }
 
     /// The last good version of each manifest, by name.
@@ -62,6 +65,7 @@ impl Copies {
                 changed.push(((*name).to_owned(), (*text).to_owned()));
             }
         }
+        self.remember(unchanged);
         let named: BTreeSet<&str> = good.iter().map(|(name, _)| *name).chain(unchanged.iter().copied()).collect();
         let gone: Vec<String> =
             self.known.keys().filter(|name| complete && !named.contains(name.as_str())).cloned().collect();
@@ -78,9 +82,30 @@ impl Copies {
         tokio::spawn(self.store.clone().write_all());
     }
 
-    /// Call this when the file was deleted. Everything that is good is written again.
+    /// Keeps the copies of these in memory, and of no others.
+    fn remember(&mut self, broken: &BTreeSet<&str>) {
+        self.of_broken.retain(|name, _| broken.contains(name.as_str()));
+        let new: Vec<&str> = broken.iter().filter(|name| !self.of_broken.contains_key(**name)).copied().collect();
+        if !new.is_empty() {
+            let mut kept = self.read();
+            let text = |name: &str| (name.to_owned(), kept.remove(name).and_then(|source| source.text.ok()));
+            let new: Vec<(String, Option<String>)> = new.into_iter().map(text).collect();
+            self.of_broken.extend(new);
+        }
+    }
+
+    /// Whether the file was deleted.
+    pub fn were_removed(&self) -> bool {
+        !self.known.is_empty() && !self.store.file.exists()
+    }
+
+    /// Call this when the file was deleted. Writes the copies of broken manifests again. Those of good ones follow at the
+    /// next [`Copies::keep`].
     pub fn write_again(&mut self) {
         self.known.clear();
+        let lost = self.of_broken.iter().filter_map(|(name, text)| Some((name.clone(), Some(text.clone()?))));
+        self.store.pending.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
+        tokio::spawn(self.store.clone().write_all());
     }
 
     /// Deletes all copies, so that no later supervisor continues from them.
