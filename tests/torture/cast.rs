@@ -30,9 +30,14 @@ pub enum Kind {
     Daemonises,
     /// Becomes another user; only root can start it.
     Drops,
+    /// A server with workers that write titles over their arguments and environment, each in its own session.
+    Forks,
+    /// Starts a daemon that leaves everything behind: descent, session, environment and output. Nothing but the moment
+    /// ties it to the app, so it may be nobody's, but it must not outlive the session.
+    Escapes,
 }
 
-const ALL: [Kind; 13] = [
+const ALL: [Kind; 15] = [
     Kind::Stays,
     Kind::Dies,
     Kind::Helps,
@@ -46,7 +51,12 @@ const ALL: [Kind; 13] = [
     Kind::Hides,
     Kind::Daemonises,
     Kind::Drops,
+    Kind::Forks,
+    Kind::Escapes,
 ];
+
+/// The name under which daemons of `escapes` are seen. No app has it.
+pub const STRAY: &str = "(stray)";
 
 /// The kinds that can run on this machine.
 pub fn all() -> impl Iterator<Item = Kind> {
@@ -80,6 +90,8 @@ impl Kind {
             Kind::Hides => "hides",
             Kind::Daemonises => "daemonises",
             Kind::Drops => "drops",
+            Kind::Forks => "forks",
+            Kind::Escapes => "escapes",
         }
     }
 
@@ -87,6 +99,7 @@ impl Kind {
     pub fn most_processes(self) -> usize {
         match self {
             Kind::Stays | Kind::Launched | Kind::Deaf | Kind::Mounted | Kind::Drops => 1,
+            Kind::Forks => 1 + WORKERS,
             Kind::Hides
             | Kind::Daemonises
             | Kind::Dies
@@ -94,6 +107,7 @@ impl Kind {
             | Kind::Counts
             | Kind::Chats
             | Kind::Slow
+            | Kind::Escapes
             | Kind::Waits => 2,
         }
     }
@@ -112,7 +126,7 @@ impl Kind {
             Kind::Slow => "ready: Ready(probe: Path(path: \"${DATA}/slow.ready\"), within: \"20s\"), ",
             Kind::Stays => "actions: {\"tidy\": [Run(argv: [\"/bin/true\"])]}, ",
             Kind::Dies | Kind::Helps | Kind::Mounted | Kind::Waits => "",
-            Kind::Hides | Kind::Daemonises | Kind::Drops => "",
+            Kind::Hides | Kind::Daemonises | Kind::Drops | Kind::Forks | Kind::Escapes => "",
         };
         let backoff = match self {
             Kind::Waits => "first: \"10m\", max: \"10m\", stable_after: \"1h\"",
@@ -134,6 +148,10 @@ impl Kind {
             Kind::Hides => format!("\"$BIN/hider\" &\n{FOREVER}"),
             Kind::Daemonises => "setsid \"$BIN/background\" &\nsleep 0.1\nexit 0\n".to_owned(),
             Kind::Drops => DROPS.to_owned(),
+            Kind::Forks => "exec perl \"$BIN/server\" \"$@\"\n".to_owned(),
+            Kind::Escapes => {
+                format!("(setsid env -i DATA=\"$DATA\" \"$BIN/stray\" >/dev/null 2>&1 9>&- &)\n{FOREVER}")
+            }
             Kind::Dies => "sleep \"0.$(($$ * 7919 % 90 + 10))\"\nexit 3\n".to_owned(),
             Kind::Helps => format!("(setsid \"$BIN/helper\" &)\n{FOREVER}"),
             Kind::Launched => "setsid \"$BIN/daemon\" \"$@\" &\nexit 0\n".to_owned(),
@@ -165,6 +183,31 @@ echo hides >"$DATA/hidden/$$.$started"
 exec env -i perl -e '$0 = "x" x 3000; sleep 1000000 while 1'
 "#;
 
+const STRAY_DAEMON: &str = r#"
+started=$(cut -d ' ' -f 22 "/proc/$$/stat")
+echo "(stray)" >"$DATA/hidden/$$.$started"
+exec env -i sleep 1000000
+"#;
+
+const WORKERS: usize = 3;
+
+/// Each worker records who it is before it hides.
+const SERVER: &str = r#"
+use POSIX;
+for (1 .. 3) {
+    next if fork;
+    POSIX::setsid() if $_ > 1;
+    open my $stat, "<", "/proc/$$/stat";
+    my $started = (split / /, <$stat>)[21];
+    open my $note, ">", "$ENV{DATA}/hidden/$$.$started";
+    print $note "forks\n";
+    close $note;
+    $0 = "x" x 3000;
+    sleep 1000000 while 1;
+}
+sleep 1000000 while 1;
+"#;
+
 /// The other user may not enter the session's folder, so the pipe that it blocks on is opened before the switch.
 const DROPS: &str = r#"
 exec 8<>"$DATA/never"
@@ -186,6 +229,7 @@ pub fn programs(session: Session) -> Session {
         std::fs::create_dir(session.data().join(folder)).expect("a folder for what programs tell");
     }
     let session = session.program("helper", FOREVER).program("daemon", FOREVER);
-    let session = session.program("background", FOREVER).program("hider", HIDER);
+    let session = session.program("background", FOREVER).program("hider", HIDER).program("stray", STRAY_DAEMON);
+    std::fs::write(session.bin().join("server"), SERVER).expect("a server");
     all().fold(session, |session, kind| session.program(kind.name(), &kind.program()))
 }

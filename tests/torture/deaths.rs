@@ -27,7 +27,8 @@ pub struct Before {
 pub fn before(parts: &[Part], status: &Snapshot, asked: (Instant, Instant), processes: &[Process]) -> Vec<Before> {
     let seen = |(at, part): (usize, &Part)| {
         let status = status.apps.iter().find(|app| app.name == part.kind.name())?.clone();
-        let leader = processes.iter().find(|process| Some(process.pid) == status.pid).cloned();
+        let leader =
+            processes.iter().find(|process| Some(process.inner) == status.pid && process.app.is_some()).cloned();
         Some(Before { part: at, touches: part.touches, status, asked, leader })
     };
     parts.iter().enumerate().filter_map(seen).collect()

@@ -2,6 +2,7 @@
 //! prints what was done last.
 
 mod ending;
+mod state;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use kasm_void::model::protocol::{AppStatus, Snapshot};
 use rustix::process::Signal;
 
-use crate::cast::{self, Kind};
+use crate::cast::{self, Kind, STRAY};
 use crate::deaths::{self, Before};
 use crate::expect::{Disk, Part};
 use crate::harness::until_ok;
@@ -43,6 +44,11 @@ pub struct Driver {
     guarded: bool,
     /// The disk may be full, or the supervisor short of descriptors.
     starved: bool,
+    /// The state folder was harmed, and may not be restored yet.
+    harmed: bool,
+    /// Daemons of `escapes` that init got from a guard that died. Nothing ties them to the session any more.
+    lost: Vec<Process>,
+    containers: bool,
     /// Bytes of the supervisor's log at the last quiet point.
     log_before: usize,
 }
@@ -56,6 +62,10 @@ pub struct Tally {
     pub guards_killed: u64,
     pub processes_killed: u64,
     pub sessions_ended: u64,
+    /// Sessions that the guard ended at the end of the stop budget.
+    pub killed_in_time: u64,
+    pub containers: u64,
+    pub folders_harmed: u64,
     /// Apps that were compared before and after a death.
     pub compared: u64,
     pub lines: u64,
@@ -66,14 +76,17 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} actions, {} quiet points; killed: {} supervisors, {} guards, {} other processes; {} sessions ended; \
-             {} apps compared before and after; {} lines counted; looked {} times for a second tree",
+            "{} actions, {} quiet points; killed: {} supervisors, {} guards, {} other processes; {} sessions ended \
+             ({} at the end of their budget); {} containers; {} times the state folder harmed; {} apps compared before and after; {} lines counted; looked {} times for a second tree",
             self.actions,
             self.quiet_points,
             self.supervisors_killed,
             self.guards_killed,
             self.processes_killed,
             self.sessions_ended,
+            self.killed_in_time,
+            self.containers,
+            self.folders_harmed,
             self.compared,
             self.lines,
             self.samples
@@ -84,9 +97,12 @@ impl fmt::Display for Tally {
 impl Driver {
     pub fn new(seed: u64, small_disk: bool) -> Self {
         let mut stage = Stage::new(small_disk);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let containers = small_disk; // the same rights allow both
+        stage.contained = containers && random.u32(..3) == 0;
         stage.revive();
         Driver {
-            random: fastrand::Rng::with_seed(seed),
+            random,
             parts: cast::all().map(Part::new).collect(),
             sampler: Sampler::start(stage.root()),
             lines: Lines::new(&stage.data()),
@@ -101,6 +117,9 @@ impl Driver {
             supervised: true,
             guarded: true,
             starved: false,
+            harmed: false,
+            lost: Vec::new(),
+            containers,
             log_before: 0,
         }
     }
@@ -120,13 +139,28 @@ impl Driver {
     }
 
     fn end(mut self) -> Tally {
-        let left = self.stage.end();
+        self.stage.end();
+        let left = self.left();
         assert!(left.is_empty(), "the drain left {left:#?}");
         self.lines.read_on().and_then(|()| self.lines.all_kept(None)).unwrap_or_else(|why| panic!("lines: {why}"));
         self.check_what_never_is();
         self.tally.lines = self.lines.counted();
         self.tally.samples = self.sampler.end();
         self.tally
+    }
+
+    /// Live processes that the end of the session should have ended.
+    fn left(&self) -> Vec<Process> {
+        let mut left = sight::processes(self.stage.root());
+        left.retain(|process| !self.lost.iter().any(|lost| (lost.pid, lost.started) == (process.pid, process.started)));
+        left
+    }
+
+    /// The guard is about to be killed.
+    fn lose_strays(&mut self) {
+        let strays =
+            sight::processes(self.stage.root()).into_iter().filter(|process| process.app.as_deref() == Some(STRAY));
+        self.lost.extend(strays);
     }
 
     /// The supervisor's log of this round, without the app that comes and goes all the time.
@@ -149,15 +183,17 @@ impl Driver {
         match self.random.u32(..100) {
             0..22 => self.kill_something(),
             22..27 => self.freeze_something(),
-            27..28 => self.freeze_supervisor(),
-            28..29 => self.freeze_guard(),
-            29..35 => self.kill_supervisor(),
+            27..29 => self.freeze_supervisor(),
+            29..30 => self.freeze_guard(),
+            30..35 => self.kill_supervisor(),
             35..37 => self.kill_guard(),
-            37..60 => self.edit(),
-            60..76 => self.request(),
-            76..81 => self.race(),
-            81..88 => self.ask_around(),
-            88..92 => self.babble(),
+            37..38 => self.kill_both(),
+            38..59 => self.edit(),
+            59..75 => self.request(),
+            75..80 => self.race(),
+            80..86 => self.ask_around(),
+            86..89 => self.babble(),
+            89..92 => self.harm_state(),
             92..95 => self.trouble_disk(),
             95..98 => self.trouble_descriptors(),
             _ => self.end_session(),
@@ -181,9 +217,10 @@ impl Driver {
             signal(pid, Signal::CONT);
         }
         if let Some(process) = self.any_process() {
-            self.note(format!("stop {} of {:?} with SIGSTOP", process.pid, process.app));
+            let how = self.any_stop();
+            self.note(format!("stop {} of {:?} with {how:?}", process.pid, process.app));
             self.frozen.push(process.pid);
-            signal(process.pid, Signal::STOP);
+            signal(process.pid, how);
         }
     }
 
@@ -196,9 +233,9 @@ impl Driver {
 
     fn freeze_supervisor(&mut self) {
         let Some(pid) = self.stage.supervisor() else { return };
-        let pause = Duration::from_millis(self.random.u64(1..200));
-        self.note(format!("freeze the supervisor {pid} for {pause:?}"));
-        signal(pid, Signal::STOP);
+        let (how, pause) = (self.any_stop(), self.any_pause());
+        self.note(format!("freeze the supervisor {pid} for {pause:?} with {how:?}"));
+        signal(pid, how);
         self.supervisor_frozen = Some(pid);
         for _ in 0..self.random.u32(..3) {
             self.kill_something();
@@ -213,14 +250,25 @@ impl Driver {
     /// Meanwhile, no process collects children or starts the next supervisor.
     fn freeze_guard(&mut self) {
         let Some(pid) = self.stage.guard() else { return };
-        let pause = Duration::from_millis(self.random.u64(1..300));
-        self.note(format!("freeze the guard {pid} for {pause:?}"));
-        signal(pid, Signal::STOP);
+        let (how, pause) = (self.any_stop(), self.any_pause());
+        self.note(format!("freeze the guard {pid} for {pause:?} with {how:?}"));
+        signal(pid, how);
         for _ in 0..self.random.u32(..3) {
             self.kill_something();
         }
         std::thread::sleep(pause);
         signal(pid, Signal::CONT);
+    }
+
+    /// A shell's Ctrl-Z, and what a terminal sends to a job in the background, stop a process too.
+    fn any_stop(&mut self) -> Signal {
+        [Signal::STOP, Signal::STOP, Signal::TSTP, Signal::TTIN][self.random.usize(..4)]
+    }
+
+    /// Sometimes long enough for every deadline between guard and supervisor.
+    fn any_pause(&mut self) -> Duration {
+        let most = if self.random.u32(..8) == 0 { 3_000 } else { 250 };
+        Duration::from_millis(self.random.u64(1..most))
     }
 
     fn thaw_supervisor(&mut self) {
@@ -234,15 +282,43 @@ impl Driver {
         let Some(pid) = self.stage.supervisor() else { return };
         self.note(format!("kill -9 the supervisor {pid}"));
         self.tally.supervisors_killed += 1;
-        let counting = self.counting().filter(|_| !self.guarded);
         let before = self.remember();
         signal(pid, Signal::KILL);
-        until_ok("the killed supervisor is gone", || match self.stage.supervising().iter().any(|one| one.pid == pid) {
+        self.await_end(pid);
+        self.survive(before);
+    }
+
+    /// Kills the supervisor and its guard, so that neither can replace the other.
+    fn kill_both(&mut self) {
+        let (Some(guard), Some(supervisor)) = (self.stage.guard(), self.stage.supervisor()) else { return };
+        if self.stage.contained {
+            return; // nothing outlives the first process of a container
+        }
+        self.note(format!("kill -9 the guard {guard} and the supervisor {supervisor}"));
+        self.tally.supervisors_killed += 1;
+        self.tally.guards_killed += 1;
+        let before = self.remember();
+        self.lose_strays();
+        signal(supervisor, Signal::STOP);
+        for pid in [guard, supervisor] {
+            signal(pid, Signal::KILL);
+            self.await_end(pid);
+        }
+        self.guarded = false;
+        self.survive(before);
+    }
+
+    fn await_end(&self, pid: i32) {
+        until_ok("it is gone:", || match self.stage.supervising().iter().any(|one| one.pid == pid) {
             true => Err(format!("pid {pid}")),
             false => Ok(()),
         });
+    }
+
+    /// The supervisor has just died. Does more damage, and makes sure that another one is up and knows what it knew.
+    fn survive(&mut self, before: Vec<Before>) {
+        let counting = self.counting().filter(|_| !self.guarded);
         self.parts.iter_mut().for_each(Part::supervisor_died);
-        counting.into_iter().for_each(|pid| self.lines.unheard(pid));
         self.supervised = false;
         for _ in 0..self.random.u32(..4) {
             match self.random.u32(..4) {
@@ -253,24 +329,37 @@ impl Driver {
         }
         self.revive();
         self.parts.iter_mut().for_each(Part::supervisor_began);
-        self.compare(before);
+        // The pipe of a process that died while nobody had it open is gone.
+        counting.filter(|process| !process.is_there()).into_iter().for_each(|gone| self.lines.unheard(gone.inner));
+        self.compare_unless_harmed(before);
+    }
+
+    /// A supervisor that starts without the state folder may know only what it sees. It makes the folder again, unless the
+    /// disk is full.
+    fn compare_unless_harmed(&mut self, before: Vec<Before>) {
+        match self.harmed {
+            true => self.parts.iter_mut().for_each(Part::forgotten),
+            false => self.compare(before),
+        }
+        self.harmed &= self.starved;
     }
 
     fn kill_guard(&mut self) {
+        if self.stage.contained {
+            return self.kill_container();
+        }
         let Some(pid) = self.stage.guard() else { return };
         self.note(format!("kill -9 the guard {pid}"));
         self.tally.guards_killed += 1;
         let before = self.remember();
+        self.lose_strays();
         signal(pid, Signal::KILL);
-        until_ok("the killed guard is gone", || match self.stage.supervising().iter().any(|one| one.pid == pid) {
-            true => Err(format!("pid {pid}")),
-            false => Ok(()),
-        });
+        self.await_end(pid);
         // The supervisor takes the guard's place and starts another supervisor.
         self.parts.iter_mut().for_each(Part::supervisor_died);
         until_ok("another guard", || self.stage.guard().ok_or_else(|| format!("{:?}", self.stage.supervising())));
         self.revive();
-        self.compare(before);
+        self.compare_unless_harmed(before);
     }
 
     /// Records what must be the same after a death; empty if the supervisor does not answer now.
@@ -436,6 +525,7 @@ impl Driver {
         self.make_certain();
         self.settle();
         self.parts.iter_mut().for_each(Part::calmed);
+        self.check_state();
         self.check_machine();
         self.check_lines();
         self.check_what_never_is();
@@ -503,9 +593,10 @@ impl Driver {
     /// Checks that processes and descriptors do not pile up, and that no zombie is left.
     fn check_machine(&self) {
         // A child that has not called exec yet looks like its supervisor.
-        let all = until_ok("there is one supervisor and no more than one guard:", || {
+        let all = until_ok("there is one supervisor and one guard:", || {
             let all = self.stage.supervising();
-            if all.len() <= 2 { Ok(all) } else { Err(format!("{all:#?}")) }
+            let guards = all.iter().filter(|process| !process.guarded).count();
+            if all.len() == 2 && guards == 1 { Ok(all) } else { Err(format!("{all:#?}")) }
         });
         for process in &all {
             until_ok(&format!("all ended children of {} are collected:", process.pid), || {
@@ -518,7 +609,7 @@ impl Driver {
     }
 
     fn check_lines(&mut self) {
-        let counting = self.counting();
+        let counting = self.counting().map(|process| process.inner);
         let lines = &mut self.lines;
         until_ok("every line is in the log:", || {
             lines.read_on().unwrap_or_else(|why| panic!("lines: {why}"));
@@ -526,10 +617,10 @@ impl Driver {
         });
     }
 
-    /// The pid of `counts`.
-    fn counting(&self) -> Option<i32> {
+    /// The leader of `counts`.
+    fn counting(&self) -> Option<Process> {
         let mut alive = sight::processes(self.stage.root()).into_iter().filter(|one| one.leader);
-        Some(alive.find(|one| one.app.as_deref() == Some(Kind::Counts.name()))?.pid)
+        alive.find(|one| one.app.as_deref() == Some(Kind::Counts.name()))
     }
 
     fn check_what_never_is(&self) {
@@ -558,7 +649,7 @@ fn wrong(part: &Part, status: &Snapshot, processes: &[Process]) -> Option<String
     let of_app = |process: &&Process| process.app.as_deref() == Some(name);
     let tree = processes.iter().filter(of_app).count();
     let pid = status.and_then(|status| status.pid);
-    let leader = processes.iter().filter(of_app).find(|process| Some(process.pid) == pid);
+    let leader = processes.iter().filter(of_app).find(|process| Some(process.inner) == pid);
     let expected = part.expected();
     let why = expected.broken_by(part.kind, status, tree, leader.map(|leader| leader.argv.as_slice()))?;
     Some(format!("{name}: {why} (expected: {expected:?})"))

@@ -94,6 +94,11 @@ impl Part {
         self.unkept = self.unkept.saturating_sub(1);
     }
 
+    /// The copy of its manifest was deleted. While a good manifest is on the disk, another copy is made.
+    pub fn copy_lost(&mut self) {
+        self.unkept = 2;
+    }
+
     /// The manifest that was just written may not have been copied.
     pub fn unkept(&mut self) {
         self.unkept = 2;
@@ -197,6 +202,15 @@ impl Part {
     /// It may run as an older edition: the last one was written, but may not be seen before the next action.
     pub fn edited_lately(&mut self) {
         self.shaky = true;
+    }
+
+    /// The supervisor died, and the state folder was harmed before: the next one may know only what it sees.
+    pub fn forgotten(&mut self) {
+        self.touches += 1;
+        if self.disk == Disk::Broken {
+            self.wanted = Wanted::Unknown;
+        }
+        self.asked_who_knows_what();
     }
 
     pub fn supervisor_died(&mut self) {

@@ -15,6 +15,8 @@ use crate::harness::{Session, binary, finish, until};
 use crate::sight::{self, Process};
 use crate::wire;
 
+/// The state folder, below the session's root.
+const STATE: &str = "disk/state";
 /// Large enough for the session's files, small enough to be filled quickly.
 const DISK_BYTES: usize = 8 << 20;
 
@@ -23,19 +25,24 @@ pub struct Stage {
     /// The process that we started: the supervisor, or the guard that started it.
     started: Option<Child>,
     small_disk: bool,
+    /// The session that runs now, or the next one, is a container: the guard is the first process of a pid namespace.
+    pub contained: bool,
     swaps: u32,
 }
 
 impl Stage {
-    /// With `small_disk`, the state folder is its own file system. This process must then be root in its own mount
+    /// With `small_disk`, the state folder is on its own file system. This process must then be root in its own mount
     /// namespace.
     pub fn new(small_disk: bool) -> Self {
-        let session = cast::programs(Session::new());
-        let mut stage = Stage { session, started: None, small_disk, swaps: 0 };
+        let session = Session::new();
+        let state = session.root().join(STATE).display().to_string();
+        let session = cast::programs(session).env("KASM_VOID_STATE", &state);
+        let mut stage = Stage { session, started: None, small_disk, contained: false, swaps: 0 };
+        fs::create_dir(stage.disk()).expect("a folder for the state folder");
         if small_disk {
             let options = format!("size={DISK_BYTES},mode=700");
             let mut mount = Command::new("mount");
-            mount.args(["-t", "tmpfs", "-o", &options, "torture"]).arg(stage.session.state());
+            mount.args(["-t", "tmpfs", "-o", &options, "torture"]).arg(stage.disk());
             let mounted = finish(mount);
             assert_eq!(mounted.code, Some(0), "cannot mount a small disk: {mounted:?}");
         }
@@ -52,8 +59,17 @@ impl Stage {
         self.session.root()
     }
 
+    /// The folder or file system that holds the state folder.
+    fn disk(&self) -> PathBuf {
+        self.root().join("disk")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.root().join(STATE)
+    }
+
     pub fn socket(&self) -> PathBuf {
-        self.session.state().join("control.sock")
+        self.state().join("control.sock")
     }
 
     pub fn log(&self) -> String {
@@ -89,7 +105,10 @@ impl Stage {
     fn start(&mut self) {
         self.forget_ended();
         let log = fs::File::options().create(true).append(true).open(self.log_file()).expect("a log");
-        let mut run = self.session.command(binary());
+        let mut run = self.session.command(if self.contained { "unshare".into() } else { binary() });
+        if self.contained {
+            run.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]).arg(binary());
+        }
         run.arg("run").arg(self.session.manifests()).arg(self.mounted());
         run.stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.started = Some(run.spawn().expect("the built binary"));
@@ -120,17 +139,51 @@ impl Stage {
         self.supervising().into_iter().find(|process| !process.guarded).map(|process| process.pid)
     }
 
+    /// Tries to start a second session on the same state folder. Returns what it said.
+    pub fn start_another(&self) -> (Option<i32>, String) {
+        let mut run = self.session.command(binary());
+        run.arg("run").arg(self.session.manifests());
+        let ended = finish(run);
+        (ended.code, ended.stderr)
+    }
+
+    /// What is wrong with the state folder, when all faults have ended.
+    pub fn state_wrong(&self) -> Option<String> {
+        let state = self.state();
+        let mode = match fs::symlink_metadata(&state) {
+            Ok(is) => is.permissions().mode() & 0o7777,
+            Err(error) => return Some(format!("the state folder is not there: {error}")),
+        };
+        let ours = ["lock", "control.sock", "ledger.jsonl", "last-good.jsonl"];
+        let missing: Vec<&str> = ours.into_iter().filter(|name| !state.join(name).exists()).collect();
+        (mode & 0o077 != 0 || !missing.is_empty()).then(|| format!("mode {mode:o}, and {missing:?} are missing"))
+    }
+
+    /// Does to the state folder what cleaners and volumes do.
+    pub fn harm_state(&self, harm: Harm) {
+        let (state, aside) = (self.state(), self.disk().join("moved"));
+        // It may be missing already, or be restored while this goes on.
+        let _ = match harm {
+            Harm::Delete => fs::remove_dir_all(&state),
+            Harm::Move => {
+                let _ = fs::remove_dir_all(&aside);
+                fs::rename(&state, &aside)
+            }
+            Harm::Open(mode) => fs::set_permissions(&state, fs::Permissions::from_mode(mode)),
+            Harm::DeleteOne(name) => fs::remove_file(state.join(name)),
+        };
+    }
+
     pub fn drain(&self) {
         let drained = self.session.cli(&["drain"]);
         assert_eq!(drained.code, Some(0), "drain: {drained:?}");
     }
 
-    /// Drains, and waits until the guard and the supervisor are gone. Returns the processes that are left.
-    pub fn end(&mut self) -> Vec<Process> {
+    /// Drains, and waits until the guard and the supervisor are gone.
+    pub fn end(&mut self) {
         self.drain();
         until("the supervisor has ended", || self.supervising().is_empty().then_some(()));
         self.forget_ended();
-        sight::processes(self.root())
     }
 
     pub fn write(&mut self, kind: Kind, text: &str, how: How) {
@@ -195,12 +248,12 @@ impl Stage {
     }
 
     fn filler(&self) -> PathBuf {
-        self.session.state().join("filler")
+        self.disk().join("filler")
     }
 
     fn set_logs_mode(&self, mode: u32) {
         // The folder does not exist before the first line is logged.
-        let _ = fs::set_permissions(self.session.state().join("logs"), fs::Permissions::from_mode(mode));
+        let _ = fs::set_permissions(self.state().join("logs"), fs::Permissions::from_mode(mode));
     }
 
     /// Limits the supervisor to `spare` more descriptors: 0 is none, `None` removes the limit.
@@ -227,10 +280,20 @@ impl Drop for Stage {
         self.forget_ended();
         if self.small_disk {
             let mut unmount = Command::new("umount");
-            unmount.arg("--lazy").arg(self.session.state());
+            unmount.arg("--lazy").arg(self.disk());
             finish(unmount);
         }
     }
+}
+
+/// What happens to the state folder.
+#[derive(Debug, Clone, Copy)]
+pub enum Harm {
+    Delete,
+    Move,
+    /// Its mode becomes this.
+    Open(u32),
+    DeleteOne(&'static str),
 }
 
 /// The ways to write a manifest.

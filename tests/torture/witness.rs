@@ -115,9 +115,25 @@ impl Lines {
         Ok(())
     }
 
-    /// Neither guard nor supervisor was alive. If this process died during that time, the output in its pipe is lost.
+    /// The output in the pipe of this process may be lost: it died together with the whole container, or while neither
+    /// guard nor supervisor was alive.
     pub fn unheard(&mut self, pid: i32) {
         self.unheard.push(pid);
+    }
+
+    /// The whole session was killed: no run had time to be heard to its end.
+    pub fn unheard_all(&mut self) {
+        let runs = fs::read_dir(&self.said).expect("what was said").flatten();
+        let pid = |run: fs::DirEntry| run.file_name().to_str()?.rsplit('-').next()?.parse::<i32>().ok();
+        self.unheard.extend(runs.filter_map(pid));
+    }
+
+    /// A session is over. The next one may use the same pids.
+    pub fn session_ended(&mut self) -> Result<(), String> {
+        self.read_on()?;
+        self.all_kept(None)?;
+        self.unheard.clear();
+        Ok(())
     }
 
     /// Whole lines that were added since the last call.

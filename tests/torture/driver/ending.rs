@@ -1,12 +1,13 @@
 //! Ends the session in the middle of a run, in one of the ways in which sessions end, and begins the next one. The session
 //! must end by itself, leave no process, and lose no line. The next one must inherit nothing from it.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 
 use super::Driver;
 use crate::expect::Part;
 use crate::harness::until_ok;
-use crate::sight;
 use crate::stage::signal;
 
 /// The ways to end a session.
@@ -19,13 +20,24 @@ enum Ending {
     ToldAfterADeath(Signal),
     /// The same, while the supervisor is frozen.
     ToldWhileFrozen(Signal),
+    /// The container is killed, some time after it was told to end, if it was.
+    Killed(Option<Duration>),
 }
 
 impl Driver {
     pub(super) fn end_session(&mut self) {
+        let ending = self.any_ending();
+        self.end_in(ending);
+    }
+
+    pub(super) fn kill_container(&mut self) {
+        let told = self.random.bool().then(|| Duration::from_millis(self.random.u64(..300)));
+        self.end_in(Ending::Killed(told));
+    }
+
+    fn end_in(&mut self, ending: Ending) {
         self.end_faults();
         let (Some(guard), Some(supervisor)) = (self.stage.guard(), self.stage.supervisor()) else { return };
-        let ending = self.any_ending();
         self.note(format!("end the session: {ending:?}"));
         match ending {
             Ending::Drain => self.stage.drain(),
@@ -36,19 +48,44 @@ impl Driver {
             }
             Ending::ToldWhileFrozen(how) => {
                 // A supervisor that cannot read any more loses what is still in the pipe.
-                self.counting().into_iter().for_each(|pid| self.lines.unheard(pid));
+                self.count_as_unheard();
                 signal(supervisor, Signal::STOP);
                 signal(guard, how);
+            }
+            Ending::Killed(told) => {
+                if let Some(pause) = told {
+                    signal(guard, Signal::TERM);
+                    std::thread::sleep(pause);
+                }
+                self.count_as_unheard();
+                signal(guard, Signal::KILL);
             }
         }
         until_ok("the session has ended:", || {
             let left = self.stage.supervising();
             if left.is_empty() { Ok(()) } else { Err(format!("{left:#?}")) }
         });
-        let left = sight::processes(self.stage.root());
-        assert!(left.is_empty(), "the session was ended ({ending:?}) and left {left:#?}");
+        let left = || self.left();
+        match ending {
+            // The kernel has killed them, but not collected all of them yet.
+            Ending::Killed(_) => until_ok("a killed container is gone:", || match left() {
+                left if left.is_empty() => Ok(()),
+                left => Err(format!("{left:#?}")),
+            }),
+            _ => assert!(left().is_empty(), "the session was ended ({ending:?}) and left {:#?}", left()),
+        }
+        if self.log_of_round().contains("did not end in time") {
+            // On a machine this busy, the apps could not be stopped within the budget, and the guard killed everything.
+            self.tally.killed_in_time += 1;
+            self.lines.unheard_all();
+        }
+        self.lines.session_ended().unwrap_or_else(|why| panic!("lines of the session that was ended: {why}"));
         self.tally.sessions_ended += 1;
         self.begin_session();
+    }
+
+    fn count_as_unheard(&mut self) {
+        self.counting().into_iter().for_each(|process| self.lines.unheard(process.inner));
     }
 
     fn any_ending(&mut self) -> Ending {
@@ -61,9 +98,12 @@ impl Driver {
         }
     }
 
-    /// Apps that were held or given up in the previous session are wanted in this one.
+    /// Apps that were held or given up in the previous session are wanted in this one, on the machine or in a container.
     fn begin_session(&mut self) {
         self.parts.iter_mut().for_each(Part::session_began);
+        self.stage.contained = self.containers && self.random.bool();
+        self.tally.containers += u64::from(self.stage.contained);
+        self.harmed = false;
         self.revive();
     }
 }
