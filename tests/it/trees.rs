@@ -606,3 +606,50 @@ fn a_helper_that_hides_is_found_even_if_the_supervisor_dies_while_it_is_swept() 
     session.next_pid("web", web);
     assert!(!alive(helper), "it outlived its app");
 }
+
+/// A server with four workers, each in its own session and behind a title.
+const PREFORK: &str = r#"exec perl -e '
+use POSIX;
+for (1 .. 4) {
+    next if fork;
+    POSIX::setsid();
+    open my $pids, ">>", "$ENV{DATA}/workers";
+    syswrite $pids, "$$\n";
+    close $pids;
+    $0 = "x" x 3000;
+    sleep 1000 while 1;
+}
+sleep 1000 while 1'
+"#;
+
+#[test]
+fn workers_of_a_server_never_pile_up() {
+    let session = Session::new()
+        .program("web", PREFORK)
+        .app("web", &format!(r#"App(command: "${{BIN}}/web", {RESTARTS_AT_ONCE})"#))
+        .start();
+    let living = || session.lines("workers").iter().filter(|pid| alive(pid.parse().expect("a pid"))).count();
+    for killed in 1..4 {
+        let web = session.pid("web");
+        session.wait_lines("workers", 4 * killed);
+        kill(web);
+        session.next_pid("web", web);
+        session.wait_lines("workers", 4 * (killed + 1));
+        assert_eq!(living(), 4, "workers of an earlier server live on");
+    }
+    session.ok(&["stop", "web"]);
+    assert_eq!(living(), 0);
+}
+
+#[test]
+fn as_root_the_memory_of_a_helper_that_became_another_user_counts() {
+    as_root("trees::as_root_the_memory_of_a_helper_that_became_another_user_counts", || {
+        let body = format!(
+            "setsid setpriv --reuid 65534 --clear-groups sh -c 'hoard=$(head -c 60000000 /dev/zero | tr \"\\0\" x); exec <&-; while :; do sleep 1; done' &\n{FOREVER}"
+        );
+        let manifest = r#"App(command: "${BIN}/web", limits: Limits(max_rss: "30MiB"))"#;
+        let session = Session::new().program("web", &body).app("web", manifest).start();
+        let app = session.wait("web", "was stopped for its memory", |app| app.last_exit.is_some());
+        assert!(matches!(app.last_exit, Some(Exit::TooMuchMemory(bytes)) if bytes > 30 << 20), "{app:#?}");
+    });
+}
