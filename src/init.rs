@@ -79,10 +79,12 @@ impl Shell {
     fn perform(&mut self, effect: InitEffect) {
         match effect {
             // A preStop hook may have drained the session already, and there may never have been one.
-            InitEffect::Drain if !StateFolder::is_taken(&self.state) => self.handle(InitInput::Drained),
+            InitEffect::Drain if !StateFolder::is_taken(&self.state) => {
+                self.handle(InitInput::DrainEnded { succeeded: false, taken: false })
+            }
             InitEffect::Drain => match self.start_ourselves(&["drain"]) {
                 Some(pid) => self.drain = Some(pid),
-                None => self.handle(InitInput::Drained), // without a drain, the command is stopped next
+                None => self.handle(InitInput::DrainEnded { succeeded: false, taken: false }),
             },
             InitEffect::Reload => drop(self.start_ourselves(&["reload", "--no-wait"])),
             InitEffect::Forward(signal) => signals::send(self.command, signal),
@@ -110,10 +112,8 @@ impl Shell {
                 self.handle(InitInput::CommandExited(ended.status));
             }
             if self.drain.take_if(|drain| *drain == ended.pid).is_some() {
-                // A drain fails if no supervisor is up. That counts only while the folder is locked: then the next
-                // one is about to start.
-                let failed = ended.status != 0 && StateFolder::is_taken(&self.state);
-                self.handle(if failed { InitInput::NotDrained } else { InitInput::Drained });
+                let (succeeded, taken) = (ended.status == 0, StateFolder::is_taken(&self.state));
+                self.handle(InitInput::DrainEnded { succeeded, taken });
             }
         }
         if sys::childless() {

@@ -34,10 +34,13 @@ pub enum InitInput {
     Signalled(i32),
     /// The command exited with this `wait(2)` status.
     CommandExited(i32),
-    /// The drain of [`InitEffect::Drain`] is done, or there is no session to drain.
-    Drained,
-    /// The drain could not be requested now: the supervisor may be about to be replaced.
-    NotDrained,
+    /// The request of [`InitEffect::Drain`] has ended, or could not be made.
+    DrainEnded {
+        /// Every app is down.
+        succeeded: bool,
+        /// The state folder is locked, so a session goes on in it.
+        taken: bool,
+    },
     /// There are no children.
     NoChildren,
     /// The time that [`Init::next_moment`] returned has come.
@@ -47,7 +50,7 @@ pub enum InitInput {
 /// A task for `crate::init`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitEffect {
-    /// Ask the supervisor to drain, and report [`InitInput::Drained`] or [`InitInput::NotDrained`].
+    /// Ask the supervisor to drain, and report [`InitInput::DrainEnded`].
     Drain,
     /// Ask the supervisor to read its manifests again.
     Reload,
@@ -118,8 +121,10 @@ impl Init {
             InitInput::Signalled(signal @ (USR1 | USR2 | WINCH)) => effects.push(InitEffect::ForwardIfCaught(signal)),
             InitInput::Signalled(_) => {}
             InitInput::CommandExited(status) => self.command_exited(now, status, &mut effects),
-            InitInput::Drained => self.drained(now, &mut effects),
-            InitInput::NotDrained => self.not_drained(now),
+            // Its supervisor is about to be replaced, and the next one can be asked.
+            InitInput::DrainEnded { succeeded: false, taken: true } => self.not_drained(now),
+            // It is done, or there is no session to drain.
+            InitInput::DrainEnded { .. } => self.drained(now, &mut effects),
             InitInput::NoChildren => self.no_children(&mut effects),
             InitInput::TimePassed => {}
         }
@@ -269,6 +274,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const DRAINED: InitInput = InitInput::DrainEnded { succeeded: true, taken: true };
+    const NOT_NOW: InitInput = InitInput::DrainEnded { succeeded: false, taken: true };
+
     const fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
@@ -360,10 +368,10 @@ mod tests {
                     self.tell(InitInput::CommandExited(status));
                 }
                 if std::mem::take(&mut self.not_drained) {
-                    self.tell(InitInput::NotDrained);
+                    self.tell(NOT_NOW);
                 }
                 if self.drain_ends.take_if(|at| *at <= self.now).is_some() {
-                    self.tell(InitInput::Drained);
+                    self.tell(DRAINED);
                 }
                 self.tell(InitInput::TimePassed);
                 if !self.command_alive && !self.container.rest && self.drain_ends.is_none() {
@@ -429,6 +437,16 @@ mod tests {
             world.pass(ms(drain + 100));
             prop_assert_eq!(world.exit, Some(code), "a command that fails is not a stop in order");
         }
+    }
+
+    #[test]
+    fn a_failed_drain_is_asked_for_again_only_while_a_session_goes_on() {
+        let mut init = Init::new(ms(10_000), false);
+        init.handle(ms(0), InitInput::Signalled(TERM));
+        assert_eq!(init.handle(ms(1), NOT_NOW), []);
+        assert_eq!(init.handle(ms(1) + DRAIN_AGAIN, InitInput::TimePassed), [InitEffect::Drain]);
+        let no_session = InitInput::DrainEnded { succeeded: false, taken: false };
+        assert_eq!(init.handle(ms(200), no_session), [InitEffect::Forward(TERM)], "the command is asked next");
     }
 
     #[test]
