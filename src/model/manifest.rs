@@ -41,7 +41,8 @@ use crate::model::manifest::restart::{OnClose, OnGiveUp, Restart};
 use crate::model::manifest::stop::StopForm;
 use crate::model::manifest::switch::{on, switch};
 
-/// `name.ron`: one app as written. `check` turns it into a [`crate::model::app::App`].
+/// `name.ron`: one app as written. `check` turns it into a [`crate::model::app::App`]. One type because people write it as
+/// one file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename = "App", deny_unknown_fields)]
 pub struct Manifest {

@@ -93,7 +93,7 @@ pub struct Identity {
     pub restored: u32,
 }
 
-/// One app in `status`.
+/// One app in `status`. One type because it is one row of the answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AppStatus {
     /// The manifest's file name without `.ron`.

@@ -151,6 +151,39 @@ fn a_long_file_gives_its_reason() {
     );
 }
 
+const MOST_FIELDS: usize = 14;
+
+#[test]
+fn a_type_with_many_fields_gives_its_reason() {
+    let (mut found, mut seen) = (Vec::new(), 0);
+    for (name, text) in files("src", ".rs").into_iter().filter(|(name, _)| !is_test(name)) {
+        let lines: Vec<&str> = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let declared = line.strip_prefix("pub ").or(line.strip_prefix("pub(crate) ")).unwrap_or(line);
+            if !(declared.starts_with("struct ") && declared.ends_with('{')) {
+                continue;
+            }
+            seen += 1;
+            let body = lines[at + 1..].iter().take_while(|line| **line != "}");
+            let is_field = |line: &&&str| {
+                let code = line.strip_prefix("    ").unwrap_or_default();
+                !code.starts_with([' ', '/', '#']) && code.contains(": ")
+            };
+            let fields = body.filter(is_field).count();
+            let above = lines[..at].iter().rev().take_while(|line| line.starts_with("///") || line.starts_with("#["));
+            if fields > MOST_FIELDS && !above.into_iter().any(|line| line.contains("One type because ")) {
+                found.push(format!("{name}:{}: {fields} fields", at + 1));
+            }
+        }
+    }
+    assert!(seen > 100, "the types are not found");
+    assert!(
+        found.is_empty(),
+        "more than {MOST_FIELDS} fields: split the type, or write `One type because …` above it:\n{}",
+        found.join("\n")
+    );
+}
+
 #[test]
 fn modules_do_not_import_one_another_in_a_circle() {
     let module = |name: &str| {
