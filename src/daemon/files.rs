@@ -103,7 +103,7 @@ fn refuse_precious(path: &Path, around: &Around) -> Result<(), String> {
     let Ok(real) = parent.canonicalize().map(|parent| parent.join(name)) else { return Ok(()) };
     let home = around.home.canonicalize().unwrap_or_else(|_| around.home.into());
     if home.starts_with(&real) {
-        return Err("it is the home folder or holds it: name the folder meant".into());
+        return Err("it is the home folder or holds it: name the folder that you mean".into());
     }
     Ok(())
 }
@@ -122,7 +122,7 @@ fn cannot(what: impl Display, error: impl Into<io::Error>) -> String {
         Some(Errno::ISDIR) => ("a folder is in the way", "remove it, or name another path".into()),
         Some(Errno::EXIST) => ("something else is in the way", "remove it, or name another path".into()),
         Some(Errno::NOTEMPTY) => ("the folder is not empty", "empty it with ClearDir first".into()),
-        Some(Errno::NOENT) => ("it does not exist", "make it, or name another path".into()),
+        Some(Errno::NOENT) => ("it does not exist", "create it, or name another path".into()),
         Some(Errno::ROFS) => ("the file system is read-only", "mount it writable, or name another path".into()),
         Some(Errno::NOSPC | Errno::DQUOT) => ("the disk is full", "free some space".into()),
         Some(Errno::BUSY) => ("something is mounted there", "unmount it, or name another path".into()),

@@ -127,7 +127,7 @@ impl Logs {
             return Ok(());
         }
         let said = |error: io::Error| {
-            io::Error::new(error.kind(), format!("cannot make a pipe for the output of `{app}`: {error}"))
+            io::Error::new(error.kind(), format!("cannot create a pipe for the output of `{app}`: {error}"))
         };
         let peek = self.peek().map_err(said)?;
         let inherited = lock(&self.0.inherited).remove(app);

@@ -112,13 +112,13 @@ fn made(path: &Path) -> anyhow::Result<fs::Metadata> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .with_context(|| format!("cannot make the state folder {said}"))?;
+        .with_context(|| format!("cannot create the state folder {said}"))?;
     // In /tmp, any user could have placed a link to one of our folders.
     let link = path.symlink_metadata().with_context(|| format!("cannot look at the state folder {said}"))?;
     ensure!(!link.is_symlink(), "the state folder {said} is a link: name the folder itself with --state");
     ensure!(
         link.uid() == uid,
-        "the state folder {said} belongs to user {}, and we are user {uid}: name another with --state or KASM_VOID_STATE",
+        "the state folder {said} belongs to user {}, not to user {uid}: name another with --state or KASM_VOID_STATE",
         link.uid()
     );
     Ok(link)

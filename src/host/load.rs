@@ -153,7 +153,7 @@ fn unlisted(folder: &Path, error: &io::Error) -> Problem {
     let name = folder.display().to_string();
     match error.kind() {
         io::ErrorKind::NotFound => Problem::whole(&name, "the manifest folder does not exist")
-            .help("make it, or take it out of the command line; it is watched for")
+            .help("create it, or remove it from the command line; its manifests are applied as soon as it is there")
             .warning(),
         io::ErrorKind::NotADirectory => {
             Problem::whole(&name, "is not a folder").help("name the folder that holds the manifests")

@@ -24,7 +24,7 @@ pub(super) fn clear_dir(path: &Path, around: &Around) -> Done {
         Err(error) => return Err(cannot(what(), error)),
     };
     if is_home(&folder, around) {
-        return Err(format!("cannot {}: it is the home folder: name the folder meant", what()));
+        return Err(format!("cannot {}: it is the home folder: name the folder that you mean", what()));
     }
     let mut sweep = Sweep { cancelled: around.cancelled, removed: 0, kept: Vec::new() };
     sweep.empty(&folder, 0)?;

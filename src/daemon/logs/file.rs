@@ -251,7 +251,7 @@ impl Open {
 pub fn open(path: &Path) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot make the folder {}: {error}", folder.display()))
+            io::Error::new(error.kind(), format!("cannot create the folder {}: {error}", folder.display()))
         })?;
     }
     // Without O_NONBLOCK, opening a FIFO would wait for a reader.

@@ -306,7 +306,7 @@ async fn a_log_that_cannot_be_made_is_made_once_it_can() {
     assert_eq!(desk.logs.stats("app").dropped_lines, 1);
     fs::remove_file(&folder).unwrap();
     let text = desk.written().await;
-    assert!(text.starts_with("[kasm-void: 1 line dropped: cannot make the folder"), "{text}");
+    assert!(text.starts_with("[kasm-void: 1 line dropped: cannot create the folder"), "{text}");
     assert_eq!(desk.logs.stats("app").trouble, None);
 }
 

@@ -136,7 +136,7 @@ fn warn_of_missing(cwd: Option<&Path>, prelaunch: &[Hook], fields: &mut Fields<'
     match (around.look)(&folder.to_string_lossy()) {
         FileKind::Folder => {}
         FileKind::Nothing => {
-            let help = format!("make it, or add MakeDir(path: \"{shown}\") to `prelaunch`");
+            let help = format!("create it, or add MakeDir(path: \"{shown}\") to `prelaunch`");
             fields.warning("cwd", format!("the folder `{shown}` does not exist"), help);
         }
         _ => fields.error("cwd", format!("`{shown}` is not a folder"), "name the folder to start in"),

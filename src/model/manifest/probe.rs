@@ -94,7 +94,7 @@ fn checked_url(url: String, fields: &mut Fields<'_>) -> String {
     let host = url.strip_prefix("http://");
     if !host.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':', '?', '#'])) {
         let help = "write \"http://127.0.0.1:9222/path\"; https is not supported";
-        fields.error("url", format!("`{url}` is not a URL that can be asked"), help);
+        fields.error("url", format!("`{url}` is not a URL that can be probed"), help);
     }
     url
 }

@@ -173,7 +173,7 @@ fn what_is_wrong_with_a_value_is_said_with_its_place_and_the_way_out() {
         ),
         (
             r#"App(command: "tool", ready: Ready(probe: Http(url: "https://x")))"#,
-            "web.ron:1:52: `https://x` is not a URL that can be asked (`ready.probe.url`): write \"http://127.0.0.1:9222/path\"; https is not supported",
+            "web.ron:1:52: `https://x` is not a URL that can be probed (`ready.probe.url`): write \"http://127.0.0.1:9222/path\"; https is not supported",
         ),
         (
             r#"App(command: "tool", env: {"KASM_VOID_APP": "x"})"#,
@@ -287,7 +287,7 @@ fn what_is_probably_not_meant_is_a_warning() {
         ),
         (
             r#"App(command: "tool", cwd: "/later")"#,
-            "web.ron:1:27: the folder `/later` does not exist (`cwd`): make it, or add MakeDir(path: \"/later\") to `prelaunch`",
+            "web.ron:1:27: the folder `/later` does not exist (`cwd`): create it, or add MakeDir(path: \"/later\") to `prelaunch`",
         ),
         (
             r#"App(command: "tool", env_secret: ["TOKENS"])"#,
