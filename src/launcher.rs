@@ -5,7 +5,6 @@ mod audit;
 pub mod http;
 pub mod navigate;
 mod rate;
-pub(crate) mod resolve;
 pub mod token;
 pub mod verdict;
 pub mod wire;

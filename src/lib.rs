@@ -3,8 +3,8 @@
 //! # Theory of operation
 //!
 //! The code is split by purity. `model` decides: it does no IO, reads no clock, and turns inputs into effects. `host`
-//! wraps the operating system. `daemon`, `guard`, `init` and `launcher` act: they collect inputs, pass them to their
-//! part of the model, and carry out its effects. `http` serves connections, and `cli` talks to people.
+//! wraps the operating system. `daemon`, `guard`, `init`, `launcher` and `proxy` act: they collect inputs, pass them to their
+//! part of the model, and carry out its effects. `http` serves connections, `resolver` looks up names, and `cli` talks to people.
 //!
 //! `kasm-void run` is two processes. The guard holds what must survive a supervisor: the lock of the state folder and
 //! the apps' output pipes. It starts the supervisor as its child, and starts the next one when that dies. The
@@ -53,6 +53,9 @@ pub mod http;
 pub mod cdp;
 
 #[cfg(feature = "daemon")]
+mod resolver;
+
+#[cfg(feature = "daemon")]
 pub mod daemon;
 
 #[cfg(feature = "daemon")]
@@ -60,6 +63,9 @@ mod guard;
 
 #[cfg(feature = "daemon")]
 pub mod launcher;
+
+#[cfg(feature = "daemon")]
+mod proxy;
 
 #[cfg(feature = "daemon")]
 mod init;

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::VerbEnd;
 use super::print::{BAD, DIM, GOOD, plain, say, say_json};
-use crate::launcher::resolve::Resolver;
 use crate::model::url::{JudgedUrl, Policy, Refused};
+use crate::resolver::Resolver;
 
 /// The URL to open with the addresses of its host, or the reason for the refusal.
 type Verdict = Result<(JudgedUrl, Vec<IpAddr>), Refused>;

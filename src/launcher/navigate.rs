@@ -10,13 +10,13 @@ use tokio::sync::{Mutex, MutexGuard, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::resolve::Resolver;
 use super::wire;
 use crate::cdp::{self, Browser, Incoming};
 use crate::model::url::{JudgedUrl, Policy, Refused};
 use crate::model::visit::{
     Command, End, Fault, Note, Outcome, PageRequest, STOPPING, Time, Verdict, Visit, VisitEffect, VisitInput, Waits,
 };
+use crate::resolver::Resolver;
 
 /// Extra time for a verdict that comes at the deadline.
 const GRACE: Duration = Duration::from_millis(200);

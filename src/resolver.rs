@@ -22,8 +22,8 @@ const REMEMBERED: Duration = Duration::from_secs(5);
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
 /// Resolves names, with at most one look-up per name at a time.
-#[derive(Default)]
 pub struct Resolver {
+    deadline: Duration,
     client: Mutex<Option<(Stamp, TokioResolver)>>,
     busy: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -31,7 +31,31 @@ pub struct Resolver {
 /// When the configuration files were last written.
 type Stamp = [Option<SystemTime>; FILES.len()];
 
+impl Default for Resolver {
+    fn default() -> Self {
+        Resolver::within(DEADLINE)
+    }
+}
+
 impl Resolver {
+    /// A resolver with this time limit for all name servers together.
+    pub fn within(deadline: Duration) -> Self {
+        Resolver { deadline, client: Mutex::default(), busy: Mutex::default() }
+    }
+
+    /// All addresses of the target's host, judged by the policy. The address itself, if the host is one.
+    ///
+    /// # Errors
+    /// The policy's refusal; also if the name cannot be resolved.
+    pub async fn locate(&self, policy: &Policy, target: &JudgedUrl) -> Result<Vec<IpAddr>, Refused> {
+        if let Some(address) = target.literal() {
+            return Ok(vec![address]);
+        }
+        let found = self.addresses(target.host()).await.map_err(|why| Refused::unresolved(target, &why))?;
+        policy.judge_addresses(target, &found)?;
+        Ok(found)
+    }
+
     /// Resolves the target's name, if it has one, and checks all addresses with the policy.
     pub async fn judge(&self, policy: &Policy, target: &JudgedUrl) -> Result<Vec<IpAddr>, Refused> {
         let Some(name) = target.name() else { return Ok(Vec::new()) };
@@ -42,8 +66,8 @@ impl Resolver {
 
     /// All IPv4 and IPv6 addresses of `name`, without duplicates. The error says why there are none.
     pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, String> {
-        let late = |_| Err(format!("no name server answered within {DEADLINE:?}"));
-        timeout(DEADLINE, self.look_up(name)).await.unwrap_or_else(late)
+        let late = |_| Err(format!("no name server answered within {:?}", self.deadline));
+        timeout(self.deadline, self.look_up(name)).await.unwrap_or_else(late)
     }
 
     async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, String> {
@@ -79,7 +103,7 @@ impl Resolver {
         let unreadable = |error: NetError| format!("cannot read {}: {error}", FILES[0]);
         let mut builder = TokioResolver::builder_tokio().map_err(unreadable)?;
         let options = builder.options_mut();
-        options.timeout = DEADLINE;
+        options.timeout = (self.deadline / 3).max(DEADLINE); // a lost packet is sent again
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.positive_max_ttl = Some(REMEMBERED);
         options.negative_max_ttl = Some(DEADLINE);
