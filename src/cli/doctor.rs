@@ -86,6 +86,9 @@ async fn of_the_supervisor(client: &Client) -> anyhow::Result<Vec<Finding>> {
     }
     found.extend(snapshot.problems.into_iter().map(|problem| finding("manifests", Verdict::Doubtful, problem)));
     for app in &snapshot.apps {
+        found.extend(
+            app.warnings.iter().map(|text| finding("warning", Verdict::Doubtful, format!("{}: {text}", app.name))),
+        );
         if let Some(trouble) = &app.log_trouble {
             found.push(finding("logs", Verdict::Broken, format!("{}: {trouble}", app.name)));
         }

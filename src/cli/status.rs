@@ -62,7 +62,7 @@ pub fn urgency(app: &AppStatus) -> u8 {
         StateName::GaveUp => 0,
         StateName::Crashed => 1,
         StateName::Backoff => 2,
-        _ if app.log_trouble.is_some() || app.stale.is_some() => DOUBTFUL,
+        _ if app.log_trouble.is_some() || app.stale.is_some() || !app.warnings.is_empty() => DOUBTFUL,
         StateName::Stopping => 4,
         StateName::Starting => 5,
         StateName::Running => 6,
@@ -98,6 +98,7 @@ pub fn notes(app: &AppStatus) -> Vec<String> {
     if let Some(trouble) = &app.log_trouble {
         notes.push(format!("{BAD}the output of {name} is not saved{BAD:#}: {}", plain(trouble)));
     }
+    notes.extend(app.warnings.iter().map(|text| format!("{BAD}warning{BAD:#}: {}", plain(text))));
     notes
 }
 

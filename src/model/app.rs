@@ -54,6 +54,8 @@ pub struct App {
     pub max_rss: Option<u64>,
     /// Its desktop icon.
     pub icon: Option<Icon>,
+    /// What people must not forget, as sentences.
+    pub warnings: Vec<String>,
 }
 
 /// Everything that a process of the app is started with. If any of it changes, a running app is restarted.
@@ -105,6 +107,7 @@ impl App {
             log: Log::default(),
             max_rss: None,
             icon: None,
+            warnings: Vec::new(),
         }
     }
 

@@ -14,12 +14,14 @@ pub mod fields;
 
 pub mod backoff;
 pub mod environment;
+pub mod fixed;
 pub mod icon;
 pub mod limits;
 pub mod log;
 pub mod matches;
 pub mod probe;
 pub mod stop;
+pub mod warning;
 
 pub mod hook;
 pub mod restart;
@@ -31,6 +33,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::model::manifest::backoff::BackoffForm;
+use crate::model::manifest::fixed::FixedForm;
 use crate::model::manifest::hook::HookForm;
 use crate::model::manifest::icon::Icon;
 use crate::model::manifest::limits::LimitsForm;
@@ -40,6 +43,7 @@ use crate::model::manifest::probe::{HealthForm, ReadyForm};
 use crate::model::manifest::restart::{OnClose, OnGiveUp, Restart};
 use crate::model::manifest::stop::StopForm;
 use crate::model::manifest::switch::{on, switch};
+use crate::model::manifest::warning::WarningForm;
 
 /// `name.ron`: one app as written. `check` turns it into a [`crate::model::app::App`]. One type because people write it as
 /// one file.
@@ -66,6 +70,9 @@ pub struct Manifest {
     /// Flags taken from `args` if the override of `args_from` lacks them.
     #[serde(default)]
     pub args_kept: Vec<String>,
+    /// Arguments that neither `args` nor an override can remove or change.
+    #[serde(default)]
+    pub args_fixed: Vec<FixedForm>,
     /// Arguments after all others.
     #[serde(default)]
     pub args_last: Vec<String>,
@@ -123,4 +130,7 @@ pub struct Manifest {
     /// Its desktop icon; without it, it has none.
     #[serde(default)]
     pub icon: Option<Icon>,
+    /// Sentences that `status` and `doctor` show while a switch is off.
+    #[serde(default)]
+    pub warnings: Vec<WarningForm>,
 }

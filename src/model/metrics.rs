@@ -55,9 +55,10 @@ impl Collector for Moment {
 }
 
 /// The gauges of an app: name, help and unit.
-const GAUGES: [(&str, &str, Option<Unit>); 5] = [
+const GAUGES: [(&str, &str, Option<Unit>); 6] = [
     ("app_up", "1 while the app is running and ready", None),
     ("app_stale", "1 while the manifest is broken and its last good version is in use", None),
+    ("app_warnings", "Warnings that the app's manifest shows now, as for a guard that is switched off", None),
     ("app_failures", "Failed starts in a row; 5 or more are a crash loop", None),
     ("app_uptime", "Time since the app became ready", Some(Unit::Seconds)),
     ("app_memory", "Resident memory of the app", Some(Unit::Bytes)),
@@ -79,6 +80,7 @@ fn gauges(app: &AppStatus) -> [Gauge; GAUGES.len()] {
         failures,
         memory_bytes,
         stale,
+        warnings,
         // A label, and the counter in `starts`.
         name: _,
         restarts: _,
@@ -98,6 +100,7 @@ fn gauges(app: &AppStatus) -> [Gauge; GAUGES.len()] {
     [
         Gauge::Whole(i64::from(*state == StateName::Running)),
         Gauge::Whole(i64::from(stale.is_some())),
+        Gauge::Whole(warnings.len() as i64),
         Gauge::Whole(i64::from(*failures)),
         uptime_ms.map_or(Gauge::Absent, |ms| Gauge::Part(ms as f64 / 1e3)),
         memory_bytes.map_or(Gauge::Absent, |bytes| Gauge::Whole(bytes as i64)),

@@ -65,6 +65,7 @@ fn differences(old: &App, new: &App) -> Vec<(&'static str, TakesEffect)> {
         log,
         max_rss,
         icon,
+        warnings,
     } = old;
     let Program { argv, last, env, env_hidden, cwd, nice, oom_score_adj } = program;
     let program = &new.program;
@@ -93,6 +94,7 @@ fn differences(old: &App, new: &App) -> Vec<(&'static str, TakesEffect)> {
         ("limits.max_rss", TakesEffect::Live, *max_rss != new.max_rss),
         ("actions", TakesEffect::Live, *actions != new.hooks.actions),
         ("icon", TakesEffect::Live, *icon != new.icon),
+        ("warnings", TakesEffect::Live, *warnings != new.warnings),
         ("args_last", TakesEffect::Live, *last != program.last),
     ]
     .into_iter()

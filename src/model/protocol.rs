@@ -133,6 +133,9 @@ pub struct AppStatus {
     /// Why output is being dropped, and how many lines were; only in answers, never in events.
     #[serde(default)]
     pub log_trouble: Option<String>,
+    /// What people must not forget, as its manifest says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// The actions that `do` accepts.
     pub actions: Vec<String>,
 }
@@ -198,6 +201,7 @@ impl AppStatus {
             cpu_ms: None,
             stale: None,
             log_trouble: None,
+            warnings: Vec::new(),
             actions: Vec::new(),
         }
     }

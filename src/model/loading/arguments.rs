@@ -1,6 +1,6 @@
 //! Arguments: the program as an absolute path, and its arguments: `args`, or the override of them.
 //!
-//! An override may give a flag another value than `args` does, as in `--user-data-dir=/tmp/p`. Hooks, patterns and
+//! Fixed arguments hold for both. An override may give a flag another value than `args` does, as in `--user-data-dir=/tmp/p`. Hooks, patterns and
 //! probes must follow the value in use. So if `args` sets a kept flag from a var, the var takes its value from the
 //! override.
 
@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::model::loading::surroundings::Surroundings;
 use crate::model::manifest::fields::Fields;
+use crate::model::manifest::fixed::{FixedArgs, Removed};
 
 /// The program as an absolute path.
 pub fn program(command: String, enabled: bool, fields: &mut Fields<'_>, around: &Surroundings<'_>) -> String {
@@ -81,8 +82,26 @@ impl Override {
     }
 }
 
-/// `args`, or the override with the kept flags added.
+/// `args`, or the override with the kept flags added, and the fixed arguments before them.
 pub fn arguments(
+    args: Vec<String>,
+    (args_kept, fixed): (&[String], &FixedArgs),
+    overridden: Option<Override>,
+    fields: &mut Fields<'_>,
+) -> Vec<String> {
+    let source = overridden.as_ref().map_or("args".to_owned(), |overridden| overridden.name.clone());
+    let (words, removed) = fixed.apply(chosen(args, args_kept, overridden, fields));
+    for Removed { word, instead } in removed {
+        let (message, help) = match instead {
+            Some(own) => (format!("`{source}` has `{word}`, where `{own}` is fixed"), "the fixed argument is used"),
+            None => (format!("`{source}` has `{word}`"), "it is left out, because it would cancel fixed arguments"),
+        };
+        fields.warning("args_fixed", message, help);
+    }
+    words
+}
+
+fn chosen(
     args: Vec<String>,
     args_kept: &[String],
     overridden: Option<Override>,

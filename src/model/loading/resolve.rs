@@ -16,7 +16,7 @@ use crate::model::manifest::limits::Limits;
 use crate::model::manifest::log::{Log, LogForm};
 use crate::model::manifest::restart::RestartPolicy;
 use crate::model::manifest::workspace::{Workspace, WorkspaceForm};
-use crate::model::manifest::{Manifest, environment};
+use crate::model::manifest::{Manifest, environment, fixed, warning};
 use crate::model::spelling::closest;
 
 /// The app, as complete as possible, and all its problems.
@@ -56,6 +56,7 @@ fn checked(
         args,
         args_from: _, // used to read the override
         args_kept,
+        args_fixed,
         args_last,
         env,
         env_secret,
@@ -75,11 +76,13 @@ fn checked(
         limits,
         actions,
         icon,
+        warnings,
     } = manifest;
     let enabled = fields.switch("enabled", enabled, "the app stays enabled");
     let last = args_last.len();
     let mut argv = vec![program(command, enabled, fields, around)];
-    argv.extend(arguments(args, &args_kept, overridden, fields));
+    let fixed = fixed::check(args_fixed, fields);
+    argv.extend(arguments(args, (&args_kept, &fixed), overridden, fields));
     argv.extend(fields.texts("args_last", args_last));
     let Limits { nice, oom_score_adj, max_rss } = fields.within("limits", |fields| limits.check(fields));
     warn_of_unhidden(&env_secret, &workspace.env_hidden, fields);
@@ -122,6 +125,7 @@ fn checked(
         log: fields.within("log", |fields| checked_log(log, fields, around)),
         max_rss,
         icon: icon.map(|icon| fields.within("icon", |fields| icon.check(fields, &hooks.actions))),
+        warnings: warning::check(warnings, fields),
         hooks,
     }
 }

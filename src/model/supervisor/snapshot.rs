@@ -59,6 +59,7 @@ fn status(name: &str, slot: &Slot, now: Duration, observed: Observed) -> AppStat
         cpu_ms: observed.cpu_ms,
         stale: slot.stale.clone(),
         log_trouble: observed.log_trouble,
+        warnings: machine.app.warnings.clone(),
         actions: machine.app.hooks.actions.keys().cloned().collect(),
     }
 }

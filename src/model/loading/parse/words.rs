@@ -114,9 +114,11 @@ fn expected(path: &str) -> &'static str {
     }
     match (field, element) {
         ("prelaunch" | "postlaunch" | "stage", true) => STEP,
+        ("args_fixed", true) => "Fixed(args: [\"--flag=value\"])",
+        ("warnings", true) => "Warning(unless: \"${LAUNCH_APP:-1}\", text: \"…\")",
         ("prelaunch" | "postlaunch" | "stage", false) => STEPS,
         (
-            "args" | "args_kept" | "args_last" | "argv" | "after" | "env_secret" | "env_hidden" | "locked"
+            "args" | "args_kept" | "args_last" | "argv" | "without" | "after" | "env_secret" | "env_hidden" | "locked"
             | "categories",
             false,
         ) => "a list of texts such as [\"one\", \"two\"]",
@@ -139,7 +141,7 @@ fn expected(path: &str) -> &'static str {
 /// The fields that hold a form of their own.
 fn expected_form(field: &str) -> &'static str {
     match field {
-        "enabled" => "true, false, or a text such as \"${LAUNCH_APP:-1}\"",
+        "enabled" | "unless" => "true, false, or a text such as \"${LAUNCH_APP:-1}\"",
         "autostart" => "true, false, or a text such as \"${AUTOSTART:-1}\"",
         "env" | "vars" => "a map such as {\"NAME\": \"value\"}",
         "set" | "default" => "a map such as {\"key\": true}",
@@ -161,6 +163,8 @@ fn expected_form(field: &str) -> &'static str {
         "log" => "fields in parentheses, as in Log(keep: 3)",
         "limits" => "fields in parentheses, as in Limits(nice: 5)",
         "icon" => "Icon(name: \"…\")",
+        "args_fixed" => "a list such as [Fixed(args: [\"--flag=value\"])]",
+        "warnings" => "a list such as [Warning(unless: \"${LAUNCH_APP:-1}\", text: \"…\")]",
         _ => TEXT,
     }
 }
