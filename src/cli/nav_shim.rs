@@ -30,7 +30,7 @@ pub struct NavShimOptions {
 pub async fn run(options: NavShimOptions, json: bool) -> anyhow::Result<VerbEnd> {
     privacy::hide();
     let NavShimOptions { port, listen, cdp_port, policy } = options;
-    let policy = policy.policy().map_err(anyhow::Error::msg)?;
+    let policy = policy.policy().map_err(anyhow::Error::msg)?.with_own_ports(&[port, cdp_port]);
     let _journal = Journal::start(if json { Format::Json } else { Format::Auto }, None)?;
     let state = std::env::var_os(marks::APP).and(std::env::var_os(marks::STATE)).map(PathBuf::from);
     let socket = state.map(|state| layout::launcher_socket(&state));

@@ -4,11 +4,13 @@
 
 mod address;
 mod name;
+mod private;
 
 use core::fmt;
 use core::net::IpAddr;
 
 use name::HostPattern;
+use private::PrivateHost;
 use serde::Serialize;
 use url::{Host, ParseError, Url};
 
@@ -27,6 +29,10 @@ pub struct Policy {
     allowed: Vec<HostPattern>,
     /// Names that count as public suffixes, in addition to the public list.
     public: Vec<String>,
+    /// Private hosts that may be opened on purpose.
+    private: Vec<PrivateHost>,
+    /// Ports of this machine that are never opened, not even on purpose.
+    own_ports: Vec<u16>,
     /// Ports on this machine from which a test serves pages.
     loopback: Vec<u16>,
 }
@@ -60,6 +66,8 @@ pub enum Reason {
     Scheme,
     /// The URL contains a user name or a password.
     Credentials,
+    /// The port belongs to kasm-void or to the browser's DevTools, on this machine.
+    OwnPort,
     /// The port is not one of those that may be used.
     Port,
     /// The host is an address that is not global.
@@ -89,6 +97,8 @@ impl Default for Policy {
             refused: Vec::new(),
             allowed: Vec::new(),
             public: Vec::new(),
+            private: Vec::new(),
+            own_ports: Vec::new(),
             loopback: Vec::new(),
         }
     }
@@ -124,7 +134,7 @@ impl Policy {
     /// Applies every rule that does not need name resolution.
     pub fn judge(&self, raw: &str) -> Result<JudgedUrl, Refused> {
         let target = self.judge_frame(raw)?;
-        match self.is_exempt(&target) {
+        match self.is_exempt(&target) || self.is_private_on_purpose(&target) {
             true => Ok(target),
             false => self.judge_listed(target.plain_host()).map(|()| target),
         }
@@ -136,6 +146,11 @@ impl Policy {
         let url = parse(raw)?;
         let target = JudgedUrl { url, settled: false };
         if self.is_exempt(&target) {
+            return Ok(JudgedUrl { settled: true, ..target });
+        }
+        self.judge_own_port(&target)?;
+        if self.is_private_on_purpose(&target) {
+            self.judge_refused(target.plain_host())?;
             return Ok(JudgedUrl { settled: true, ..target });
         }
         self.judge_port(target.port())?;
@@ -150,11 +165,11 @@ impl Policy {
     /// says nothing about the server.
     pub fn judge_remote(&self, raw: &str, remote: IpAddr, port: u16) -> Result<(), Refused> {
         let Ok(target) = parse(raw).map(|url| JudgedUrl { url, settled: false }) else { return Ok(()) };
-        if target.port() != port || self.is_exempt(&target) {
+        if target.port() != port || self.is_exempt(&target) || self.is_private_on_purpose(&target) {
             return Ok(());
         }
         address::judge(remote).map_err(|why| {
-            refused(Reason::ResolvesPrivate, format!("`{}` was answered by {why}", shortened(target.host())))
+            refused(Reason::ResolvesPrivate, format!("`{}` was answered by {}", shortened(target.host()), why.clause()))
         })
     }
 
@@ -166,8 +181,9 @@ impl Policy {
             return Err(Refused::unresolved(target, "it has no address"));
         }
         for address in addresses {
-            address::judge(*address)
-                .map_err(|why| refused(Reason::ResolvesPrivate, format!("`{}` resolves to {why}", shortened(name))))?;
+            address::judge(*address).map_err(|why| {
+                refused(Reason::ResolvesPrivate, format!("`{}` resolves to {}", shortened(name), why.clause()))
+            })?;
         }
         Ok(())
     }
@@ -194,6 +210,10 @@ impl Policy {
             let why = "ends in no public suffix, so only a name server of the local network could know it";
             return Err(refused(Reason::UnknownSuffix, format!("`{}` {why}", shortened(name))));
         }
+        self.judge_refused(name)
+    }
+
+    fn judge_refused(&self, name: &str) -> Result<(), Refused> {
         match self.refused.iter().find(|suffix| name::is_below(name, suffix)) {
             Some(suffix) => Err(refused(
                 Reason::Suffix,
@@ -233,7 +253,8 @@ impl JudgedUrl {
         (!self.settled).then(|| self.host())
     }
 
-    fn literal(&self) -> Option<IpAddr> {
+    /// The address, if the host is one.
+    pub fn literal(&self) -> Option<IpAddr> {
         match self.url.host()? {
             Host::Ipv4(address) => Some(address.into()),
             Host::Ipv6(address) => Some(address.into()),

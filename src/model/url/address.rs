@@ -116,6 +116,15 @@ impl Block {
     }
 }
 
+impl NotGlobal {
+    /// The same words for the end of a sentence: "10.0.0.1, which is not …".
+    pub fn clause(&self) -> String {
+        let text = self.to_string();
+        let (address, rest) = text.split_once(' ').unwrap_or((&text, ""));
+        format!("{address}, which {rest}")
+    }
+}
+
 impl fmt::Display for Block {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self.family {

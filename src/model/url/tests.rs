@@ -14,13 +14,15 @@ fn words(text: &str) -> Vec<String> {
     text.split(',').filter(|word| !word.is_empty()).map(String::from).collect()
 }
 
-/// `policy ports=… refuse=… allow=… public=…`
+/// `policy ports=… refuse=… allow=… public=… private=… own=…`
 fn policy(line: &str) -> Policy {
     let of = |key: &str| {
         words(line.split(' ').filter_map(|part| part.strip_prefix(key)?.strip_prefix('=')).next().unwrap_or_default())
     };
     let policy = Policy::new(&of("ports"), &of("refuse"), &of("allow"));
-    policy.and_then(|policy| policy.with_public(&of("public"))).unwrap_or_else(|why| panic!("{line}: {why}"))
+    let policy = policy.and_then(|policy| policy.with_public(&of("public"))?.with_private(&of("private")));
+    let own: Vec<u16> = of("own").iter().map(|port| port.parse().expect(line)).collect();
+    policy.unwrap_or_else(|why| panic!("{line}: {why}")).with_own_ports(&own)
 }
 
 fn unescaped(text: &str) -> String {
@@ -149,6 +151,19 @@ fn one_bad_address_among_good_ones_refuses_a_name() {
 }
 
 #[test]
+fn a_name_with_a_private_address_is_told_in_one_sentence() {
+    let policy = Policy::default();
+    let target = policy.judge("https://example.com/").expect("a page");
+    for (address, said) in [
+        ("10.0.0.1", "`example.com` resolves to 10.0.0.1, which is not on the public internet: 10.0.0.0/8 is"),
+        ("64:ff9b::a00:1", "`example.com` resolves to 64:ff9b::a00:1, which leads to 10.0.0.1, which is not on"),
+    ] {
+        let refused = policy.judge_addresses(&target, &addresses(&[address])).expect_err(address);
+        assert!(refused.text.starts_with(said), "{refused}");
+    }
+}
+
+#[test]
 fn an_address_needs_no_name_server() {
     let policy = Policy::default();
     let target = policy.judge("http://1.1.1.1/").expect("an address");
@@ -173,6 +188,37 @@ fn a_test_may_open_pages_of_this_machine_at_its_port_alone() {
         ("https://example.com/", "allowed -"),
     ] {
         assert_eq!(verdict(&policy.judge(url)), expected, "{url}");
+    }
+}
+
+#[test]
+fn a_port_of_our_own_is_not_dialled_by_any_name() {
+    let policy = Policy::default().with_private(&words("*.corp.example:9222")).expect("a host").with_own_ports(&[9222]);
+    let target = policy.judge("http://a.corp.example:9222/").expect("private on purpose");
+    let dial = |address: &str, ours| policy.judge_dial(&target, address.parse().expect(address), || ours);
+    for (address, ours, allowed) in [
+        ("10.0.0.5", false, true),
+        ("10.0.0.5", true, false),
+        ("127.0.0.1", false, false),
+        ("127.9.9.9", false, false),
+        ("::1", false, false),
+        ("::ffff:127.0.0.1", false, false),
+        ("0.0.0.0", false, false),
+        ("::", false, false),
+    ] {
+        assert_eq!(dial(address, ours).is_ok(), allowed, "{address} {ours}");
+    }
+}
+
+#[test]
+fn bad_words_of_the_list_of_private_hosts_are_named() {
+    let why = |word: &str| Policy::default().with_private(&words(word)).err().unwrap_or_default();
+    for (said, expected) in [
+        (why("10.0.0.5:http"), "`http` is not a port: use a number from 1 to 65535"),
+        (why("a..b:80"), "`a..b` is not a host: it has two dots in a row, or one at its start"),
+        (why("http://grafana"), "`//grafana` is not a port: use a number from 1 to 65535"),
+    ] {
+        assert_eq!(said, expected);
     }
 }
 

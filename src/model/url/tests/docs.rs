@@ -11,6 +11,11 @@ pub const RULES: &[(Reason, &str, &str)] = &[
     (Reason::NotAUrl, "whole, and readable by the WHATWG parser, as a browser reads it", "example.com"),
     (Reason::Scheme, "http or https", "file:///etc/passwd"),
     (Reason::Credentials, "no user name and no password", "https://example.com@evil.net/"),
+    (
+        Reason::OwnPort,
+        "on this machine, no port of the workspace itself: the launcher's, the proxy's, the DevTools'",
+        "http://localhost:9222/",
+    ),
     (Reason::Port, "a port that may be opened: 80, 443, 8080, 8443, or those of `--ports`", "http://example.com:22/"),
     (Reason::PrivateAddress, "an address, in any notation, only when it is global (below)", "http://0x7f.1/"),
     (
@@ -74,6 +79,7 @@ fn the_tables_in_the_docs_are_the_policy() {
 #[test]
 fn each_rule_refuses_its_example() {
     let policy = Policy::new(&[], &words("admin.kbve.com"), &words("*.com,*.nip.io")).expect("a policy");
+    let policy = policy.with_own_ports(&[9222]);
     for (reason, _, example) in RULES {
         let url = example.replace('…', &"a".repeat(LONGEST));
         let judged = policy.judge(&url).and_then(|target| match reason {
@@ -93,19 +99,20 @@ fn each_reason_has_a_rule_in_order() {
         Reason::NotAUrl => 1,
         Reason::Scheme => 2,
         Reason::Credentials => 3,
-        Reason::Port => 4,
-        Reason::PrivateAddress => 5,
-        Reason::BadName => 6,
-        Reason::ReservedName => 7,
-        Reason::SingleLabel => 8,
-        Reason::UnknownSuffix => 9,
-        Reason::Suffix => 10,
-        Reason::NotAllowed => 11,
-        Reason::Unresolved => 12,
-        Reason::ResolvesPrivate => 13,
+        Reason::OwnPort => 4,
+        Reason::Port => 5,
+        Reason::PrivateAddress => 6,
+        Reason::BadName => 7,
+        Reason::ReservedName => 8,
+        Reason::SingleLabel => 9,
+        Reason::UnknownSuffix => 10,
+        Reason::Suffix => 11,
+        Reason::NotAllowed => 12,
+        Reason::Unresolved => 13,
+        Reason::ResolvesPrivate => 14,
     };
     for (at, (reason, ..)) in RULES.iter().enumerate() {
         assert_eq!(place(reason), at, "{reason}");
     }
-    assert_eq!(RULES.len(), 14);
+    assert_eq!(RULES.len(), 15);
 }
