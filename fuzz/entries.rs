@@ -12,10 +12,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, Version, header};
+use axum::response::IntoResponse;
 use kasm_void::cdp::shorten::Strings;
 use kasm_void::cdp::{self, Fault, Incoming};
 use kasm_void::daemon::state;
-use kasm_void::http::{Listen, ListenerLimits, Peer, serve};
+use kasm_void::http::{BoxedAnswer, Listen, ListenerLimits, Peer, Streaming, StreamingRequest, serve, serve_streams};
 use kasm_void::launcher::verdict::{Outcome, Verdict};
 use kasm_void::launcher::wire;
 use kasm_void::model::loading::check::Checker;
@@ -27,6 +28,8 @@ use kasm_void::model::loading::surroundings::{FileKind, Surroundings};
 use kasm_void::model::manifest::Manifest;
 use kasm_void::model::manifest::fields::Insert;
 use kasm_void::model::manifest::workspace::WorkspaceForm;
+use kasm_void::model::proxy::denial::Denial;
+use kasm_void::model::proxy::request::{Origin, ProxyRequest, read};
 use kasm_void::model::url::{self, JudgedUrl, LONGEST, PORTS, Policy, Refused};
 use ron::extensions::Extensions;
 use serde::Serialize;
@@ -43,6 +46,7 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("interpolation", interpolation),
     ("requests", requests),
     ("url", url),
+    ("proxy", proxy),
     ("state", state),
     ("cdp", cdp),
 ];
@@ -173,11 +177,73 @@ pub fn requests(bytes: &[u8]) {
     });
 }
 
+/// Sends bytes to the proxy's own connection loop. Whatever a request says, a host that may be reached is public, and a
+/// refusal repeats nothing that is not the host's.
+pub fn proxy(bytes: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.expect("a runtime").block_on(async {
+        let (mut client, stream) = tokio::io::duplex(1 << 10);
+        let broken = Arc::new(Mutex::new(None));
+        let judge = Arc::new(JudgesOnly(broken.clone()));
+        let server = serve_streams(Once(Mutex::new(Some(stream))), judge, LIMITS);
+        let conversation = tokio::time::timeout(Duration::from_secs(3600), talk(&mut client, bytes));
+        let answer = conversation.await.expect("the proxy leaves the connection open");
+        server.close(Duration::from_secs(1)).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1."), "{answer:?}");
+        if let Some(broken) = broken.lock().expect("a handler has panicked").take() {
+            panic!("{broken}");
+        }
+    });
+}
+
+/// A proxy that opens no connection. Holds the first request that broke an invariant.
+struct JudgesOnly(Arc<Mutex<Option<String>>>);
+
+impl Streaming for JudgesOnly {
+    fn answer(self: Arc<Self>, request: StreamingRequest) -> BoxedAnswer {
+        let (method, target) = (request.method().to_string(), request.uri().to_string());
+        // A panic in the server's task would be lost.
+        let judged = std::panic::catch_unwind(|| proxied(&method, &target));
+        if judged.is_err() {
+            *self.0.lock().expect("nobody panics with it") = Some(format!("{method} {target}"));
+        }
+        Box::pin(async { Some("judged".into_response()) })
+    }
+}
+
+fn proxied(method: &str, target: &str) {
+    let (origin, path) = match read(method, target) {
+        Ok(ProxyRequest::Tunnel(origin)) => (origin, "/".to_owned()),
+        Ok(ProxyRequest::Forward { origin, path }) => (origin, path),
+        Ok(ProxyRequest::Own(_)) => return assert!(target.starts_with('/'), "{target}"),
+        Err(malformed) => return is_readable(&Denial::Malformed(malformed), None),
+    };
+    assert!(path.starts_with('/') && !path.contains('#'), "{path:?}");
+    match origin.judge(&Policy::default()) {
+        Ok(target) => {
+            is_public(&target);
+            assert_eq!(Policy::default().judge(&origin.url()), Ok(target), "it is judged in two ways");
+        }
+        Err(refused) => is_readable(&Denial::Refused(refused), Some(&origin)),
+    }
+}
+
+fn is_readable(denial: &Denial, origin: Option<&Origin>) {
+    let host = origin.and_then(|origin| url::host(&origin.url())).unwrap_or_default();
+    let page = denial.page(&host);
+    assert!(!page.contains("<script") && page.contains("<h1>"), "{page}");
+    assert!((400..600).contains(&denial.status()) && !denial.proxy_status().contains(['\r', '\n']), "{denial:?}");
+    assert!(!denial.plain().chars().any(|c| c.is_control() && c != '\n'), "{denial:?}");
+}
+
 const LIMITS: ListenerLimits = ListenerLimits {
     connections: 2,
     per_address: None,
     reserved: 0,
     head: Duration::from_secs(1),
+    head_bytes: 8 << 10,
+    headers: 32,
     body: Duration::from_secs(1),
     body_bytes: 512,
     stalled: Duration::from_secs(1),

@@ -15,6 +15,7 @@ pub mod open;
 mod plan;
 mod policy;
 pub mod print;
+mod proxy;
 mod retire;
 mod session;
 mod status;
@@ -173,6 +174,9 @@ enum Verb {
     /// Run the URL launcher: open pages on the shared screen for HTTP clients that have the token
     #[command(after_help = NAV_SHIM)]
     NavShim(nav_shim::NavShimOptions),
+    /// Run the guard proxy: the browser's only way out, which refuses private hosts
+    #[command(after_help = PROXY)]
+    Proxy(proxy::ProxyArgs),
     #[command(flatten)]
     Ask(Ask),
     /// Check this machine and session for problems
@@ -399,6 +403,15 @@ The token is read from the file named by $URL_LAUNCHER_TOKEN_FILE, again for eac
 $URL_LAUNCHER_TOKEN, else from $VNC_PW. Without a token, every request to open a page is refused. All replies are in
 docs/launcher.md. SIGTERM stops the launcher.";
 
+const PROXY: &str = "\
+Example:
+  kasm-void proxy --port 9997
+  chromium --proxy-server=http://127.0.0.1:9997 '--proxy-bypass-list=<-loopback>'
+
+Every host is judged by the launcher's policy (kasm-void check-url explains it), its name is looked up once, and only an
+address that was judged is connected to. GET /healthz and /metrics are for probes. More is in docs/proxy.md. SIGTERM stops
+the proxy.";
+
 #[derive(Args)]
 struct Change {
     #[arg(value_name = "APP", required_unless_present = "all", conflicts_with = "all")]
@@ -484,6 +497,7 @@ pub fn run(cli: Cli) -> anyhow::Result<VerbEnd> {
         Verb::Doctor => asking(doctor::doctor(&Client::new(&state), &state, json)),
         Verb::Open { url, launcher_port } => asking(open::open(&url, &state, launcher_port, json)),
         Verb::NavShim(options) => asking(nav_shim::run(options, json)),
+        Verb::Proxy(options) => asking(proxy::run(options, json)),
         Verb::Ask(question) => asking(ask(question, &Client::new(&state), json)),
         Verb::Completions { shell } => completions(shell),
     }

@@ -5,13 +5,16 @@ mod permits;
 
 mod body;
 mod fragment;
+mod limits;
+mod service;
 mod stream;
 
 pub use body::Pieces;
+pub use limits::ListenerLimits;
 pub use permits::network;
+pub use service::{BoxedAnswer, Gate, HeldPermit, Streaming, StreamingRequest};
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -38,55 +41,11 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use body::Answering;
+use fragment::Fragments;
 use permits::{Permit, Permits};
+use service::Open;
 use stream::ClientStream;
 
-/// The limits of one listener.
-#[derive(Debug, Clone, Copy)]
-pub struct ListenerLimits {
-    /// How many clients may be connected at a time.
-    pub connections: u32,
-    /// How many of them may connect from one address. At the limit, an idle client is disconnected for the next one.
-    /// `None`: any number; when all connections are taken, the next client waits.
-    pub per_address: Option<u32>,
-    /// How many connections are reserved for clients that the [`Gate`] knows.
-    pub reserved: u32,
-    /// Time limit for the head of a request, and for the next request on a kept-alive connection.
-    pub head: Duration,
-    /// Time limit for the body of a request.
-    pub body: Duration,
-    /// Longest body of a request, in bytes.
-    pub body_bytes: usize,
-    /// Time limit for a client to read more of its response.
-    pub stalled: Duration,
-}
-
-impl ListenerLimits {
-    /// Limits for clients of our own user. A reader may pause for a while (`logs -f | less`).
-    pub const LOCAL: ListenerLimits = ListenerLimits {
-        connections: 256,
-        per_address: None,
-        reserved: 0,
-        head: Duration::from_secs(10),
-        body: Duration::from_secs(5),
-        body_bytes: 64 << 10,
-        stalled: Duration::from_secs(600),
-    };
-    /// Limits for clients on the network.
-    pub const NETWORK: ListenerLimits = ListenerLimits {
-        connections: 64,
-        per_address: Some(16),
-        reserved: 8,
-        head: Duration::from_secs(5),
-        body: Duration::from_secs(5),
-        body_bytes: 64 << 10,
-        stalled: Duration::from_secs(10),
-    };
-}
-
-const HEADERS: usize = 32;
-const HEAD_BYTES: usize = 8 << 10;
-const BUFFER_BYTES: usize = 16 << 10;
 /// How many clients may wait to be accepted.
 const BACKLOG: u32 = 4096;
 /// How many bytes of an unread response the kernel buffers. The default would be megabytes.
@@ -146,28 +105,12 @@ impl Listen for TcpListener {
     }
 }
 
-/// Checks requests before they reach the routes.
-pub trait Gate: Send + Sync + 'static {
-    /// Whether this client has been admitted before. A known client is never disconnected for a stranger.
-    fn knows(&self, _: &Peer) -> bool {
-        false
-    }
-
-    /// Refuses a request after its head with a response, or returns `None` to let it pass.
-    fn admit(&self, _: &mut Parts) -> Option<Response> {
-        None
-    }
-
-    /// Makes the response to a request that is ambiguous or whose body could not be read.
-    fn reject(&self, _: &Parts, error: Error) -> Response {
-        ([(header::CACHE_CONTROL, "no-store")], error).into_response()
-    }
+/// What a listener serves.
+#[derive(Clone)]
+enum Served {
+    Routes(Arc<dyn Gate>, Router),
+    Streams(Arc<dyn Streaming>),
 }
-
-/// Lets every request pass.
-struct Open;
-
-impl Gate for Open {}
 
 /// A listener with a long backlog. A client that does not fit into the backlog retries only after a second.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -225,9 +168,18 @@ pub fn serve(listener: impl Listen, router: Router, limits: ListenerLimits) -> S
 
 /// Like [`serve`], for the requests that `gate` lets pass. The body of a refused request is not read.
 pub fn serve_gated(listener: impl Listen, gate: Arc<dyn Gate>, router: Router, limits: ListenerLimits) -> Server {
+    start(listener, Served::Routes(gate, router), limits)
+}
+
+/// Serves a [`Streaming`] service on `listener`, in the background. The limits of bodies do not apply.
+pub fn serve_streams(listener: impl Listen, service: Arc<dyn Streaming>, limits: ListenerLimits) -> Server {
+    start(listener, Served::Streams(service), limits)
+}
+
+fn start(listener: impl Listen, served: Served, limits: ListenerLimits) -> Server {
     let permits = Permits::new(limits.connections, limits.reserved, limits.per_address);
     let (open, closing) = watch::channel(());
-    let shared = Shared { gate, router, limits, closing: Closing(closing) };
+    let shared = Shared { served, limits, closing: Closing(closing) };
     tokio::spawn(listen(listener, shared, permits.clone()));
     Server { _open: open, permits }
 }
@@ -235,17 +187,25 @@ pub fn serve_gated(listener: impl Listen, gate: Arc<dyn Gate>, router: Router, l
 /// The state that all connections of one listener share.
 #[derive(Clone)]
 struct Shared {
-    gate: Arc<dyn Gate>,
-    router: Router,
+    served: Served,
     limits: ListenerLimits,
     closing: Closing,
+}
+
+impl Shared {
+    fn knows(&self, peer: &Peer) -> bool {
+        match &self.served {
+            Served::Routes(gate, _) => gate.knows(peer),
+            Served::Streams(_) => false,
+        }
+    }
 }
 
 async fn listen(listener: impl Listen, shared: Shared, permits: Permits) {
     let mut closing = shared.closing.clone();
     let admitted = async |listener: &_| {
         let (stream, peer) = Listen::accept(listener).await?;
-        Ok((stream, peer, permits.take(peer, shared.gate.knows(&peer)).await))
+        Ok((stream, peer, permits.take(peer, shared.knows(&peer)).await))
     };
     loop {
         let accepted: io::Result<_> = tokio::select! {
@@ -277,14 +237,18 @@ async fn run_connection(
     let limits = shared.limits;
     let (permit, for_requests) = (Arc::new(permit), shared.clone());
     let service = hyper::service::service_fn(|request| answer(request, peer, permit.clone(), for_requests.clone()));
-    let stream = TokioIo::new(ClientStream::new(stream, limits.stalled));
+    // What passes through a tunnel is not ours to look at.
+    let fragments = matches!(shared.served, Served::Routes(..)).then(Fragments::default);
+    let stream = TokioIo::new(ClientStream::new(stream, fragments, limits.stalled));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
-        .max_headers(HEADERS)
-        .max_header_size(HEAD_BYTES)
-        .max_buf_size(BUFFER_BYTES)
-        .serve_connection(stream, service);
+        .max_headers(limits.headers)
+        .max_header_size(limits.head_bytes)
+        .max_buf_size(2 * limits.head_bytes)
+        .preserve_header_case(matches!(shared.served, Served::Streams(_)))
+        .serve_connection(stream, service)
+        .with_upgrades();
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -304,11 +268,47 @@ async fn answer(
     peer: Peer,
     permit: Arc<Permit>,
     shared: Shared,
-) -> Result<Response, Infallible> {
-    let Shared { gate, router, limits, closing } = shared;
+) -> Result<Response, Unanswered> {
+    let Shared { served, limits, closing } = shared;
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(peer);
     parts.extensions.insert(closing);
+    match served {
+        Served::Routes(gate, router) => {
+            Ok(answer_whole(parts, body, permit, gate, router, limits).await.unwrap_or_else(|never| match never {}))
+        }
+        Served::Streams(service) => answer_streaming(parts, body, permit, service).await.ok_or(Unanswered),
+    }
+}
+
+/// Closes a connection without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the request was not answered on purpose")]
+struct Unanswered;
+
+async fn answer_streaming(
+    mut parts: Parts,
+    body: Incoming,
+    permit: Arc<Permit>,
+    service: Arc<dyn Streaming>,
+) -> Option<Response> {
+    if let Err(error) = has_one_meaning(&parts) {
+        return Some(closed_after(error.into_response()));
+    }
+    let busy = Arc::new(permit.busy());
+    parts.extensions.insert(HeldPermit::new(permit, busy.clone()));
+    let response = service.answer(Request::from_parts(parts, body)).await?;
+    Some(response.map(|body| Body::new(Answering { body, _busy: busy })))
+}
+
+async fn answer_whole(
+    mut parts: Parts,
+    body: Incoming,
+    permit: Arc<Permit>,
+    gate: Arc<dyn Gate>,
+    router: Router,
+    limits: ListenerLimits,
+) -> Result<Response, Infallible> {
     if let Err(error) = has_one_meaning(&parts) {
         return Ok(closed_after(gate.reject(&parts, error)));
     }
@@ -319,7 +319,7 @@ async fn answer(
         Ok(body) => body,
         Err(error) => return Ok(closed_after(gate.reject(&parts, error))),
     };
-    let busy = permit.busy();
+    let busy = Arc::new(permit.busy());
     let response = TowerToHyperService::new(router).call(Request::from_parts(parts, Body::from(body))).await?;
     Ok(response.map(|body| Body::new(Answering { body, _busy: busy })))
 }

@@ -1,10 +1,13 @@
 //! Makes all decisions. Pure: no tokio, no IO, no clock, no environment. A module uses only modules declared above it.
 
 pub mod plain;
+pub mod repeats;
 pub mod signal;
 pub mod spelling;
 pub mod url;
 pub mod visit;
+
+pub mod proxy;
 
 pub mod output;
 

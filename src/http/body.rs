@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes};
@@ -15,7 +16,7 @@ pub struct Answering {
     /// The rest of the response.
     pub body: Body,
     /// Dropped with the body.
-    pub _busy: Busy,
+    pub _busy: Arc<Busy>,
 }
 
 impl hyper::body::Body for Answering {

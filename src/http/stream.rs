@@ -14,14 +14,15 @@ use super::fragment::Fragments;
 /// A stream whose writes fail if the other end reads nothing within `limit`. Requests with a `#` are spoiled.
 pub struct ClientStream<S> {
     stream: S,
-    fragments: Fragments,
+    /// Looks for requests with a `#`, if anything is to be looked at.
+    fragments: Option<Fragments>,
     limit: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> ClientStream<S> {
-    pub fn new(stream: S, limit: Duration) -> Self {
-        ClientStream { stream, fragments: Fragments::default(), limit, waiting: None }
+    pub fn new(stream: S, fragments: Option<Fragments>, limit: Duration) -> Self {
+        ClientStream { stream, fragments, limit, waiting: None }
     }
 
     fn timed<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -40,7 +41,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
         let this = self.get_mut();
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(context, buffer);
-        this.fragments.spoil(&mut buffer.filled_mut()[before..]);
+        if let Some(fragments) = &mut this.fragments {
+            fragments.spoil(&mut buffer.filled_mut()[before..]);
+        }
         read
     }
 }

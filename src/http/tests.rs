@@ -6,6 +6,7 @@ use axum::routing::{get, post};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
+use super::limits::{HEAD_BYTES, HEADERS};
 use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -16,6 +17,8 @@ const LIMITS: ListenerLimits = ListenerLimits {
     per_address: None,
     reserved: 0,
     head: SHORT,
+    head_bytes: HEAD_BYTES,
+    headers: HEADERS,
     body: SHORT,
     body_bytes: 1000,
     stalled: SHORT,

@@ -3,15 +3,13 @@
 //! Each request with the token has its own line. Requests without it could be sent by the million and would push the
 //! other lines out of the log. They have one line per address, verdict and ten seconds, with a count.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::verdict::Also;
 use crate::http::{Peer, network};
+use crate::model::repeats::Repeats;
 
-/// How long to count the requests from one stranger before the next line.
-const COUNTED: Duration = Duration::from_secs(10);
 /// How many strangers are counted separately. Further ones share a line.
 const STRANGERS: usize = 64;
 
@@ -59,16 +57,13 @@ impl AuditLine<'_> {
 }
 
 /// Counts the requests of strangers. Pure: the caller passes the time.
-#[derive(Debug, Default)]
-pub struct Strangers(HashMap<Key, Count>);
-
-/// Requests with the same key are counted together. Addresses that do not fit into the table share the key `None`.
-type Key = (Option<IpAddr>, &'static str);
-
 #[derive(Debug)]
-struct Count {
-    since: Duration,
-    more: u64,
+pub struct Strangers(Repeats<(Option<IpAddr>, &'static str)>);
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Strangers(Repeats::new(STRANGERS))
+    }
 }
 
 impl Strangers {
@@ -78,23 +73,7 @@ impl Strangers {
             Some(Peer::Tcp(address)) => Some(network(address.ip())),
             _ => None,
         };
-        self.0.retain(|_, count| count.more > 0 || now < count.since + COUNTED);
-        let full = self.0.len() >= STRANGERS && !self.0.contains_key(&(address, verdict));
-        let key = (address.filter(|_| !full), verdict);
-        match self.0.get_mut(&key) {
-            Some(count) if now < count.since + COUNTED => {
-                count.more += 1;
-                None
-            }
-            Some(count) => {
-                count.since = now;
-                Some(std::mem::take(&mut count.more))
-            }
-            None => {
-                self.0.insert(key, Count { since: now, more: 0 });
-                Some(0)
-            }
-        }
+        self.0.count(now, (address, verdict), (None, verdict))
     }
 }
 
@@ -126,6 +105,5 @@ mod tests {
             strangers.count(now, Some(&peer(*number)), "not_found").is_some()
         });
         assert!(lines.count() <= STRANGERS + 1);
-        assert!(strangers.0.len() <= STRANGERS + 1);
     }
 }

@@ -20,6 +20,7 @@ mod launcher;
 mod launcher_http;
 mod logs;
 mod privacy;
+mod proxy;
 mod reload;
 mod session;
 mod shared_home;

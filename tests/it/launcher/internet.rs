@@ -1,6 +1,8 @@
 //! The shipped policy against a hostile internet: a network namespace with public and private addresses, a name server
 //! whose answers depend on the name, and a real Chromium. Nothing in the launcher is relaxed for these stories.
 
+mod proxied;
+
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
