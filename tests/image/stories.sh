@@ -178,6 +178,28 @@ launcher() {
 	check "its short form too, by the environment" ends 1 docker exec --env KASM_URL=https://kubernetes/ one /dockerstartup/custom_startup.sh -g
 }
 
+command_line() {
+	at "$1" sh -c "tr '\\0' ' ' </proc/$(pid "$1" "$2")/cmdline"
+}
+
+titles() {
+	at "$1" curl --silent http://127.0.0.1:9222/json/list
+}
+
+guard_proxy() {
+	step "the guard proxy"
+	check "it runs" eventually is Running state one proxy
+	check "it is the browser's way out" has "--proxy-server=http://127.0.0.1:9997 --proxy-bypass-list=<-loopback>" command_line one cloakbrowser
+	check "and not Discord's" not has proxy-server command_line one discord
+	check "the browser's policies are in the image" has '"LocalNetworkBlockedForUrls": ["*"]' at one cat /etc/chromium/policies/managed/kasm-void.json
+	check "a private host is refused" has private-address at one curl --silent --proxy http://127.0.0.1:9997 http://169.254.169.254/
+	check "so are the DevTools, through it" has own-port at one curl --silent --proxy http://127.0.0.1:9997 http://127.0.0.1:9222/json/version
+	check "a person who asks for one" at one kasm-void show cloakbrowser http://10.0.0.1/
+	check "reads why it is not opened" eventually has "This page is not opened here" titles one
+	check "a refusal is a line of the log" eventually has '"event":"proxy.refused","host":"10.0.0.1","rule":"private-address"' docker logs one
+	check "nothing is said of it while all is well" not has warning at one kasm-void status
+}
+
 # A stock deployment has one secret, and KASM's own script removes it from the environment.
 vnc_password_is_the_token() {
 	step "with the VNC password alone"
@@ -354,6 +376,18 @@ ending() {
 
 switches() {
 	step "switches"
+	up loose --env LAUNCH_DISCORD=0 --env LAUNCH_PROXY=0
+	check "LAUNCH_PROXY=0 gives the browser another way out" eventually is Running state loose cloakbrowser
+	check "without our flags" not has proxy-server command_line loose cloakbrowser
+	check "status says so" has "LAUNCH_PROXY is off" at loose kasm-void status
+	check "and doctor" has "LAUNCH_PROXY is off" at loose kasm-void doctor
+	down loose
+	up tight --env LAUNCH_DISCORD=0 --env "CLOAK_APP_ARGS=--no-sandbox --disable-gpu --no-proxy-server --proxy-server=direct://"
+	check "an override of the browser's arguments" eventually is Running state tight cloakbrowser
+	check "keeps the proxy" has "--proxy-server=http://127.0.0.1:9997" command_line tight cloakbrowser
+	check "and nothing that cancels it" not has "--no-proxy-server" command_line tight cloakbrowser
+	check "and is told" has "args_fixed" at tight kasm-void check /usr/share/kasm-void/manifests
+	down tight
 	docker volume create clean >/dev/null
 	up off --volume clean:/home/kasm-user --env DISABLE_CUSTOM_STARTUP=1 --env LAUNCH_DISCORD=no
 	check "DISABLE_CUSTOM_STARTUP stages the desktop" eventually at off test -x Desktop/discord.desktop
@@ -474,7 +508,7 @@ shared_home() {
 	docker volume rm shared >/dev/null
 }
 
-docker rm --force one two bare off content stock life old-first old-second old-third first second >/dev/null 2>&1
+docker rm --force one two bare off loose tight content stock life old-first old-second old-third first second >/dev/null 2>&1
 docker volume rm home clean life old shared >/dev/null 2>&1
 rm -rf "$IMAGE_WORK/mounted"
 if [ -n "$IMAGE_BASE" ]; then
@@ -487,6 +521,7 @@ content
 session
 picture
 launcher
+guard_proxy
 vnc_password_is_the_token
 icons
 incidents
