@@ -42,7 +42,7 @@ use crate::host::{proc, sys};
 use crate::http::Server;
 use crate::model::guard::{Hello, ToGuard};
 use crate::model::machine::AppEvent;
-use crate::model::supervisor::{Input, Leave, Supervisor};
+use crate::model::supervisor::{DrainCause, Input, Leave, Supervisor};
 use answer::Answers;
 use control::Ask;
 use hooks::Request;
@@ -87,12 +87,12 @@ pub fn run(options: RunOptions, line: Link) -> anyhow::Result<ExitCode> {
     let limits = OwnLimits { open_files, oom_score };
     let deaths = welcome.hello.deaths;
     let folder = Folder::new(&state, lock);
-    let (code, pipes, lock) = LocalSet::new().block_on(&runtime, async {
+    let (code, signal, pipes, lock) = LocalSet::new().block_on(&runtime, async {
         let (mut daemon, inbox) = Daemon::new(folder, options.folders, welcome, limits)?;
         let code = daemon.run(inbox).await?;
         let becomes_guard = daemon.ending.leaves == Some(Leave::ToBecomeGuard);
         let pipes = becomes_guard.then(|| daemon.logs.descriptors());
-        anyhow::Ok((code, pipes, daemon.folder.into_lock()))
+        anyhow::Ok((code, daemon.ending.signal, pipes, daemon.folder.into_lock()))
     })?;
     // We still hold the lock, so the socket is ours. The next supervisor binds its own.
     let _ = std::fs::remove_file(layout::control_socket(&state));
@@ -100,7 +100,7 @@ pub fn run(options: RunOptions, line: Link) -> anyhow::Result<ExitCode> {
     runtime.shutdown_timeout(Duration::from_millis(100));
     drop(journal);
     if let Some(pipes) = pipes {
-        let error = Handover { lock, pipes, deaths, open_files }.exec();
+        let error = Handover { lock, pipes, deaths, open_files, signal }.exec();
         anyhow::bail!("the guard has died, and its supervisor cannot take its place: {error}");
     }
     drop(lock);
@@ -136,6 +136,8 @@ struct Ending {
     leaves: Option<Leave>,
     /// The binary of the upgrade that was asked for, opened when it was judged.
     binary: Option<OwnedFd>,
+    /// A signal that ends the session and came too late to be taken as an input.
+    signal: Option<i32>,
 }
 
 /// What the loop reads besides signals, timers and processes.
@@ -198,6 +200,7 @@ impl Daemon {
             server.close(Duration::from_millis(500)).await;
         }
         self.logs.flush(Duration::from_secs(1)).await;
+        self.ending.signal = signals.left().await;
         Ok(code)
     }
 
@@ -223,10 +226,13 @@ impl Daemon {
         self.processes.forget_table();
         self.processes.reap(|ended| self.ledger.ended(ended));
         self.processes.hear_guard();
+        self.processes.watched_ended();
+        if self.processes.end_asked() {
+            self.inputs.push_back(Input::DrainAsked { code: 0, cause: DrainCause::Guard });
+        }
         if self.processes.guard().is_none() {
             self.inputs.push_back(Input::GuardLost);
         }
-        self.processes.watched_ended();
         let now = Instant::now();
         self.processes.give_up_waiting(now);
         while let Some((app, timer, run)) = self.timers.fire(now) {
@@ -258,26 +264,22 @@ impl Daemon {
         }
     }
 
-    /// Saves the current state for the next supervisor. Comes last in a turn, so that a respawn does not wait for
-    /// it.
+    /// The current state is saved last in a turn, so that a respawn does not wait for it.
     fn write_down(&mut self) {
+        self.save();
+        if self.supervisor.session().draining.is_some() {
+            self.answers.drain_begun();
+        }
+    }
+
+    /// Saves what has changed for the next supervisor.
+    fn save(&mut self) {
         for (name, saved) in self.supervisor.moved_apps() {
             let leader = saved.state.pid().and_then(|pid| self.processes.leader(pid));
             self.ledger.app(name, leader, saved);
         }
         self.ledger.session(self.supervisor.session());
         self.ledger.write();
-        self.tell_guard();
-    }
-
-    /// Tells the guard of the drain before the first app is asked to stop and before the request is answered. From
-    /// the moment anyone can see a drain, it must survive the death of this supervisor.
-    fn tell_guard(&mut self) {
-        let draining = self.supervisor.session().draining;
-        self.processes.tell_guard_of_session(self.supervisor.workspace().stop_budget, draining);
-        if draining.is_some() {
-            self.answers.drain_begun();
-        }
     }
 
     fn next_moment(&self) -> Option<Instant> {
@@ -330,6 +332,18 @@ impl Signals {
             quit: signal(SignalKind::quit())?,
             reload: signal(SignalKind::hangup())?,
         })
+    }
+
+    /// A signal that ends the session and that the loop has not taken.
+    async fn left(&mut self) -> Option<i32> {
+        /// The runtime passes a signal on only when it looks for events.
+        const A_LOOK: Duration = Duration::from_millis(1);
+        tokio::select! {
+            _ = self.terminate.recv() => Some(libc::SIGTERM),
+            _ = self.interrupt.recv() => Some(libc::SIGINT),
+            _ = self.quit.recv() => Some(libc::SIGQUIT),
+            () = tokio::time::sleep(A_LOOK) => None,
+        }
     }
 }
 

@@ -40,12 +40,13 @@ pub fn run(
     // The name of a killed guard is free again. If another process has taken it by now, that process does not hold
     // the lock, so continue without the name.
     let mut name = inherited.as_ref().and_then(|_| layout::take_name(&layout::resolved(state)).ok().flatten());
-    let (guard, others, Handover { lock, pipes, open_files, .. }) = match inherited {
+    let (guard, others, Handover { lock, pipes, open_files, signal, .. }) = match inherited {
         Some(held) => (Guard::resumed(held.deaths, held.pipes.keys().cloned().collect()), Vec::new(), held),
         None => {
             let (lock, taken) = StateFolder::take(state)?.into_lock();
             name = taken;
-            let held = Handover { lock, pipes: BTreeMap::new(), deaths: 0, open_files: sys::raise_open_files() };
+            let open_files = sys::raise_open_files();
+            let held = Handover { lock, pipes: BTreeMap::new(), deaths: 0, open_files, signal: None };
             (Guard::default(), children().into_iter().filter_map(proc::process).collect(), held)
         }
     };
@@ -67,6 +68,10 @@ pub fn run(
         origin: Instant::now(),
         exit: None,
     };
+    // First, so that the supervisor knows of it from the start.
+    if let Some(signal) = signal {
+        shell.handle(GuardInput::Signalled(signal));
+    }
     shell.handle(GuardInput::Began);
     loop {
         if let Some(code) = shell.exit {
@@ -248,7 +253,7 @@ impl Shell {
         match message {
             ToSupervisor::Hello(_) => Some(self.lock.as_fd()),
             ToSupervisor::Pipe(app) => self.pipes.get(app).map(AsFd::as_fd),
-            ToSupervisor::Exited(_) | ToSupervisor::Go => None,
+            ToSupervisor::Exited(_) | ToSupervisor::Go | ToSupervisor::End => None,
         }
     }
 

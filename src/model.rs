@@ -38,3 +38,5 @@ pub mod metrics;
 pub mod report;
 
 pub mod supervisor;
+
+pub mod ledger;

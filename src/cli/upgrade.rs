@@ -11,6 +11,7 @@ use super::client::{Client, NoAnswer};
 use super::print::{GOOD, plain, say, say_json};
 use super::{VerbEnd, manifests};
 use crate::daemon;
+use crate::model::ledger::VERSION;
 use crate::model::manifest::quantity::Span;
 use crate::model::protocol::{Answer, Identity, Route};
 
@@ -80,7 +81,7 @@ async fn next(client: &Client, before: &Identity, limit: Span) -> anyhow::Result
 
 /// Checks whether this binary could take over a session: it must read the same ledger version and accept the manifests.
 pub fn takes_over(ledger: u32, folders: &[PathBuf], json: bool) -> anyhow::Result<VerbEnd> {
-    let ours = daemon::state::VERSION;
+    let ours = VERSION;
     ensure!(
         ledger == ours,
         "it reads state of version {ours}, but the running supervisor writes version {ledger}: drain the session, then start the new binary"

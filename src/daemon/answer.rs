@@ -8,8 +8,9 @@ use tokio::sync::oneshot;
 
 use super::control::{self, Ask};
 use super::manifests::Purpose;
-use super::{Daemon, clock, state};
+use super::{Daemon, clock};
 use crate::host::trust;
+use crate::model::ledger::VERSION;
 use crate::model::protocol::{Answer, Identity, PlanReport, Readiness, Refusal, Snapshot, StateName};
 use crate::model::supervisor::{AppRequest, AskId, DrainCause, Input, Observed};
 
@@ -146,7 +147,7 @@ impl Daemon {
             guard: self.processes.guard(),
             deaths: self.hello.deaths,
             after: Some(self.hello.cause.clone()).filter(|cause| !cause.is_empty()),
-            ledger: state::VERSION,
+            ledger: VERSION,
             folders: self.manifests.folders.iter().map(|folder| folder.display().to_string()).collect(),
             troubles: troubles.collect(),
             strays: self.processes.strays(),

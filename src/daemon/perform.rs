@@ -35,9 +35,11 @@ impl Daemon {
                 self.reports.applied(&plan, &problems);
                 self.answers.applied(ask, *plan);
             }
+            Effect::Save => self.save(),
+            Effect::TellGuard(message) => self.processes.tell_guard(&message, None),
             Effect::DrainBegun(cause) => {
-                self.tell_guard();
                 self.reports.drain_begun(&cause);
+                self.answers.drain_begun();
             }
             Effect::DrainHurried(why) => self.reports.drain_hurried(&why),
             Effect::ArmBudget(after) => self.ending.budget = Some(from_now(after)),

@@ -20,15 +20,16 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::{Signal, kill_process, pidfd_send_signal};
 use tokio::sync::oneshot;
 
-use crate::host::proc::{self, Leader, Pid, Process};
+use crate::host::proc::{self, Pid, Process};
 use crate::model::app::{App, AppId};
 use crate::model::exit::Exit;
 use crate::model::guard::ToGuard;
+use crate::model::ledger::Leader;
 use crate::model::machine::AppEvent;
 use crate::model::tree::{Lineage, Owner};
 
@@ -51,6 +52,8 @@ pub struct Processes {
     /// Watches processes that are not our children.
     watcher: Watcher,
     guard: Option<GuardClient>,
+    /// The guard has said that the session has to end, and nobody was told.
+    end_asked: bool,
     sight: Sight,
     /// Leaders that an earlier supervisor recorded, by app, until they are looked up.
     inherited: BTreeMap<String, Leader>,
@@ -90,6 +93,7 @@ impl Processes {
             children: HashMap::new(),
             watcher: Watcher::new(out_of_memory.file())?,
             guard: Some(guard),
+            end_asked: false,
             sight: Sight::new(lineage, own),
             inherited,
             sessions,
@@ -122,11 +126,9 @@ impl Processes {
         }
     }
 
-    /// Tells the guard how long a drain may take and whether one has begun, if that has changed.
-    pub fn tell_guard_of_session(&mut self, stop_budget: Duration, draining: Option<u8>) {
-        if let Some(guard) = &mut self.guard {
-            guard.tell_of_session(stop_budget, draining);
-        }
+    /// Whether the guard has said that the session has to end. True once.
+    pub fn end_asked(&mut self) -> bool {
+        std::mem::take(&mut self.end_asked)
     }
 
     /// What does not work as it should, and how to fix it.
@@ -172,12 +174,12 @@ impl Processes {
         [guard, self.watcher.next(), self.look].into_iter().flatten().min()
     }
 
-    /// The pid and start time of a live leader that we know.
+    /// The pid and start time of a leader that is alive, or that was inherited and has not been looked for.
     pub fn leader(&self, pid: Pid) -> Option<(Pid, u64)> {
-        let started = match self.watcher.get(pid) {
-            Some(watched) => watched.process.started,
-            None => proc::process(pid)?.started,
-        };
+        let watched = self.watcher.get(pid).map(|watched| watched.process.started);
+        let alive = || proc::process(pid).map(|process| process.started);
+        let inherited = || self.inherited.values().find(|leader| leader.pid == pid).map(|leader| leader.started);
+        let started = watched.or_else(inherited).or_else(alive)?;
         Some((pid, started))
     }
 

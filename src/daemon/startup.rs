@@ -22,7 +22,7 @@ use super::{Daemon, Ending, Inbox};
 use crate::host::link::{Heard, Link};
 use crate::host::{layout, session, sys};
 use crate::model::guard::{Hello, ToGuard, ToSupervisor};
-use crate::model::supervisor::{DrainCause, Input, Supervisor};
+use crate::model::supervisor::Supervisor;
 
 /// How long after the start the code that only the start needs is dropped from memory.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -82,10 +82,7 @@ impl Daemon {
         let processes = Processes::new(state, home, limits, guard, inherited.leaders, inherited.sessions)
             .context("cannot supervise processes")?;
         let mut supervisor = Supervisor::default();
-        // The guard knows whether this session is draining. The ledger may be from an older one.
-        let mut saved = inherited.session;
-        saved.session.draining = hello.draining;
-        supervisor.inherit(saved);
+        supervisor.inherit(inherited.session, hello.draining);
         let logs = Logs::new(state);
         logs.take_over(pipes);
         let (inputs_sender, inputs) = mpsc::unbounded_channel();
@@ -166,10 +163,6 @@ impl Daemon {
         self.supervisor.last_known(gone);
         self.take_reading(loaded, Purpose::Apply(None));
         self.turn();
-        if let Some(code) = self.supervisor.inherited_drain() {
-            self.inputs.push_back(Input::DrainAsked { code, cause: DrainCause::Resumed });
-            self.turn();
-        }
         self.processes.taken_over();
         self.processes.tell_guard(&ToGuard::Ready, None);
         tokio::task::spawn_local(async {

@@ -6,4 +6,4 @@ mod folder;
 mod ledger;
 pub use copies::Copies;
 pub use folder::{Folder, Restored};
-pub use ledger::{Inherited, Ledger, VERSION, crashes, parse};
+pub use ledger::{Ledger, crashes, parse};

@@ -29,6 +29,8 @@ pub struct Handover {
     pub deaths: u32,
     /// The soft limit of open files that the session was started with, if it was raised.
     pub open_files: Option<u64>,
+    /// A signal that ends the session and that the supervisor had no time to obey.
+    pub signal: Option<i32>,
 }
 
 impl Handover {
@@ -55,6 +57,9 @@ impl Handover {
         if let Some(limit) = self.open_files {
             list.push_str(&format!("open-files {limit}\n"));
         }
+        if let Some(signal) = self.signal {
+            list.push_str(&format!("signal {signal}\n"));
+        }
         for (app, pipe) in &self.pipes {
             keep(pipe)?;
             list.push_str(&format!("pipe {} {app}\n", pipe.as_raw_fd()));
@@ -74,20 +79,21 @@ impl Handover {
         let mut lines = text.lines();
         // The variable may have been inherited from another process.
         (lines.next()? == format!("of {}", std::process::id())).then_some(())?;
-        let (mut lock, mut pipes, mut deaths, mut open_files) = (None, BTreeMap::new(), 0, None);
+        let (mut lock, mut pipes, mut deaths, mut open_files, mut signal) = (None, BTreeMap::new(), 0, None, None);
         for line in lines {
             let (word, rest) = line.split_once(' ')?;
             match word {
                 "deaths" => deaths = rest.parse().ok()?,
                 "lock" => lock = sys::inherited_descriptor(rest.parse().ok()?),
                 "open-files" => open_files = Some(rest.parse().ok()?),
+                "signal" => signal = Some(rest.parse().ok()?),
                 _ => {
                     let (fd, app) = rest.split_once(' ')?;
                     pipes.insert(app.to_owned(), sys::inherited_descriptor(fd.parse().ok()?)?);
                 }
             }
         }
-        Some(Handover { lock: lock?, pipes, deaths, open_files })
+        Some(Handover { lock: lock?, pipes, deaths, open_files, signal })
     }
 
     /// Removes the variable from the environment of a command.
@@ -104,14 +110,14 @@ mod tests {
     fn what_is_handed_over_is_what_was_held() {
         let null = || OwnedFd::from(File::open("/dev/null").unwrap());
         let pipes = BTreeMap::from([("web".to_string(), null()), ("a b".to_string(), null())]);
-        let before = Handover { lock: null(), pipes, deaths: 3, open_files: Some(1024) };
+        let before = Handover { lock: null(), pipes, deaths: 3, open_files: Some(1024), signal: Some(15) };
         let list = before.list().unwrap();
         let numbers: Vec<i32> = before.pipes.values().map(AsRawFd::as_raw_fd).collect();
         let foreign = list.replace(&format!("of {}", std::process::id()), "of 1");
         assert!(Handover::parse(&foreign).is_none());
         std::mem::forget(before); // an exec runs no destructors
         let after = Handover::parse(&list).unwrap();
-        assert_eq!((after.deaths, after.open_files), (3, Some(1024)));
+        assert_eq!((after.deaths, after.open_files, after.signal), (3, Some(1024), Some(15)));
         assert_eq!(after.pipes.values().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(), numbers);
         let flags = rustix::io::fcntl_getfd(&after.lock).unwrap();
         assert!(flags.contains(FdFlags::CLOEXEC), "no app inherits it");

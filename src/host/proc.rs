@@ -11,7 +11,6 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use super::sys::ExitRecord;
 pub use environment::{environment, variable};
 pub use memory::{cpu, oom_score_adj, out_of_memory_file, out_of_memory_kills, resident, share};
 use read::{bytes, text, with_spare};
@@ -19,15 +18,6 @@ pub use read::{keep_spare, misses};
 
 pub use crate::model::tree::{Pid, Process};
 use crate::model::tree::{Place, Table};
-
-/// The process that led an app's tree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Leader {
-    pub pid: Pid,
-    /// Start time in clock ticks since boot. Together with the pid it identifies a process uniquely.
-    pub started: u64,
-    pub ended: Option<ExitRecord>,
-}
 
 /// All processes that `/proc` shows, of every user, oldest first, without kernel threads.
 pub fn table() -> Table {

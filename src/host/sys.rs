@@ -12,15 +12,7 @@ use rustix::event::Timespec;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// A child that has exited and is not collected yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExitRecord {
-    pub pid: i32,
-    /// The wait status, as in `wait(2)`.
-    pub status: i32,
-    /// Peak resident bytes of the child and of the children it waited for.
-    pub peak: u64,
-}
+use crate::model::exit::ExitRecord;
 
 /// Any child that has exited. It stays there until [`collect`] is called.
 pub fn ended() -> Option<ExitRecord> {

@@ -2,6 +2,7 @@
 //! `check` has made one, no code reads the manifest again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 
 use crate::model::manifest::hook::{BrowserKind, Hook, Locks, Step};
@@ -86,6 +87,13 @@ pub struct Hooks {
     pub postlaunch: Vec<Hook>,
     /// Lists by name. On request, one runs between a stop and a start.
     pub actions: BTreeMap<String, Vec<Hook>>,
+}
+
+/// Versions with the same name and program have the same hash.
+impl Hash for App {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.name, self.enabled, &self.program.argv).hash(state);
+    }
 }
 
 impl App {

@@ -25,8 +25,19 @@ pub struct Clues {
     pub out_of_memory: bool,
 }
 
+/// A child that has exited and is not collected yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ExitRecord {
+    /// Its pid.
+    pub pid: i32,
+    /// The wait status, as in `wait(2)`.
+    pub status: i32,
+    /// Peak resident bytes of the child and of the children it waited for.
+    pub peak: u64,
+}
+
 /// How a run ended. The same names appear in status, logs and metrics.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "class", content = "detail")]
 pub enum Exit {
     /// Exit code 0.

@@ -170,13 +170,16 @@ impl Guard {
             cause: self.respawn.cause.clone(),
             draining: self.ending.as_ref().filter(|_| supervisor.draining).map(|ending| ending.code),
         };
-        supervisor.briefing.next(hello, &self.exits)
+        supervisor.briefing.next(hello, &self.exits).or_else(|| self.end_to_tell())
     }
 
     /// Records that the message from [`Guard::unsent`] was sent.
     pub fn sent(&mut self) {
         if let Some(supervisor) = &mut self.supervisor {
-            supervisor.briefing.sent(&self.pipes, self.exits.len());
+            match supervisor.briefing.is_done(self.exits.len()) {
+                true => supervisor.asked = true, // it was `End`
+                false => supervisor.briefing.sent(&self.pipes, self.exits.len()),
+            }
         }
     }
 

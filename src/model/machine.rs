@@ -7,6 +7,7 @@
 //! `start` and `end` hold the steps that several states share, `resume` what an app of an earlier supervisor starts from.
 //! One file because statig needs all states of a machine in one block.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +82,12 @@ impl AppMachine {
     }
 }
 
+impl Hash for AppMachine {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.0.inner(), self.0.state()).hash(state);
+    }
+}
+
 impl std::ops::Deref for AppMachine {
     type Target = Machine;
 
@@ -90,7 +97,7 @@ impl std::ops::Deref for AppMachine {
 }
 
 /// The data of one app that all its states share.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Machine {
     /// The manifest in use. It may be newer than the program that runs.
     pub app: Arc<App>,
@@ -142,7 +149,7 @@ impl Machine {
 #[state_machine(
     initial = "State::stopped(StopReason::NotStarted, Duration::ZERO)",
     after_transition = "Self::report_transition",
-    state(derive(Debug, Clone, PartialEq)),
+    state(derive(Debug, Clone, PartialEq, Eq, Hash)),
     superstate(derive(Debug))
 )]
 impl Machine {

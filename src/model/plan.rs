@@ -13,7 +13,7 @@ use crate::model::manifest::restart::RestartPolicy;
 use crate::model::protocol::{PlanReport, PlanStep};
 
 /// The difference between two versions of an app: the strongest effect, and the names of the fields that have it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Change {
     /// No setting differs.
     None,

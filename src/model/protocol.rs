@@ -294,7 +294,7 @@ pub struct CommandLine {
 }
 
 /// One past crash: `GET /v1/apps/{app}/crashes`, newest last.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Crash {
     /// RFC 3339, UTC.
     pub at: String,

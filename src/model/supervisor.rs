@@ -13,9 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::app::App;
 pub use crate::model::app::AppId;
+use crate::model::guard::ToGuard;
 use crate::model::loading::check::Checked;
 use crate::model::loading::problem::Problem;
-use crate::model::machine::{AppEffect, AppEvent, Context, SavedApp, State, StopReason};
+pub use crate::model::machine::{AppEffect, AppEvent, ProbeKind, Timer, Traces};
+use crate::model::machine::{Context, SavedApp, State, StopReason};
 use crate::model::manifest::workspace::Workspace;
 use crate::model::protocol::{Answer, PlanReport, StateName};
 
@@ -64,7 +66,7 @@ pub enum Input {
     BudgetSpent,
 }
 
-/// A task for the daemon.
+/// A task for the daemon. Tasks are performed in order.
 #[derive(Debug, PartialEq)]
 #[expect(missing_docs, reason = "the text of each variant names its fields")]
 pub enum Effect {
@@ -82,6 +84,12 @@ pub enum Effect {
     Answer(AskId, Answer),
     /// The manifests were applied: the resulting changes, and the problems found.
     Applied { ask: Option<AskId>, plan: Box<PlanReport>, problems: Vec<Problem> },
+    /// Save what has changed. What follows in the list may rely on it: the next supervisor knows of each app before
+    /// there is a process of it.
+    Save,
+    /// Send this message to the guard. What follows in the list may rely on it: the guard knows of a drain before
+    /// anybody else can.
+    TellGuard(ToGuard),
     /// All apps are being stopped.
     DrainBegun(DrainCause),
     /// All remaining processes are being killed, for this reason.
@@ -90,12 +98,12 @@ pub enum Effect {
     ArmBudget(Duration),
     /// End this process without stopping the apps. The last one counts.
     Leave(Leave),
-    /// All apps are down: exit with this code.
+    /// All apps are down: forget the saved state, tell the guard that the session is over, and exit with this code.
     Exit(u8),
 }
 
 /// The data that outlives a supervisor.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Hash, Default)]
 pub struct SavedSession {
     /// By the app's name.
     pub apps: BTreeMap<String, SavedApp>,
@@ -104,7 +112,7 @@ pub struct SavedSession {
 }
 
 /// The data of the session itself that outlives a supervisor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct SessionState {
     /// The `stage` steps are done; they run once in a session.
     pub staged: bool,
@@ -127,7 +135,7 @@ impl Turn<'_> {
 }
 
 /// The state of the supervisor.
-#[derive(Default)]
+#[derive(Clone, Default, Hash)]
 pub struct Supervisor {
     apps: Apps,
     workspace: Arc<Workspace>,
@@ -135,6 +143,8 @@ pub struct Supervisor {
     problems: Vec<String>,
     staging: Staging,
     waits: Vec<Wait>,
+    /// The stop budget that the guard knows.
+    told_budget: Option<Duration>,
     drain: Option<Drain>,
     /// The guard has died.
     unguarded: bool,
@@ -143,7 +153,7 @@ pub struct Supervisor {
     touched: BTreeSet<AppId>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 enum Staging {
     #[default]
     NotLoaded,
@@ -269,17 +279,17 @@ impl Supervisor {
         if from == StateName::Running {
             queue.extend(followers().map(|other| (other, AppEvent::DependencyEnded)));
         }
-        if !down {
-            return;
-        }
         let Some(slot) = self.apps.get(id) else { return };
-        let (app, removed) = (slot.app().clone(), slot.removed);
+        let (app, removed, may_stop) = (slot.app().clone(), slot.removed, self.may_stop(slot));
         if to == StateName::Stopped && removed {
             self.forget(id, turn);
         }
         if self.drain.is_some() {
-            let freed = self.freed_by(&app);
-            queue.extend(freed.into_iter().map(|next| (next, AppEvent::StopAsked(StopReason::Draining))));
+            // An app that others need is stopped with them, unless it is about to be started again.
+            let next = if down { self.freed_by(&app) } else { may_stop.then_some(id).into_iter().collect() };
+            queue.extend(next.into_iter().map(|next| (next, AppEvent::StopAsked(StopReason::Draining))));
+        }
+        if down {
             self.exit_if_down(turn);
         }
     }

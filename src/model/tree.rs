@@ -29,7 +29,7 @@ pub use marks::{Marks, Place};
 pub type Pid = i32;
 
 /// One line of the process table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Process {
     /// Its own pid.
     pub pid: Pid,
@@ -93,7 +93,7 @@ pub trait Look {
 }
 
 /// The owner of a process.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Owner {
     /// The app.
     App(AppId),

@@ -6,9 +6,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::host::link::{Heard, Link};
-use crate::host::proc::{Leader, Pid};
-use crate::host::sys::ExitRecord;
+use crate::host::proc::Pid;
+use crate::model::exit::ExitRecord;
 use crate::model::guard::{ChildExit, ToGuard, ToSupervisor};
+use crate::model::ledger::Leader;
 
 /// How long to wait for the guard to report an exit. It does so at once unless it is stopped.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -24,16 +25,13 @@ pub struct GuardClient {
     told: Option<Vec<ChildExit>>,
     /// Watched processes that have ended and whose status is not known yet, with the moment we stop waiting for it.
     owed: Vec<(Instant, Pid)>,
-    /// The stop budget it was last told.
-    stop_budget: Option<Duration>,
-    draining: Option<u8>,
 }
 
 impl GuardClient {
     /// `told`: the exits of processes that an earlier supervisor left.
     pub fn new(line: Link, told: Vec<ChildExit>) -> GuardClient {
         let pid = rustix::process::getppid().map_or(1, |pid| pid.as_raw_nonzero().get());
-        GuardClient { line, pid, told: Some(told), owed: Vec::new(), stop_budget: None, draining: None }
+        GuardClient { line, pid, told: Some(told), owed: Vec::new() }
     }
 
     pub(super) fn wakes(&self) -> io::Result<OwnedFd> {
@@ -51,27 +49,12 @@ impl GuardClient {
         }
     }
 
-    /// Tells it how long a drain may take and whether one has begun, if that has changed.
-    pub(super) fn tell_of_session(&mut self, stop_budget: Duration, draining: Option<u8>) {
-        if self.stop_budget.replace(stop_budget) != Some(stop_budget) {
-            self.tell(&ToGuard::StopBudget(stop_budget), None);
-        }
-        if let Some(code) = draining
-            && self.draining.replace(code) != Some(code)
-        {
-            self.tell(&ToGuard::Draining(code), None);
-        }
-    }
-
-    /// The next exit it reports. `Ok(None)`: nothing more for now.
-    pub(super) fn hear(&mut self) -> Result<Option<ChildExit>, Gone> {
-        loop {
-            match self.line.hear::<ToSupervisor>() {
-                Ok(Heard::Message(ToSupervisor::Exited(exit), _)) => return Ok(Some(exit)),
-                Ok(Heard::Message(..)) => {}
-                Ok(Heard::Nothing) => return Ok(None),
-                Ok(Heard::Closed) | Err(_) => return Err(Gone),
-            }
+    /// The next message. `Ok(None)`: nothing more for now.
+    pub(super) fn hear(&mut self) -> Result<Option<ToSupervisor>, Gone> {
+        match self.line.hear() {
+            Ok(Heard::Message(message, _)) => Ok(Some(message)),
+            Ok(Heard::Nothing) => Ok(None),
+            Ok(Heard::Closed) | Err(_) => Err(Gone),
         }
     }
 

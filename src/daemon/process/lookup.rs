@@ -5,10 +5,10 @@ use super::clues::{Led, SpawnClues};
 use super::sight::names_folder;
 use super::{Processes, Role};
 use crate::host::marks;
-use crate::host::proc::{self, Leader, Pid, Process};
-use crate::host::sys::ExitRecord;
+use crate::host::proc::{self, Pid, Process};
 use crate::model::app::{App, AppId};
-use crate::model::exit::Exit;
+use crate::model::exit::{Exit, ExitRecord};
+use crate::model::ledger::Leader;
 use crate::model::manifest::matches::Matcher;
 use crate::model::tree::{Listeners, Owner, Wanted};
 

@@ -7,9 +7,9 @@ use super::clues::{Led, SpawnClues};
 use super::guard::{Gone, as_ended};
 use super::{Processes, Role};
 use crate::host::proc::{self, Pid};
-use crate::host::sys::{self, ExitRecord};
-use crate::model::exit::{self, Candidate, Clues, Exit, Kills};
-use crate::model::guard::ChildExit;
+use crate::host::sys;
+use crate::model::exit::{self, Candidate, Clues, Exit, ExitRecord, Kills};
+use crate::model::guard::{ChildExit, ToSupervisor};
 use crate::model::machine::AppEvent;
 
 /// Tracks the kernel's count of out-of-memory kills.
@@ -78,7 +78,9 @@ impl Processes {
     pub fn hear_guard(&mut self) {
         while let Some(guard) = &mut self.guard {
             match guard.hear() {
-                Ok(Some(end)) => self.told(end),
+                Ok(Some(ToSupervisor::Exited(end))) => self.told(end),
+                Ok(Some(ToSupervisor::End)) => self.end_asked = true,
+                Ok(Some(ToSupervisor::Hello(_) | ToSupervisor::Pipe(_) | ToSupervisor::Go)) => {}
                 Ok(None) => return,
                 Err(Gone) => self.guard_is_gone(),
             }

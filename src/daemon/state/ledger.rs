@@ -1,6 +1,5 @@
 //! The ledger: the state that outlives a supervisor, as lines of JSON beside the socket. Each turn of the loop appends
-//! what has changed; the last line about an app counts. Owns the format, its limits and its recovery. Must not know
-//! what the data is used for.
+//! what has changed. Owns the file, its limits and its recovery; `model::ledger` owns the lines and what they mean.
 
 mod format;
 
@@ -14,13 +13,14 @@ use std::time::{Duration, Instant};
 use rustix::fs::FallocateFlags;
 
 use crate::host::layout;
-use crate::host::proc::Pid;
-use crate::host::sys::ExitRecord;
+use crate::model::exit::ExitRecord;
+use crate::model::ledger::{CRASHES, Inherited, Line, VERSION};
 use crate::model::machine::SavedApp;
 use crate::model::protocol::Crash;
 use crate::model::supervisor::SessionState;
-use format::{CRASHES, Line, text};
-pub use format::{Inherited, VERSION, parse};
+use crate::model::tree::Pid;
+pub use format::parse;
+use format::text;
 
 /// Bytes. A ledger is rewritten when it is larger than this and four times its useful content. The space is reserved in
 /// advance, so that the ledger can be written while the disk is full.
@@ -40,7 +40,7 @@ pub struct Ledger {
     overdue: Option<Instant>,
     head: String,
     session: Option<SessionState>,
-    /// The current line of each app.
+    /// The current line of each app, and how its leader ended, if that is not in the line.
     apps: BTreeMap<String, String>,
     crashes: BTreeMap<String, VecDeque<String>>,
     /// Lines for the next write.
@@ -75,14 +75,18 @@ impl Ledger {
 
     /// Keeps inherited state in the ledger until it is known to be over.
     fn take(&mut self, inherited: &Inherited) {
-        self.session = Some(inherited.session.session);
-        for (name, saved) in &inherited.session.apps {
-            let leader = inherited.leaders.get(name).map(|leader| (leader.pid, leader.started));
-            let line = Line::App { name: name.clone(), leader, saved: saved.clone() };
-            self.apps.insert(name.clone(), text(&line));
-        }
-        for (app, crash) in &inherited.crashes {
-            self.crash(app, crash);
+        let mut current = String::new();
+        for line in inherited.lines() {
+            match &line {
+                Line::Head { .. } | Line::Gone(_) => {}
+                Line::Session(session) => self.session = Some(*session),
+                Line::App { name, .. } => {
+                    self.apps.insert(name.clone(), text(&line));
+                    current.clone_from(name);
+                }
+                Line::Ended { .. } => self.apps.entry(current.clone()).or_default().push_str(&text(&line)),
+                Line::Crash { app, crash } => self.crash(app, crash),
+            }
         }
         self.pending.clear();
         if let Err(error) = self.rewrite()
@@ -314,8 +318,8 @@ fn set_aside(path: &Path, why: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::proc::Leader;
     use crate::model::exit::Exit;
+    use crate::model::ledger::Leader;
 
     const SESSION: &str = "this session";
 

@@ -57,6 +57,11 @@ impl Briefing {
         }
     }
 
+    /// Whether there is nothing to send. `exits` is how many exits the guard keeps.
+    pub(super) fn is_done(&self, exits: usize) -> bool {
+        self.step == Step::Done && self.exits == exits
+    }
+
     /// The guard has dropped its oldest exit.
     pub(super) fn oldest_exit_dropped(&mut self) {
         self.exits = self.exits.saturating_sub(1);

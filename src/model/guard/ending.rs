@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Guard, GuardEffect};
+use super::{Guard, GuardEffect, ToSupervisor};
 use crate::model::signal::TERM;
 
 /// How long after the stop budget the guard stops waiting for the supervisor. Together with `KILL_WITHIN` this must be
@@ -62,8 +62,14 @@ impl Guard {
         self.respawn.due = self.respawn.due.map(|_| now);
     }
 
+    /// The request to end, for a supervisor that has not got it and may not be signalled yet.
+    pub(super) fn end_to_tell(&self) -> Option<ToSupervisor> {
+        let waits = self.supervisor.as_ref().is_some_and(|supervisor| !supervisor.ready && !supervisor.asked);
+        (waits && self.ending.is_some()).then_some(ToSupervisor::End)
+    }
+
     /// Sends the supervisor the requests to end that it has not received yet. A signal would kill one that is not
-    /// ready.
+    /// ready; that one is told by a message.
     pub(super) fn press(&mut self, effects: &mut Vec<GuardEffect>) {
         let (Some(ending), Some(supervisor)) = (&self.ending, &mut self.supervisor) else { return };
         if !supervisor.ready {

@@ -5,7 +5,7 @@ use super::message::{ChildExit, ToGuard};
 /// An input of the guard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GuardInput {
-    /// The session begins. This is the first input and comes once.
+    /// The session begins. Comes once, and first, except for a signal that came before.
     Began,
     /// The supervisor of [`GuardEffect::Start`] was started.
     Started,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// A message from the guard to a supervisor.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ToSupervisor {
     /// The first message. Carries the lock of the state folder.
     Hello(Hello),
@@ -16,10 +16,12 @@ pub enum ToSupervisor {
     Exited(ChildExit),
     /// Everything that a new supervisor needs has been sent.
     Go,
+    /// End the session. Sent to a supervisor that is not ready, which a signal would kill.
+    End,
 }
 
 /// What happened to the supervisors before this one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Hello {
     /// How many supervisors of this session have died.
     pub deaths: u32,
@@ -43,7 +45,7 @@ pub struct ChildExit {
 }
 
 /// A message from a supervisor to the guard.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ToGuard {
     /// The supervisor has taken over. From here on the guard may send it signals.
     Ready,
@@ -75,6 +77,7 @@ impl fmt::Display for ToSupervisor {
                 write!(f, "exited {pid} {started} {status} {peak}")
             }
             ToSupervisor::Go => f.write_str("go"),
+            ToSupervisor::End => f.write_str("end"),
         }
     }
 }
@@ -106,6 +109,7 @@ impl FromStr for ToSupervisor {
                     })
                 }
                 "go" => ToSupervisor::Go,
+                "end" => ToSupervisor::End,
                 _ => return None,
             })
         };
@@ -171,7 +175,8 @@ mod tests {
             .prop_map(|(deaths, cause, draining)| ToSupervisor::Hello(Hello { deaths, cause, draining }));
         let exited = any::<(i32, u64, i32, u64)>()
             .prop_map(|(pid, started, status, peak)| ToSupervisor::Exited(ChildExit { pid, started, status, peak }));
-        prop_oneof![hello, exited, "[a-z-]{1,63}".prop_map(ToSupervisor::Pipe), Just(ToSupervisor::Go)]
+        let bare = prop_oneof![Just(ToSupervisor::Go), Just(ToSupervisor::End)];
+        prop_oneof![hello, exited, bare, "[a-z-]{1,63}".prop_map(ToSupervisor::Pipe)]
     }
 
     fn to_guard() -> impl Strategy<Value = ToGuard> {

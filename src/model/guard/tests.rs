@@ -258,7 +258,7 @@ impl World {
             | Behaviour::FreezesLater { ready }
             | Behaviour::DiesWhileDraining { ready }
             | Behaviour::NeverLeaves { ready, .. }
-                if !running.ready && age >= ms(ready) && running.heard.last() == Some(&ToSupervisor::Go) =>
+                if !running.ready && age >= ms(ready) && running.heard.contains(&ToSupervisor::Go) =>
             {
                 self.supervisor_takes_over();
             }
@@ -294,7 +294,8 @@ impl World {
             |pid: &i32| heard.iter().any(|message| matches!(message, ToSupervisor::Exited(exit) if exit.pid == *pid));
         assert!(self.missed.iter().all(told), "{:?} are not all in {heard:?}", self.missed);
         self.missed.clear();
-        let draining = matches!(&heard[0], ToSupervisor::Hello(Hello { draining: Some(_), .. }));
+        let told = matches!(&heard[0], ToSupervisor::Hello(Hello { draining: Some(_), .. }));
+        let draining = told || heard.contains(&ToSupervisor::End);
         let freezes = matches!(running.behaviour, Behaviour::FreezesLater { .. });
         self.tell(GuardInput::Heard(ToGuard::StopBudget(ms(4000))));
         self.tell(GuardInput::Heard(ToGuard::Ready));

@@ -10,6 +10,7 @@ use crate::model::protocol::StateName;
 
 /// A task for the daemon.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the text of each variant names its fields")]
 pub enum AppEffect {
     /// Look for a live process of the app: by its match pattern and, with `by_marks`, by the marks of an earlier
     /// supervisor.

@@ -10,7 +10,8 @@ use crate::model::exit::Exit;
 use crate::model::plan::Change;
 
 /// What happened.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
+#[expect(missing_docs, reason = "the text of each variant names its fields")]
 pub enum AppEvent {
     /// A start was requested.
     StartAsked,

@@ -74,7 +74,7 @@ impl StopReason {
 }
 
 /// How a run ended, kept until the policy decides what follows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RunEnd {
     /// The leader, if there was one.
     pub pid: Option<Pid>,
@@ -98,7 +98,7 @@ impl RunEnd {
 }
 
 /// What follows once the tree is empty.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Then {
     /// Stay down, for this reason.
     Stopped(StopReason),

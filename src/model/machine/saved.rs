@@ -10,7 +10,7 @@ use crate::model::exit::Exit;
 use crate::model::manifest::restart::History;
 
 /// The last known state of one app. Times are from a clock that all supervisors since boot share.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SavedApp {
     /// Number of the latest start.
     pub run: u64,
@@ -29,7 +29,7 @@ pub struct SavedApp {
 }
 
 /// The saved form of a state. An unfinished start is repeated; for a live process there is a look-up.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SavedState {
     /// Down, for this reason.
     Stopped(StopReason),
@@ -48,6 +48,19 @@ pub enum SavedState {
 }
 
 impl SavedState {
+    /// The session goes on, and there is a manifest. If the app was stopped only because the session ended or the
+    /// manifest forbade it, that counts no more.
+    pub fn undo_stop(&mut self, enabled: bool) {
+        use StopReason::{Disabled, Draining, Removed};
+        match self {
+            SavedState::Stopped(why @ Draining) => *why = StopReason::NotStarted,
+            SavedState::Stopping { then: then @ Then::Stopped(Draining | Removed | Disabled), .. } if enabled => {
+                *then = Then::Start { action: None };
+            }
+            _ => {}
+        }
+    }
+
     /// The leader to look for.
     pub fn pid(&self) -> Option<Pid> {
         match self {

@@ -7,7 +7,7 @@ use std::time::Duration;
 const CLOSING_TAKES: Duration = Duration::from_secs(60);
 
 /// What was found after an app had exited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Traces {
     /// The app's display accepts clients, or the app has none.
     pub display: bool,

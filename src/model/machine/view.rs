@@ -34,6 +34,11 @@ impl State {
         }
     }
 
+    /// The app has a live leader that nobody is ending, or may have one of an earlier supervisor.
+    pub fn is_led(&self) -> bool {
+        matches!(self, State::Resuming { .. } | State::Probing { .. } | State::Running { .. })
+    }
+
     /// The app is starting or running.
     pub fn is_up(&self) -> bool {
         matches!(self.name(), StateName::Starting | StateName::Running)

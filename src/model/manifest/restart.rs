@@ -95,7 +95,7 @@ pub struct FinishedRun<'a> {
 }
 
 /// What the policy remembers about earlier exits of an app.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct History {
     /// Number of failed starts since the app was last stable.
     pub attempt: u32,

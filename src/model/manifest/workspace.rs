@@ -1,6 +1,7 @@
 //! `workspace.ron`: the settings of the session. Form, defaults and check.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -76,6 +77,13 @@ pub struct Workspace {
     pub stop_budget: Duration,
     /// Also serve Prometheus metrics at this `host:port`.
     pub metrics: Option<String>,
+}
+
+/// Versions with the same stop budget have the same hash.
+impl Hash for Workspace {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.autostart, self.stop_budget).hash(state);
+    }
 }
 
 impl Default for Workspace {

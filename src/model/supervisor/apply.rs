@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{AppId, AskId, Effect, Staging, Supervisor, Turn};
 use crate::model::app::App;
+use crate::model::guard::ToGuard;
 use crate::model::loading::check::Checked;
 use crate::model::machine::{AppEvent, StopReason};
 use crate::model::plan::{self, PlannedChange};
@@ -25,11 +26,13 @@ impl Supervisor {
 
     /// Applies new manifests, step by step, within this input.
     pub(super) fn apply(&mut self, checked: Checked, ask: Option<AskId>, turn: &mut Turn<'_>) {
+        turn.push(Effect::Save); // performed when all of this is decided, and before anything is started
         let known = self.apps.known();
         let steps = plan::plan(&known, &checked);
         let plan = Box::new(self.report(&known, &checked, &steps));
         self.workspace = checked.workspace.clone();
         self.problems = checked.problems.iter().map(ToString::to_string).collect();
+        self.tell_of_the_budget(turn);
         self.begin_staging(turn);
         // Add all apps before starting any: an app may depend on one that comes later in the alphabet.
         let to_start: Vec<AppId> = steps.into_iter().filter_map(|step| self.take_step(step, turn)).collect();
@@ -44,10 +47,19 @@ impl Supervisor {
             slot.stale = checked.stale.get(&slot.app().name).map(ToString::to_string);
         }
         turn.push(Effect::Applied { ask, plan, problems: checked.problems });
+        self.resume_drain(turn);
+    }
+
+    /// The guard kills what is left when the budget is used up.
+    fn tell_of_the_budget(&mut self, turn: &mut Turn<'_>) {
+        let budget = self.workspace.stop_budget;
+        if self.told_budget.replace(budget) != Some(budget) {
+            turn.push(Effect::TellGuard(ToGuard::StopBudget(budget)));
+        }
     }
 
     fn begin_staging(&mut self, turn: &mut Turn<'_>) {
-        if self.staging != Staging::NotLoaded {
+        if self.staging != Staging::NotLoaded || self.will_drain() {
             return;
         }
         if self.workspace.stage.is_empty() {
@@ -94,7 +106,10 @@ impl Supervisor {
         let (name, enabled) = (app.name.clone(), app.enabled);
         let id = self.apps.add(app.clone());
         turn.push(Effect::Appeared(id, app));
-        if let Some(saved) = self.inheritance.apps.remove(&name) {
+        if let Some(mut saved) = self.inheritance.apps.remove(&name) {
+            if !self.will_drain() {
+                saved.state.undo_stop(enabled);
+            }
             let disabled_meanwhile = saved.enabled && !enabled;
             self.dispatch(id, AppEvent::Resumed(Box::new(saved)), turn);
             if disabled_meanwhile {

@@ -7,7 +7,7 @@ use super::AppId;
 use crate::model::app::App;
 use crate::model::machine::{AppMachine, State};
 
-#[derive(Default)]
+#[derive(Clone, Default, Hash)]
 pub struct Apps {
     names: BTreeMap<String, AppId>,
     slots: BTreeMap<AppId, Slot>,
@@ -18,6 +18,7 @@ pub struct Apps {
     next: u32,
 }
 
+#[derive(Clone, Hash)]
 pub struct Slot {
     pub machine: AppMachine,
     /// The problem with the manifest on disk, while an earlier version of it is in use.

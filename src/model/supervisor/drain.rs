@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::apps::Slot;
 use super::{AppId, Effect, Supervisor, Turn};
 use crate::model::app::App;
-use crate::model::guard::OVER_BUDGET;
+use crate::model::guard::{OVER_BUDGET, ToGuard};
 use crate::model::machine::{AppEffect, AppEvent, StopReason};
 
 /// After the kill, processes have this long to be gone. The guard waits a little longer before it kills everything
@@ -15,6 +15,7 @@ const AFTER_THE_KILL: Duration = Duration::from_millis(400);
 const _: () = assert!(AFTER_THE_KILL.as_millis() < OVER_BUDGET.as_millis());
 
 /// A drain in progress.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Drain {
     /// The code to exit with.
     pub code: u8,
@@ -28,6 +29,8 @@ pub enum DrainCause {
     Signal(&'static str),
     /// `kasm-void drain`.
     Request,
+    /// The guard was told to end the session.
+    Guard,
     /// This app gave up, and its `on_give_up` ends the session.
     GaveUp(String),
     /// An earlier supervisor had begun the drain.
@@ -39,6 +42,7 @@ impl fmt::Display for DrainCause {
         match self {
             DrainCause::Signal(signal) => write!(f, "{signal} received"),
             DrainCause::Request => f.write_str("asked to drain"),
+            DrainCause::Guard => f.write_str("the guard was told to end the session"),
             DrainCause::GaveUp(app) => write!(f, "{app} has given up, and `on_give_up` ends the session"),
             DrainCause::Resumed => f.write_str("an earlier supervisor had begun to drain"),
         }
@@ -51,6 +55,8 @@ impl Supervisor {
             return;
         }
         self.drain = Some(Drain { code, hurried: false });
+        // First of all: from the moment that anyone can see a drain, it must survive the death of this supervisor.
+        turn.push(Effect::TellGuard(ToGuard::Draining(code)));
         turn.push(Effect::DrainBegun(cause));
         turn.push(Effect::ArmBudget(self.workspace.stop_budget));
         self.disown_all(turn);
@@ -60,7 +66,9 @@ impl Supervisor {
         self.exit_if_down(turn);
     }
 
-    /// The apps to stop next: not down, not asked to stop yet, and not named in `after` of an app that is still up.
+    /// The apps to stop next: not down, not asked to stop yet, and not needed by an app that is still up. An app is
+    /// needed if it is named in `after` and alive. One that is about to start, again or for the first time, is not: a
+    /// session that ends starts nothing.
     pub(super) fn next_to_stop(&self) -> Vec<AppId> {
         let next = self.apps.busy().filter(|(_, slot)| self.may_stop(slot));
         next.map(|(id, _)| id).collect()
@@ -72,10 +80,11 @@ impl Supervisor {
         named.filter(|id| self.apps.get(*id).is_some_and(|slot| self.may_stop(slot))).collect()
     }
 
-    fn may_stop(&self, slot: &Slot) -> bool {
+    pub(super) fn may_stop(&self, slot: &Slot) -> bool {
         let state = slot.state();
-        let needed = || self.apps.followers(&slot.app().name).any(|other| self.apps.is_busy(other));
-        !state.at_rest() && !state.stop_asked() && !needed()
+        let is_needed = || self.apps.followers(&slot.app().name).any(|other| self.apps.is_busy(other));
+        let stays = state.is_led() && is_needed();
+        !state.at_rest() && !state.stop_asked() && !stays
     }
 
     pub(super) fn exit_if_down(&self, turn: &mut Turn<'_>) {

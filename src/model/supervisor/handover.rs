@@ -26,7 +26,7 @@ impl Supervisor {
     /// A drain ends without a guard; any other session needs one.
     pub(super) fn guard_lost(&mut self, turn: &mut Turn<'_>) {
         self.unguarded = true;
-        if self.drain.is_none() {
+        if self.drain.is_none() && !self.will_drain() {
             turn.push(Effect::Leave(Leave::ToBecomeGuard));
         }
     }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{SavedSession, Staging, Supervisor, Turn};
+use super::{DrainCause, SavedSession, Staging, Supervisor, Turn};
 use crate::model::app::App;
 use crate::model::loading::check::Checked;
 use crate::model::machine::SavedApp;
 
-#[derive(Default)]
+#[derive(Debug, Clone, Default, PartialEq, Hash)]
 pub struct Inheritance {
     /// Apps whose manifest has not been loaded yet.
     pub apps: BTreeMap<String, SavedApp>,
@@ -19,9 +19,11 @@ pub struct Inheritance {
 }
 
 impl Supervisor {
-    /// Takes over the state of an earlier supervisor. Call this before the first manifests are loaded.
-    pub fn inherit(&mut self, saved: SavedSession) {
-        self.inheritance = Inheritance { apps: saved.apps, drain: saved.session.draining, ..Inheritance::default() };
+    /// Takes over the state of an earlier supervisor. Call this before the first manifests are loaded. `draining` is
+    /// what the guard says: whether the session is ending, and with which exit code. The saved state does not count for
+    /// that: it may be older than the request, or from a session that the guard has never seen.
+    pub fn inherit(&mut self, saved: SavedSession, draining: Option<u8>) {
+        self.inheritance = Inheritance { apps: saved.apps, drain: draining, ..Inheritance::default() };
         if saved.session.staged {
             self.staging = Staging::Done;
         }
@@ -38,9 +40,11 @@ impl Supervisor {
         self.inheritance.last_known = apps;
     }
 
-    /// The exit code of the drain to resume, once the remaining apps have been found.
-    pub fn inherited_drain(&mut self) -> Option<u8> {
-        self.inheritance.drain.take()
+    /// Goes on with the drain of an earlier supervisor, once its apps are known.
+    pub(super) fn resume_drain(&mut self, turn: &mut Turn<'_>) {
+        if let Some(code) = self.inheritance.drain.take() {
+            self.begin_drain(code, DrainCause::Resumed, turn);
+        }
     }
 
     /// An earlier supervisor was draining, and this one has not resumed the drain yet.

@@ -23,13 +23,14 @@ pub struct AppRequest {
 }
 
 /// A request that is answered once its goal is reached, or can no longer be reached.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Wait {
     pub id: AskId,
     pub app: AppId,
     goal: Goal,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Goal {
     /// The app is running, in a later run than this one.
     Up { after: u64 },

@@ -68,11 +68,8 @@ impl World {
 
     /// The supervisor dies, and the next one loads these manifests.
     fn succeed(&mut self, apps: &[App]) {
-        let draining = self.die_and_inherit();
+        self.die_and_inherit();
         self.load(apps);
-        if let Some(code) = draining {
-            self.give(Input::DrainAsked { code, cause: DrainCause::Resumed });
-        }
     }
 
     /// The supervisor dies, and the next one finds no manifests.
@@ -81,7 +78,7 @@ impl World {
         self.give(Input::Loaded { checked: Box::default(), ask: None });
     }
 
-    fn die_and_inherit(&mut self) -> Option<u8> {
+    fn die_and_inherit(&mut self) {
         let name = |id: &AppId| self.supervisor.name(*id).unwrap_or_default().to_string();
         self.unclaimed.extend(self.alive.iter().map(|(id, (pid, _))| (name(id), *pid)));
         self.alive.clear();
@@ -89,8 +86,7 @@ impl World {
         self.queue.clear();
         let session = self.supervisor.session();
         self.supervisor = Supervisor::default();
-        self.supervisor.inherit(SavedSession { apps: self.kept.clone(), session });
-        session.draining
+        self.supervisor.inherit(SavedSession { apps: self.kept.clone(), session }, session.draining);
     }
 
     fn with(apps: &[App]) -> Self {
@@ -139,6 +135,8 @@ impl World {
             Effect::Appeared(..)
             | Effect::Changed(..)
             | Effect::ArmBudget(_)
+            | Effect::TellGuard(_)
+            | Effect::Save
             | Effect::Applied { .. }
             | Effect::DrainBegun(_)
             | Effect::DrainHurried(_) => {}

@@ -1,35 +1,35 @@
 //! What is remembered about the trees between two scans of the process table.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
 
 use super::{Marks, Owner, Pid, Place, Process, Trees};
 use crate::model::app::AppId;
 
 /// Remembers the owners of known processes, sessions and groups. Must be notified of every start and every exit.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct Lineage {
     place: Place,
     /// The supervisor, then its guard. Never part of a tree.
     ourselves: Vec<Pid>,
     names: BTreeMap<String, AppId>,
     /// Processes whose exit will be reported: uncollected children and watched processes.
-    held: HashMap<Pid, Owner>,
+    held: BTreeMap<Pid, Owner>,
     /// Those of them that lead an app.
-    leaders: HashSet<Pid>,
+    leaders: BTreeSet<Pid>,
     /// Members at the last scan, with their start times.
-    members: HashMap<Pid, (u64, Owner)>,
-    bonds: HashMap<Bond, Founder>,
-    bonds_of: HashMap<AppId, Vec<Bond>>,
+    members: BTreeMap<Pid, (u64, Owner)>,
+    bonds: BTreeMap<Bond, Founder>,
+    bonds_of: BTreeMap<AppId, Vec<Bond>>,
     /// Apps that have lost a process since the last scan, and whether that was the leader.
     bereaved: BTreeMap<AppId, bool>,
     /// Orphans that belonged to no app at an earlier scan, with their start times. A later exit cannot explain them.
-    strays: HashMap<Pid, u64>,
+    strays: BTreeMap<Pid, u64>,
 }
 
 /// A session or group, which ties processes together without descent. The kernel does not reuse its id until the last
 /// member is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Bond {
     Session(Pid),
     Group(Pid),
@@ -52,14 +52,14 @@ impl Bond {
 }
 
 /// The process that created a session or group.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Founder {
     owner: Owner,
     identity: Identity,
 }
 
 /// How to distinguish the founder from a later process with the same pid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Identity {
     /// Our child. It keeps its pid until we collect it.
     Child,
@@ -86,13 +86,13 @@ impl Lineage {
             place,
             ourselves,
             names: BTreeMap::new(),
-            held: HashMap::new(),
-            leaders: HashSet::new(),
-            members: HashMap::new(),
-            bonds: HashMap::new(),
-            bonds_of: HashMap::new(),
+            held: BTreeMap::new(),
+            leaders: BTreeSet::new(),
+            members: BTreeMap::new(),
+            bonds: BTreeMap::new(),
+            bonds_of: BTreeMap::new(),
             bereaved: BTreeMap::new(),
-            strays: HashMap::new(),
+            strays: BTreeMap::new(),
         }
     }
 

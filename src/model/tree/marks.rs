@@ -20,7 +20,7 @@ pub struct Marks {
 
 /// Identifies the session of a state folder. The path alone does not: two containers of one image use the same one,
 /// and may share a pid namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The path of the state folder.
     pub state: String,
