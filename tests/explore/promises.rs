@@ -1,0 +1,299 @@
+//! What the people around the explored session were promised, and whether it is kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use kasm_void::model::exit::{Clues, Exit};
+use kasm_void::model::protocol::StateName;
+use kasm_void::model::supervisor::Observed;
+use kasm_void::model::tree::Pid;
+
+use crate::hands::leads;
+use crate::kernel::{Program, name};
+use crate::world::{Asked, Disk, World};
+
+#[derive(Debug, Clone, Default, Hash)]
+pub struct Promises {
+    told: Option<Told>,
+    /// Apps whose stop was answered, until somebody asks for a start. By number.
+    held: BTreeSet<usize>,
+    /// Apps of which nobody can know whether the last request was carried out.
+    unsure: BTreeSet<usize>,
+    /// Requests that wait for an answer.
+    asked: BTreeSet<(usize, Asked)>,
+    /// Apps that have been asked to stop or to restart, or whose manifest has changed: they may be signalled.
+    stirred: BTreeSet<usize>,
+    /// Apps that wait until then, or for ever, unless somebody asks for a start or edits the manifest.
+    waiting: BTreeMap<usize, Option<Duration>>,
+    /// The guard has heard that a supervisor has taken over.
+    begun: bool,
+    /// A supervisor has stopped every app and said so.
+    finished: bool,
+    /// Somebody has asked for the end, with or without an answer.
+    end_asked: bool,
+    /// How the last run of an app ended that nobody had stirred.
+    died: BTreeMap<usize, i32>,
+}
+
+/// The session was told to end.
+#[derive(Debug, Clone, Copy, Hash)]
+struct Told {
+    at: Duration,
+    /// By a supervisor that still runs.
+    same_supervisor: bool,
+}
+
+/// The session ends this long after its stop budget, at the latest.
+const AND_A_SECOND: Duration = Duration::from_secs(1);
+
+impl Promises {
+    pub fn is_told(&self) -> bool {
+        self.told.is_some()
+    }
+
+    /// The guard has taken a signal, or a supervisor has begun to drain.
+    pub fn told(&mut self, now: Duration) {
+        self.told.get_or_insert(Told { at: now, same_supervisor: true });
+    }
+
+    pub fn begun(&mut self, begun: bool) {
+        self.begun = begun;
+    }
+
+    pub fn end_asked(&mut self) {
+        self.end_asked = true;
+    }
+
+    pub fn finished(&mut self) {
+        self.finished = true;
+    }
+
+    pub fn supervisor_started(&mut self) {
+        self.told.iter_mut().for_each(|told| told.same_supervisor = false);
+    }
+
+    /// Its clients are told so, and do not know what became of their requests.
+    pub fn supervisor_is_gone(&mut self) {
+        let waiting = std::mem::take(&mut self.asked);
+        waiting.into_iter().for_each(|(number, _)| self.asked_in_vain(number));
+    }
+
+    pub fn asked_in_vain(&mut self, number: usize) {
+        self.unsure.insert(number);
+        self.held.remove(&number);
+    }
+
+    /// What the guard knew of exits is lost, and since when the session was told to end.
+    pub fn guard_died(&mut self, now: Duration) {
+        self.died.clear();
+        self.told.iter_mut().for_each(|told| told.at = now);
+    }
+
+    /// Guard and supervisor are dead: there is nobody who could keep a promise about the end. If they had finished, the
+    /// next one begins anew.
+    pub fn nobody_is_left(&mut self, disk: &Disk) {
+        self.end_asked = false;
+        if self.told.take().is_some() {
+            self.stirred.extend(0..disk.manifests.len());
+        }
+        self.died.clear();
+        if disk.ledger.is_none() {
+            self.another_session();
+        }
+    }
+
+    pub fn another_session(&mut self) {
+        *self = Promises::default();
+    }
+
+    pub fn asked(&mut self, number: usize, asked: Asked) {
+        self.asked.insert((number, asked));
+        self.held.remove(&number);
+        self.waiting.remove(&number);
+        self.died.remove(&number);
+        if asked != Asked::Start {
+            self.stirred.insert(number);
+        }
+    }
+
+    pub fn edited(&mut self, number: usize) {
+        self.stirred.insert(number);
+        self.waiting.remove(&number);
+    }
+
+    /// A leader has ended by itself. A later supervisor can know how only if the process was `known` before.
+    pub fn died(&mut self, number: usize, status: i32, known: bool) {
+        match known {
+            true => drop(self.died.insert(number, status)),
+            false => drop(self.died.remove(&number)),
+        }
+    }
+
+    /// The supervisor has saved these states.
+    pub fn saved(&mut self, states: Vec<(usize, Seen)>) {
+        for (number, seen) in states {
+            if seen.waits.is_some() {
+                self.waiting.extend(seen.waits.map(|until| (number, until)));
+            }
+        }
+    }
+
+    pub fn answered(&mut self, (number, asked): (usize, Asked), done: bool) {
+        self.asked.remove(&(number, asked));
+        match (asked, done) {
+            (Asked::Stop, true) => {
+                self.unsure.remove(&number);
+                self.held.insert(number);
+            }
+            (_, true) => drop(self.unsure.remove(&number)),
+            (_, false) => drop(self.unsure.insert(number)),
+        }
+    }
+
+    pub fn is_asked(&self, number: usize, asked: Asked) -> bool {
+        self.asked.contains(&(number, asked))
+    }
+
+    /// The manifest is gone, and a hold with it, if the supervisor sees that.
+    pub fn removed(&mut self, number: usize) {
+        if self.held.remove(&number) {
+            self.unsure.insert(number);
+        }
+    }
+
+    /// Whether a supervisor may start this app now.
+    pub fn may_spawn(&self, world: &World, number: usize, draining: bool) -> Result<(), String> {
+        let name = name(number);
+        if world.kernel.of_app(number).next().is_some() {
+            return Err(format!("two live trees of {name}"));
+        }
+        if draining {
+            return Err(format!("{name} is started while the session is drained"));
+        }
+        if self.told.is_some_and(|told| !told.same_supervisor) {
+            return Err(format!("{name} is started again after the session was told to end"));
+        }
+        if self.held.contains(&number) {
+            return Err(format!("{name} is started although it is held"));
+        }
+        match self.waiting.get(&number) {
+            Some(None) => Err(format!("{name} is started although it was given up")),
+            Some(Some(until)) if *until > world.now => Err(format!("{name} is started before its wait is over")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nobody signals an app for no reason: apps outlive their supervisor.
+    pub fn may_be_signalled(&self, world: &World) -> Result<(), String> {
+        if self.told.is_some() {
+            return Ok(());
+        }
+        let leaders = world.kernel.alive().filter(|running| running.asked && leads(running.program));
+        for running in leaders {
+            if let Program::App { number, .. } = running.program
+                && !self.stirred.contains(&number)
+            {
+                return Err(format!("{} is stopped for no reason", name(number)));
+            }
+        }
+        Ok(())
+    }
+
+    /// What holds at any moment.
+    pub fn kept(&self, world: &World) -> Result<(), String> {
+        if let Some(told) = self.told.filter(|_| world.exit.is_none()) {
+            let bound = told.at + world.story.workspace.stop_budget + AND_A_SECOND;
+            if world.now > bound {
+                return Err("the session was told to end, and is still there after the stop budget and a second".into());
+            }
+        }
+        for (number, state) in states(world) {
+            if state.at_rest && world.kernel.of_app(number).next().is_some() {
+                return Err(format!("{} is called stopped, and a process of it is alive", name(number)));
+            }
+        }
+        Ok(())
+    }
+
+    /// What holds when nothing more happens.
+    pub fn kept_at_rest(&self, world: &World) -> Result<(), String> {
+        if self.told.is_some() {
+            return Err("the session was told to end, and does not".into());
+        }
+        if let Some((number, asked)) = self.asked.first() {
+            return Err(format!("a request ({asked:?} {}) is never answered", name(*number)));
+        }
+        let states = states(world);
+        for number in 0..world.story.apps.len() {
+            let seen = states.iter().find(|(its, _)| *its == number).map(|(_, seen)| seen);
+            let state = seen.map(|seen| seen.name);
+            let leaders = world.kernel.of_app(number).filter(|running| leads(running.program)).count();
+            let up = (state, leaders) == (Some(StateName::Running), 1);
+            let down = matches!(state, None | Some(StateName::Stopped | StateName::GaveUp))
+                && world.kernel.of_app(number).next().is_none();
+            let described = world.disk.manifests[number].is_some();
+            let gave_up = self.waiting.get(&number) == Some(&None) && state == Some(StateName::GaveUp);
+            let kept = match (described, self.unsure.contains(&number), self.held.contains(&number) || gave_up) {
+                (false, ..) => down && state.is_none(),
+                (true, true, _) => up || down,
+                (true, false, true) => down,
+                (true, false, false) => up,
+            };
+            if let Some(status) = self.died.get(&number).filter(|_| !self.stirred.contains(&number))
+                && let Some(seen) = seen
+                && seen.last_exit != Some(Exit::of(*status, Clues::default()))
+            {
+                return Err(format!(
+                    "{} ended with {status}, and is said to have ended with {:?}",
+                    name(number),
+                    seen.last_exit
+                ));
+            }
+            if !kept {
+                let wanted = if self.held.contains(&number) || !described { "down" } else { "up" };
+                return Err(format!("{} should be {wanted}: {state:?} with {leaders} leaders", name(number)));
+            }
+        }
+        Ok(())
+    }
+
+    /// What holds when the session has ended. `left`: what the guard could find and has not ended. An app whose parent was
+    /// a guard that was killed is found by supervisors alone.
+    pub fn ended(&self, world: &World, left: &[Pid]) -> Result<(), String> {
+        if !self.end_asked {
+            return Err("the session has ended, and nobody has asked for that".into());
+        }
+        if self.begun && world.disk.ledger.is_some() {
+            return Err("the next session would inherit from this one".into());
+        }
+        let left = world.kernel.alive().find(|running| self.finished || left.contains(&running.process.pid));
+        left.map_or(Ok(()), |left| Err(format!("the session has ended, and {:?} is alive", left.program)))
+    }
+}
+
+/// An app as the supervisor sees it.
+pub struct Seen {
+    name: StateName,
+    at_rest: bool,
+    last_exit: Option<Exit>,
+    /// It waits until then, or for ever.
+    waits: Option<Option<Duration>>,
+}
+
+pub fn states(world: &World) -> Vec<(usize, Seen)> {
+    let mut states = Vec::new();
+    let looping = world.supervisor.as_ref().and_then(|supervisor| supervisor.looping.as_ref());
+    let Some(looping) = looping else { return states };
+    let snapshot = looping.supervisor.snapshot(world.now, |_, _, _| Observed::default());
+    for status in snapshot.apps {
+        let number = (0..world.story.apps.len()).find(|number| name(*number) == status.name);
+        let waits = match (status.state, status.next_retry_ms) {
+            (StateName::GaveUp, _) => Some(None),
+            (_, after) => after.map(|after| Some(world.now + Duration::from_millis(after))),
+        };
+        let at_rest = matches!(status.state, StateName::Stopped | StateName::GaveUp);
+        let seen = Seen { name: status.state, at_rest, last_exit: status.last_exit, waits };
+        states.extend(number.map(|number| (number, seen)));
+    }
+    states
+}

@@ -1,0 +1,109 @@
+//! What is explored: which apps there are, and what happens to them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kasm_void::model::app::App;
+use kasm_void::model::manifest::backoff::GiveUp;
+
+use crate::kernel::name;
+use crate::world::{Bug, Happening, Story};
+
+/// A story to explore.
+pub struct Chapter {
+    pub name: &'static str,
+    /// How many things happen in it, in the usual run.
+    pub depth: usize,
+    pub story: &'static Story,
+}
+
+const FAULTS: &[Happening] = &[Happening::SupervisorKilled, Happening::GuardKilled, Happening::SupervisorFrozen];
+
+pub fn stories() -> Vec<Chapter> {
+    use Happening::*;
+    vec![
+        told("ending", 3, one(), &[FAULTS, &[SessionTold, SupervisorTold, DrainAsked]]),
+        told("requests", 3, one(), &[FAULTS, &[Asked, Edited]]),
+        told("crashes", 3, one(), &[FAULTS, &[LeaderDies, Forks]]),
+        told("restarts", 3, one(), &[FAULTS, &[Restarted, Asked, DrainAsked]]),
+        told("two apps", 2, two(), &[FAULTS, &[SessionTold, LeaderDies, Asked]]),
+        told("silent helpers", 3, silent(), &[&[LeaderDies, Forks, Asked, SessionTold]]),
+        told("given up", 3, given_up(), &[FAULTS, &[LeaderDies, Asked]]),
+        told("deaf", 3, deaf(), &[FAULTS, &[SessionTold, Asked, Forks]]),
+    ]
+}
+
+/// Bugs, alone or together, each with a story that it spoils.
+pub fn bugs() -> Vec<Chapter> {
+    use Happening::*;
+    let spoiled =
+        |bugs: &'static [Bug], depth, happens: &[Happening]| told_with(bugs, "bugs", depth, one(), &[happens]);
+    let a_stop_after_a_death = Story {
+        bugs: &[Bug::MessagesLostOnReset, Bug::DrainNotTold],
+        happens: &[SupervisorKilled, Forks, DrainAsked],
+        in_order: true,
+        ..story(one())
+    };
+    vec![
+        Chapter { name: "bugs", depth: 3, story: Box::leak(Box::new(a_stop_after_a_death)) },
+        spoiled(&[Bug::DrainNotTold], 2, &[SupervisorKilled, DrainAsked]),
+        spoiled(&[Bug::DrainToldLate], 2, &[SupervisorKilled, DrainAsked]),
+        spoiled(&[Bug::SessionsAlike], 2, &[Asked, Restarted]),
+        spoiled(&[Bug::DrainOnDisk], 3, &[SupervisorKilled, GuardKilled, DrainAsked]),
+        spoiled(&[Bug::NothingInherited], 2, &[SupervisorKilled, Asked]),
+        spoiled(&[Bug::NoMarks], 1, &[SupervisorKilled]),
+    ]
+}
+
+struct Cast {
+    apps: Vec<App>,
+    deaf: Vec<bool>,
+    silent: bool,
+}
+
+fn one() -> Cast {
+    Cast { apps: vec![App::new(&name(0), &["/web"])], deaf: vec![false], silent: false }
+}
+
+fn two() -> Cast {
+    let mut second = App::new(&name(1), &["/helper"]);
+    second.after = vec![name(0)];
+    Cast { apps: vec![App::new(&name(0), &["/web"]), second], deaf: vec![false, false], silent: false }
+}
+
+fn deaf() -> Cast {
+    Cast { deaf: vec![true], ..one() }
+}
+
+fn silent() -> Cast {
+    Cast { silent: true, ..one() }
+}
+
+/// An app that is given up at its first failure.
+fn given_up() -> Cast {
+    let mut cast = one();
+    cast.apps[0].policy.backoff.give_up = GiveUp::After { times: 1, within: Duration::from_secs(60) };
+    cast
+}
+
+fn told(name: &'static str, depth: usize, cast: Cast, happens: &[&[Happening]]) -> Chapter {
+    told_with(&[], name, depth, cast, happens)
+}
+
+/// Stories live as long as the program: every explored state refers to its story.
+fn told_with(bugs: &'static [Bug], name: &'static str, depth: usize, cast: Cast, happens: &[&[Happening]]) -> Chapter {
+    let story = Story { happens: happens.concat().leak(), bugs, ..story(cast) };
+    Chapter { name, depth, story: Box::leak(Box::new(story)) }
+}
+
+/// A story in which nothing happens.
+fn story(Cast { apps, deaf, silent }: Cast) -> Story {
+    let version = |app: &App, version: &str| {
+        let mut app = app.clone();
+        app.program.argv.push(version.into());
+        app.policy.backoff.jitter = 0.0;
+        Arc::new(app)
+    };
+    let apps = apps.iter().map(|app| [version(app, "1"), version(app, "2")]).collect();
+    Story { apps, workspace: Arc::default(), deaf, silent, happens: &[], in_order: false, bugs: &[] }
+}
