@@ -36,7 +36,8 @@ BUILD="$BUILD --build-context binary=$work/binary --build-context cloak-archive=
 export BUILD
 pinned=$(sha256sum image/version.toml image/kubernetes/base/deployment.yaml)
 
-image/publish.sh "$dir/out"
+image/publish.sh "$dir/out" | tee "$dir/said"
+grep -q '^not pinned by digest: ghcr.io/qdm12/gluetun' "$dir/said"
 
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' image/version.toml)
 [ "$(sha256sum image/version.toml image/kubernetes/base/deployment.yaml)" = "$pinned" ] || {

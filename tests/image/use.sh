@@ -106,7 +106,8 @@ for action in "${steps[@]}"; do
 	echo "       ${done_times[$action]:-0} times: ${action//_/ }"
 done
 step "afterwards"
-check "the log is JSON lines" is "" sh -c "docker logs use 2>/dev/null | grep -v '^{\"ts\"' | head -n 3"
+# KASM reports a service that it does not know when the guard, which it started, is replaced.
+check "the log is JSON lines" is "" sh -c "docker logs use 2>/dev/null | grep -v -e '^{\"ts\"' -e '^Unknown Service' | head -n 3"
 check "no secret is in it" is "" sh -c "docker logs use 2>&1 | grep -e the-token -e the-vnc-password"
 check "the supervisor is small" at use sh -c '[ "$(awk "/VmRSS/ { print \$2 }" /proc/"$(pgrep -n -f "^kasm-void run")"/status)" -lt 65536 ]'
 picture last
