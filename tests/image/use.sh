@@ -27,8 +27,8 @@ kill_discord() { at use kill -9 "$(pid use discord)"; }
 kill_the_launcher() { at use kill -9 "$(pid use nav-shim)"; }
 kill_the_supervisor() { at use sh -c 'kill -9 "$(pgrep -n -f "^kasm-void run")"'; }
 kill_the_guard() { at use sh -c 'kill -9 "$(pgrep -o -f "^kasm-void run")"'; }
-reload_the_browser() { at use kasm-void do cloakbrowser reload; }
-reset_discord() { at use kasm-void do discord reset; }
+reload_the_browser() { at use kasm-void "do" cloakbrowser reload; }
+reset_discord() { at use kasm-void "do" discord reset; }
 click_the_browser() { at use kasm-void show cloakbrowser; }
 click_discord() { at use kasm-void show discord; }
 stop_and_start_discord() { at use sh -c 'kasm-void stop discord && kasm-void start discord'; }
@@ -52,14 +52,15 @@ mains() {
 }
 
 whole() {
-	both_run use && [ "$(state use nav-shim)" = Running ] && at use kasm-void health --ready >/dev/null &&
+	if both_run use && [ "$(state use nav-shim)" = Running ] && at use kasm-void health --ready >/dev/null &&
 		at use curl --silent --fail --output /dev/null http://127.0.0.1:9222/json/version &&
 		[ "$(mains /opt/cloakbrowser/)" = 1 ] && [ "$(mains /usr/share/discord/)" = 1 ] &&
 		[ "$(at use sh -c 'ps -eo stat= | grep -c ^Z')" = 0 ] &&
-		[ "$(at use sh -c 'xlsclients | wc -l')" -lt 25 ] || {
-		at use sh -c 'kasm-void status; ps -eo pid,ppid,stat,args | cut -c1-150; xlsclients | wc -l'
-		return 1
-	}
+		[ "$(at use sh -c 'xlsclients | wc -l')" -lt 25 ]; then
+		return
+	fi
+	at use sh -c 'kasm-void status; ps -eo pid,ppid,stat,args | cut -c1-150; xlsclients | wc -l'
+	return 1
 }
 
 # Three minutes: a frozen browser is only replaced after 30 seconds, and waits grow to 30 seconds.
