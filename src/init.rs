@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -78,10 +78,6 @@ impl Shell {
 
     fn perform(&mut self, effect: InitEffect) {
         match effect {
-            // A preStop hook may have drained the session already, and there may never have been one.
-            InitEffect::Drain if !StateFolder::is_taken(&self.state) => {
-                self.handle(InitInput::DrainEnded { succeeded: false, taken: false })
-            }
             InitEffect::Drain => match self.start_ourselves(&["drain"]) {
                 Some(pid) => self.drain = Some(pid),
                 None => self.handle(InitInput::DrainEnded { succeeded: false, taken: false }),
@@ -126,6 +122,8 @@ impl Shell {
     fn start_ourselves(&self, words: &[&str]) -> Option<i32> {
         let mut command = Command::new("/proc/self/exe");
         command.args(words).arg("--state").arg(&self.state);
+        // The supervisor's log says what happens, in its own format.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
         for secret in token::VARIABLES.iter().chain(&[token::FILE]) {
             command.env_remove(secret); // it needs none
         }
