@@ -322,6 +322,29 @@ fn each_promise_names_the_tests_that_hold_it() {
     assert!(found.is_empty(), "docs/reliability.md:\n{}", found.join("\n"));
 }
 
+#[test]
+fn each_row_of_the_contract_names_a_test_that_exists() {
+    let text = |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let (document, stories) = (text("docs/contract.md"), text("tests/image/stories.sh"));
+    let sources: String =
+        ["src", "tests"].into_iter().flat_map(|folder| files(folder, ".rs")).map(|(_, text)| text).collect();
+    let scripts = ["try.sh", "pipeline"]; // the document's head says where they are
+    let exists = |test: &str| match (test.strip_prefix("stories "), test.rsplit_once("::")) {
+        (Some(story), _) => stories.contains(&format!("\n{story}() {{")),
+        (None, Some((_, name))) => sources.contains(&format!("fn {name}(")),
+        (None, None) => scripts.contains(&test) || root().join(test).is_file(),
+    };
+    let rows: Vec<&str> =
+        document.lines().filter(|line| line.starts_with("| ") && !line.ends_with("| test |")).collect();
+    assert!(rows.len() > 40, "the tables are not found");
+    let wrong = rows.iter().filter(|row| {
+        let column = row.trim_end_matches(" |").rsplit_once(" | ").map_or("", |(_, tests)| tests);
+        let mut tests = column.split('`').skip(1).step_by(2).peekable();
+        column != "not in this image" && (tests.peek().is_none() || !tests.all(&exists))
+    });
+    assert_eq!(wrong.collect::<Vec<_>>(), [&""; 0]);
+}
+
 /// The names in a document's code spans and code blocks. The same words in prose do not count.
 fn named_in_code(document: &str) -> BTreeSet<&str> {
     // A code block has three backticks on each side. Three is odd, like one, so splitting works for both.
