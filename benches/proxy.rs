@@ -112,7 +112,10 @@ impl Way {
         let port = free_port();
         let started = command(port).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let server = started.map(Running).inspect_err(|_| println!("{name} is not installed")).ok()?;
-        wait_for(port);
+        if !listens(port) {
+            println!("{name} does not start");
+            return None;
+        }
         Some(Way { name, port: Some(port), server: Some(server) })
     }
 
@@ -177,7 +180,7 @@ fn squid(port: u16, folder: &Path) -> Command {
     let (file, here) = (folder.join("squid.conf"), folder.display());
     let text = format!(
         "http_port 127.0.0.1:{port}\nhttp_access allow all\ncache deny all\naccess_log none\ncache_log /dev/null\n\
-         pid_filename {here}/squid.pid\ncoredump_dir {here}\nshutdown_lifetime 0 seconds\nmax_filedescriptors 8192\n\
+         pid_filename none\ncoredump_dir {here}\nshutdown_lifetime 0 seconds\nmax_filedescriptors 8192\n\
          pinger_enable off\nnetdb_filename none\n"
     );
     std::fs::write(&file, text).unwrap();
@@ -313,12 +316,16 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn wait_for(port: u16) {
+/// Waits until somebody listens there.
+fn listens(port: u16) -> bool {
     let end = Instant::now() + PATIENCE;
     while TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).is_err() {
-        assert!(Instant::now() < end, "nobody listens on {port}");
+        if Instant::now() >= end {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
+    true
 }
 
 /// A headless browser with its own profile.
@@ -341,7 +348,7 @@ impl Chromium {
         }
         let started = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let process = started.map(Running).inspect_err(|error| println!("chromium: {error}")).ok()?;
-        wait_for(port);
+        assert!(listens(port), "chromium does not start");
         Some(Chromium { port, loads: 0, _process: process, _profile: profile })
     }
 

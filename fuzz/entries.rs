@@ -29,7 +29,7 @@ use kasm_void::model::manifest::Manifest;
 use kasm_void::model::manifest::fields::Insert;
 use kasm_void::model::manifest::workspace::WorkspaceForm;
 use kasm_void::model::proxy::denial::Denial;
-use kasm_void::model::proxy::request::{Origin, ProxyRequest, read};
+use kasm_void::model::proxy::request::{ProxyRequest, WantedHost, read};
 use kasm_void::model::url::{self, JudgedUrl, LONGEST, PORTS, Policy, Refused};
 use ron::extensions::Extensions;
 use serde::Serialize;
@@ -229,7 +229,7 @@ fn proxied(method: &str, target: &str) {
     }
 }
 
-fn is_readable(denial: &Denial, origin: Option<&Origin>) {
+fn is_readable(denial: &Denial, origin: Option<&WantedHost>) {
     let host = origin.and_then(|origin| url::host(&origin.url())).unwrap_or_default();
     let page = denial.page(&host);
     assert!(!page.contains("<script") && page.contains("<h1>"), "{page}");

@@ -24,7 +24,8 @@ impl AppId {
     pub const WORKSPACE: AppId = AppId(u32::MAX);
 }
 
-/// One app, ready to be supervised. The fields are the settings of its manifest in their final form.
+/// One app, ready to be supervised. The fields are the settings of its manifest in their final form. One type because it
+/// is one manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct App {
     /// The manifest's file name without `.ron`.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::host::sync::lock;
 use crate::model::proxy::denial::Denial;
-use crate::model::proxy::request::Origin;
+use crate::model::proxy::request::WantedHost;
 use crate::model::proxy::tally::Tally;
 use crate::model::repeats::Repeats;
 use crate::model::url;
@@ -40,7 +40,7 @@ impl Audit {
     }
 
     /// Counts and logs a request that was not served. `kind` is its method.
-    pub fn deny(&self, denial: &Denial, origin: Option<&Origin>, kind: &str, began: Instant) {
+    pub fn deny(&self, denial: &Denial, origin: Option<&WantedHost>, kind: &str, began: Instant) {
         self.count(|tally| tally.deny(denial));
         let host = origin.and_then(|origin| url::host(&origin.url()));
         let (rule, ms) = (denial.word(), began.elapsed().as_millis() as u64);

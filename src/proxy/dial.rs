@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::next;
 use crate::model::proxy::denial::Denial;
 use crate::model::proxy::race::{CONNECTED, HEAD_START, order};
-use crate::model::proxy::request::Origin;
+use crate::model::proxy::request::WantedHost;
 use crate::model::proxy::upstream::Upstream;
 use crate::model::url::{JudgedUrl, Policy};
 use crate::resolver::Resolver;
@@ -47,7 +47,7 @@ impl Dialer {
     ///
     /// # Errors
     /// The policy's refusal.
-    pub fn judge(&self, origin: &Origin) -> Result<JudgedUrl, Denial> {
+    pub fn judge(&self, origin: &WantedHost) -> Result<JudgedUrl, Denial> {
         origin.judge(&self.policy).map_err(Denial::Refused)
     }
 

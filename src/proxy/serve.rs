@@ -20,7 +20,7 @@ use crate::http::{
 };
 use crate::model::metrics::CONTENT_TYPE;
 use crate::model::proxy::denial::{CONTENT_SECURITY_POLICY, Denial};
-use crate::model::proxy::request::{Origin, OwnPage, ProxyRequest, read};
+use crate::model::proxy::request::{OwnPage, ProxyRequest, WantedHost, read};
 use crate::model::url::{self, JudgedUrl};
 
 /// How many clients may be connected, tunnels included. A browser opens at most 99 to one proxy, and as many for
@@ -88,7 +88,12 @@ impl Proxy {
         }
     }
 
-    async fn forward(&self, request: StreamingRequest, origin: &Origin, path: &str) -> Result<Response<Body>, Denial> {
+    async fn forward(
+        &self,
+        request: StreamingRequest,
+        origin: &WantedHost,
+        path: &str,
+    ) -> Result<Response<Body>, Denial> {
         let target = self.dialer.judge(origin)?;
         let (parts, body) = request.into_parts();
         let response = self.forwarder.forward(parts, body, &target, path).await?;
@@ -97,7 +102,7 @@ impl Proxy {
     }
 
     /// Opens the connection first, so that the answer says whether it could be opened.
-    async fn tunnel(&self, mut request: StreamingRequest, origin: &Origin) -> Result<Response<Body>, Denial> {
+    async fn tunnel(&self, mut request: StreamingRequest, origin: &WantedHost) -> Result<Response<Body>, Denial> {
         let target = self.dialer.judge(origin)?;
         let (server, first) = self.dialer.tunnel(&target).await?;
         let upgrade = hyper::upgrade::on(&mut request);
@@ -154,7 +159,7 @@ fn wants_a_page(request: &StreamingRequest) -> bool {
 }
 
 /// The answer to a request that is not served.
-fn refusal(denial: &Denial, origin: Option<&Origin>, for_people: bool, method: &Method) -> Response<Body> {
+fn refusal(denial: &Denial, origin: Option<&WantedHost>, for_people: bool, method: &Method) -> Response<Body> {
     let host = origin.and_then(|origin| url::host(&origin.url())).unwrap_or_default();
     let (kind, body) = match for_people {
         true => ("text/html; charset=utf-8", denial.page(&host)),

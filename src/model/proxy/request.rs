@@ -8,11 +8,11 @@ use crate::model::url::{JudgedUrl, Policy, Refused};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProxyRequest {
     /// `CONNECT host:port`
-    Tunnel(Origin),
+    Tunnel(WantedHost),
     /// `GET http://host/path`
     Forward {
         /// The host and the port of the URL.
-        origin: Origin,
+        origin: WantedHost,
         /// The path and the query, as the client wrote them. Begins with `/`.
         path: String,
     },
@@ -31,7 +31,7 @@ pub enum OwnPage {
 
 /// A host and a port, as the client wrote them. They were not judged yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin(String);
+pub struct WantedHost(String);
 
 /// A request that is not one for a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub enum Malformed {
 pub fn read(method: &str, target: &str) -> Result<ProxyRequest, Malformed> {
     if method == "CONNECT" {
         let has_port = target.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && is_number(port));
-        return if has_port { Ok(ProxyRequest::Tunnel(Origin::read(target)?)) } else { Err(Malformed::Authority) };
+        return if has_port { Ok(ProxyRequest::Tunnel(WantedHost::read(target)?)) } else { Err(Malformed::Authority) };
     }
     if target.starts_with('/') {
         return match (method, target) {
@@ -68,19 +68,19 @@ pub fn read(method: &str, target: &str) -> Result<ProxyRequest, Malformed> {
     let (authority, path) = rest.split_at(end);
     let path = path.split('#').next().unwrap_or_default();
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    Ok(ProxyRequest::Forward { origin: Origin::read(authority)?, path })
+    Ok(ProxyRequest::Forward { origin: WantedHost::read(authority)?, path })
 }
 
 fn is_number(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-impl Origin {
+impl WantedHost {
     /// URL parsers skip tabs and line ends, and take `\` for `/`, so a host with such characters could be read in two ways.
     fn read(authority: &str) -> Result<Self, Malformed> {
         let fine = |byte: u8| byte.is_ascii_graphic() && !b"/\\?#<>\"{}|^`".contains(&byte);
         match !authority.is_empty() && authority.bytes().all(fine) {
-            true => Ok(Origin(authority.into())),
+            true => Ok(WantedHost(authority.into())),
             false => Err(Malformed::Authority),
         }
     }
