@@ -5,9 +5,12 @@ mod change;
 mod check_url;
 pub mod client;
 mod doctor;
-mod follow;
+mod events;
+mod explain;
 mod health;
 mod icons;
+mod inspect;
+mod logs;
 mod manifests;
 mod nav_shim;
 mod new;
@@ -39,6 +42,7 @@ use crate::model::protocol::Route;
 use change::Which;
 use client::{Client, Waiting};
 use new::{NewManifest, Origin};
+use logs::LogOptions;
 use policy::PolicyOptions;
 
 /// How a verb ended.
@@ -179,6 +183,13 @@ enum Verb {
     Proxy(proxy::ProxyArgs),
     #[command(flatten)]
     Ask(Ask),
+    /// Show what a manifest field, a hook or a probe target means
+    #[command(after_help = EXPLAIN)]
+    Explain {
+        /// As in a manifest, for example `backoff` or `stop.grace` [default: the fields of an app]
+        #[arg(value_name = "FIELD", default_value = "", hide_default_value = true)]
+        field: String,
+    },
     /// Check this machine and session for problems
     Doctor,
     /// Run as PID 1 of a container: start a command, reap orphans, and drain the apps before stopping the command
@@ -276,16 +287,13 @@ enum Ask {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Show an app's output
-    #[command(after_help = "Examples:\n  kasm-void logs discord -f\n  kasm-void logs discord -n 1000 | grep ERROR")]
-    Logs {
+    /// Show the output of apps
+    #[command(after_help = LOGS)]
+    Logs(Logs),
+    /// Show everything about an app: manifest, command, variables, processes, limits, last crashes
+    Inspect {
+        #[arg(value_name = "APP")]
         app: String,
-        /// Keep printing new output
-        #[arg(short, long)]
-        follow: bool,
-        /// How many of the last lines to print first
-        #[arg(short = 'n', long, default_value_t = 100)]
-        lines: usize,
     },
     /// Print events as they happen
     Events,
@@ -339,6 +347,24 @@ gave up, or a job has failed.
 
 Exit codes:
   0 reached   1 it will not be reached   2 wrong usage   3 no supervisor   4 not within the time";
+
+const EXPLAIN: &str = "\
+Examples:
+  kasm-void explain                 the fields of an app
+  kasm-void explain stop.grace
+  kasm-void explain WaitFor         a hook
+  kasm-void explain workspace       the fields of workspace.ron";
+
+const LOGS: &str = "\
+Examples:
+  kasm-void logs discord -f
+  kasm-void logs discord -n 1000 | grep ERROR
+  kasm-void logs                                every app
+  kasm-void logs browser proxy --since 10m --grep 'refused|timed out'
+
+The lines of several apps have the app's name before them, and are in the order of their times as far as these are known.
+A line's time is known if the line begins with one, as in 2026-01-02T15:04:05Z, or is a JSON object with `ts`, `time` or
+`timestamp`. A line without a time belongs to the one before. If no supervisor is running, the log files are read.";
 
 const TOP: &str = "\
 Keys:
@@ -424,6 +450,39 @@ struct Change {
 }
 
 #[derive(Args)]
+struct Logs {
+    /// The apps [default: all]
+    #[arg(value_name = "APP")]
+    apps: Vec<String>,
+    /// Keep printing new output
+    #[arg(short, long)]
+    follow: bool,
+    /// How many of the last lines to print first [default: 100; with --since or --grep, all that they take]
+    #[arg(short = 'n', long)]
+    lines: Option<usize>,
+    /// Only lines from this time on: how long ago, as in 10m, or a time as in 2026-01-02T15:04:05Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<logs::select::Since>,
+    /// Only lines that this regular expression matches; (?i) before it ignores case
+    #[arg(long, value_name = "REGEX", value_parser = pattern)]
+    grep: Option<regex_lite::Regex>,
+    /// Show when each line was written, where that is known
+    #[arg(short, long)]
+    timestamps: bool,
+}
+
+impl Logs {
+    fn parts(self) -> (Vec<String>, LogOptions) {
+        let Logs { apps, follow, lines, since, grep, timestamps } = self;
+        (apps, LogOptions { follow, lines, since, pattern: grep, times: timestamps })
+    }
+}
+
+fn pattern(text: &str) -> Result<regex_lite::Regex, String> {
+    regex_lite::Regex::new(text).map_err(|error| format!("`{text}` is not a regular expression: {error}"))
+}
+
+#[derive(Args)]
 struct Wait {
     /// Wait until the change is done (the default)
     #[arg(long, overrides_with = "no_wait")]
@@ -494,6 +553,7 @@ pub fn run(cli: Cli) -> anyhow::Result<VerbEnd> {
         }
         Verb::TakesOver { ledger, folders } => upgrade::takes_over(ledger, &folders, json),
         Verb::Retire { home, kept } => Ok(retire::retire(&home, &kept)),
+        Verb::Explain { field } => explain::explain(&field, json),
         Verb::Doctor => asking(doctor::doctor(&Client::new(&state), &state, json)),
         Verb::Open { url, launcher_port } => asking(open::open(&url, &state, launcher_port, json)),
         Verb::NavShim(options) => asking(nav_shim::run(options, json)),
@@ -525,8 +585,12 @@ async fn ask(question: Ask, client: &Client, json: bool) -> anyhow::Result<VerbE
         }
         Ask::Reload { wait } => change::reload(client, wait.into(), json).await,
         Ask::Drain { wait } => change::drain(client, wait.into(), json).await,
-        Ask::Logs { app, follow, lines } => follow::logs(client, &app, (follow, lines), json).await,
-        Ask::Events => follow::events(client, json).await,
+        Ask::Logs(options) => {
+            let (apps, options) = options.parts();
+            logs::logs(client, apps, options, json).await
+        }
+        Ask::Inspect { app } => inspect::inspect(client, &app, json).await,
+        Ask::Events => events::events(client, json).await,
         Ask::Upgrade { binary, timeout } => upgrade::upgrade(client, binary, timeout, json).await,
     }
 }

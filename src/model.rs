@@ -4,6 +4,9 @@ pub mod plain;
 pub mod repeats;
 pub mod signal;
 pub mod spelling;
+
+pub mod reference;
+
 pub mod url;
 pub mod visit;
 

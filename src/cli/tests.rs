@@ -86,6 +86,7 @@ fn in_words(ask: &Asked) -> String {
         Asked::Readiness(_) => "readiness".into(),
         Asked::Crashes { app, .. } => format!("crashes {app}"),
         Asked::Command { app, .. } => format!("command {app}"),
+        Asked::Inspect { app, .. } => format!("inspect {app}"),
         Asked::Logs { app, lines, .. } => format!("logs {app} {lines}"),
         Asked::Plan(_) => "plan".into(),
         Asked::Reload(_) => "reload".into(),
@@ -118,6 +119,7 @@ fn answer(snapshot: &Snapshot, output: &broadcast::Sender<Bytes>, ask: Asked) {
         Asked::Readiness(reply) => drop(reply.send(Readiness::of(snapshot, None))),
         Asked::Crashes { app, reply } => drop(reply.send(known(&app).then(|| vec![crash()]))),
         Asked::Command { app, reply } => drop(reply.send(known(&app).then(command_line))),
+        Asked::Inspect { reply, .. } => drop(reply.send(None)),
         Asked::Logs { app, reply, .. } => {
             let stream = || LogStream { head: b"one\ntwo\n".to_vec(), follow: Some(output.subscribe()) };
             drop(reply.send(known(&app).then(stream)));
@@ -144,7 +146,7 @@ fn command_line() -> CommandLine {
     }
 }
 
-fn crash() -> Crash {
+pub fn crash() -> Crash {
     Crash {
         at: "2026-01-02T03:04:05Z".into(),
         run: 3,

@@ -11,7 +11,7 @@ use super::manifests::Purpose;
 use super::{Daemon, clock};
 use crate::host::trust;
 use crate::model::ledger::VERSION;
-use crate::model::protocol::{Answer, Identity, PlanReport, Readiness, Refusal, Snapshot, StateName};
+use crate::model::protocol::{Answer, Identity, Inspection, PlanReport, Readiness, Refusal, Snapshot, StateName};
 use crate::model::supervisor::{AppRequest, AskId, DrainCause, Input, Observed};
 
 /// Requests that have not been answered yet.
@@ -87,6 +87,7 @@ impl Daemon {
                 let known = self.supervisor.id(&app).and_then(|id| self.supervisor.app(id));
                 let _ = reply.send(known.map(|app| app.command_line()));
             }
+            Ask::Inspect { app, reply } => drop(reply.send(self.inspect(&app))),
             Ask::Crashes { app, reply } => {
                 let known = self.supervisor.id(&app).is_some();
                 let _ = reply.send(known.then(|| self.reports.crashes(&app)));
@@ -120,6 +121,22 @@ impl Daemon {
                 self.inputs.push_back(Input::DrainAsked { code: 0, cause: DrainCause::Request });
             }
         }
+    }
+
+    fn inspect(&mut self, name: &str) -> Option<Inspection> {
+        let id = self.supervisor.id(name)?;
+        let status = self.snapshot().apps.into_iter().find(|app| app.name == name)?;
+        let app = self.supervisor.app(id)?.clone();
+        Some(Inspection {
+            status,
+            manifest: self.manifests.file(name).map(String::from),
+            program: app.program.view(),
+            after: app.after.clone(),
+            log: self.logs.file(name).display().to_string(),
+            max_rss: app.max_rss,
+            processes: self.processes.tree(id),
+            crashes: self.reports.crashes(name),
+        })
     }
 
     fn snapshot(&mut self) -> Snapshot {

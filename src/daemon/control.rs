@@ -23,8 +23,8 @@ use tokio::time::timeout;
 use crate::http::{self, Closing, Error, ListenerLimits, Peer, Pieces, Server};
 use crate::model::metrics;
 use crate::model::protocol::{
-    Answer, AppStatus, CommandLine, Crash, HEAD_BYTES, Identity, Method, PlanReport, Refusal, Route, Snapshot,
-    StateName, Verb,
+    Answer, AppStatus, CommandLine, Crash, HEAD_BYTES, Identity, Inspection, Method, PlanReport, Refusal, Route,
+    Snapshot, StateName, Verb,
 };
 use crate::model::signal::signal_number;
 pub use ask::{Ask, LogStream};
@@ -88,6 +88,7 @@ fn handler(route: Route, method: MethodFilter) -> MethodRouter<Shared> {
         Route::Logs => on(method, logs),
         Route::Crashes => on(method, crashes),
         Route::Command => on(method, command),
+        Route::Inspect => on(method, inspect),
         Route::Events => on(method, events_of_all),
         Route::Plan => on(method, plan),
         Route::Reload => on(method, reload),
@@ -146,6 +147,13 @@ async fn crashes(State(asks): State<LoopHandle>, Named(app): Named<String>) -> R
 async fn command(State(asks): State<LoopHandle>, Named(app): Named<String>) -> Result<Json<CommandLine>, Error> {
     match asks.ask(|reply| Ask::Command { app: app.clone(), reply }).await? {
         Some(command) => Ok(Json(command)),
+        None => Err(asks.no_such_app(&app).await),
+    }
+}
+
+async fn inspect(State(asks): State<LoopHandle>, Named(app): Named<String>) -> Result<Json<Inspection>, Error> {
+    match asks.ask(|reply| Ask::Inspect { app: app.clone(), reply }).await? {
+        Some(inspection) => Ok(Json(inspection)),
         None => Err(asks.no_such_app(&app).await),
     }
 }

@@ -284,7 +284,6 @@ impl Logs {
     }
 
     /// Where the app's output is written.
-    #[cfg(test)]
     pub fn file(&self, app: &str) -> PathBuf {
         match self.reader(app) {
             Some(reader) => reader.destination().path.clone(),
@@ -375,6 +374,11 @@ impl Logs {
 /// The log file of an app whose manifest names none.
 fn default_file(state: &Path, app: &str) -> PathBuf {
     layout::log(state, app)
+}
+
+/// The apps of the last supervisor whose logs can be read when no supervisor runs. `state` is its folder.
+pub fn recorded(state: &Path) -> Vec<String> {
+    checkpoint::recorded(state)
 }
 
 /// Reads the last `lines` lines of an app's log files when no supervisor runs; at most 8 MiB. `state` is the folder of

@@ -61,6 +61,8 @@ pub type Reading = (Loaded, Purpose);
 
 pub struct Manifests {
     pub folders: Vec<PathBuf>,
+    /// The file of each app's manifest, as it was read last.
+    files: BTreeMap<String, String>,
     checker: Checker,
     copies: Copies,
     environment: Environment,
@@ -81,6 +83,7 @@ impl Manifests {
     ) -> Self {
         Manifests {
             folders,
+            files: BTreeMap::new(),
             checker: Checker::default(),
             copies: Copies::open(state),
             environment,
@@ -117,7 +120,13 @@ impl Manifests {
         let checked = check(&mut self.checker, loaded, loaded.complete && back.is_none(), &self.environment);
         let copies::Keep { good, unchanged } = copies::keep(&loaded.sources, &checked);
         self.copies.keep(&good, &unchanged, checked.complete);
+        self.files = effective(&loaded.sources).map(|source| (source.name.clone(), source.file.clone())).collect();
         checked
+    }
+
+    /// The file of an app's manifest. `None` if it is deleted.
+    pub fn file(&self, app: &str) -> Option<&str> {
+        self.files.get(app).map(String::as_str)
     }
 
     /// When to read the folders again.

@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 pub use environment::{environment, variable};
-pub use memory::{cpu, oom_score_adj, out_of_memory_file, out_of_memory_kills, resident, share};
+pub use memory::{age, cpu, oom_score_adj, out_of_memory_file, out_of_memory_kills, resident, share};
 use read::{bytes, text, with_spare};
 pub use read::{keep_spare, misses};
 

@@ -13,7 +13,7 @@ use crate::model::manifest::probe::{Health, Ready};
 use crate::model::manifest::restart::RestartPolicy;
 use crate::model::manifest::stop::Stop;
 use crate::model::manifest::workspace::Workspace;
-use crate::model::protocol::CommandLine;
+use crate::model::protocol::{CommandLine, ProgramView};
 
 /// Identifies one app's name, from its first manifest to the end of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,6 +77,21 @@ pub struct Program {
     pub nice: Option<i32>,
     /// -1000 to 1000; `None` to inherit the supervisor's.
     pub oom_score_adj: Option<i32>,
+}
+
+impl Program {
+    /// What `inspect` shows of it: of variables only the names, since a value may be a secret.
+    pub fn view(&self) -> ProgramView {
+        let Program { argv, last: _, env, env_hidden, cwd, nice, oom_score_adj } = self;
+        ProgramView {
+            argv: argv.clone(),
+            cwd: cwd.as_ref().map(|cwd| cwd.display().to_string()),
+            env: env.keys().cloned().collect(),
+            env_hidden: env_hidden.iter().cloned().collect(),
+            nice: *nice,
+            oom_score_adj: *oom_score_adj,
+        }
+    }
 }
 
 /// The steps around an app's starts.

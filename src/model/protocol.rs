@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::model::exit::Exit;
 
 mod event;
+mod inspect;
 mod route;
 pub use event::{EventLine, SessionEvent};
+pub use inspect::{Inspection, ProcessView, ProgramView};
 pub use route::{HEAD_BYTES, Method, Route, RouteInfo};
 
 /// `GET /v1/apps`: a snapshot of all apps at one moment.

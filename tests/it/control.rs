@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use kasm_void::model::exit::Exit;
-use kasm_void::model::protocol::{Answer, Snapshot, StateName};
+use kasm_void::model::protocol::{Answer, Inspection, Snapshot, StateName};
 
 use crate::harness::{DEADLINE, FOREVER, NOBODY, NOTHING, Session, binary, until};
 
@@ -191,6 +191,43 @@ fn a_watched_status_is_printed_when_something_changes() {
     until("the next supervisor is watched", || (states(&session).last() == Some(&StateName::Running)).then_some(()));
     assert!(session.interrupt().0.success());
     assert!(until("the watch ends", || watch.try_wait().expect("wait")).success());
+}
+
+#[test]
+fn inspect_shows_what_an_app_runs_with_and_no_secret() {
+    let forks = "cat <>\"$DATA/never\" &\nread _ <>\"$DATA/never\"\n";
+    let manifest = r#"App(command: "${BIN}/forks", args: ["a b"], env: { "TOKEN": "s3cret" }, cwd: "${DATA}",
+        limits: Limits(nice: 3, max_rss: "1GiB"))"#;
+    let session = Session::new().program("forks", forks).app("web", manifest).start();
+    let pid = session.pid("web");
+    let seen = until("both processes", || {
+        let seen: Inspection = serde_json::from_str(&session.ok(&["inspect", "web", "--json"])).expect("an inspection");
+        (seen.processes.len() == 2).then_some(seen)
+    });
+    assert_eq!(seen.program.argv, [session.bin().join("forks").display().to_string(), "a b".into()]);
+    assert_eq!((seen.processes[0].pid, seen.processes[1].parent), (pid, pid));
+    assert_eq!(seen.manifest, Some(session.manifests().join("web.ron").display().to_string()));
+    assert_eq!(
+        (seen.program.env, seen.program.nice, seen.max_rss),
+        (vec!["TOKEN".to_string()], Some(3), Some(1 << 30))
+    );
+    let text = session.ok(&["inspect", "web"]);
+    assert!(text.contains("'a b'") && text.contains("TOKEN") && text.contains("nice 3"), "{text}");
+    assert!(!text.contains("s3cret") && !session.ok(&["inspect", "web", "--json"]).contains("s3cret"));
+    let unknown = session.cli(&["inspect", "webb"]);
+    assert!(unknown.code == Some(1) && unknown.stderr.contains("did you mean `web`?"), "{unknown:?}");
+}
+
+#[test]
+fn explain_tells_what_a_field_means_without_a_supervisor() {
+    let session = Session::new();
+    assert!(session.ok(&["explain", "stop.grace"]).contains("how long to wait"));
+    assert!(session.ok(&["explain"]).contains("prelaunch"));
+    let wrong = session.cli(&["explain", "comand"]);
+    assert_eq!(
+        (wrong.code, wrong.stderr.trim()),
+        (Some(1), "kasm-void: no field is called `comand`: did you mean `command`?")
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 
 use kasm_void::model::protocol::{Crash, StateName};
 
-use crate::harness::{Session, alive, kill, until};
+use crate::harness::{Session, alive, binary, kill, until};
 
 /// An app's whole log, starting with the oldest rotated file.
 fn whole_log(session: &Session, name: &str, keep: u32) -> String {
@@ -244,4 +244,69 @@ fn output_is_read_on_though_guard_and_supervisor_and_every_record_are_gone() {
     assert_eq!(session.pid("web"), web);
     tell(&session, "third");
     until("all of it is written", || whole_log(&session, "web.log", 0).ends_with("second\nthird\n").then_some(()));
+}
+
+#[test]
+fn logs_of_several_apps_are_put_in_order_and_filtered() {
+    let says = "cat \"$DATA/$1.lines\"\nread _ <>\"$DATA/never\"\n";
+    let manifest = |name: &str| format!(r#"App(command: "${{BIN}}/says", args: ["{name}"])"#);
+    let mut session =
+        Session::new().program("says", says).app("one", &manifest("one")).app("other", &manifest("other"));
+    let lines = |session: &Session, app: &str, text: &str| {
+        fs::write(session.data().join(format!("{app}.lines")), text).expect("a file");
+    };
+    lines(&session, "one", "2026-01-02T03:04:05Z first\n  more of it\n2026-01-02T03:04:09Z last error\n");
+    lines(&session, "other", "{\"ts\":\"2026-01-02T03:04:07Z\",\"msg\":\"middle\"}\n");
+    session.start_supervisor();
+    let in_order = [
+        "one   | 2026-01-02T03:04:05Z first",
+        "one   |   more of it",
+        "other | {\"ts\":\"2026-01-02T03:04:07Z\",\"msg\":\"middle\"}",
+        "one   | 2026-01-02T03:04:09Z last error",
+    ];
+    let shown = |session: &Session, args: &[&str]| -> Vec<String> {
+        session.ok(&[&["logs"], args].concat()).lines().map(String::from).collect()
+    };
+    until("both have written", || (shown(&session, &[]) == in_order).then_some(()));
+    assert_eq!(shown(&session, &["--since", "2026-01-02T03:04:06Z"]), in_order[2..]);
+    assert_eq!(shown(&session, &["one", "--grep", "FIRST|error"]), ["2026-01-02T03:04:09Z last error"]);
+    assert_eq!(
+        shown(&session, &["-n", "1", "-t"]),
+        [
+            "other | 2026-01-02T03:04:07.000Z {\"ts\":\"2026-01-02T03:04:07Z\",\"msg\":\"middle\"}",
+            "one   | 2026-01-02T03:04:09.000Z last error",
+        ]
+    );
+    let mut follow = session.command(binary());
+    let file = fs::File::create(session.data().join("followed")).expect("a file");
+    let mut follow = follow.args(["logs", "-f", "--grep", "again"]).stdout(file).spawn().expect("a client");
+    lines(&session, "other", "again\nnot this\n");
+    // The client may not be connected yet, so let the app write until it prints a line.
+    until("the new line is followed", || {
+        session.ok(&["restart", "other"]);
+        session.lines("followed").iter().any(|line| line == "other | again").then_some(())
+    });
+    assert!(!session.lines("followed").iter().any(|line| line.contains("not this")));
+    follow.kill().expect("kill");
+    follow.wait().expect("a reaped client");
+
+    session.kill_supervisor();
+    let offline = session.cli(&["logs", "one", "other", "--since", "2026-01-02T03:04:08Z"]);
+    assert_eq!((offline.code, offline.stdout.lines().next()), (Some(0), Some(in_order[3])), "{offline:?}");
+    assert!(offline.stderr.contains("no supervisor is running"), "{offline:?}");
+    assert!(session.ok(&["logs", "--grep", "middle"]).contains(in_order[2]));
+    session.start_supervisor();
+}
+
+#[test]
+fn since_says_when_nobody_knows_the_time_of_a_line() {
+    let session = Session::new()
+        .program("says", "echo hello\nread _ <>\"$DATA/never\"\n")
+        .app("web", r#"App(command: "${BIN}/says")"#)
+        .start();
+    until("it has written", || session.ok(&["logs", "web"]).contains("hello").then_some(()));
+    let output = session.cli(&["logs", "web", "--since", "10m"]);
+    assert!(output.stdout.is_empty() && output.stderr.contains("carry no time"), "{output:?}");
+    assert_eq!(session.cli(&["logs", "web", "--since", "yesterday"]).code, Some(2));
+    assert_eq!(session.cli(&["logs", "web", "--grep", "("]).code, Some(2));
 }

@@ -300,6 +300,37 @@ fn each_manifest_field_is_in_the_reference() {
 }
 
 #[test]
+fn each_manifest_field_can_be_explained() {
+    let forms = |name: &str, text: &str| -> Vec<String> {
+        let (_, form) = text.split_once(&format!("pub struct {name} {{")).expect("the form");
+        let (form, _) = form.split_once("\n}").expect("its end");
+        let fields = form.lines().filter_map(|line| line.strip_prefix("    pub ")?.split_once(':'));
+        fields.map(|(field, _)| field.to_owned()).collect()
+    };
+    let mut paths = Vec::new();
+    for (file, form, parent) in [
+        ("manifest.rs", "Manifest", ""),
+        ("workspace.rs", "WorkspaceForm", "workspace."),
+        ("backoff.rs", "BackoffForm", "backoff."),
+        ("stop.rs", "StopForm", "stop."),
+        ("log.rs", "LogForm", "log."),
+        ("limits.rs", "LimitsForm", "limits."),
+        ("matches.rs", "MatchForm", "matches."),
+        ("icon.rs", "Icon", "icon."),
+    ] {
+        let sources = files("src/model/manifest", ".rs").into_iter().chain(files("src/model", "manifest.rs"));
+        let (_, text) = sources.into_iter().find(|(name, _)| name.ends_with(&format!("/{file}"))).expect(file);
+        paths.extend(forms(form, &text).iter().map(|field| format!("{parent}{field}")));
+    }
+    assert!(paths.len() > 50, "the fields are not found: {paths:?}");
+    let hooks = kasm_void::model::reference::explain("hooks").expect("the hooks").fields;
+    assert!(hooks.len() > 8, "{hooks:?}");
+    let unknown: Vec<String> =
+        paths.iter().filter_map(|path| kasm_void::model::reference::explain(path).err()).collect();
+    assert!(unknown.is_empty(), "kasm-void explain does not know:\n{}", unknown.join("\n"));
+}
+
+#[test]
 fn each_promise_names_the_tests_that_hold_it() {
     let document = fs::read_to_string(root().join("docs/reliability.md")).expect("docs/reliability.md");
     let (_, promises) = document.split_once("## The promises").expect("the promises");

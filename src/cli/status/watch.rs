@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::{narrow, report};
 use crate::cli::VerbEnd;
 use crate::cli::client::Client;
-use crate::cli::follow::notice;
+use crate::cli::logs::reader::notice;
 use crate::cli::print::{complain, pass_on, say, say_json};
 use crate::host::terminal;
 use crate::model::protocol::{Identity, Route, Snapshot};

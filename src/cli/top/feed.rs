@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::screen::{Said, ScreenInput};
 use crate::cli::client::{Client, Waiting};
-use crate::cli::follow;
+use crate::cli::events;
 use crate::cli::print::plain;
 use crate::model::manifest::quantity::Span;
 use crate::model::protocol::{Route, Snapshot, Verb};
@@ -110,7 +110,7 @@ async fn events(client: Client, view: mpsc::Sender<ScreenInput>, changed: Arc<No
 
 fn event_in_words(line: &[u8]) -> String {
     match serde_json::from_slice(line) {
-        Ok(event) => anstream::adapter::strip_str(&follow::in_words(&event)).to_string(),
+        Ok(event) => anstream::adapter::strip_str(&events::in_words(&event)).to_string(),
         Err(_) => plain(&String::from_utf8_lossy(line)),
     }
 }

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::http::Error;
-use crate::model::protocol::{Answer, CommandLine, Crash, Identity, PlanReport, Readiness, Snapshot, Verb};
+use crate::model::protocol::{Answer, CommandLine, Crash, Identity, Inspection, PlanReport, Readiness, Snapshot, Verb};
 use crate::model::spelling;
 
 /// A question to the loop. To cancel it, drop the receiving end.
@@ -29,6 +29,10 @@ pub enum Ask {
     Command {
         app: String,
         reply: oneshot::Sender<Option<CommandLine>>,
+    },
+    Inspect {
+        app: String,
+        reply: oneshot::Sender<Option<Inspection>>,
     },
     Logs {
         app: String,

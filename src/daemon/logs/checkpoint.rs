@@ -203,11 +203,22 @@ impl Checkpoint {
     }
 }
 
+/// The apps whose logs the supervisor of the folder `state` recorded last, by name.
+pub fn recorded(state: &Path) -> Vec<String> {
+    let records = open_to_read(state).and_then(|file| read(&file)).ok().flatten().unwrap_or_default();
+    let mut names: Vec<String> = records.iter().map(|(name, _)| name.to_string()).collect();
+    names.retain(|name| !name.is_empty());
+    names.sort();
+    names
+}
+
+fn open_to_read(state: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(layout::checkpoint(state))
+}
+
 /// The log path last recorded for the app by the supervisor of the folder `state`, if any.
 pub fn log_of(state: &Path, app: &str) -> Option<PathBuf> {
-    let file =
-        OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(layout::checkpoint(state));
-    let (_, slot) = read(&file.ok()?).ok()??.into_iter().find(|(name, _)| &**name == app)?;
+    let (_, slot) = read(&open_to_read(state).ok()?).ok()??.into_iter().find(|(name, _)| &**name == app)?;
     Some(slot.log).filter(|log| !log.as_os_str().is_empty())
 }
 

@@ -7,12 +7,22 @@ use std::time::Duration;
 use super::read::text;
 use crate::model::tree::Pid;
 
+/// How long ago a process was started, from its start time in clock ticks since boot.
+pub fn age(started: u64) -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32);
+    now.saturating_sub(ticks(started))
+}
+
+fn ticks(count: u64) -> Duration {
+    Duration::from_secs_f64(count as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
 /// CPU time of one process, and of the children that it has waited for. `None` if it is gone.
 pub fn cpu(pid: Pid) -> Option<Duration> {
     let stat = text(&format!("/proc/{pid}/stat"))?;
     let fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(11).take(4);
-    let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
-    Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    Some(ticks(fields.filter_map(|field| field.parse::<u64>().ok()).sum()))
 }
 
 /// Resident bytes of one process, or 0 if it is gone. Memory shared with others counts in full.

@@ -73,6 +73,7 @@ routes! {
     Logs: Get "/v1/apps/{app}/logs", "logs", "its output: `?lines=100&follow=true`";
     Crashes: Get "/v1/apps/{app}/crashes", "why", "its last ten crashes, oldest first";
     Command: Get "/v1/apps/{app}/command", "show", "the command that starts it, and the arguments that show it while it is up";
+    Inspect: Get "/v1/apps/{app}/inspect", "inspect", "everything about it: status, manifest file, what it is started with, processes, crashes";
     Events: Get "/v1/events", "events", "one JSON object per line; a slow client receives the number of events it lost";
     Plan: Get "/v1/plan", "plan", "what a reload would do: steps, and the number of unchanged apps";
     Reload: Post "/v1/reload", "reload", "reads the manifests now; answers with the changes";

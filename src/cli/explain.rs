@@ -1,0 +1,104 @@
+//! `explain`: shows what the reference of manifests says about a field, a hook or a probe target.
+
+use super::VerbEnd;
+use super::print::{DIM, say, say_json};
+use crate::model::reference::{self, Explanation, ReferenceEntry, without_links};
+
+/// Columns of text.
+const WIDTH: usize = 100;
+
+pub fn explain(path: &str, json: bool) -> anyhow::Result<VerbEnd> {
+    let explanation = reference::explain(path).map_err(anyhow::Error::msg)?;
+    if json {
+        say_json(&as_json(&explanation))?;
+    } else {
+        say(&text(&explanation))?;
+    }
+    Ok(VerbEnd::Done)
+}
+
+fn as_json(explanation: &Explanation) -> serde_json::Value {
+    let entry = |entry: &ReferenceEntry| {
+        serde_json::json!({
+            "path": entry.path(),
+            "written": entry.written,
+            "meaning": without_links(entry.meaning),
+            "default": entry.default,
+            "change": entry.change,
+        })
+    };
+    serde_json::json!({
+        "entry": explanation.entry.as_ref().map(entry),
+        "text": explanation.text,
+        "fields": explanation.fields.iter().map(entry).collect::<Vec<_>>(),
+    })
+}
+
+fn text(Explanation { entry, text, fields }: &Explanation) -> String {
+    let mut blocks = Vec::new();
+    if let Some(entry) = entry {
+        let title = match entry.parent {
+            "hooks" | "probes" => entry.written.to_string(),
+            _ => entry.path(),
+        };
+        let mut lines = vec![title];
+        lines.extend(wrapped(&without_links(entry.meaning), WIDTH - 2).into_iter().map(|line| format!("  {line}")));
+        let default = if entry.parent == "hooks" { "time limit" } else { "default" };
+        lines.extend(entry.default.map(|value| format!("  {DIM}{default}:{DIM:#} {}", without_links(value))));
+        lines.extend(entry.change.map(|when| format!("  {DIM}change:{DIM:#} {when}")));
+        blocks.push(lines.join("\n"));
+    }
+    blocks.extend(text.iter().map(|text| match text.starts_with("```") || text.starts_with("- ") {
+        true => text.clone(),
+        false => wrapped(text, WIDTH).join("\n"),
+    }));
+    if !fields.is_empty() {
+        let widest = fields.iter().map(|field| field.name.len()).max().unwrap_or(0);
+        let line = |field: &ReferenceEntry| format!("  {:widest$}  {}", field.name, field.summary());
+        blocks.push(fields.iter().map(line).collect::<Vec<_>>().join("\n"));
+    }
+    blocks.join("\n\n")
+}
+
+/// A text in lines of at most `width` columns, broken at spaces.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().map_or(0, |line| line.chars().count());
+        if line > 0 && line + 1 + word.chars().count() > width {
+            lines.push(String::new());
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(path: &str) -> String {
+        anstream::adapter::strip_str(&text(&reference::explain(path).unwrap())).to_string()
+    }
+
+    #[test]
+    fn a_field_is_shown_with_its_default_and_its_change() {
+        assert_eq!(
+            shown("cwd"),
+            "cwd\n  the working folder, an absolute path\n  default: the home folder\n  change: restart"
+        );
+        assert!(shown("Remove").contains("time limit: 30 s"), "{}", shown("Remove"));
+    }
+
+    #[test]
+    fn a_setting_lists_its_fields() {
+        let stop = shown("stop");
+        assert!(stop.contains("\n  signal    the signal to send\n"), "{stop}");
+        assert!(stop.lines().all(|line| line.chars().count() <= WIDTH || line.starts_with("  ")), "{stop}");
+    }
+}
