@@ -4,6 +4,7 @@
 mod change;
 mod check_url;
 pub mod client;
+pub mod complete;
 mod doctor;
 mod events;
 mod explain;
@@ -11,6 +12,8 @@ mod health;
 mod icons;
 mod inspect;
 mod logs;
+mod lsp;
+mod man;
 mod manifests;
 mod nav_shim;
 mod new;
@@ -32,6 +35,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 
 use crate::daemon;
 use crate::host::link::Link;
@@ -41,8 +45,8 @@ use crate::model::manifest::quantity::Span;
 use crate::model::protocol::Route;
 use change::Which;
 use client::{Client, Waiting};
-use new::{NewManifest, Origin};
 use logs::LogOptions;
+use new::{NewManifest, Origin};
 use policy::PolicyOptions;
 
 /// How a verb ended.
@@ -187,7 +191,7 @@ enum Verb {
     #[command(after_help = EXPLAIN)]
     Explain {
         /// As in a manifest, for example `backoff` or `stop.grace` [default: the fields of an app]
-        #[arg(value_name = "FIELD", default_value = "", hide_default_value = true)]
+        #[arg(value_name = "FIELD", default_value = "", hide_default_value = true, add = fields())]
         field: String,
     },
     /// Check this machine and session for problems
@@ -215,9 +219,25 @@ enum Verb {
     /// Move what the older workspace image left in a home aside; used by the image's `workspace.ron`
     #[command(hide = true)]
     Retire { home: PathBuf, kept: PathBuf },
-    /// Print a completion script for a shell
-    #[command(after_help = "Example:\n  source <(kasm-void completions bash)")]
+    /// Serve an editor with problems, explanations and completion for manifests, in the Language Server Protocol
+    #[command(after_help = LSP)]
+    Lsp {
+        /// Manifest folders, as for `run`; a file elsewhere is checked together with its own folder
+        #[arg(value_name = "DIR")]
+        folders: Vec<PathBuf>,
+        /// Talk over stdin and stdout; it always does
+        #[arg(long, hide = true)]
+        stdio: bool,
+    },
+    /// Print a completion script for a shell; it completes the names of apps too
+    #[command(after_help = COMPLETIONS)]
     Completions { shell: clap_complete::Shell },
+    /// Print the manual page, or write a page for each verb into a folder
+    #[command(after_help = "Examples:\n  kasm-void man | man -l -\n  kasm-void man ~/.local/share/man/man1")]
+    Man {
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
 }
 
 /// The verbs that need a running supervisor.
@@ -226,7 +246,7 @@ enum Ask {
     /// Show the apps: state, uptime, restarts, last exit, memory, next start
     Status {
         /// Show only these apps
-        #[arg(value_name = "APP")]
+        #[arg(value_name = "APP", add = apps())]
         apps: Vec<String>,
         /// Show it again whenever something changes, until the session ends
         #[arg(short, long)]
@@ -236,7 +256,7 @@ enum Ask {
     #[command(after_help = WAIT)]
     Wait {
         /// The apps [default: all]
-        #[arg(value_name = "APP")]
+        #[arg(value_name = "APP", add = apps())]
         apps: Vec<String>,
         /// What to wait for
         #[arg(long = "for", value_name = "STATE", value_enum)]
@@ -257,6 +277,7 @@ enum Ask {
     /// Start an app, or show it if it is already running, as a click on its icon does
     #[command(after_help = "Examples:\n  kasm-void show discord\n  kasm-void show cloakbrowser https://kbve.com")]
     Show {
+        #[arg(add = apps())]
         app: String,
         /// Arguments that replace the app's `args_last`
         #[arg(value_name = "ARG")]
@@ -267,7 +288,9 @@ enum Ask {
     /// Stop an app, run an action from its manifest, and start the app again
     #[command(after_help = "Example:\n  kasm-void do cloakbrowser reload")]
     Do {
+        #[arg(add = apps())]
         app: String,
+        #[arg(add = ArgValueCompleter::new(complete::actions))]
         action: String,
         #[command(flatten)]
         wait: Wait,
@@ -275,6 +298,7 @@ enum Ask {
     /// Send a signal to an app's main process
     #[command(after_help = "Examples:\n  kasm-void signal discord USR1\n  kasm-void signal discord 10")]
     Signal {
+        #[arg(add = apps())]
         app: String,
         /// A signal name, with or without SIG, or a number
         #[arg(value_parser = known_signal)]
@@ -292,13 +316,14 @@ enum Ask {
     Logs(Logs),
     /// Show everything about an app: manifest, command, variables, processes, limits, last crashes
     Inspect {
-        #[arg(value_name = "APP")]
+        #[arg(value_name = "APP", add = apps())]
         app: String,
     },
     /// Print events as they happen
     Events,
     /// Show why an app last exited, with its last output
     Why {
+        #[arg(add = apps())]
         app: String,
         /// How many of the last exits to show
         #[arg(short = 'n', long, default_value_t = 5)]
@@ -354,6 +379,15 @@ Examples:
   kasm-void explain stop.grace
   kasm-void explain WaitFor         a hook
   kasm-void explain workspace       the fields of workspace.ron";
+
+const LSP: &str = "\
+An editor starts it by itself; docs/editors.md has the settings for VS Code, Helix and Neovim. Name the folders in the order
+of `run` if a session has several, so that apps in other folders are known.";
+
+const COMPLETIONS: &str = "\
+Examples:
+  source <(kasm-void completions bash)
+  kasm-void completions fish > ~/.config/fish/completions/kasm-void.fish";
 
 const LOGS: &str = "\
 Examples:
@@ -440,7 +474,7 @@ the proxy.";
 
 #[derive(Args)]
 struct Change {
-    #[arg(value_name = "APP", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(value_name = "APP", required_unless_present = "all", conflicts_with = "all", add = apps())]
     apps: Vec<String>,
     /// All apps
     #[arg(long)]
@@ -452,7 +486,7 @@ struct Change {
 #[derive(Args)]
 struct Logs {
     /// The apps [default: all]
-    #[arg(value_name = "APP")]
+    #[arg(value_name = "APP", add = apps())]
     apps: Vec<String>,
     /// Keep printing new output
     #[arg(short, long)]
@@ -559,7 +593,12 @@ pub fn run(cli: Cli) -> anyhow::Result<VerbEnd> {
         Verb::NavShim(options) => asking(nav_shim::run(options, json)),
         Verb::Proxy(options) => asking(proxy::run(options, json)),
         Verb::Ask(question) => asking(ask(question, &Client::new(&state), json)),
-        Verb::Completions { shell } => completions(shell),
+        Verb::Lsp { folders, stdio: _ } => lsp::serve(folders),
+        Verb::Completions { shell } => {
+            print::pass_on(&complete::script(shell)?)?;
+            Ok(VerbEnd::Done)
+        }
+        Verb::Man { folder } => man::man(Cli::command(), folder.as_deref()),
     }
 }
 
@@ -600,11 +639,12 @@ async fn change_apps(client: &Client, asked: Change, route: Route, json: bool) -
     change::each(client, which, route, asked.wait.into(), json).await
 }
 
-fn completions(shell: clap_complete::Shell) -> anyhow::Result<VerbEnd> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "kasm-void", &mut script);
-    print::pass_on(&script)?;
-    Ok(VerbEnd::Done)
+fn apps() -> ArgValueCompleter {
+    ArgValueCompleter::new(complete::apps)
+}
+
+fn fields() -> ArgValueCompleter {
+    ArgValueCompleter::new(complete::fields)
 }
 
 #[cfg(test)]

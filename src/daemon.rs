@@ -55,6 +55,7 @@ use startup::Welcome;
 use state::{Folder, Ledger};
 use timers::Timers;
 
+pub use manifests::{Environment, check as check_loaded};
 pub use offline::{check, plan};
 
 /// The options of `kasm-void run`.

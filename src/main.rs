@@ -2,14 +2,17 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use clap_complete::CompleteEnv;
 use kasm_void::cli::client::{NoAnswer, NoSupervisor};
 use kasm_void::cli::open::NoLauncher;
 use kasm_void::cli::print::{ReaderLeft, complain, plain};
-use kasm_void::cli::{Cli, VerbEnd, run};
+use kasm_void::cli::{Cli, VerbEnd, complete, run};
 use kasm_void::model::plain::styled;
 
 fn main() -> ExitCode {
+    // Ends here when a shell asks for words.
+    CompleteEnv::with_factory(Cli::command).var(complete::VARIABLE).complete();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return misused(&error),

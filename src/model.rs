@@ -32,6 +32,8 @@ pub mod init;
 
 pub mod loading;
 
+pub mod editor;
+
 pub mod tree;
 
 pub mod plan;

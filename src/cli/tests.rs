@@ -482,6 +482,46 @@ async fn the_network_gets_metrics_and_nothing_else() {
     }
 }
 
+/// The help of every verb, as a page of the docs.
+fn reference() -> String {
+    let mut command = Cli::command().term_width(100);
+    command.build();
+    let mut page = "# Command line\n\nWhat `kasm-void VERB --help` prints. A test keeps this page up to date; \
+        [control.md](control.md) tells what the verbs are for.\n"
+        .to_string();
+    let whole = command.clone().render_long_help().to_string();
+    page.push_str(&format!("\n```text\n{}\n```\n", whole.trim_end()));
+    for verb in command.get_subcommands_mut().filter(|verb| !verb.is_hide_set() && verb.get_name() != "help") {
+        let name = verb.get_name().to_string();
+        let help = verb.render_long_help().to_string();
+        let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+        page.push_str(&format!("\n## kasm-void {name}\n\n```text\n{}\n```\n", lines.join("\n").trim_end()));
+    }
+    page
+}
+
+/// `BLESS=1 cargo test the_command_line_in_the_docs` rewrites the page.
+#[test]
+fn the_command_line_in_the_docs_is_this() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(file, reference()).unwrap();
+    }
+    let written = std::fs::read_to_string(file).unwrap_or_default();
+    assert!(written == reference(), "docs/cli.md is out of date: see above");
+}
+
+#[test]
+fn manual_pages_are_written_for_every_verb() {
+    let folder = tempfile::tempdir().unwrap();
+    man::man(Cli::command(), Some(folder.path())).unwrap();
+    let pages = std::fs::read_dir(folder.path()).unwrap().count();
+    let verbs = Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()).count();
+    assert!(pages > verbs, "{pages} pages for {verbs} verbs");
+    let page = std::fs::read_to_string(folder.path().join("kasm-void-logs.1")).unwrap();
+    assert!(page.contains("since"), "{page}");
+}
+
 #[test]
 fn the_command_line_is_sound() {
     Cli::command().debug_assert();
@@ -532,6 +572,7 @@ fn each_verb_has_its_row_in_the_docs() {
     let visible = cli.get_subcommands().filter(|verb| !verb.is_hide_set());
     let mut verbs: Vec<&str> = visible.map(clap::Command::get_name).collect();
     told.sort_unstable();
+    told.dedup(); // a verb with two uses names itself twice
     verbs.sort_unstable();
     assert_eq!(told, verbs);
 }

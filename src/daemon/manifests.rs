@@ -27,6 +27,7 @@ const REREAD: Duration = Duration::from_secs(2);
 /// cannot name them.
 #[derive(Clone)]
 pub struct Environment {
+    /// By name.
     pub variables: Arc<BTreeMap<String, String>>,
     /// The home folder, or `/` if the user has none.
     pub home: Arc<str>,

@@ -219,6 +219,20 @@ fn inspect_shows_what_an_app_runs_with_and_no_secret() {
 }
 
 #[test]
+fn bash_completes_the_names_of_apps() {
+    let session = one_app();
+    let bin = binary().parent().expect("a folder").display().to_string();
+    let script = r#"
+        PATH="$1:$PATH"; source <(kasm-void completions bash)
+        words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _clap_complete_kasm_void kasm-void "${@: -1}"; echo "${COMPREPLY[*]}"; }
+        words kasm-void restart w; words kasm-void explain stop.g; words kasm-void insp"#;
+    let output = session.command("bash").args(["-c", script, "bash", &bin]).output().expect("bash");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    let words: Vec<&str> = shown.lines().map(str::trim).collect();
+    assert_eq!(words, ["web", "stop.grace", "inspect"], "{output:?}");
+}
+
+#[test]
 fn explain_tells_what_a_field_means_without_a_supervisor() {
     let session = Session::new();
     assert!(session.ok(&["explain", "stop.grace"]).contains("how long to wait"));

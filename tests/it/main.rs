@@ -19,6 +19,7 @@ mod icons;
 mod launcher;
 mod launcher_http;
 mod logs;
+mod lsp;
 mod privacy;
 mod proxy;
 mod reload;
