@@ -486,7 +486,7 @@ async fn the_network_gets_metrics_and_nothing_else() {
 fn reference() -> String {
     let mut command = Cli::command().term_width(100);
     command.build();
-    let mut page = "# Command line\n\nWhat `kasm-void VERB --help` prints. A test keeps this page up to date; \
+    let mut page = "# Command line\n\nWhat `--help` prints for each verb. A test keeps this page up to date; \
         [control.md](control.md) tells what the verbs are for.\n"
         .to_string();
     let whole = command.clone().render_long_help().to_string();
