@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::Timespec;
@@ -281,6 +282,8 @@ const LEADER_ENTRY: [u8; 28] = *b"KASM_VOID_LEADER=0000000000\0";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpawnStep {
     Clone,
+    /// The child could not get a descriptor table of its own.
+    Descriptors,
     WorkingFolder,
     Nice,
     Exec,
@@ -291,20 +294,39 @@ struct Hand<'a> {
     argv: Vec<*const c_char>,
     env: Vec<*const c_char>,
     leader: [u8; 28],
+    borrows_descriptors: bool,
     failed: Option<(SpawnStep, i32)>,
 }
 
 const STACK: usize = 64 * 1024;
 
+/// Whether a child may borrow our descriptor table too, until it has copied the beginning of it. To copy all of it, and
+/// to close all of it again at exec, would make each start slower with every app that runs. Needs Linux 5.9, and a seccomp
+/// profile that allows `close_range`.
+static BORROW_DESCRIPTORS: AtomicBool = AtomicBool::new(true);
+
 /// Starts a program as the leader of its own session, with default signal handling. Returns when exec has succeeded or
-/// failed. Never copies our memory: until then the child borrows it (vfork).
+/// failed. Never copies our memory: until then the child borrows it (vfork). Quick if the descriptors it gets have low
+/// numbers.
 pub fn spawn(child: &Child<'_>) -> Result<i32, (SpawnStep, io::Error)> {
+    if BORROW_DESCRIPTORS.load(Ordering::Relaxed) {
+        match spawn_with(child, libc::CLONE_FILES) {
+            Err((SpawnStep::Descriptors, _)) => BORROW_DESCRIPTORS.store(false, Ordering::Relaxed),
+            done => return done,
+        }
+    }
+    spawn_with(child, 0)
+}
+
+/// `sharing` is `CLONE_FILES` or nothing.
+fn spawn_with(child: &Child<'_>, sharing: c_int) -> Result<i32, (SpawnStep, io::Error)> {
     let pointers = |list: &mut dyn Iterator<Item = *const c_char>| list.chain([ptr::null()]).collect::<Vec<_>>();
     let mut hand = Hand {
         child,
         argv: pointers(&mut child.argv.iter().map(|word| word.as_ptr())),
         env: pointers(&mut child.env.iter().map(|entry| entry.as_ptr())),
         leader: LEADER_ENTRY,
+        borrows_descriptors: sharing != 0,
         failed: None,
     };
     let end = hand.env.len() - 1;
@@ -320,7 +342,7 @@ pub fn spawn(child: &Child<'_>) -> Result<i32, (SpawnStep, io::Error)> {
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
         let top = stack.as_mut_ptr().add(STACK / 16).cast::<c_void>();
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD | sharing;
         let pid = libc::clone(become_program, top, flags, ptr::from_mut(&mut hand).cast());
         let error = io::Error::last_os_error();
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
@@ -346,7 +368,7 @@ extern "C" fn become_program(hand: *mut c_void) -> c_int {
     // SAFETY: only async-signal-safe calls on values prepared before.
     unsafe {
         write_digits(&mut hand.leader, libc::getpid());
-        let step = prepare(hand.child);
+        let step = prepare(hand.child, hand.borrows_descriptors);
         let step = step.err().unwrap_or_else(|| {
             libc::execve(hand.child.program.as_ptr(), hand.argv.as_ptr(), hand.env.as_ptr());
             SpawnStep::Exec
@@ -371,9 +393,12 @@ fn write_digits(entry: &mut [u8], mut number: i32) {
 ///
 /// # Safety
 /// Only in a child that may be sharing its parent's memory: calls nothing that allocates or locks.
-unsafe fn prepare(child: &Child<'_>) -> Result<(), SpawnStep> {
+unsafe fn prepare(child: &Child<'_>, borrows_descriptors: bool) -> Result<(), SpawnStep> {
     // SAFETY: as the function's own contract.
     unsafe {
+        if borrows_descriptors {
+            own_descriptors(child)?;
+        }
         let mut default: libc::sigaction = std::mem::zeroed();
         default.sa_sigaction = libc::SIG_DFL;
         for signal in 1..=64 {
@@ -402,6 +427,20 @@ unsafe fn prepare(child: &Child<'_>) -> Result<(), SpawnStep> {
         libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut());
     }
     Ok(())
+}
+
+/// Stops sharing the parent's descriptor table: copies its beginning, up to the last descriptor that the program gets.
+///
+/// # Safety
+/// Only in a child that shares its parent's descriptor table. Calls nothing that allocates or locks.
+unsafe fn own_descriptors(child: &Child<'_>) -> Result<(), SpawnStep> {
+    let given = child.kept.iter().copied().chain([2, child.stdin.as_raw_fd(), child.output.as_raw_fd()]);
+    let rest = given.max().unwrap_or(2) as c_uint + 1;
+    // SAFETY: no pointers are passed. With UNSHARE, what is closed is the copy's.
+    match unsafe { libc::syscall(libc::SYS_close_range, rest, c_uint::MAX, libc::CLOSE_RANGE_UNSHARE) } {
+        0 => Ok(()),
+        _ => Err(SpawnStep::Descriptors),
+    }
 }
 
 /// Marks all descriptors close-on-exec, except the first three and those of `kept`. A descriptor that we inherited
@@ -461,6 +500,39 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         (pid, text)
+    }
+
+    #[test]
+    fn a_child_gets_its_descriptors_and_leaves_ours_alone() {
+        for sharing in [libc::CLONE_FILES, 0] {
+            let null = File::open("/dev/null").unwrap();
+            let (mut reader, writer) = io::pipe().unwrap();
+            let secret = File::open("/etc/passwd").unwrap();
+            let kept = File::open("/etc/group").unwrap();
+            let argv = [c"sh".into(), c"-c".into(), c"for fd in /proc/$$/fd/*; do readlink $fd; done".into()];
+            let child = Child {
+                program: c"/bin/sh",
+                argv: &argv,
+                env: &[c"PATH=/usr/bin:/bin"],
+                cwd: None,
+                stdin: null.as_fd(),
+                output: writer.as_fd(),
+                nice: None,
+                open_files: None,
+                kept: &[kept.as_raw_fd()],
+            };
+            let pid = spawn_with(&child, sharing).unwrap();
+            drop(writer);
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            // SAFETY: it is our child, and nobody else waits for it.
+            unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+            let lines: Vec<&str> = text.lines().collect();
+            assert!(lines.contains(&"/etc/group") && !lines.contains(&"/etc/passwd"), "{sharing}: {lines:?}");
+            for ours in [&null, &secret, &kept] {
+                assert!(ours.metadata().is_ok(), "{sharing}: closed by the child");
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use rustix::io::{DupFlags, dup3};
+
 use crate::host::claim;
 use crate::host::marks;
 use crate::host::privacy::OomScore;
@@ -31,6 +33,8 @@ pub(super) struct Spawner {
     environment: Vec<(String, CString)>,
     home: CString,
     null: File,
+    /// A low number, under which a child finds the pipe of its output. See [`sys::spawn`].
+    slot: OwnedFd,
     own: OwnLimits,
 }
 
@@ -53,16 +57,18 @@ impl Spawner {
             entry.extend(value.into_vec());
             Some((name, CString::new(entry).ok()?))
         });
+        let null = File::open("/dev/null")?;
         Ok(Spawner {
             environment: inherited.collect(),
             home: CString::new(home.as_os_str().as_encoded_bytes()).unwrap_or_else(|_| c"/".into()),
-            null: File::open("/dev/null")?,
+            slot: null.as_fd().try_clone_to_owned()?,
+            null,
             own,
         })
     }
 
     /// Starts the program and returns once it has called exec. The error says what failed and why.
-    pub fn start(&self, program: &Program<'_>, place: &Place) -> Result<Pid, String> {
+    pub fn start(&mut self, program: &Program<'_>, place: &Place) -> Result<Pid, String> {
         let Program { app, run, argv, hook, output } = program;
         let words: Vec<CString> = argv.iter().map(|word| text(word)).collect();
         let mut added: Vec<CString> =
@@ -76,6 +82,8 @@ impl Spawner {
         let claims = if *hook { Vec::new() } else { claims(app)? };
         let mut kept = inherited_by_name(&environment);
         kept.extend(claims.iter().map(AsRawFd::as_raw_fd));
+        let no_slot = |error| format!("no pipe for its output: {error}");
+        dup3(output, &mut self.slot, DupFlags::CLOEXEC).map_err(no_slot)?;
         let start = || {
             sys::spawn(&sys::Child {
                 program: &program_file(app, &argv[0]),
@@ -83,17 +91,19 @@ impl Spawner {
                 env: &environment,
                 cwd: Some(cwd.as_deref().unwrap_or(&self.home)),
                 stdin: self.null.as_fd(),
-                output: *output,
+                output: self.slot.as_fd(),
                 nice: app.program.nice,
                 open_files: self.own.open_files,
                 kept: &kept,
             })
         };
         let started = match app.program.oom_score_adj {
-            None => start(),
-            Some(score) => self.with_score(score, start)?,
+            None => Ok(start()),
+            Some(score) => self.with_score(score, start),
         };
-        started.map_err(|why| explain(app, &argv[0], why))
+        // The slot must not keep the pipe of a hook open.
+        let _ = dup3(&self.null, &mut self.slot, DupFlags::CLOEXEC);
+        started?.map_err(|why| explain(app, &argv[0], why))
     }
 
     fn with_score<T>(&self, score: i32, start: impl FnOnce() -> T) -> Result<T, String> {
@@ -174,6 +184,6 @@ fn explain(app: &App, program: &str, (step, error): (SpawnStep, io::Error)) -> S
             format!("working folder `{}`: {error} (`cwd`)", folder.display())
         }
         (SpawnStep::Nice, ..) => format!("priority: {error} (`limits.nice`: only root may lower it)"),
-        (SpawnStep::Clone, ..) => format!("no new process: {error}"),
+        (SpawnStep::Clone | SpawnStep::Descriptors, ..) => format!("no new process: {error}"),
     }
 }
