@@ -46,6 +46,8 @@ impl Supervisor {
         for slot in self.apps.iter_mut() {
             slot.stale = checked.stale.get(&slot.app().name).map(ToString::to_string);
         }
+        // All apps are known before the first one is looked for: one look at the processes then serves them all.
+        turn.effects.sort_by_key(|effect| !matches!(effect, Effect::Appeared(..)));
         turn.push(Effect::Applied { ask, plan, problems: checked.problems });
         self.resume_drain(turn);
     }

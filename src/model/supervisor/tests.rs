@@ -561,6 +561,20 @@ fn an_app_whose_manifest_went_unwatched_is_stopped_in_peace() {
 }
 
 #[test]
+fn all_apps_are_known_before_the_first_is_looked_for() {
+    let apps: BTreeMap<_, _> = ["a", "b", "c"].map(|name| (name.to_string(), Arc::new(app(name)))).into();
+    let mut world = World::with(&[app("a"), app("b"), app("c")]);
+    world.die_and_inherit();
+    let checked = Box::new(Checked { apps, complete: true, ..Checked::default() });
+    let mut effects = Vec::new();
+    world.supervisor.handle(world.now, 0.5, Input::Loaded { checked, ask: None }, &mut effects);
+    let is_look_up = |effect: &Effect| matches!(effect, Effect::App(_, AppEffect::LookUp { .. }));
+    let look_ups = effects.iter().filter(|effect| is_look_up(effect)).count();
+    let appeared = effects.iter().take_while(|effect| matches!(effect, Effect::Appeared(..))).count();
+    assert_eq!((appeared, look_ups), (3, 3), "{effects:?}");
+}
+
+#[test]
 fn a_drain_goes_on_under_the_next_supervisor() {
     let mut world = World::with(&[app("web")]);
     world.stubborn.insert("web".into());
