@@ -9,14 +9,15 @@ pub mod next;
 pub mod serve;
 pub mod tunnel;
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::host::sys;
-use crate::http::bind;
 use crate::model::proxy::upstream::Upstream;
 use crate::model::url::Policy;
 use dial::Dialer;
@@ -41,7 +42,7 @@ pub async fn run(options: ProxyOptions) -> anyhow::Result<()> {
     let ProxyOptions { listen, policy, upstream } = options;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     sys::raise_open_files(); // two for each tunnel
-    let listener = bind(listen).with_context(|| {
+    let listener = bound(listen).with_context(|| {
         format!("cannot listen on {listen} for the browser: choose another port with --port or PROXY_PORT")
     })?;
     let next = upstream.as_ref().map(ToString::to_string);
@@ -54,4 +55,16 @@ pub async fn run(options: ProxyOptions) -> anyhow::Result<()> {
     server.close(LAST_ANSWERS).await;
     tracing::info!(event = "proxy.ended", "the proxy has stopped");
     Ok(())
+}
+
+/// How many clients may wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// A listener whose connections have the kernel's own buffers, which grow with the speed of a download. Clients are of this
+/// machine, so the small buffers of [`crate::http::bind`] would only slow them down.
+fn bound(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
