@@ -131,7 +131,10 @@ impl Guard {
     pub fn handle(&mut self, now: Duration, input: GuardInput) -> Vec<GuardEffect> {
         let mut effects = Vec::new();
         if self.exited {
-            return effects;
+            // A child that has ended is collected all the same: until then, the kernel reports it again and again.
+            let ended =
+                if let GuardInput::ChildExited(exit) = &input { Some(GuardEffect::Collect(exit.pid)) } else { None };
+            return ended.into_iter().collect();
         }
         match input {
             GuardInput::Began => self.respawn.due = Some(now),

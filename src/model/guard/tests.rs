@@ -518,3 +518,15 @@ fn a_budget_of_for_ever_does_not_overflow() {
     assert_eq!(guard.handle(ms(3), GuardInput::Signalled(TERM)), [GuardEffect::Forward(TERM)]);
     assert_eq!(guard.next_moment(), Some(Duration::MAX));
 }
+
+#[test]
+fn children_that_end_after_the_session_are_collected() {
+    let mut guard = Guard::default();
+    guard.handle(Duration::ZERO, GuardInput::Began);
+    let ended = guard.handle(Duration::ZERO, GuardInput::SupervisorExited(3 << 8));
+    let late = |pid| GuardInput::ChildExited(ChildExit { pid, started: 1, status: 0, peak: 0 });
+    let over = Duration::from_secs(60);
+    let told = [ended, guard.handle(over, late(7))].concat();
+    assert!(told.iter().any(|effect| matches!(effect, GuardEffect::Exit(3))), "{told:?}");
+    assert_eq!(guard.handle(over, late(8)), [GuardEffect::Collect(8)]);
+}
