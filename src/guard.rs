@@ -131,8 +131,8 @@ impl Shell {
             GuardEffect::Start(binary) => self.start(binary.as_ref()),
             GuardEffect::Forward(signal) => self.signal_supervisor(signal),
             GuardEffect::KillSupervisor => self.signal_supervisor(libc::SIGKILL),
-            GuardEffect::TerminateAll => signals::send_to_descendants(&[libc::SIGTERM, libc::SIGCONT], &self.others),
-            GuardEffect::KillAll => signals::send_to_descendants(&[libc::SIGKILL], &self.others),
+            GuardEffect::TerminateAll => self.signal_all(&[libc::SIGTERM, libc::SIGCONT]),
+            GuardEffect::KillAll => self.signal_all(&[libc::SIGKILL]),
             GuardEffect::Collect(pid) => sys::collect(pid),
             GuardEffect::Hold(app) => {
                 if let Some(pipe) = self.attached.take() {
@@ -278,6 +278,12 @@ impl Shell {
 
     fn is_other(&self, pid: i32) -> bool {
         self.others.iter().any(|other| other.pid == pid)
+    }
+
+    /// Signals every process of the session.
+    fn signal_all(&self, signals: &[i32]) {
+        signals::send_to_descendants(signals, &self.others);
+        signals::send_to_marked(signals, &self.folder);
     }
 
     fn signal_supervisor(&self, signal: i32) {

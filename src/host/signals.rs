@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::marks;
 use super::proc::{self, Process};
 
 /// Signals a process, which may be gone. A child keeps its pid until we collect it.
@@ -25,6 +27,18 @@ pub fn send_to_descendants(signals: &[i32], spared: &[Process]) {
     for pid in proc::with_descendants(&table, [own]) {
         if pid != own && !spared.contains(&pid) {
             signals.iter().for_each(|signal| send(pid, *signal));
+        }
+    }
+}
+
+/// Sends these signals to every process that carries the marks of a session on this state folder. Those whose guard and
+/// supervisor were killed descend from init.
+pub fn send_to_marked(signals: &[i32], state: &Path) {
+    let place = proc::place(state);
+    let own = std::process::id() as i32;
+    for process in proc::table().processes.into_iter().filter(|process| process.pid != own && !process.zombie) {
+        if place.owns(&marks::of(process.pid)) {
+            signals.iter().for_each(|signal| send(process.pid, *signal));
         }
     }
 }

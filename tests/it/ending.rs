@@ -190,3 +190,17 @@ fn children_of_the_script_that_became_the_guard_are_left_alone() {
     assert!(alive(bystander));
     kill(bystander);
 }
+
+#[test]
+fn a_session_ends_whole_though_its_guard_and_supervisor_were_replaced() {
+    let budget = Duration::from_secs(1);
+    let mut session = web().workspace(r#"Workspace(stop_budget: "1s")"#).start();
+    let web = session.pid("web");
+    session.kill_supervisor();
+    session.start_supervisor();
+    assert_eq!(session.pid("web"), web);
+    send(session.supervisor_pid(), Signal::STOP);
+    // The app is no descendant of the new guard, and its supervisor cannot stop it.
+    assert_eq!(ends(&mut session, Signal::TERM, budget), Some(1));
+    assert!(!alive(web));
+}
