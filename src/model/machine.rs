@@ -167,8 +167,11 @@ impl Machine {
             AppEvent::Resumed(saved) => Transition(self.resume(saved, context)),
             AppEvent::StopAsked(reason) => {
                 *why = *reason;
+                self.look_for_lost(context);
                 Handled
             }
+            AppEvent::Found { pid, .. } => Transition(State::stopping(Some(*pid), Then::Stopped(*why))),
+            AppEvent::Remains { .. } => Transition(State::stopping(None, Then::Stopped(*why))),
             AppEvent::Changed(app, change) => {
                 self.take(app);
                 match (*why, change) {

@@ -363,3 +363,15 @@ fn a_folder_is_the_same_in_every_spelling() {
         }
     }
 }
+
+#[test]
+fn an_app_that_is_disabled_while_every_record_is_lost_is_stopped() {
+    let mut session = Session::new().stayer("web").app("web", WEB).start();
+    let web = session.pid("web");
+    session.kill_supervisor();
+    std::fs::remove_dir_all(session.state()).expect("rm -rf");
+    session.edit("web", r#"App(command: "${BIN}/web", enabled: false)"#);
+    session.start_supervisor();
+    until("it is stopped", || (!alive(web)).then_some(()));
+    session.wait_state("web", StateName::Stopped);
+}

@@ -1,8 +1,11 @@
 //! The steps of a start: which state comes first, what is asked on the way, and what watches a running app.
 
+use std::sync::Arc;
+
 use super::effect::{AppEffect, Context, Report};
 use super::parts::{Pid, ProbeKind, Timer};
 use super::{MEMORY_POLL, Machine, State};
+use crate::model::app::App;
 
 impl Machine {
     /// The first state of the next run.
@@ -49,6 +52,15 @@ impl Machine {
 
     pub(super) fn look_up(&self, by_marks: bool, cx: &mut Context<'_>) {
         cx.push(AppEffect::LookUp { run: self.run, app: self.app.clone(), by_marks });
+    }
+
+    /// An app that is to be down may be up all the same: an earlier supervisor started it, and its record was lost. Looks
+    /// once for what carries the app's marks. A process that only matches the pattern is somebody's own.
+    pub(super) fn look_for_lost(&mut self, cx: &mut Context<'_>) {
+        if !std::mem::replace(&mut self.looked, true) {
+            let app = Arc::new(App { matcher: None, ..(*self.app).clone() });
+            cx.push(AppEffect::LookUp { run: self.run, app, by_marks: true });
+        }
     }
 
     pub(super) fn probe(&self, kind: ProbeKind, cx: &mut Context<'_>) {

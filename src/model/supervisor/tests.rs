@@ -769,3 +769,13 @@ fn a_display_that_is_away_for_long_gives_up_nobody() {
         assert_eq!(world.state(name), StateName::Running, "{name}");
     }
 }
+
+#[test]
+fn an_app_that_is_disabled_is_stopped_even_if_its_record_was_lost() {
+    let mut world = World::with(&[app("web"), app("other")]);
+    world.told();
+    world.kept.clear();
+    world.succeed(&[App { enabled: false, ..app("web") }, app("other")]);
+    assert_eq!(world.told(), "-web");
+    assert_eq!((world.state("web"), world.state("other")), (StateName::Stopped, StateName::Running));
+}
