@@ -1,21 +1,18 @@
 //! The bearer token: reads it, and compares it with the one in a request. Only `kasm-void open` gets the token itself.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use subtle::ConstantTimeEq;
+
+use crate::host::secret;
 
 /// The variable that names the token file. The file is read again for every request, because secrets rotate.
 pub const FILE: &str = "URL_LAUNCHER_TOKEN_FILE";
 /// The variables that hold the token if no file is named. The first one that is not empty counts.
 pub const VARIABLES: [&str; 2] = ["URL_LAUNCHER_TOKEN", "VNC_PW"];
 
-/// Longest token file in bytes, far longer than any token.
-const LONGEST: u64 = 4096;
 /// A token with fewer characters can be guessed, because an attacker with many addresses has many tries.
 const SHORT: usize = 16;
 
@@ -85,30 +82,11 @@ impl Token {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let named = path.display();
-    let failed = |error| format!("cannot read the token from {named} ({FILE}): {error}");
-    // A named pipe must not block the launcher.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(format!("{named} ({FILE}) is not a file"));
-    }
-    if metadata.mode() & 0o004 != 0 {
-        return Err(format!("everybody can read the token in {named} ({FILE}): run `chmod o-r` on it"));
-    }
-    let mut text = String::new();
-    file.take(LONGEST + 1).read_to_string(&mut text).map_err(failed)?;
-    if text.len() as u64 > LONGEST {
-        return Err(format!("{named} ({FILE}) is longer than {LONGEST} bytes: this is not a token"));
-    }
-    match text.trim() {
-        "" => Err(format!("{named} ({FILE}) is empty: write the token into it, or unset {FILE}")),
-        token => Ok(token.to_owned()),
-    }
+    secret::read(path, &format!("{} ({FILE})", path.display()))
 }
 
 /// The token after the scheme `Bearer`, which is compared without case.
-fn bearer(header: &[u8]) -> Option<&[u8]> {
+pub fn bearer(header: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = header.trim_ascii().split_at_checked("bearer".len())?;
     let spaced = token.first().is_some_and(u8::is_ascii_whitespace);
     (scheme.eq_ignore_ascii_case(b"bearer") && spaced).then(|| token.trim_ascii())
@@ -198,15 +176,5 @@ mod tests {
             let token = secret.with(&[("VNC_PW", "password")]);
             assert!(token.get().unwrap_err().contains("is empty") && !token.is_in(b"Bearer password"));
         }
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_one_is_said() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("pipe");
-        rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
-        assert!(read(&path).unwrap_err().contains("not a file"));
-        assert!(read(&folder.path().join("none")).unwrap_err().contains("cannot read the token"));
-        assert!(read(Secret::new(&"x".repeat(5000)).0.path()).unwrap_err().contains("longer than"));
     }
 }
