@@ -1,10 +1,10 @@
 //! The URL launcher: opens pages on the shared screen for callers with the token. `model::url` decides which URLs are
 //! allowed, and `model::visit` controls each visit. The launcher does not know the supervisor.
 
-mod audit;
+pub(crate) mod audit;
 pub mod http;
 pub mod navigate;
-mod rate;
+pub(crate) mod rate;
 pub mod token;
 pub mod verdict;
 pub mod wire;

@@ -86,7 +86,7 @@ impl Service {
 
 impl Gate for Launcher {
     fn knows(&self, peer: &Peer) -> bool {
-        self.gauge().knows(network(address(Some(peer))))
+        self.gauge().knows(&network(address(Some(peer))))
     }
 
     /// Makes all checks that do not need the body.

@@ -2,6 +2,7 @@
 //! that strangers cannot use up the callers' share. Pure: the caller passes the time.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -20,14 +21,14 @@ pub const ALL: Rate = Rate { burst: 100.0, per_second: 25.0 };
 /// How many addresses are remembered. The first to be forgotten is the stranger that has been idle longest.
 const ADDRESSES: usize = 1024;
 
-/// The buckets of one launcher.
+/// The buckets of one server, by address or by another key of its clients.
 #[derive(Debug)]
-pub struct Gauge {
+pub struct Gauge<K = IpAddr> {
     address: Rate,
     all: Rate,
     strangers: Bucket,
     known: Bucket,
-    addresses: HashMap<IpAddr, Address>,
+    addresses: HashMap<K, Address>,
 }
 
 #[derive(Debug)]
@@ -42,7 +43,7 @@ struct Bucket {
     at: Duration,
 }
 
-impl Gauge {
+impl<K: Hash + Eq + Clone> Gauge<K> {
     pub fn new(address: Rate, all: Rate) -> Self {
         let (strangers, known) = (Bucket::full(all), Bucket::full(all));
         Gauge { address, all, strangers, known, addresses: HashMap::new() }
@@ -50,10 +51,10 @@ impl Gauge {
 
     /// Lets this address ask once more, or says how many seconds it has to wait. Only a request without the token is
     /// charged to all strangers.
-    pub fn admit(&mut self, now: Duration, address: IpAddr, has_token: bool) -> Result<(), u64> {
+    pub fn admit(&mut self, now: Duration, address: K, has_token: bool) -> Result<(), u64> {
         if self.addresses.len() >= ADDRESSES && !self.addresses.contains_key(&address) {
             let first = self.addresses.iter().min_by_key(|(_, one)| (one.known, one.bucket.at));
-            first.map(|(address, _)| *address).and_then(|address| self.addresses.remove(&address));
+            first.map(|(address, _)| address.clone()).and_then(|address| self.addresses.remove(&address));
         }
         let stranger = Address { bucket: Bucket::full(self.address), known: false };
         let one = self.addresses.entry(address).or_insert(stranger);
@@ -64,8 +65,8 @@ impl Gauge {
     }
 
     /// Whether this address has sent the token before.
-    pub fn knows(&self, address: IpAddr) -> bool {
-        self.addresses.get(&address).is_some_and(|one| one.known)
+    pub fn knows(&self, address: &K) -> bool {
+        self.addresses.get(address).is_some_and(|one| one.known)
     }
 }
 
@@ -124,11 +125,11 @@ mod tests {
         let strangers: Vec<_> = (1..=ADDRESSES as u32).map(|peer| gauge.admit(at(1), address(peer), false)).collect();
         assert_eq!(strangers.iter().filter(|admitted| admitted.is_ok()).count(), 2);
         assert_eq!([1, 1, 1].map(|now| gauge.admit(at(now), address(0), true)), [Ok(()), Ok(()), Err(2)]);
-        assert!(gauge.knows(address(0)) && !gauge.knows(address(1)));
+        assert!(gauge.knows(&address(0)) && !gauge.knows(&address(1)));
         for peer in 1..=2000 {
             let _ = gauge.admit(at(2), address(peer), false);
         }
-        assert!(gauge.knows(address(0)), "strangers made it forget a caller");
+        assert!(gauge.knows(&address(0)), "strangers made it forget a caller");
     }
 
     #[test]
