@@ -8,6 +8,8 @@ pub mod complete;
 mod doctor;
 mod events;
 mod explain;
+#[cfg(feature = "gateway")]
+mod gateway;
 mod health;
 mod icons;
 mod inspect;
@@ -185,6 +187,10 @@ enum Verb {
     /// Run the guard proxy: the browser's only way out, which refuses private hosts
     #[command(after_help = PROXY)]
     Proxy(proxy::ProxyArgs),
+    /// Run the gateway: many workspaces on one page, for people and dashboards
+    #[cfg(feature = "gateway")]
+    #[command(after_help = gateway::HELP)]
+    Gateway(gateway::GatewayOptions),
     #[command(flatten)]
     Ask(Ask),
     /// Show what a manifest field, a hook or a probe target means
@@ -592,6 +598,8 @@ pub fn run(cli: Cli) -> anyhow::Result<VerbEnd> {
         Verb::Open { url, launcher_port } => asking(open::open(&url, &state, launcher_port, json)),
         Verb::NavShim(options) => asking(nav_shim::run(options, json)),
         Verb::Proxy(options) => asking(proxy::run(options, json)),
+        #[cfg(feature = "gateway")]
+        Verb::Gateway(options) => asking(gateway::run(options, &state, json)),
         Verb::Ask(question) => asking(ask(question, &Client::new(&state), json)),
         Verb::Lsp { folders, stdio: _ } => lsp::serve(folders),
         Verb::Completions { shell } => {

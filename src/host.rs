@@ -21,6 +21,7 @@ pub mod home;
 pub mod journal;
 pub mod layout;
 pub mod link;
+pub mod secret;
 pub mod trust;
 
 pub mod load;

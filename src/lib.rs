@@ -64,6 +64,9 @@ mod guard;
 #[cfg(feature = "daemon")]
 pub mod launcher;
 
+#[cfg(feature = "gateway")]
+pub mod gateway;
+
 #[cfg(feature = "daemon")]
 mod proxy;
 

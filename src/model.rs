@@ -42,6 +42,8 @@ pub(crate) mod machine;
 pub mod metrics;
 pub mod report;
 
+pub mod gateway;
+
 pub mod supervisor;
 
 pub mod ledger;

@@ -14,6 +14,8 @@ mod desktop;
 mod docs;
 mod ending;
 mod fuzz;
+#[cfg(feature = "gateway")]
+mod gateway;
 mod hooks;
 mod icons;
 mod launcher;
