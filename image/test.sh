@@ -49,6 +49,12 @@ tests/image/kubernetes.sh "$work/tools/bin"
 step "Kubernetes: a real API server"
 if image/kubernetes/server.sh target/kubernetes true >"$work/server.log" 2>&1; then
 	TOOLS=$work/tools/bin image/kubernetes/try.sh
+	step "Kubernetes: the gateway"
+	if [ -n "${KASM_VOID_BINARY:-}" ] && "$KASM_VOID_BINARY" gateway --help >/dev/null 2>&1 && unshare --net true; then
+		BINARY=$KASM_VOID_BINARY TOOLS=$work/tools/bin image/kubernetes/gateway/try.sh
+	else
+		echo "NOT RUN: it needs root, and KASM_VOID_BINARY with the feature \`gateway\`"
+	fi
 else
 	echo "NOT RUN: no API server can be built here"
 	tail -n 3 "$work/server.log" | sed 's/^/   /'

@@ -5,6 +5,7 @@
 #
 #   KUBECONFIG         administrator access
 #   SERVER_CA, SERVER  the server's certificate authority and address, for clients of your own
+#   SERVER_PID         its process, to freeze
 set -euo pipefail
 
 fail() {
@@ -110,7 +111,7 @@ etcd_pid=$!
 	--service-account-issuer https://kubernetes.default.svc --disable-admission-plugins ServiceAccount >"$work/server.log" 2>&1 &
 server_pid=$!
 
-export SERVER=https://127.0.0.1:$port SERVER_CA=$work/certificates/apiserver.crt KUBECONFIG=$work/kubeconfig
+export SERVER_PID=$server_pid SERVER=https://127.0.0.1:$port SERVER_CA=$work/certificates/apiserver.crt KUBECONFIG=$work/kubeconfig
 cat >"$KUBECONFIG" <<END
 apiVersion: v1
 kind: Config

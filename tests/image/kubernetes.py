@@ -1,5 +1,6 @@
-"""kubernetes.py BASE OVERLAY: checks two rendered sets of Kubernetes files for what no schema covers: the cluster's names,
-rights, and the pod's outgoing traffic. BASE is the generic set, OVERLAY the one for the existing cluster."""
+"""kubernetes.py BASE OVERLAY GATEWAY: checks rendered sets of Kubernetes files for what no schema covers: the cluster's
+names, rights, and the pods' outgoing traffic. BASE is the generic set, OVERLAY the one for the existing cluster, GATEWAY the
+gateway's."""
 
 import ipaddress
 import pathlib
@@ -152,8 +153,44 @@ def cilium_policy_locks_down(policy):
     )
 
 
+def gateway_is_sound(gateway, base):
+    """The gateway may do what it does and nothing else, and both halves of the network policies fit."""
+    rules = gateway.one("Role", "kasm-gateway")["rules"]
+    may = {(group, kind, verb, tuple(rule.get("resourceNames", []))) for rule in rules for group in rule["apiGroups"] for kind in rule["resources"] for verb in rule["verbs"]}
+    wanted = {
+        ("", "services", "list", ()), ("", "services", "watch", ()),
+        ("apps", "deployments", "list", ()), ("apps", "deployments", "watch", ()),
+        ("apps", "deployments/scale", "patch", ()),
+        ("", "secrets", "get", ("kasm-vnc", "kasm-vnc-pw")),
+    }
+    equal(may, wanted, "what the gateway may do")
+    assert not gateway.all("ClusterRole") and not gateway.all("ClusterRoleBinding"), "rights of the whole cluster"
+    pod = gateway.one("Deployment", "kasm-gateway")["spec"]["template"]["spec"]
+    equal(pod["serviceAccountName"], "kasm-gateway", "the gateway's account")
+    equal((pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"]), (True, 1000), "the gateway's user")
+    container = named(pod["containers"], "gateway")
+    equal(container["securityContext"], {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}, "the gateway's container")
+    tokens = named(pod["volumes"], "tokens")["secret"]
+    equal(tokens["defaultMode"], 0o440, "who may read the tokens")
+    policy = gateway.one("NetworkPolicy", "kasm-gateway")["spec"]
+    equal(sorted(policy["policyTypes"]), ["Egress", "Ingress"], "the gateway's policy")
+    workspace = base.pod()["containers"][0]
+    ports = {port["containerPort"] for port in workspace["ports"]} - {6901}
+    label = base.one("Deployment", "kasm-vpn")["spec"]["template"]["metadata"]["labels"]["app"]
+    out = [rule for rule in policy["egress"] if rule["to"] == [{"podSelector": {"matchLabels": {"app": label}}}]]
+    equal([{port["port"] for port in rule["ports"]} for rule in out], [ports], "the way to the workspaces")
+    into = gateway.one("NetworkPolicy", "kasm-gateway-to-workspaces")["spec"]
+    equal(into["podSelector"]["matchLabels"]["app"], label, "the workspaces' policy")
+    equal([{port["port"] for port in rule["ports"]} for rule in into["ingress"]], [ports], "the way into the workspaces")
+    for rule in policy["egress"]:
+        for to in rule["to"]:
+            block = to.get("ipBlock", {"cidr": "192.0.2.1/32"})
+            assert not reaches(block["cidr"], block.get("except", []), "169.254.169.254"), "the metadata service can be reached"
+
+
 def main():
-    base, overlay = (Rendered(file) for file in sys.argv[1:3])
+    base, overlay, gateway = (Rendered(file) for file in sys.argv[1:4])
+    gateway_is_sound(gateway, base)
     for rendered in (base, overlay):
         pod_is_sound(rendered)
         every_wait_fits(rendered)
