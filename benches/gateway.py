@@ -1,0 +1,233 @@
+"""gateway.py BINARY forward | cluster: what the gateway costs.
+
+forward: requests to open a page, sent by wrk straight to a launcher, through nginx as a reverse proxy, and through the gateway.
+    The launcher is a stand-in (nginx with a fixed answer), because a real one opens one page at a time. Needs nginx and wrk.
+cluster: 1,000 workspaces on a real API server and 200 page clients: memory, idle CPU, and the time from a change in the cluster to
+    every page. Run it through image/kubernetes/server.sh:
+    image/kubernetes/server.sh target/kubernetes python3 benches/gateway.py BINARY cluster
+"""
+
+import asyncio
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+CALLER = "caller-0123456789abcdef"
+LAUNCHER = "launcher-0123456789abcdef"
+LABEL = "kasm-void.kbve.com/workspace"
+HERTZ = os.sysconf("SC_CLK_TCK")
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def secret(path, text):
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def listens(port):
+    end = time.time() + 30
+    while time.time() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise SystemExit(f"nothing listens on {port}")
+
+
+class Gateway:
+    def __init__(self, binary, work, fields):
+        self.port = free_port()
+        tokens = secret(work / "tokens", f"bench {CALLER}\n")
+        settings = work / "gateway.ron"
+        settings.write_text(f'Gateway(listen: "127.0.0.1:{self.port}", tokens: "{tokens}", {fields})')
+        log = open(work / "log", "w")
+        self.process = subprocess.Popen([binary, "gateway", "--config", settings], stdout=log, stderr=log)
+        listens(self.port)
+
+    def memory(self):
+        """Resident memory in MiB."""
+        text = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
+
+    def cpu(self):
+        """CPU time in seconds."""
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / HERTZ
+
+    def end(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+
+
+def forward(binary, work):
+    upstream, proxy = free_port(), free_port()
+    (work / "nginx.conf").write_text(f"""
+worker_processes 1; daemon off; error_log {work}/error.log; pid {work}/pid;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off; client_body_temp_path {work}/a; proxy_temp_path {work}/b; fastcgi_temp_path {work}/c;
+    uwsgi_temp_path {work}/d; scgi_temp_path {work}/e; keepalive_requests 1000000;
+    upstream launcher {{ server 127.0.0.1:{upstream}; keepalive 16; }}
+    server {{
+        listen 127.0.0.1:{upstream}; default_type application/json;
+        location /open {{ return 200 '{{"ok":true,"frameId":"F","outcome":"committed","ms":7}}'; }}
+    }}
+    server {{
+        listen 127.0.0.1:{proxy};
+        location / {{
+            proxy_pass http://launcher/open; proxy_http_version 1.1; proxy_set_header Connection "";
+            proxy_set_header Authorization "Bearer {LAUNCHER}";
+        }}
+    }}
+}}""")
+    nginx = subprocess.Popen(["nginx", "-c", work / "nginx.conf", "-p", work])
+    listens(proxy)
+    token = secret(work / "token", LAUNCHER)
+    desk = f'"desk": Workspace(launcher: "127.0.0.1:{upstream}", token: "{token}")'
+    gateway = Gateway(binary, work, f"requests_per_second: 100000, workspaces: {{ {desk} }}")
+    script = work / "post.lua"
+    script.write_text(f"""wrk.method = "POST"
+wrk.body = '{{"url":"https://example.com/"}}'
+wrk.headers["Authorization"] = "Bearer {CALLER}"
+""")
+    places = {
+        "launcher itself": f"http://127.0.0.1:{upstream}/open",
+        "nginx": f"http://127.0.0.1:{proxy}/dashboard/kasm/launch-url/desk",
+        "gateway": f"http://127.0.0.1:{gateway.port}/dashboard/kasm/launch-url/desk",
+    }
+    results = {name: {"rate": [], "p50": [], "p99": []} for name in places}
+    for _ in range(5):  # in turns, so that a busy moment meets all of them
+        for name, url in places.items():
+            said = subprocess.run(["wrk", "-t1", "-c8", "-d4s", "--latency", "-s", script, url], capture_output=True, text=True, check=True).stdout
+            if "Non-2xx" in said:
+                raise SystemExit(f"{name}: {said}")
+            rate = float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1])
+            results[name]["rate"].append(rate)
+            for part in ("50", "99"):
+                value, unit = re.search(rf"{part}%\s+([\d.]+)(us|ms|s)", said).groups()
+                results[name]["p" + part].append(float(value) * {"us": 0.001, "ms": 1, "s": 1000}[unit])
+    for name, found in results.items():
+        median = {key: statistics.median(values) for key, values in found.items()}
+        print(f"{name:16} {median['rate']:8.0f}/s   p50 {median['p50']:.2f} ms   p99 {median['p99']:.2f} ms")
+    rate = lambda name: statistics.median(results[name]["rate"])
+    print(f"gateway / nginx: {rate('gateway') / rate('nginx'):.2f} of the rate; memory {gateway.memory():.1f} MiB")
+    gateway.end()
+    nginx.terminate()
+    nginx.wait()
+
+
+class Api:
+    """The API server of KUBECONFIG, as image/kubernetes/server.sh writes it."""
+
+    def __init__(self):
+        self.server = os.environ["SERVER"]
+        self.token = re.search(r'token: "(\w+)"', pathlib.Path(os.environ["KUBECONFIG"]).read_text())[1]
+        self.tls = ssl.create_default_context(cafile=os.environ["SERVER_CA"])
+
+    def ask(self, method, path, body=None, kind="application/json"):
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": kind}
+        request = urllib.request.Request(self.server + path, json.dumps(body).encode() if body else None, headers, method=method)
+        with urllib.request.urlopen(request, context=self.tls) as answer:
+            return json.load(answer)
+
+    def workspace(self, name, launcher):
+        metadata = {"name": name, "labels": {LABEL: name}, "annotations": {"kasm-void.kbve.com/token-secret": "vnc"}}
+        template = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "x", "image": "x:1"}]}}
+        spec = {"replicas": 0, "selector": {"matchLabels": {"app": name}}, "template": template}
+        self.ask("POST", "/apis/apps/v1/namespaces/kasm/deployments", {"metadata": metadata, "spec": spec})
+        service = {"selector": {"app": name}, "ports": [{"name": "nav-shim", "port": launcher}]}
+        self.ask("POST", "/api/v1/namespaces/kasm/services", {"metadata": metadata, "spec": service})
+
+    def scale(self, name, replicas):
+        path = f"/apis/apps/v1/namespaces/kasm/deployments/{name}/scale"
+        self.ask("PATCH", path, {"spec": {"replicas": replicas}}, "application/merge-patch+json")
+
+
+async def page(port, seen, ready):
+    """A client of the events. Calls seen(name) for each changed workspace once it has the list."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
+    writer.write(f"GET /dashboard/kasm/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {CALLER}\r\n\r\n".encode())
+    complete = False
+    while line := await reader.readline():
+        if line.startswith(b"data: "):
+            piece = json.loads(line[6:])
+            if complete:
+                for workspace in piece["changed"]:
+                    seen(workspace["name"])
+            elif not piece["more"] and piece["cluster"]["state"] == "live":
+                complete = True
+                ready()
+
+
+async def measure(api, gateway, workspaces, pages):
+    arrived, ready = {}, []
+    seen = lambda name: arrived.setdefault(name, []).append(time.perf_counter())
+    clients = [asyncio.create_task(page(gateway.port, seen, lambda: ready.append(1))) for _ in range(pages)]
+    while len(ready) < pages:
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(3)
+    memory, before = gateway.memory(), gateway.cpu()
+    await asyncio.sleep(30)
+    print(f"{workspaces} workspaces, {pages} pages: {memory:.1f} MiB, {(gateway.cpu() - before) / 30:.2%} of a core idle")
+    first, last = [], []
+    for number in range(40):
+        name = f"w{number:04}"
+        began = time.perf_counter()
+        await asyncio.to_thread(api.scale, name, 1)
+        answered = time.perf_counter() - began
+        while len(arrived.get(name, [])) < pages:
+            await asyncio.sleep(0.002)
+        times = sorted(at - began for at in arrived[name])
+        first.append(times[0])
+        last.append(times[-1])
+        await asyncio.sleep(0.3)
+    ms = lambda values: f"{statistics.median(values) * 1000:.1f} ms"
+    print(f"from the request to scale to the first page {ms(first)}, to the last {ms(last)} (the API server answered the last one in {answered * 1000:.1f} ms)")
+    before = gateway.cpu()
+    began = time.perf_counter()
+    for number in range(200, 400):
+        await asyncio.to_thread(api.scale, f"w{number:04}", 1)
+    while any(len(arrived.get(f"w{number:04}", [])) < pages for number in range(200, 400)):
+        await asyncio.sleep(0.01)
+    took = time.perf_counter() - began
+    print(f"200 changes in a row reached all pages in {took:.2f} s, and cost {gateway.cpu() - before:.2f} s of CPU")
+    for client in clients:
+        client.cancel()
+
+
+def cluster(binary, work, workspaces=1000, pages=200):
+    api = Api()
+    api.ask("POST", "/api/v1/namespaces", {"metadata": {"name": "kasm"}})
+    for number in range(workspaces):
+        api.workspace(f"w{number:04}", 9998)
+    gateway = Gateway(binary, work, 'kubernetes: Kubernetes(namespaces: ["kasm"])')
+    time.sleep(5)
+    print(f"{workspaces} workspaces, no page: {gateway.memory():.1f} MiB")
+    before = gateway.cpu()
+    time.sleep(30)
+    print(f"idle: {(gateway.cpu() - before) / 30:.2%} of a core")
+    asyncio.run(measure(api, gateway, workspaces, pages))
+    gateway.end()
+
+
+if __name__ == "__main__":
+    binary, what = sys.argv[1:3]
+    with tempfile.TemporaryDirectory() as folder:
+        {"forward": forward, "cluster": cluster}[what](os.path.abspath(binary), pathlib.Path(folder))
