@@ -85,7 +85,7 @@ impl Chromium {
             message["sessionId"] = session.into();
         }
         let (socket, id) = (&mut self.socket, self.last);
-        let answer = self.runtime.block_on(timeout(DEADLINE, async {
+        let asked = async {
             socket.send(Message::text(message.to_string())).await.expect("Chromium reads");
             loop {
                 let message = socket.next().await.expect("Chromium runs").expect("a message");
@@ -94,7 +94,8 @@ impl Chromium {
                     return answer;
                 }
             }
-        }));
+        };
+        let answer = self.runtime.block_on(async { timeout(DEADLINE, asked).await });
         let mut answer = answer.unwrap_or_else(|_| panic!("{method} is not answered"));
         assert!(answer.get("error").is_none(), "{method}: {answer}");
         answer["result"].take()
@@ -338,6 +339,10 @@ fn it_fits_every_screen_and_every_control_has_a_name() {
         page.size(width, 900, scheme);
         let wide = page.value("document.documentElement.scrollWidth - innerWidth");
         assert!(wide.as_i64().is_some_and(|wide| wide <= 0), "at {width} pixels it is {wide} too wide");
+        // Nor is anything cut off in a card.
+        let cut =
+            "[...document.querySelectorAll('#list > li')].filter(card => card.scrollWidth > card.clientWidth).length";
+        assert_eq!(page.value(cut), 0, "at {width} pixels");
         page.picture(&format!("gateway-{width}-{scheme}.png"));
     }
     let tree = page.tell("Accessibility.getFullAXTree", json!({}));
