@@ -28,7 +28,7 @@ use crate::model::url::Policy;
 use board::Board;
 use callers::Callers;
 use cluster::ClusterClient;
-use forward::Forwarder;
+use forward::WorkspaceClient;
 use http::Gateway;
 use token_store::TokenStore;
 
@@ -51,7 +51,7 @@ pub async fn run(settings: GatewaySettings, policy: Policy, listening: impl FnOn
     if let Some(cluster) = &cluster {
         cluster.watch(&board);
     }
-    let forwarder = Arc::new(Forwarder::default());
+    let forwarder = Arc::new(WorkspaceClient::default());
     tokio::spawn(probing::run(board.clone(), forwarder.clone()));
     let tokens_of_workspaces = TokenStore::new(cluster.clone());
     let callers = Arc::new(Callers::new(tokens, jwt));

@@ -65,7 +65,7 @@ mod guard;
 pub mod launcher;
 
 #[cfg(feature = "gateway")]
-pub mod gateway;
+mod gateway;
 
 #[cfg(feature = "daemon")]
 mod proxy;

@@ -14,10 +14,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::launcher::resolve::Resolver;
 use crate::model::gateway::launch::{Forwarded, UPSTREAM_BYTES};
 use crate::model::gateway::list::{ProbeAnswer, Reachable};
 use crate::model::gateway::settings::Endpoint;
+use crate::resolver::Resolver;
 
 /// Time limit for a launcher's answer, from the name look-up to the last byte.
 const LAUNCH: Duration = Duration::from_secs(10);
@@ -29,12 +29,12 @@ const METRICS_BYTES: usize = 1 << 20;
 const IDLE: Duration = Duration::from_secs(2);
 
 /// Sends requests to workspaces, over connections that are kept for a while.
-pub struct Forwarder {
+pub struct WorkspaceClient {
     client: Client<HttpConnector, Full<Bytes>>,
     resolver: Resolver,
 }
 
-impl Default for Forwarder {
+impl Default for WorkspaceClient {
     fn default() -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -44,11 +44,11 @@ impl Default for Forwarder {
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(16)
             .build(connector);
-        Forwarder { client, resolver: Resolver::default() }
+        WorkspaceClient { client, resolver: Resolver::default() }
     }
 }
 
-impl Forwarder {
+impl WorkspaceClient {
     /// Sends a URL to a launcher.
     pub async fn launch(&self, launcher: &Endpoint, url: &str, token: &str) -> Forwarded {
         let body = serde_json::json!({ "url": url }).to_string();

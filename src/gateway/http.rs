@@ -22,7 +22,7 @@ use super::callers::{Callers, Unauthorized};
 use super::cluster::ClusterClient;
 use super::counts::Counts;
 use super::events;
-use super::forward::Forwarder;
+use super::forward::WorkspaceClient;
 use super::page;
 use super::token_store::TokenStore;
 use crate::host::sync::lock;
@@ -55,7 +55,7 @@ const LIMITS: ListenerLimits = ListenerLimits {
 /// The state that all requests share.
 pub struct Gateway {
     board: Arc<Board>,
-    forwarder: Arc<Forwarder>,
+    forwarder: Arc<WorkspaceClient>,
     tokens: TokenStore,
     cluster: Option<Arc<ClusterClient>>,
     callers: Arc<Callers>,
@@ -87,7 +87,7 @@ struct Admitted {
 impl Gateway {
     pub fn new(
         board: Arc<Board>,
-        forwarder: Arc<Forwarder>,
+        forwarder: Arc<WorkspaceClient>,
         tokens: TokenStore,
         cluster: Option<Arc<ClusterClient>>,
         callers: Arc<Callers>,

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::board::Board;
-use super::forward::Forwarder;
+use super::forward::WorkspaceClient;
 use crate::model::gateway::list::ListInput;
 
 /// From one round to the next. A round that takes longer is followed at once by the next.
@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_millis(100);
 const AT_ONCE: usize = 32;
 
 /// Runs for ever.
-pub async fn run(board: Arc<Board>, forwarder: Arc<Forwarder>) {
+pub async fn run(board: Arc<Board>, forwarder: Arc<WorkspaceClient>) {
     loop {
         board.looked_at().await;
         let next = Instant::now() + EVERY;
@@ -38,7 +38,7 @@ pub async fn run(board: Arc<Board>, forwarder: Arc<Forwarder>) {
 }
 
 /// Asks all workspaces, or only those that have just come up.
-async fn round(board: &Arc<Board>, forwarder: &Arc<Forwarder>, all: bool) {
+async fn round(board: &Arc<Board>, forwarder: &Arc<WorkspaceClient>, all: bool) {
     let mut waiting: VecDeque<String> = board.with(|list| list.to_probe(all)).into();
     let mut asked = JoinSet::new();
     loop {
