@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../../.."
 if [ -z "${KUBECONFIG:-}" ] || [ -z "${SERVER:-}" ]; then
 	# A network of its own, in which every address of a Service is this machine.
 	# shellcheck disable=SC2016 # for the inner shell
-	exec unshare --net sh -c 'ip link set lo up && ip route add local 10.96.0.0/16 dev lo && exec "$@"' sh \
+	exec unshare --net sh -c 'ip link set lo up && ip address add 192.0.2.1/32 dev lo && ip route add default dev lo && ip route add local 10.96.0.0/16 dev lo && exec "$@"' sh \
 		image/kubernetes/server.sh "${1:-target/kubernetes}" "$0"
 fi
 [ -z "${TOOLS:-}" ] || PATH=$TOOLS:$PATH
