@@ -485,6 +485,9 @@ async fn the_network_gets_metrics_and_nothing_else() {
 /// The help of every verb, as a page of the docs.
 fn reference() -> String {
     let mut command = Cli::command().term_width(100);
+    if cfg!(feature = "gateway") {
+        command = command.mut_subcommand("gateway", |verb| verb.hide(true)); // the page is the same with and without it
+    }
     command.build();
     let mut page = "# Command line\n\nWhat `--help` prints for each verb. A test keeps this page up to date; \
         [control.md](control.md) tells what the verbs are for.\n"
