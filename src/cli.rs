@@ -566,7 +566,9 @@ fn known_signal(text: &str) -> Result<String, String> {
 /// Runs the verb. Wrong usage never gets here: clap exits with code 2.
 pub fn run(cli: Cli) -> anyhow::Result<VerbEnd> {
     let Cli { state, json, verb } = cli;
-    let state = state.unwrap_or_else(layout::default_path);
+    let begins = matches!(verb, Verb::Run { .. } | Verb::Init { .. } | Verb::TakesOver { .. });
+    let place = if begins { layout::default_path } else { layout::session_path };
+    let state = state.unwrap_or_else(place);
     match verb {
         Verb::Run { mut folders, log_format, log_dir } => {
             let named = !folders.is_empty();

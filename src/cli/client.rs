@@ -21,7 +21,7 @@ use crate::model::protocol::{Answer, HEAD_BYTES, Identity, Refusal, Route};
 
 /// No supervisor listens on the control socket.
 #[derive(Debug, thiserror::Error)]
-#[error("no supervisor is running (no socket at {}): start one with `kasm-void run DIR`", .0.display())]
+#[error("no supervisor is running (no socket at {}): start one with `kasm-void run`, or name the folder of the session in `--state`", .0.display())]
 pub struct NoSupervisor(pub PathBuf);
 
 /// A request was not answered in time; the text is for people.

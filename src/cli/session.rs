@@ -85,7 +85,7 @@ fn choose(state: &Path) -> anyhow::Result<Environment> {
 /// A browser profile for a session with a state folder of its own: one profile cannot serve two sessions at once.
 fn own_profile(folder: &Path, display: &str, state: &Path) -> Option<(String, String)> {
     const NAME: &str = "CHROMIUM_PROFILE";
-    let is_own = state != layout::default_path() && variable(NAME).is_none();
+    let is_own = state != layout::usual_path() && variable(NAME).is_none();
     let profile = folder.with_file_name(format!("chromium-{display}")).display().to_string();
     is_own.then(|| (NAME.into(), profile))
 }
@@ -165,7 +165,7 @@ fn welcome(here: &Here<'_>, missing: &[&str], environment: &Environment, state: 
             line("", &format!("from your own machine, through: ssh -L {port}:127.0.0.1:{port} HOST"));
         }
     }
-    let other = if state == layout::default_path() { String::new() } else { format!(" --state {}", state.display()) };
+    let other = if state == layout::usual_path() { String::new() } else { format!(" --state {}", state.display()) };
     line("ask", &format!("{}{other} status", here.called()));
     line("change", &format!("{folder}/*.ron: the running apps follow"));
     line("stop", "Ctrl-C\n");
@@ -251,7 +251,7 @@ mod tests {
             assert!(said.contains(part), "no {part} in {said}");
         }
         fs::remove_file(path.join("novnc.ron")).unwrap();
-        let said = welcome(&here, &[], &environment, &layout::default_path());
+        let said = welcome(&here, &[], &environment, &layout::usual_path());
         assert!(!said.contains("6081") && !said.contains("--state"), "{said}");
     }
 

@@ -63,12 +63,42 @@ pub struct StateFolder {
     name: Option<OwnedFd>,
 }
 
-/// `$KASM_VOID_STATE`, else `$XDG_RUNTIME_DIR/kasm-void`, else `/tmp/kasm-void-<uid>`.
+/// The folder in `$KASM_VOID_STATE`, else [`usual_path`].
 pub fn default_path() -> PathBuf {
-    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    named("KASM_VOID_STATE")
-        .or_else(|| named("XDG_RUNTIME_DIR").map(|folder| folder.join("kasm-void")))
-        .unwrap_or_else(|| format!("/tmp/kasm-void-{}", rustix::process::getuid().as_raw()).into())
+    named(STATE).unwrap_or_else(usual_path)
+}
+
+/// `$XDG_RUNTIME_DIR/kasm-void`, else `/tmp/kasm-void-<uid>`.
+pub fn usual_path() -> PathBuf {
+    usual_paths(named("XDG_RUNTIME_DIR"), rustix::process::getuid().as_raw()).remove(0)
+}
+
+/// The folder of the session to ask: [`default_path`], unless no supervisor is there, but one is at another usual place.
+/// Shells of `su`, cron and `docker exec` often lack the variables that the session was started with.
+pub fn session_path() -> PathBuf {
+    let usual = usual_paths(named("XDG_RUNTIME_DIR"), rustix::process::getuid().as_raw());
+    let answers = |folder: &PathBuf| socket::answers(&socket::connect(&control_socket(folder)));
+    named(STATE).unwrap_or_else(|| first_that(answers, usual))
+}
+
+/// Names the state folder, for supervisors and clients alike.
+const STATE: &str = "KASM_VOID_STATE";
+
+/// A folder named by a variable; an empty variable names none.
+fn named(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The places where sessions of a user usually are, the default first.
+fn usual_paths(runtime: Option<PathBuf>, uid: u32) -> Vec<PathBuf> {
+    let places = [PathBuf::from(format!("/tmp/kasm-void-{uid}")), format!("/run/user/{uid}/kasm-void").into()];
+    runtime.map(|folder| folder.join("kasm-void")).into_iter().chain(places).collect()
+}
+
+/// The first place that is as wanted, else the first of all.
+fn first_that(is_wanted: impl Fn(&PathBuf) -> bool, mut places: Vec<PathBuf>) -> PathBuf {
+    let found = places.iter().position(is_wanted).unwrap_or(0);
+    places.swap_remove(found)
 }
 
 impl StateFolder {
@@ -274,6 +304,18 @@ fn taken(holder: Option<Holder>, folder: &Path) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_is_found_at_the_other_usual_places() {
+        let usual = |runtime: Option<&str>| usual_paths(runtime.map(PathBuf::from), 7);
+        let asked = |runtime, there: &str| first_that(|place| place == Path::new(there), usual(runtime));
+        assert_eq!(asked(None, "nowhere"), Path::new("/tmp/kasm-void-7"), "the default, if there is none at all");
+        assert_eq!(asked(Some("/run/x"), "nowhere"), Path::new("/run/x/kasm-void"));
+        for there in ["/tmp/kasm-void-7", "/run/user/7/kasm-void"] {
+            assert_eq!(asked(None, there), Path::new(there));
+            assert_eq!(asked(Some("/run/x"), there), Path::new(there), "a shell with another runtime folder");
+        }
+    }
 
     #[test]
     fn the_second_of_two_is_told_who_the_first_is() {
