@@ -48,7 +48,7 @@ use crate::model::protocol::Route;
 use change::Which;
 use client::{Client, Waiting};
 use logs::LogOptions;
-use new::{NewManifest, Origin};
+use new::{NewFrom, NewManifest};
 use policy::PolicyOptions;
 
 /// How a verb ended.
@@ -583,7 +583,7 @@ pub fn run(cli: Cli) -> anyhow::Result<VerbEnd> {
         Verb::Plan { offline } if !offline.is_empty() => plan::tell_plan(&daemon::plan(&offline), json),
         Verb::Plan { .. } => asking(plan::plan(&Client::new(&state), json)),
         Verb::New { name, command, from, dir, force } => {
-            let origin = from.map_or(Origin::Command(command), Origin::Entry);
+            let origin = from.map_or(NewFrom::Command(command), NewFrom::Entry);
             new::new(origin, NewManifest { name, folder: dir, force }, json)
         }
         Verb::Icons { folders, into, through } => icons::write(&folders, &into, through.as_deref(), json),

@@ -13,7 +13,7 @@ use crate::model::desktop_entry::{self, Launcher};
 use crate::model::manifest::name;
 
 /// What the manifest is written for.
-pub enum Origin {
+pub enum NewFrom {
     /// A program and its arguments.
     Command(Vec<String>),
     /// A desktop entry.
@@ -34,12 +34,12 @@ pub struct NewManifest {
 ///
 /// # Errors
 /// The name is not allowed or taken, the desktop entry starts no program, or the file cannot be written.
-pub fn new(origin: Origin, target: NewManifest, json: bool) -> anyhow::Result<VerbEnd> {
+pub fn new(origin: NewFrom, target: NewManifest, json: bool) -> anyhow::Result<VerbEnd> {
     let NewManifest { name, folder, force } = target;
     let folder = folder.map_or_else(session::own_folder, Ok)?;
     let (launcher, proposed) = match origin {
-        Origin::Command(argv) => (Launcher { argv, ..Launcher::default() }, None),
-        Origin::Entry(file) => (read(&file)?, Some(name_of(&file))),
+        NewFrom::Command(argv) => (Launcher { argv, ..Launcher::default() }, None),
+        NewFrom::Entry(file) => (read(&file)?, Some(name_of(&file))),
     };
     let name = name.or(proposed).context("the app needs a name: `kasm-void new NAME -- COMMAND`")?;
     let text = manifest(&name, &launcher)?;
@@ -241,7 +241,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for entry in std::fs::read_dir("/usr/share/applications").into_iter().flatten().flatten() {
             let to = || NewManifest { name: None, folder: Some(folder.path().into()), force: true };
-            match new(Origin::Entry(entry.path()), to(), true) {
+            match new(NewFrom::Entry(entry.path()), to(), true) {
                 Ok(_) => {
                     let file = folder.path().join(format!("{}.ron", name_of(&entry.path())));
                     parsed(&std::fs::read_to_string(file).unwrap());
@@ -270,7 +270,7 @@ mod tests {
         let dir = folder.path().join("deep/manifests");
         let write = |program: &str, force| {
             let target = NewManifest { name: Some("a".into()), folder: Some(dir.clone()), force };
-            new(Origin::Command(vec![program.into()]), target, true)
+            new(NewFrom::Command(vec![program.into()]), target, true)
         };
         write("first", false).unwrap();
         let error = write("second", false).unwrap_err().to_string();
