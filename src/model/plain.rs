@@ -30,7 +30,7 @@ pub fn line(line: &[u8]) -> String {
     shown
 }
 
-/// Each line of `bytes`, escaped by [`line`].
+/// Each line of `bytes`, escaped by [`line()`].
 pub fn lines(bytes: &[u8]) -> Vec<String> {
     bytes.split_inclusive(|byte| *byte == b'\n').map(line).collect()
 }
