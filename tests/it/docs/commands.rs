@@ -137,6 +137,6 @@ fn a_mistyped_command_is_found() {
     assert_eq!(faults("```sh\nkasm-void status | less   # a table\nDIR=x kasm-void check [DIR...]\n```\n"), 0);
     assert_eq!(faults("Use `kasm-void logs` and\n`kasm-void status --json`.\n"), 0);
     assert_eq!(faults("```console\n$ kasm-void statsu\nkasm-void shows this\n```\n"), 1);
-    assert_eq!(faults("```sh\nkasm-void logs\n```\n"), 1, "a command to type needs its arguments");
+    assert_eq!(faults("```sh\nkasm-void why\n```\n"), 1, "a command to type needs its arguments");
     assert_eq!(faults("Use `kasm-void logs --folow`."), 1);
 }
