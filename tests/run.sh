@@ -83,7 +83,7 @@ features="--features gateway"
 step "lints" cargo clippy --locked $features --all-targets -- -D warnings
 step "the workspace's binary builds without the gateway" cargo check --locked
 step "the model builds without anything that touches the machine" cargo check --locked --no-default-features --lib
-step "shell scripts" shellcheck -x tests/setup.sh tests/apt.sh tests/run.sh tests/deny.sh image/session.sh image/record.sh .ci/run
+step "shell scripts" shellcheck -x tests/setup.sh tests/apt.sh tests/run.sh tests/deny.sh tests/packages.sh image/session.sh image/record.sh packaging/release.sh .ci/run
 step "licences and sources of all crates" tests/deny.sh
 if cargo nextest --version >/dev/null 2>&1; then
 	# shellcheck disable=SC2086
@@ -94,6 +94,8 @@ else
 fi
 
 gather_not_run
+
+step "the packages" env KASM_VOID_BINARY="$target/debug/kasm-void" tests/packages.sh
 
 # The image needs a running docker, or root to set up a private one. The tests' own binary will do, because the stand-in for
 # KASM's image has this system's C library.
