@@ -154,3 +154,28 @@ impl Inherited {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::app::App;
+    use crate::model::machine::AppMachine;
+
+    #[test]
+    fn a_ledger_that_is_begun_anew_says_the_same() {
+        let saved = AppMachine::new(App::new("web", &["/usr/bin/web"]).into()).saved();
+        let app = |leader| Line::App { name: "web".into(), leader, saved: saved.clone() };
+        let session = Line::Session(SessionState { staged: true, draining: None });
+        let mut inherited = Inherited::default();
+        for line in [session, app(Some((70, 1234))), Line::Ended { pid: 70, status: 9, peak: 4096 }] {
+            inherited.take(line);
+        }
+        let mut again = Inherited::default();
+        inherited.lines().into_iter().for_each(|line| again.take(line));
+        assert_eq!(again, inherited);
+        again.take(app(Some((70, 1234))));
+        assert_eq!(again, inherited, "how it ended is known until there is another leader");
+        again.take(app(Some((71, 1240))));
+        assert_eq!(again.leaders["web"], Leader { pid: 71, started: 1240, ended: None });
+    }
+}

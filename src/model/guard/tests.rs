@@ -483,6 +483,17 @@ fn an_upgrade_that_fails_goes_back_to_the_file_that_was_there_before_under_the_s
 }
 
 #[test]
+fn a_supervisor_that_is_not_ready_is_told_of_the_end_by_a_message_and_not_by_a_signal() {
+    let mut world = World::new(vec![Behaviour::Good { ready: 100, drain: 50 }], vec![true]);
+    world.pass(ms(10));
+    world.act(Act::Signal(TERM)); // a signal before it is ready would fail the test
+    let heard = world.supervisor.as_ref().map(|running| running.heard.clone()).unwrap_or_default();
+    assert_eq!(heard.last(), Some(&ToSupervisor::End));
+    world.pass(ms(400));
+    assert_eq!((world.exit, world.started), (Some(0), 1));
+}
+
+#[test]
 fn a_session_that_cannot_begin_ends_with_the_supervisors_code() {
     let mut world = World::new(vec![Behaviour::Refuses { after: 5, status: 2 << 8 }], vec![false]);
     world.pass(ms(300));

@@ -79,6 +79,10 @@ impl World {
     }
 
     fn die_and_inherit(&mut self) {
+        self.die_and_inherit_with(self.supervisor.session().draining);
+    }
+
+    fn die_and_inherit_with(&mut self, draining: Option<u8>) {
         let name = |id: &AppId| self.supervisor.name(*id).unwrap_or_default().to_string();
         self.unclaimed.extend(self.alive.iter().map(|(id, (pid, _))| (name(id), *pid)));
         self.alive.clear();
@@ -86,7 +90,7 @@ impl World {
         self.queue.clear();
         let session = self.supervisor.session();
         self.supervisor = Supervisor::default();
-        self.supervisor.inherit(SavedSession { apps: self.kept.clone(), session }, session.draining);
+        self.supervisor.inherit(SavedSession { apps: self.kept.clone(), session }, draining);
     }
 
     fn with(apps: &[App]) -> Self {
@@ -572,6 +576,44 @@ fn all_apps_are_known_before_the_first_is_looked_for() {
     let look_ups = effects.iter().filter(|effect| is_look_up(effect)).count();
     let appeared = effects.iter().take_while(|effect| matches!(effect, Effect::Appeared(..))).count();
     assert_eq!((appeared, look_ups), (3, 3), "{effects:?}");
+}
+
+#[test]
+fn an_app_that_others_need_is_not_started_again_while_the_session_ends() {
+    let mut world = World::with(&[app("display"), after("browser", &["display"])]);
+    world.stubborn.insert("browser".into());
+    world.give(Input::DrainAsked { code: 0, cause: DrainCause::Request });
+    world.told();
+    world.kill("display");
+    world.pass(60 * SECOND);
+    assert!(!world.told().contains("+display"));
+    assert_eq!(world.exit, Some(0));
+}
+
+#[test]
+fn what_a_drain_had_stopped_is_up_again_if_the_session_goes_on() {
+    let apps = [app("stopped"), app("stopping"), app("held")];
+    let mut world = World::with(&apps);
+    world.stubborn.insert("stopping".into());
+    world.ask(1, "held", Verb::Stop);
+    world.give(Input::DrainAsked { code: 0, cause: DrainCause::Request });
+    world.told();
+    // Guard and supervisor are killed: the next guard has never heard of a drain.
+    world.die_and_inherit_with(None);
+    world.load(&apps);
+    world.pass(60 * SECOND);
+    let states = ["stopped", "stopping", "held"].map(|name| world.state(name));
+    assert_eq!(states, [StateName::Running, StateName::Running, StateName::Stopped]);
+}
+
+#[test]
+fn a_manifest_that_is_back_under_the_next_supervisor_is_an_app_that_is_up() {
+    let mut world = World::with(&[app("web")]);
+    world.stubborn.insert("web".into());
+    world.load(&[]);
+    world.succeed(&[app("web")]);
+    world.pass(60 * SECOND);
+    assert_eq!(world.state("web"), StateName::Running);
 }
 
 #[test]
