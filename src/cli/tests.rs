@@ -333,7 +333,7 @@ async fn without_a_supervisor_the_way_to_start_one_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let error = Client::new(folder.path()).get::<Value>("/v1/apps").await.unwrap_err();
     assert!(error.is::<NoSupervisor>());
-    assert!(error.to_string().contains("kasm-void run DIR"), "{error}");
+    assert!(error.to_string().contains("start one with `kasm-void run`"), "{error}");
 }
 
 #[tokio::test]

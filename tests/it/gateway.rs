@@ -97,13 +97,18 @@ impl Gateway {
         self.ask("GET", path, &bearer(CALLER), "")
     }
 
+    /// Asks again while it was asked too often, for example just after [`Gateway::wait`].
     fn launch(&self, workspace: &str, url: &str) -> Answer {
         let body = json!({ "url": url }).to_string();
-        self.ask("POST", &format!("/dashboard/kasm/launch-url/{workspace}"), &bearer(CALLER), &body)
+        let path = format!("/dashboard/kasm/launch-url/{workspace}");
+        until("there is an answer", || {
+            Some(self.ask("POST", &path, &bearer(CALLER), &body)).filter(|answer| answer.status != 429)
+        })
     }
 
+    /// Empty also if it was asked too often.
     fn workspaces(&self) -> Vec<Value> {
-        self.get("/dashboard/kasm/workspaces").json()["workspaces"].as_array().expect("a list").clone()
+        self.get("/dashboard/kasm/workspaces").json()["workspaces"].as_array().cloned().unwrap_or_default()
     }
 
     /// Waits until a workspace looks so.

@@ -345,20 +345,21 @@ fn as_root_a_helper_that_became_another_user_goes_with_its_app() {
 #[test]
 fn a_pattern_never_matches_kasm_void_itself() {
     // The session's folder has the app's name, so the command lines of guard, supervisor and clients contain it.
-    let session = Session::new().stayer("browser");
+    // No other program of this machine has this name.
+    let session = Session::new().stayer("qzxapp");
     let manifest =
-        format!(r#"App(command: "${{BIN}}/browser", matches: Match(cmdline: "{}|browser"))"#, session.root().display());
-    let session = session.app("browser", &manifest).start();
-    let pid = session.pid("browser");
+        format!(r#"App(command: "${{BIN}}/qzxapp", matches: Match(cmdline: "{}|qzxapp"))"#, session.root().display());
+    let session = session.app("qzxapp", &manifest).start();
+    let pid = session.pid("qzxapp");
     assert!(pid != session.guard_pid() && pid != session.supervisor_pid(), "adopted ourselves");
-    assert_eq!(session.wait_lines("browser.pids", 1), [pid.to_string()]);
+    assert_eq!(session.wait_lines("qzxapp.pids", 1), [pid.to_string()]);
 
     // Nor does it match a client that waits for this start.
-    session.ok(&["stop", "browser"]);
-    session.ok(&["start", "browser"]);
-    let pids = session.wait_lines("browser.pids", 2);
-    assert_eq!(session.pid("browser").to_string(), pids[1]);
-    session.ok(&["stop", "browser"]);
+    session.ok(&["stop", "qzxapp"]);
+    session.ok(&["start", "qzxapp"]);
+    let pids = session.wait_lines("qzxapp.pids", 2);
+    assert_eq!(session.pid("qzxapp").to_string(), pids[1]);
+    session.ok(&["stop", "qzxapp"]);
     assert!(alive(session.guard_pid()), "the session ended with the app");
 }
 
