@@ -458,6 +458,10 @@ fn a_browser_stays_closed_only_if_a_person_closed_it() {
         session.next_pid("chromium", first);
         assert_eq!(session.find("chromium").and_then(|app| app.last_exit), Some(Exit::Clean));
         let id = window(&session, "chromium");
+        // Nobody closes a window in the first half second.
+        until("the window has been there for a while", || {
+            session.find("chromium").filter(|app| app.state == StateName::Running && app.uptime_ms >= Some(2000))
+        });
         move_the_mouse(&session);
         on_display(&session, &["wmctrl", "-i", "-c", &id]).expect("the window is closed");
         let app = session.wait_state("chromium", StateName::Stopped);

@@ -380,8 +380,22 @@ impl Session {
         environ(pid).contains(&format!("{COOKIE}={}", self.root().display()))
     }
 
+    /// Guard and supervisor hide their environment, so they are found by descent.
     fn all_processes(&self) -> Vec<i32> {
-        pids().filter(|pid| self.has_cookie(*pid)).collect()
+        let guard = self.supervisor.as_ref().map(|guard| guard.id() as i32);
+        let ours = |pid: i32| self.has_cookie(pid) || guard.is_some_and(|guard| descends(pid, guard));
+        pids().filter(|pid| ours(*pid)).collect()
+    }
+}
+
+/// Whether a live process is the ancestor, or a descendant of it.
+fn descends(pid: i32, ancestor: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+    let (state, parent) = (fields.next(), fields.next().and_then(|parent| parent.parse().ok()));
+    match parent {
+        Some(parent) if state != Some("Z") => pid == ancestor || (parent > 1 && descends(parent, ancestor)),
+        _ => false,
     }
 }
 
