@@ -24,11 +24,11 @@ use crate::model::gateway::settings::{self, Endpoint, FixedWorkspace, GatewaySet
 use crate::model::protocol::{Identity, Route};
 use crate::model::url::Policy;
 
-/// Where the page of a demonstration is, if the port is free.
+/// The address of the demonstration's page, if the port is free.
 const DEMO: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9996);
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// What the help says below the options.
+/// The text below the options in the help.
 pub const HELP: &str = "\
 Examples:
   kasm-void gateway --config gateway.ron --check

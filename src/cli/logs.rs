@@ -29,7 +29,7 @@ const USUAL: usize = 100;
 /// The most that the supervisor sends of one log.
 const ALL: usize = 100_000;
 
-/// What to show.
+/// The lines to show.
 pub struct LogOptions {
     pub follow: bool,
     /// How many of the last lines. `None`: all that a filter takes, else [`USUAL`].

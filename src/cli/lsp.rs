@@ -36,7 +36,7 @@ fn talk(connection: &Connection, folders: Vec<PathBuf>) -> anyhow::Result<()> {
     let mut documents = Documents::new(folders, encoding);
     while let Ok(message) = connection.receiver.recv() {
         let mut next = Some(message);
-        // Whoever types fast is answered for the last letter, not for each.
+        // After fast typing, only the last version of the text is checked.
         while let Some(message) = next {
             match message {
                 Message::Request(request) => {

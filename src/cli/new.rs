@@ -12,7 +12,7 @@ use super::{VerbEnd, session};
 use crate::model::desktop_entry::{self, Launcher};
 use crate::model::manifest::name;
 
-/// What the manifest is written for.
+/// The program that the manifest describes.
 pub enum NewFrom {
     /// A program and its arguments.
     Command(Vec<String>),
@@ -20,7 +20,7 @@ pub enum NewFrom {
     Entry(PathBuf),
 }
 
-/// Where the manifest is written to.
+/// The place for the new manifest.
 pub struct NewManifest {
     /// The app's name. Without one, the desktop entry gives it.
     pub name: Option<String>,

@@ -12,7 +12,7 @@ use crate::model::predecessor::{FILES, OldFile, Whereabouts, report};
 /// Bytes; longer than any of the files.
 const LONGEST: u64 = 64 << 10;
 
-/// Where the image's `workspace.ron` has the files moved to, below the home.
+/// The folder in the home to which the image's `workspace.ron` moves the files.
 const KEPT: &str = ".local/share/kasm-void/predecessor";
 
 /// Moves the files from `home` to `kept`. A file that is already there gets a number. Running it again changes nothing.

@@ -489,9 +489,10 @@ fn reference() -> String {
         command = command.mut_subcommand("gateway", |verb| verb.hide(true)); // the page is the same with and without it
     }
     command.build();
-    let mut page = "# Command line\n\nWhat `--help` prints for each verb. A test keeps this page up to date; \
-        [control.md](control.md) tells what the verbs are for.\n"
-        .to_string();
+    let mut page =
+        "# Command line\n\nThe help of each verb, as `--help` prints it. A test keeps this page up to date. \
+        [control.md](control.md) explains the verbs.\n"
+            .to_string();
     let whole = command.clone().render_long_help().to_string();
     page.push_str(&format!("\n```text\n{}\n```\n", whole.trim_end()));
     for verb in command.get_subcommands_mut().filter(|verb| !verb.is_hide_set() && verb.get_name() != "help") {

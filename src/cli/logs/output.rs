@@ -1,4 +1,4 @@
-//! Where a log goes, which arrives in pieces: unchanged to a pipe, line by line, or onto a terminal.
+//! Prints a log that arrives in pieces: unchanged into a pipe, line by line, or on a terminal.
 
 use crate::cli::print::{pass_on, plain_output, say, say_part};
 

@@ -43,7 +43,7 @@ pub struct Selection {
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogLine {
     pub time: Option<SystemTime>,
-    /// Where the text begins that comes after the line's own time.
+    /// The offset in bytes of the text after the line's own time.
     pub text: usize,
     pub bytes: Vec<u8>,
 }

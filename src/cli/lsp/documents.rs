@@ -62,7 +62,7 @@ pub struct Documents {
 struct Checking {
     loaded: Loaded,
     checker: Checker,
-    /// What was read, with the texts in the editor in place of the files.
+    /// The manifests as read, but with the editor's text for each open file.
     sources: Vec<Source>,
 }
 
