@@ -474,8 +474,8 @@ Example:
   kasm-void proxy --port 9997
   chromium --proxy-server=http://127.0.0.1:9997 '--proxy-bypass-list=<-loopback>'
 
-Every host is judged by the launcher's policy (kasm-void check-url explains it), its name is looked up once, and only an
-address that was judged is connected to. GET /healthz and /metrics are for probes. More is in docs/proxy.md. SIGTERM stops
+Every host is judged by the launcher's policy (kasm-void check-url explains it), its name is looked up once, and only an \
+address that was judged is connected to. GET /healthz and /metrics are for probes. More is in docs/proxy.md. SIGTERM stops \
 the proxy.";
 
 #[derive(Args)]
