@@ -4,7 +4,6 @@
 pub(crate) mod audit;
 pub mod http;
 pub mod navigate;
-pub(crate) mod rate;
 pub mod token;
 pub mod verdict;
 pub mod wire;

@@ -1,6 +1,7 @@
 //! Makes all decisions. Pure: no tokio, no IO, no clock, no environment. A module uses only modules declared above it.
 
 pub mod plain;
+pub mod rate;
 pub mod repeats;
 pub mod signal;
 pub mod spelling;

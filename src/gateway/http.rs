@@ -28,12 +28,12 @@ use super::token_store::TokenStore;
 use crate::host::sync::lock;
 use crate::http::{self, Closing, Gate, ListenerLimits, Peer, Server, network};
 use crate::launcher::audit::Strangers;
-use crate::launcher::rate::{self, Gauge, Rate};
 use crate::model::gateway::launch::{self, Forwarded, LaunchFault, LaunchReply};
 use crate::model::gateway::list::Reachable;
 use crate::model::gateway::openapi;
 use crate::model::gateway::route::{GatewayRoute, Routed};
 use crate::model::metrics;
+use crate::model::rate::{self, Rate, RateLimiter};
 use crate::model::url::Policy;
 
 /// Longest body in bytes: twice the longest URL that may be opened.
@@ -67,8 +67,8 @@ pub struct Gateway {
 
 /// What each caller and each stranger has left.
 struct CallerLimits {
-    strangers: Gauge<IpAddr>,
-    callers: Gauge<String>,
+    strangers: RateLimiter<IpAddr>,
+    callers: RateLimiter<String>,
     /// Addresses from which a caller was let in.
     known: HashSet<IpAddr>,
     told: Strangers,
@@ -98,8 +98,8 @@ impl Gateway {
         let each = Rate { burst: 5.0 * per_second, per_second };
         let all = Rate { burst: 50.0 * per_second, per_second: 10.0 * per_second };
         let limits = CallerLimits {
-            strangers: Gauge::new(rate::ADDRESS, rate::ALL),
-            callers: Gauge::new(each, all),
+            strangers: RateLimiter::new(rate::ADDRESS, rate::ALL),
+            callers: RateLimiter::new(each, all),
             known: HashSet::new(),
             told: Strangers::default(),
         };

@@ -27,7 +27,7 @@ pub struct ListenerLimits {
 }
 
 impl ListenerLimits {
-    /// ListenerLimits for clients of our own user. A reader may pause for a while (`logs -f | less`).
+    /// Limits for clients of our own user. A reader may pause for a while (`logs -f | less`).
     pub const LOCAL: ListenerLimits = ListenerLimits {
         connections: 256,
         per_address: None,
@@ -39,7 +39,7 @@ impl ListenerLimits {
         body_bytes: 64 << 10,
         stalled: Duration::from_secs(600),
     };
-    /// ListenerLimits for clients on the network.
+    /// Limits for clients on the network.
     pub const NETWORK: ListenerLimits = ListenerLimits {
         connections: 64,
         per_address: Some(16),

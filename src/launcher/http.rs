@@ -19,10 +19,10 @@ use tokio::time::Instant;
 
 use super::audit::{AuditLine, Strangers};
 use super::navigate::Navigator;
-use super::rate::{self, Gauge};
 use super::token::Token;
 use super::verdict::{Outcome, Verdict};
 use crate::http::{self, Gate, Listen, ListenerLimits, Peer, Server, network};
+use crate::model::rate::{self, RateLimiter};
 use crate::model::url;
 
 /// Time limit for a reply to `/open`. Callers give up after 10 s.
@@ -43,7 +43,7 @@ const LIMITS: ListenerLimits = ListenerLimits {
 struct Launcher {
     navigator: Arc<Navigator>,
     token: Token,
-    gauge: Mutex<Gauge>,
+    limiter: Mutex<RateLimiter>,
     strangers: Mutex<Strangers>,
     began: Instant,
 }
@@ -72,8 +72,8 @@ impl Service {
     /// Opens pages through `navigator`, for callers with the token.
     pub fn new(navigator: Arc<Navigator>, token: Token) -> Self {
         token.warn_when_missing();
-        let gauge = Mutex::new(Gauge::new(rate::ADDRESS, rate::ALL));
-        Service(Arc::new(Launcher { navigator, token, gauge, strangers: Mutex::default(), began: Instant::now() }))
+        let limiter = Mutex::new(RateLimiter::new(rate::ADDRESS, rate::ALL));
+        Service(Arc::new(Launcher { navigator, token, limiter, strangers: Mutex::default(), began: Instant::now() }))
     }
 
     /// Serves both routes on `listener`, in the background.
@@ -86,7 +86,7 @@ impl Service {
 
 impl Gate for Launcher {
     fn knows(&self, peer: &Peer) -> bool {
-        self.gauge().knows(&network(address(Some(peer))))
+        self.limiter().knows(&network(address(Some(peer))))
     }
 
     /// Makes all checks that do not need the body.
@@ -122,7 +122,7 @@ impl Launcher {
         }
         let sent = headers.get(header::AUTHORIZATION);
         let admitted = is_our_user(peer) || sent.is_some_and(|sent| self.token.is_in(sent.as_bytes()));
-        if let Err(seconds) = self.gauge().admit(self.began.elapsed(), network(address(peer)), admitted) {
+        if let Err(seconds) = self.limiter().admit(self.began.elapsed(), network(address(peer)), admitted) {
             return Some(Refusal { retry_after: Some(seconds), ..Refusal::TOO_MANY });
         }
         match admitted {
@@ -146,8 +146,8 @@ impl Launcher {
         refusal.reply(arrival)
     }
 
-    fn gauge(&self) -> MutexGuard<'_, Gauge> {
-        self.gauge.lock().unwrap_or_else(PoisonError::into_inner)
+    fn limiter(&self) -> MutexGuard<'_, RateLimiter> {
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

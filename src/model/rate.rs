@@ -9,7 +9,9 @@ use std::time::Duration;
 /// The size of a bucket, and how many requests it regains per second.
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
+    /// Requests that an idle client may send at once.
     pub burst: f64,
+    /// Requests that it regains each second.
     pub per_second: f64,
 }
 
@@ -23,7 +25,7 @@ const ADDRESSES: usize = 1024;
 
 /// The buckets of one server, by address or by another key of its clients.
 #[derive(Debug)]
-pub struct Gauge<K = IpAddr> {
+pub struct RateLimiter<K = IpAddr> {
     address: Rate,
     all: Rate,
     strangers: Bucket,
@@ -43,10 +45,11 @@ struct Bucket {
     at: Duration,
 }
 
-impl<K: Hash + Eq + Clone> Gauge<K> {
+impl<K: Hash + Eq + Clone> RateLimiter<K> {
+    /// Limits each address to `address`; all strangers together, and all callers together, to `all`.
     pub fn new(address: Rate, all: Rate) -> Self {
         let (strangers, known) = (Bucket::full(all), Bucket::full(all));
-        Gauge { address, all, strangers, known, addresses: HashMap::new() }
+        RateLimiter { address, all, strangers, known, addresses: HashMap::new() }
     }
 
     /// Lets this address ask once more, or says how many seconds it has to wait. Only a request without the token is
@@ -104,40 +107,40 @@ mod tests {
 
     #[test]
     fn a_burst_is_free_and_the_next_waits() {
-        let mut gauge = Gauge::new(TWO, MANY);
-        assert_eq!([0, 0, 0].map(|now| gauge.admit(at(now), address(1), false)), [Ok(()), Ok(()), Err(2)]);
-        assert_eq!(gauge.admit(at(0), address(2), false), Ok(()));
-        assert_eq!([2, 2].map(|now| gauge.admit(at(now), address(1), true)), [Ok(()), Err(2)]);
+        let mut limiter = RateLimiter::new(TWO, MANY);
+        assert_eq!([0, 0, 0].map(|now| limiter.admit(at(now), address(1), false)), [Ok(()), Ok(()), Err(2)]);
+        assert_eq!(limiter.admit(at(0), address(2), false), Ok(()));
+        assert_eq!([2, 2].map(|now| limiter.admit(at(now), address(1), true)), [Ok(()), Err(2)]);
     }
 
     #[test]
     fn all_together_have_a_limit_too() {
         for has_token in [false, true] {
-            let mut gauge = Gauge::new(MANY, TWO);
-            let admitted = [1, 2, 3].map(|peer| gauge.admit(at(0), address(peer), has_token));
+            let mut limiter = RateLimiter::new(MANY, TWO);
+            let admitted = [1, 2, 3].map(|peer| limiter.admit(at(0), address(peer), has_token));
             assert_eq!(admitted, [Ok(()), Ok(()), Err(2)]);
         }
     }
 
     #[test]
     fn strangers_take_nothing_from_a_caller_not_even_from_one_who_comes_for_the_first_time() {
-        let mut gauge = Gauge::new(MANY, TWO);
-        let strangers: Vec<_> = (1..=ADDRESSES as u32).map(|peer| gauge.admit(at(1), address(peer), false)).collect();
+        let mut limiter = RateLimiter::new(MANY, TWO);
+        let strangers: Vec<_> = (1..=ADDRESSES as u32).map(|peer| limiter.admit(at(1), address(peer), false)).collect();
         assert_eq!(strangers.iter().filter(|admitted| admitted.is_ok()).count(), 2);
-        assert_eq!([1, 1, 1].map(|now| gauge.admit(at(now), address(0), true)), [Ok(()), Ok(()), Err(2)]);
-        assert!(gauge.knows(&address(0)) && !gauge.knows(&address(1)));
+        assert_eq!([1, 1, 1].map(|now| limiter.admit(at(now), address(0), true)), [Ok(()), Ok(()), Err(2)]);
+        assert!(limiter.knows(&address(0)) && !limiter.knows(&address(1)));
         for peer in 1..=2000 {
-            let _ = gauge.admit(at(2), address(peer), false);
+            let _ = limiter.admit(at(2), address(peer), false);
         }
-        assert!(gauge.knows(&address(0)), "strangers made it forget a caller");
+        assert!(limiter.knows(&address(0)), "strangers made it forget a caller");
     }
 
     #[test]
     fn strangers_cost_no_memory() {
-        let mut gauge = Gauge::new(TWO, MANY);
+        let mut limiter = RateLimiter::new(TWO, MANY);
         for peer in 0..10_000 {
-            let _ = gauge.admit(Duration::from_millis(peer.into()), address(peer), false);
+            let _ = limiter.admit(Duration::from_millis(peer.into()), address(peer), false);
         }
-        assert_eq!(gauge.addresses.len(), ADDRESSES);
+        assert_eq!(limiter.addresses.len(), ADDRESSES);
     }
 }
