@@ -10,7 +10,7 @@ pub struct ListenerLimits {
     /// How many of them may connect from one address. At the limit, an idle client is disconnected for the next one.
     /// `None`: any number; when all connections are taken, the next client waits.
     pub per_address: Option<u32>,
-    /// How many connections are reserved for clients that the [`Gate`] knows.
+    /// How many connections are reserved for clients that the [`Gate`](crate::http::Gate) knows.
     pub reserved: u32,
     /// Time limit for the head of a request, and for the next request on a kept-alive connection.
     pub head: Duration,
