@@ -16,7 +16,7 @@ pub struct Part {
     shaky: bool,
     /// It may still run as an earlier edition.
     version_unsure: bool,
-    /// The manifest was missing at some time since the last quiet point.
+    /// The manifest was missing at the last quiet point or since, so no good version of it may be known.
     removed_lately: bool,
     /// Quiet points until the latest good manifest has certainly been copied. The disk may have been full.
     unkept: u8,
@@ -90,7 +90,7 @@ impl Part {
 
     /// A quiet point was reached, so the supervisor has seen every change.
     pub fn calmed(&mut self) {
-        (self.shaky, self.removed_lately) = (false, false);
+        (self.shaky, self.removed_lately) = (false, self.disk == Disk::Absent);
         self.unkept = self.unkept.saturating_sub(1);
     }
 
@@ -108,7 +108,7 @@ impl Part {
     pub fn session_began(&mut self) {
         self.touches += 1;
         self.wanted = if self.disk == Disk::Broken { Wanted::Unknown } else { Wanted::Up };
-        (self.shaky, self.version_unsure, self.removed_lately) = (false, false, false);
+        (self.shaky, self.version_unsure, self.removed_lately) = (false, false, self.disk == Disk::Absent);
     }
 
     /// A good manifest was written and a start succeeded.
