@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::retry_on_intr;
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, splice, tee};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, splice, tee};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::Notify;
 
 use crate::host::sync::lock;
 use crate::host::sys;
-use crate::model::output::pressure;
+use crate::model::output::pressure::{self, HeldUp};
 
 /// The capacity of a busy pipe in bytes, if the system allows it.
 pub const GROWN: usize = 1 << 20;
@@ -125,14 +125,15 @@ impl OutputPipe {
 
     /// Waits until the chunk in flight has left the pipe. Lets it go if that takes too long.
     pub async fn until_taken_out(&self) {
-        while let Some(left) = self.patience(false) {
-            let _ = tokio::time::timeout(left, self.left.notified()).await; // on both results, check again
+        while let Some(left) = self.patience(if self.is_filling() { HeldUp::App } else { HeldUp::Readers }) {
+            let look_again = left.min(pressure::SLOW_WHILE_FILLING);
+            let _ = tokio::time::timeout(look_again, self.left.notified()).await; // on both results, check again
         }
     }
 
     /// The blocking version, for an app that has just died and whose last output is needed now.
     pub fn until_taken_out_at_a_death(&self) {
-        while self.patience(true).is_some() {
+        while self.patience(HeldUp::Loop).is_some() {
             std::thread::sleep(Duration::from_micros(20));
         }
     }
@@ -143,13 +144,18 @@ impl OutputPipe {
     }
 
     /// How much longer the chunk in flight may take. `None` if there is none.
-    fn patience(&self, at_a_death: bool) -> Option<Duration> {
+    fn patience(&self, held_up: HeldUp) -> Option<Duration> {
         let since = lock(&self.in_flight).as_ref()?.since;
-        let left = pressure::patience(since.elapsed(), at_a_death);
+        let left = pressure::patience(since.elapsed(), held_up);
         if left.is_none() {
             self.let_go();
         }
         left
+    }
+
+    fn is_filling(&self) -> bool {
+        let bytes = rustix::io::ioctl_fionread(&self.fd).unwrap_or(u64::MAX) as usize;
+        pressure::is_filling(bytes, fcntl_getpipe_size(&self.fd).unwrap_or(0))
     }
 
     /// With `chunk`, does nothing unless that chunk is in flight.

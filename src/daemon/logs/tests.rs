@@ -11,6 +11,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use super::*;
+use crate::model::output::pressure;
 use rustix::fs::OFlags;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -352,6 +353,32 @@ async fn a_hung_disk_never_blocks_the_app() {
     let written = text.lines().filter(|line| *line == "0123456789abcde").count() as u64;
     assert_eq!(written + stats.dropped_lines, all as u64 / 16);
     assert_eq!(stats.trouble, None);
+}
+
+#[tokio::test]
+async fn a_slow_disk_costs_no_protection_while_the_pipe_has_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = Arc::new(fifo(&dir.path().join("disk")));
+    // A disk that is hung from the start.
+    let end = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(dir.path().join("disk"));
+    let mut end = end.unwrap();
+    while end.write(&[b'x'; 4096]).is_ok() {}
+    let desk = Desk::with_opener(&log(0, 0), Arc::new(move |_| input.try_clone()));
+    let began = Instant::now();
+    desk.print("first\n");
+    until("the first line is read", || desk.logs.stats("app").bytes == 6).await;
+    desk.print("second\n");
+    until("the second line is read too", || desk.logs.stats("app").bytes == 13).await;
+    assert!(began.elapsed() >= pressure::SLOW, "{:?}", began.elapsed());
+
+    let (mut text, mut block) = (Vec::new(), vec![0; 1 << 20]);
+    until("the disk took both lines", || {
+        while let Ok(bytes) = end.read(&mut block) {
+            text.extend(&block[..bytes]);
+        }
+        text.ends_with(b"first\nsecond\n")
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -12,12 +12,32 @@ pub const BUDGET: usize = 8 << 20;
 /// The bytes that an app with nothing in the queue may add when other apps have used up the budget.
 pub const RESERVE: usize = 4 << 10;
 
-/// A chunk that takes longer than this to be written loses its protection: it is removed from the pipe to make room for
-/// the app. It is lost if the supervisor dies before it is in the file.
-pub const SLOW: Duration = Duration::from_millis(50);
+/// A chunk that takes longer than this to be written loses its protection: it is removed from the pipe, so that the output
+/// behind it can be read. It is lost if the supervisor dies before it is in the file.
+pub const SLOW: Duration = Duration::from_secs(1);
+
+/// The same limit while the pipe is filling, so that the app may soon be blocked.
+pub const SLOW_WHILE_FILLING: Duration = Duration::from_millis(50);
 
 /// The same limit while the main loop waits for the last output of an app that has just died.
 pub const SLOW_AT_A_DEATH: Duration = Duration::from_millis(20);
+
+/// What a chunk in a pipe holds up until it is in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldUp {
+    /// The main loop, which needs the last output of an app that has just died.
+    Loop,
+    /// The app, soon: its pipe is filling.
+    App,
+    /// Only those who look at the output.
+    Readers,
+}
+
+/// Whether a pipe with this many bytes may soon block its writer. A pipe counts in pages, and small writes may leave half
+/// of each page empty.
+pub fn is_filling(bytes: usize, capacity: usize) -> bool {
+    bytes >= capacity / 4
+}
 
 /// How many bytes an app may add to a queue of `queued` bytes, `own` of which are its own.
 pub fn allowance(budget: usize, queued: usize, own: usize) -> usize {
@@ -56,8 +76,12 @@ pub fn admission(room: usize, dropping: bool, urgent: bool) -> Admission {
 }
 
 /// How much longer to wait until a chunk is in the file; `None` if it loses its protection now.
-pub fn patience(waited: Duration, at_a_death: bool) -> Option<Duration> {
-    let limit = if at_a_death { SLOW_AT_A_DEATH } else { SLOW };
+pub fn patience(waited: Duration, held_up: HeldUp) -> Option<Duration> {
+    let limit = match held_up {
+        HeldUp::Loop => SLOW_AT_A_DEATH,
+        HeldUp::App => SLOW_WHILE_FILLING,
+        HeldUp::Readers => SLOW,
+    };
     limit.checked_sub(waited).filter(|left| !left.is_zero())
 }
 
@@ -92,10 +116,19 @@ mod tests {
 
     #[test]
     fn nobody_is_waited_for_without_an_end() {
-        assert_eq!(patience(Duration::ZERO, false), Some(SLOW));
-        assert_eq!(patience(SLOW_AT_A_DEATH, false), Some(SLOW - SLOW_AT_A_DEATH));
-        assert_eq!(patience(SLOW_AT_A_DEATH, true), None);
-        assert_eq!(patience(SLOW, false), None);
-        assert_eq!(patience(2 * SLOW, true), None);
+        for (held_up, limit) in
+            [(HeldUp::Loop, SLOW_AT_A_DEATH), (HeldUp::App, SLOW_WHILE_FILLING), (HeldUp::Readers, SLOW)]
+        {
+            assert_eq!(patience(Duration::ZERO, held_up), Some(limit));
+            assert_eq!(patience(limit / 2, held_up), Some(limit - limit / 2));
+            assert_eq!(patience(limit, held_up), None);
+            assert_eq!(patience(2 * limit, held_up), None);
+        }
+    }
+
+    #[test]
+    fn a_pipe_fills_before_it_is_full() {
+        assert!(!is_filling(0, 65_536) && !is_filling(16_383, 65_536));
+        assert!(is_filling(16_384, 65_536) && is_filling(65_536, 65_536));
     }
 }
