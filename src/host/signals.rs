@@ -31,15 +31,16 @@ pub fn send_to_descendants(signals: &[i32], spared: &[Process]) {
     }
 }
 
-/// Sends these signals to every process that carries the marks of a session on this state folder. Those whose guard and
-/// supervisor were killed descend from init.
+/// Sends these signals to every process that carries the marks of a session on this state folder, and to what descends
+/// from it and may have hidden its marks. Those whose guard and supervisor were killed descend from init.
 pub fn send_to_marked(signals: &[i32], state: &Path) {
     let place = proc::place(state);
     let own = std::process::id() as i32;
-    for process in proc::table().processes.into_iter().filter(|process| process.pid != own && !process.zombie) {
-        if place.owns(&marks::of(process.pid)) {
-            signals.iter().for_each(|signal| send(process.pid, *signal));
-        }
+    let table = proc::table().processes;
+    let others = table.iter().filter(|process| process.pid != own && !process.zombie);
+    let marked = others.filter(|process| place.owns(&marks::of(process.pid))).map(|process| process.pid);
+    for pid in proc::with_descendants(&table, marked.collect::<Vec<_>>()).into_iter().filter(|pid| *pid != own) {
+        signals.iter().for_each(|signal| send(pid, *signal));
     }
 }
 

@@ -194,13 +194,20 @@ fn children_of_the_script_that_became_the_guard_are_left_alone() {
 #[test]
 fn a_session_ends_whole_though_its_guard_and_supervisor_were_replaced() {
     let budget = Duration::from_secs(1);
-    let mut session = web().workspace(r#"Workspace(stop_budget: "1s")"#).start();
+    let hidden =
+        r#"setsid env -i DATA="$DATA" sh -c 'echo $$ >>"$DATA/helper.pids"; exec env -i sleep 1000' >/dev/null 2>&1 &"#;
+    let mut session = Session::new()
+        .program("web", &format!("echo $$ >>\"$DATA/web.pids\"\n{hidden}\n{FOREVER}"))
+        .app("web", r#"App(command: "${BIN}/web")"#)
+        .workspace(r#"Workspace(stop_budget: "1s")"#)
+        .start();
     let web = session.pid("web");
+    let helper: i32 = session.wait_lines("helper.pids", 1)[0].parse().expect("a pid");
     session.kill_supervisor();
     session.start_supervisor();
     assert_eq!(session.pid("web"), web);
     send(session.supervisor_pid(), Signal::STOP);
-    // The app is no descendant of the new guard, and its supervisor cannot stop it.
+    // The app is no descendant of the new guard, its supervisor cannot stop it, and its helper has no marks.
     assert_eq!(ends(&mut session, Signal::TERM, budget), Some(1));
-    assert!(!alive(web));
+    assert!(!alive(web) && !alive(helper));
 }
