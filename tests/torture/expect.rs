@@ -123,6 +123,11 @@ impl Part {
         !matches!(self.expected(), Expected::Coherent | Expected::Anything) && !self.version_unsure
     }
 
+    /// The supervisor may not know the app at all.
+    pub fn is_unknown(&self) -> bool {
+        self.wanted == Wanted::Unknown
+    }
+
     /// A valid manifest with this edition was written.
     pub fn written(&mut self, edition: Edition) {
         self.touches += 1;

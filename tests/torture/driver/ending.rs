@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::Driver;
+use crate::cast::Kind;
 use crate::expect::Part;
 use crate::harness::until_ok;
 use crate::stage::signal;
@@ -39,6 +40,10 @@ impl Driver {
         self.end_faults();
         let (Some(guard), Some(supervisor)) = (self.stage.guard(), self.stage.supervisor()) else { return };
         self.note(format!("end the session: {ending:?}"));
+        if self.parts.iter().any(|part| part.kind == Kind::Counts && part.is_unknown()) {
+            // The supervisor knows neither the app nor where its output goes: its manifest and every copy of it are lost.
+            self.lines.unheard_all();
+        }
         match ending {
             Ending::Drain => self.stage.drain(),
             Ending::Told(how) => signal(guard, how),
