@@ -186,8 +186,12 @@ impl Supervisor {
     /// The data to save of each app that has changed since the last call.
     pub fn moved_apps(&mut self) -> Vec<(&str, SavedApp)> {
         let touched = std::mem::take(&mut self.touched);
-        let slots = touched.into_iter().filter_map(|id| self.apps.get(id));
-        slots.map(|slot| (slot.app().name.as_str(), slot.machine.saved())).collect()
+        let saved: Vec<(AppId, SavedApp)> =
+            touched.into_iter().filter_map(|id| Some((id, self.apps.get(id)?.machine.saved()))).collect();
+        for (id, saved) in &saved {
+            self.apps.get_mut(*id).into_iter().for_each(|slot| slot.is_sought = saved.state.is_sought());
+        }
+        saved.into_iter().filter_map(|(id, saved)| Some((self.name(id)?, saved))).collect()
     }
 
     /// The data to save of the session itself.
@@ -244,13 +248,16 @@ impl Supervisor {
             let mut effects = Vec::new();
             let mut cx = Context { now: turn.now, chance: turn.chance, blocked, effects: &mut effects };
             slot.machine.handle(&event, &mut cx);
-            let (after, name) = (slot.state().name(), slot.app().name.clone());
+            let (after, name, unsought) = (slot.state().name(), slot.app().name.clone(), !slot.is_sought);
             self.apps.update(id);
             self.touched.insert(id);
             let end = effects.iter().find_map(|effect| match effect {
                 AppEffect::EndSession { code } => Some(*code),
                 _ => None,
             });
+            if unsought && effects.iter().any(|effect| matches!(effect, AppEffect::Spawn { .. })) {
+                turn.push(Effect::Save); // or the next supervisor would not know that there may be a process
+            }
             turn.effects.extend(effects.into_iter().map(|effect| Effect::App(id, effect)));
             if before != after {
                 self.moved(id, (before, after), &mut queue, turn);

@@ -10,7 +10,7 @@ use kasm_void::model::ledger::{Inherited, Leader};
 use kasm_void::model::supervisor::AppEvent;
 use kasm_void::model::tree::{self, Lineage, Owner, Pid, Process, Trees, Wanted};
 
-use crate::kernel::{Kernel, Program, name, place};
+use crate::kernel::{Kernel, name, place};
 
 #[derive(Debug, Clone, Hash)]
 pub struct Hands {
@@ -71,6 +71,11 @@ impl Hands {
         {
             self.lineage.led(id, pid, started);
         }
+    }
+
+    /// The number of this app. `None` if it is not known.
+    pub fn number(&self, id: AppId) -> Option<usize> {
+        self.apps.get(&id).copied()
     }
 
     pub fn vanished(&mut self, id: AppId) {
@@ -307,9 +312,4 @@ impl Hands {
             kernel.signal(pid, signal, deaf);
         }
     }
-}
-
-/// Whether this process is one that an app's supervisor has started.
-pub fn leads(program: Program) -> bool {
-    matches!(program, Program::App { run: Some(_), .. })
 }

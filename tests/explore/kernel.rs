@@ -28,6 +28,10 @@ pub struct Running {
     pub status: Option<i32>,
     /// It has got a signal that it obeys, and has not ended yet.
     pub asked: bool,
+    /// Probes of it fail.
+    pub ill: bool,
+    /// It has been ill, so it may be stopped for that even if it is well now.
+    pub was_ill: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,6 +72,19 @@ impl Kernel {
         self.alive().filter(move |running| matches!(running.program, Program::App { number: its, .. } if its == number))
     }
 
+    /// The live process of this app that a supervisor has started.
+    pub fn leader(&self, number: usize) -> Option<&Running> {
+        self.of_app(number).find(|running| leads(running.program))
+    }
+
+    pub fn falls_ill(&mut self, pid: Pid) {
+        self.processes.entry(pid).and_modify(|running| (running.ill, running.was_ill) = (true, true));
+    }
+
+    pub fn gets_well(&mut self, pid: Pid) {
+        self.processes.entry(pid).and_modify(|running| running.ill = false);
+    }
+
     /// Children of this process, dead or alive.
     pub fn children(&self, parent: Pid) -> impl Iterator<Item = &Running> {
         self.all().filter(move |running| running.process.parent == parent)
@@ -83,7 +100,8 @@ impl Kernel {
         };
         let started = pid as u64;
         let process = Process { pid, parent, session, group, started, zombie: false, signallable: true };
-        self.processes.insert(pid, Running { process, program, status: None, asked: false });
+        self.processes
+            .insert(pid, Running { process, program, status: None, asked: false, ill: false, was_ill: false });
         pid
     }
 
@@ -165,6 +183,11 @@ impl Kernel {
     pub fn look<'a>(&'a self, apps: &'a BTreeMap<AppId, usize>) -> Details<'a> {
         Details { kernel: self, apps }
     }
+}
+
+/// Whether this process is one that an app's supervisor has started.
+pub fn leads(program: Program) -> bool {
+    matches!(program, Program::App { run: Some(_), .. })
 }
 
 /// The session's place, the same for all its supervisors.

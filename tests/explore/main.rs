@@ -8,6 +8,7 @@
 
 mod guarding;
 mod hands;
+mod jobs;
 mod kernel;
 mod promises;
 mod stories;

@@ -8,8 +8,7 @@ use kasm_void::model::protocol::StateName;
 use kasm_void::model::supervisor::Observed;
 use kasm_void::model::tree::Pid;
 
-use crate::hands::leads;
-use crate::kernel::{Program, name};
+use crate::kernel::{Program, Running, leads, name};
 use crate::world::{Asked, Disk, World};
 
 #[derive(Debug, Clone, Default, Hash)]
@@ -25,6 +24,8 @@ pub struct Promises {
     stirred: BTreeSet<usize>,
     /// Apps that wait until then, or for ever, unless somebody asks for a start or edits the manifest.
     waiting: BTreeMap<usize, Option<Duration>>,
+    /// Apps whose manifest has changed, and no supervisor has read it since.
+    unread: BTreeSet<usize>,
     /// The guard has heard that a supervisor has taken over.
     begun: bool,
     /// A supervisor has stopped every app and said so.
@@ -33,6 +34,14 @@ pub struct Promises {
     end_asked: bool,
     /// How the last run of an app ended that nobody had stirred.
     died: BTreeMap<usize, i32>,
+    /// The run for which the hooks of an app have succeeded last.
+    prepared: BTreeMap<usize, u64>,
+    /// Leaders that have answered a ready probe.
+    ready: BTreeSet<Pid>,
+    /// The `stage` steps have ended.
+    staged: bool,
+    /// An app was started.
+    started: bool,
 }
 
 /// The session was told to end.
@@ -83,6 +92,30 @@ impl Promises {
         self.held.remove(&number);
     }
 
+    pub fn prepared(&mut self, number: usize, run: u64) {
+        self.prepared.insert(number, run);
+    }
+
+    pub fn answered_ready(&mut self, leader: Pid) {
+        self.ready.insert(leader);
+    }
+
+    pub fn started(&mut self) {
+        self.started = true;
+    }
+
+    pub fn staged(&mut self) {
+        self.staged = true;
+    }
+
+    /// Apps rely on what was staged, so it is not staged again under them.
+    pub fn may_stage(&self) -> Result<(), String> {
+        match self.started {
+            true => Err("the session is staged again although its apps were started".into()),
+            false => Ok(()),
+        }
+    }
+
     /// What the guard knew of exits is lost, and since when the session was told to end.
     pub fn guard_died(&mut self, now: Duration) {
         self.died.clear();
@@ -95,6 +128,7 @@ impl Promises {
         self.end_asked = false;
         if self.told.take().is_some() {
             self.stirred.extend(0..disk.manifests.len());
+            self.waiting.clear(); // a drain stops what waits, and the next supervisor starts it
         }
         self.died.clear();
         if disk.ledger.is_none() {
@@ -118,7 +152,13 @@ impl Promises {
 
     pub fn edited(&mut self, number: usize) {
         self.stirred.insert(number);
-        self.waiting.remove(&number);
+        self.unread.insert(number);
+    }
+
+    /// The supervisor has read the manifests.
+    pub fn read(&mut self) {
+        let read = std::mem::take(&mut self.unread);
+        self.waiting.retain(|number, _| !read.contains(number));
     }
 
     /// A leader has ended by itself. A later supervisor can know how only if the process was `known` before.
@@ -162,8 +202,14 @@ impl Promises {
     }
 
     /// Whether a supervisor may start this app now.
-    pub fn may_spawn(&self, world: &World, number: usize, draining: bool) -> Result<(), String> {
-        let name = name(number);
+    pub fn may_spawn(&self, world: &World, number: usize, run: u64, draining: bool) -> Result<(), String> {
+        let (name, app) = (name(number), &world.story.apps[number][0]);
+        if !app.hooks.prelaunch.is_empty() && self.prepared.get(&number) != Some(&run) {
+            return Err(format!("{name} is started before its hooks have succeeded"));
+        }
+        if !world.story.workspace.stage.is_empty() && !self.staged {
+            return Err(format!("{name} is started before the session is staged"));
+        }
         if world.kernel.of_app(number).next().is_some() {
             return Err(format!("two live trees of {name}"));
         }
@@ -188,8 +234,8 @@ impl Promises {
         if self.told.is_some() {
             return Ok(());
         }
-        let leaders = world.kernel.alive().filter(|running| running.asked && leads(running.program));
-        for running in leaders {
+        let asked = |running: &&Running| running.asked && !running.was_ill && leads(running.program);
+        for running in world.kernel.alive().filter(asked) {
             if let Program::App { number, .. } = running.program
                 && !self.stirred.contains(&number)
             {
@@ -211,6 +257,10 @@ impl Promises {
             if state.at_rest && world.kernel.of_app(number).next().is_some() {
                 return Err(format!("{} is called stopped, and a process of it is alive", name(number)));
             }
+            let answered = state.pid.is_some_and(|pid| self.ready.contains(&pid));
+            if state.name == StateName::Running && world.story.apps[number][0].ready.is_some() && !answered {
+                return Err(format!("{} is called running, and no probe of it has passed", name(number)));
+            }
         }
         Ok(())
     }
@@ -228,7 +278,8 @@ impl Promises {
             let seen = states.iter().find(|(its, _)| *its == number).map(|(_, seen)| seen);
             let state = seen.map(|seen| seen.name);
             let leaders = world.kernel.of_app(number).filter(|running| leads(running.program)).count();
-            let up = (state, leaders) == (Some(StateName::Running), 1);
+            let ill = world.kernel.leader(number).is_some_and(|leader| leader.ill);
+            let up = (state, leaders, ill) == (Some(StateName::Running), 1, false);
             let down = matches!(state, None | Some(StateName::Stopped | StateName::GaveUp))
                 && world.kernel.of_app(number).next().is_none();
             let described = world.disk.manifests[number].is_some();
@@ -251,7 +302,11 @@ impl Promises {
             }
             if !kept {
                 let wanted = if self.held.contains(&number) || !described { "down" } else { "up" };
-                return Err(format!("{} should be {wanted}: {state:?} with {leaders} leaders", name(number)));
+                return Err(format!(
+                    "{} should be {wanted}: {state:?} with {leaders} leaders{}",
+                    name(number),
+                    if ill { ", ill" } else { "" }
+                ));
             }
         }
         Ok(())
@@ -275,6 +330,7 @@ impl Promises {
 pub struct Seen {
     name: StateName,
     at_rest: bool,
+    pid: Option<Pid>,
     last_exit: Option<Exit>,
     /// It waits until then, or for ever.
     waits: Option<Option<Duration>>,
@@ -292,7 +348,7 @@ pub fn states(world: &World) -> Vec<(usize, Seen)> {
             (_, after) => after.map(|after| Some(world.now + Duration::from_millis(after))),
         };
         let at_rest = matches!(status.state, StateName::Stopped | StateName::GaveUp);
-        let seen = Seen { name: status.state, at_rest, last_exit: status.last_exit, waits };
+        let seen = Seen { name: status.state, at_rest, pid: status.pid, last_exit: status.last_exit, waits };
         states.extend(number.map(|number| (number, seen)));
     }
     states

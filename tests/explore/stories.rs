@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use kasm_void::model::app::App;
 use kasm_void::model::manifest::backoff::GiveUp;
+use kasm_void::model::manifest::hook::{Hook, OnFailure, Step};
+use kasm_void::model::manifest::probe::{Health, Ready, Target};
+use kasm_void::model::manifest::workspace::Workspace;
 
 use crate::kernel::name;
 use crate::world::{Bug, Happening, Story};
@@ -29,6 +32,9 @@ pub fn stories() -> Vec<Chapter> {
         told("two apps", 2, two(), &[FAULTS, &[SessionTold, LeaderDies, Asked]]),
         told("silent helpers", 3, silent(), &[&[LeaderDies, Forks, Asked, SessionTold]]),
         told("given up", 3, given_up(), &[FAULTS, &[LeaderDies, Asked]]),
+        told("failing starts", 3, hooked(), &[FAULTS, &[StartFails, AnswersLate, Asked, SessionTold]]),
+        told("illness", 3, probed(), &[&[SupervisorKilled, Illness, AnswersLate, Asked]]),
+        told("staging", 3, staged(), &[FAULTS, &[SessionTold, DrainAsked, LeaderDies, Restarted]]),
         told("deaf", 3, deaf(), &[FAULTS, &[SessionTold, Asked, Forks]]),
     ]
 }
@@ -36,8 +42,9 @@ pub fn stories() -> Vec<Chapter> {
 /// Bugs, alone or together, each with a story that it spoils.
 pub fn bugs() -> Vec<Chapter> {
     use Happening::*;
-    let spoiled =
-        |bugs: &'static [Bug], depth, happens: &[Happening]| told_with(bugs, "bugs", depth, one(), &[happens]);
+    let spoiled_with =
+        |bugs: &'static [Bug], depth, cast, happens: &[Happening]| told_with(bugs, "bugs", depth, cast, &[happens]);
+    let spoiled = |bugs, depth, happens: &[Happening]| spoiled_with(bugs, depth, one(), happens);
     let a_stop_after_a_death = Story {
         bugs: &[Bug::MessagesLostOnReset, Bug::DrainNotTold],
         happens: &[SupervisorKilled, Forks, DrainAsked],
@@ -52,6 +59,10 @@ pub fn bugs() -> Vec<Chapter> {
         spoiled(&[Bug::DrainOnDisk], 3, &[SupervisorKilled, GuardKilled, DrainAsked]),
         spoiled(&[Bug::NothingInherited], 2, &[SupervisorKilled, Asked]),
         spoiled(&[Bug::NoMarks], 1, &[SupervisorKilled]),
+        spoiled_with(&[Bug::AnswersOfAnyRun], 3, hooked(), &[AnswersLate, Asked]),
+        spoiled_with(&[Bug::AnswersOfAnyRun], 3, probed(), &[AnswersLate, Asked]),
+        spoiled_with(&[Bug::SpawnFailureNotTold], 1, hooked(), &[StartFails]),
+        spoiled_with(&[Bug::StagedNotSaved], 1, staged(), &[SupervisorKilled]),
     ]
 }
 
@@ -59,20 +70,47 @@ struct Cast {
     apps: Vec<App>,
     deaf: Vec<bool>,
     silent: bool,
+    /// The session has `stage` steps.
+    staged: bool,
 }
 
 fn one() -> Cast {
-    Cast { apps: vec![App::new(&name(0), &["/web"])], deaf: vec![false], silent: false }
+    Cast { apps: vec![App::new(&name(0), &["/web"])], deaf: vec![false], silent: false, staged: false }
 }
 
 fn two() -> Cast {
     let mut second = App::new(&name(1), &["/helper"]);
     second.after = vec![name(0)];
-    Cast { apps: vec![App::new(&name(0), &["/web"]), second], deaf: vec![false, false], silent: false }
+    Cast { apps: vec![App::new(&name(0), &["/web"]), second], deaf: vec![false, false], silent: false, staged: false }
 }
 
 fn deaf() -> Cast {
     Cast { deaf: vec![true], ..one() }
+}
+
+fn staged() -> Cast {
+    Cast { staged: true, ..one() }
+}
+
+/// An app that is asked whether it is ready and healthy.
+fn probed() -> Cast {
+    let (mut cast, probe) = (one(), Target::Display);
+    cast.apps[0].ready = Some(Ready { probe: probe.clone(), within: Duration::from_millis(150) });
+    let (every, timeout) = (Duration::from_secs(5), Duration::from_secs(2));
+    cast.apps[0].health = Some(Health { probe, every, timeout, failures: 2, grace: Duration::ZERO });
+    cast
+}
+
+/// An app with a hook before each start.
+fn hooked() -> Cast {
+    let mut cast = one();
+    cast.apps[0].hooks.prelaunch = vec![hook()];
+    cast
+}
+
+fn hook() -> Hook {
+    let step = Step::WaitFor { what: Target::Display };
+    Hook { step, timeout: Duration::from_secs(10), on_failure: OnFailure::Fail }
 }
 
 fn silent() -> Cast {
@@ -97,7 +135,7 @@ fn told_with(bugs: &'static [Bug], name: &'static str, depth: usize, cast: Cast,
 }
 
 /// A story in which nothing happens.
-fn story(Cast { apps, deaf, silent }: Cast) -> Story {
+fn story(Cast { apps, deaf, silent, staged }: Cast) -> Story {
     let version = |app: &App, version: &str| {
         let mut app = app.clone();
         app.program.argv.push(version.into());
@@ -105,5 +143,7 @@ fn story(Cast { apps, deaf, silent }: Cast) -> Story {
         Arc::new(app)
     };
     let apps = apps.iter().map(|app| [version(app, "1"), version(app, "2")]).collect();
-    Story { apps, workspace: Arc::default(), deaf, silent, happens: &[], in_order: false, bugs: &[] }
+    let stage = staged.then(hook).into_iter().collect();
+    let workspace = Arc::new(Workspace { stage, ..Workspace::default() });
+    Story { apps, workspace, deaf, silent, happens: &[], in_order: false, bugs: &[] }
 }

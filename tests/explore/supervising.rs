@@ -11,12 +11,13 @@ use kasm_void::model::ledger::{Inherited, Line, VERSION};
 use kasm_void::model::loading::check::Checked;
 use kasm_void::model::signal::TERM;
 use kasm_void::model::supervisor::{
-    AppEffect, AppEvent, AppRequest, DrainCause, Effect, Input, ProbeKind, Supervisor, Timer, Traces,
+    AppEffect, AppEvent, AppRequest, DrainCause, Effect, Input, Observed, ProbeKind, Supervisor, Timer,
 };
 use kasm_void::model::tree::Pid;
 
 use crate::hands::Hands;
-use crate::kernel::{KILL, Program, name};
+use crate::jobs::{Answer, Errand, Job};
+use crate::kernel::{KILL, Kernel, Program, name};
 use crate::promises::states;
 use crate::world::{Asked, Bug, Step, World};
 
@@ -33,10 +34,14 @@ pub struct Supervising {
 #[derive(Clone, Hash)]
 pub struct Looping {
     pub supervisor: Supervisor,
-    hands: Hands,
+    pub hands: Hands,
     timers: BTreeMap<(AppId, Timer), (Duration, u64)>,
-    /// Hooks and probes under way, and the run that they belong to.
-    jobs: BTreeMap<Job, u64>,
+    /// Hooks, probes and stage steps under way.
+    pub jobs: BTreeSet<Job>,
+    /// Jobs that have ended, and whose answers lie in the queue of the loop.
+    pub answers: VecDeque<Answer>,
+    /// Apps whose last health probe has failed.
+    pub unwell: BTreeSet<AppId>,
     budget: Option<Duration>,
     /// The guard's pid, as long as it is not known to be dead.
     guard: Option<Pid>,
@@ -56,17 +61,20 @@ impl Looping {
     fn has_ended(&self) -> bool {
         self.exit.is_some() || self.leaves
     }
-}
 
-/// A hook or probe of an app under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Job(AppId, Errand);
+    /// The run of this app.
+    pub fn run(&self, app: AppId) -> Option<u64> {
+        let name = self.supervisor.name(app)?;
+        let snapshot = self.supervisor.snapshot(Duration::ZERO, |_, _, _| Observed::default());
+        snapshot.apps.into_iter().find(|status| status.name == name).map(|status| status.run)
+    }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Errand {
-    Hooks,
-    Probe,
-    Traces,
+    /// Whether it makes a difference that the time of this timer passes. A health probe of an app that is well changes
+    /// nothing, and without this the world would never come to rest.
+    fn counts(&self, app: AppId, timer: Timer, kernel: &Kernel) -> bool {
+        let leader = self.hands.number(app).and_then(|number| kernel.leader(number));
+        timer != Timer::Health || self.is_unwell(app) || leader.is_some_and(|leader| leader.ill)
+    }
 }
 
 /// Why a supervisor does not get to the end of its turn.
@@ -100,20 +108,21 @@ impl Supervising {
 
     pub fn jobs(&self) -> impl Iterator<Item = Job> {
         let looping = self.looping.iter().filter(|looping| !looping.has_ended());
-        looping.flat_map(|looping| looping.jobs.keys().copied())
+        looping.flat_map(|looping| looping.jobs.iter().copied())
     }
 
-    pub fn next_moment(&self) -> Option<Duration> {
+    pub fn next_moment(&self, kernel: &Kernel) -> Option<Duration> {
         let looping = self.looping.as_ref()?;
-        looping.timers.values().map(|(due, _)| *due).chain(looping.budget).min()
+        let timers = looping.timers.iter().filter(|((app, timer), _)| looping.counts(*app, *timer, kernel));
+        timers.map(|(_, (due, _))| *due).chain(looping.budget).min()
     }
 }
 
 impl World {
-    /// One thing is done. A supervisor whose fuse is out does not get further than this.
+    /// One thing is done. A supervisor that is killed after so many things does not get further than this.
     fn burn(&mut self) -> Result<(), Cut> {
         self.fuse.burnt += 1;
-        if self.fuse.left.is_some_and(|left| self.fuse.burnt > left) { Err(Cut::Killed) } else { Ok(()) }
+        if self.fuse.left.is_some_and(|left| self.fuse.burnt >= left) { Err(Cut::Killed) } else { Ok(()) }
     }
 
     /// How many things the supervisor does in this step.
@@ -121,6 +130,13 @@ impl World {
         self.fuse = Fuse::default();
         let _ = self.take_as_supervisor(step); // what is wrong is found when the step is taken
         self.fuse.burnt
+    }
+
+    /// Whether the supervisor starts a program in this step.
+    pub fn spawns_in(mut self, step: &Step) -> bool {
+        let before = self.kernel.all().count();
+        let _ = self.take_as_supervisor(step); // what is wrong is found when the step is taken
+        self.kernel.all().count() > before
     }
 
     pub fn killed_while(&mut self, step: &Step, at: usize) -> Result<(), String> {
@@ -151,7 +167,15 @@ impl World {
     fn take_as_supervisor(&mut self, step: &Step) -> Result<(), Cut> {
         match step {
             Step::SupervisorActs => self.acts(),
-            Step::JobEnds(job) => self.job_ends(*job),
+            Step::JobEnds(job) => self.job_ends(*job, true),
+            Step::JobFails(job) => self.job_ends(*job, false),
+            Step::JobEndsLate(job) => self.job_ends_late(*job),
+            Step::SpawnFails(step) => {
+                self.spawn_fails = true;
+                let taken = self.take_as_supervisor(step);
+                self.spawn_fails = false;
+                taken
+            }
             Step::DrainAsked => self.turn(vec![Input::DrainAsked { code: 0, cause: DrainCause::Request }]),
             Step::Asked(number, asked) => {
                 self.promises.asked(*number, *asked);
@@ -170,6 +194,7 @@ impl World {
         looping.has_ended()
             || self.is_woken(looping)
             || looping.edits != self.disk.edits
+            || !looping.answers.is_empty()
             || !supervisor.signals.is_empty()
     }
 
@@ -178,36 +203,37 @@ impl World {
         let lost = looping.guard.is_some() && self.guard.is_none();
         lost || !self.line.down.is_empty()
             || looping.hands.is_woken(&self.kernel, looping.guard)
-            || looping.timers.values().any(|(moment, _)| due(moment))
+            || looping
+                .timers
+                .iter()
+                .any(|((app, timer), (moment, _))| due(moment) && looping.counts(*app, *timer, &self.kernel))
             || looping.budget.as_ref().is_some_and(due)
     }
 
     /// What the loop would take next, in its order.
     fn acts(&mut self) -> Result<(), Cut> {
-        let Some(supervisor) = &mut self.supervisor else { return Ok(()) };
-        let Some(looping) = supervisor.looping.take() else { return self.boot() };
-        let woken = self.is_woken(&looping);
-        let ends = looping.has_ended();
-        let Some(supervisor) = &mut self.supervisor else { return Ok(()) };
-        let looping = supervisor.looping.insert(looping);
-        if ends {
+        let Some(supervisor) = &self.supervisor else { return Ok(()) };
+        let Some(looping) = &supervisor.looping else { return self.boot() };
+        if looping.has_ended() {
             return self.leave();
         }
-        if woken {
+        if self.is_woken(looping) {
             return self.turn(Vec::new());
         }
-        if looping.edits != self.disk.edits {
-            looping.edits = self.disk.edits;
+        let edits = self.disk.edits;
+        if let Some(answer) = self.take_answer()? {
+            return self.turn(vec![answer]);
+        }
+        if std::mem::replace(&mut self.looping()?.edits, edits) != edits {
             let checked = Box::new(self.checked());
             return self.turn(vec![Input::Loaded { checked, ask: None }]);
         }
-        match supervisor.signals.pop_first() {
-            Some(_) => self.turn(vec![Input::EndSignalled("SIGTERM")]),
-            None => Ok(()),
-        }
+        let signal = self.supervisor.as_mut().and_then(|supervisor| supervisor.signals.pop_first());
+        signal.map_or(Ok(()), |_| self.turn(vec![Input::EndSignalled("SIGTERM")]))
     }
 
-    fn checked(&self) -> Checked {
+    fn checked(&mut self) -> Checked {
+        self.promises.read();
         let versions = self.disk.manifests.iter().enumerate();
         let apps = versions.filter_map(|(number, version)| Some(self.story.apps[number][(*version)?].clone()));
         let apps = apps.map(|app| (app.name.clone(), app)).collect();
@@ -239,7 +265,9 @@ impl World {
                 supervisor,
                 hands,
                 timers: BTreeMap::new(),
-                jobs: BTreeMap::new(),
+                jobs: BTreeSet::new(),
+                answers: VecDeque::new(),
+                unwell: BTreeSet::new(),
                 budget: None,
                 guard,
                 deaths: hello.deaths,
@@ -297,11 +325,11 @@ impl World {
         apps.filter(|app| inherited.contains(&*app.name)).map(|app| (app.name.clone(), app)).collect()
     }
 
-    fn looping(&mut self) -> Result<&mut Looping, Cut> {
+    pub fn looping(&mut self) -> Result<&mut Looping, Cut> {
         self.supervisor.as_mut().and_then(|supervisor| supervisor.looping.as_mut()).ok_or(Cut::Killed)
     }
 
-    fn turn(&mut self, inputs: Vec<Input>) -> Result<(), Cut> {
+    pub fn turn(&mut self, inputs: Vec<Input>) -> Result<(), Cut> {
         let mut inputs: VecDeque<Input> = inputs.into();
         self.reap_as_supervisor()?;
         if self.hear_guard()? {
@@ -406,7 +434,10 @@ impl World {
                 looping.pending.push(Line::Gone(name));
                 looping.timers.retain(|(app, _), _| *app != id);
             }
-            Effect::Stage(_) => inputs.push_back(Input::Staged),
+            Effect::Stage(_) => {
+                self.promises.may_stage()?;
+                self.looping()?.begin(AppId::WORKSPACE, Errand::Stage, 0);
+            }
             Effect::Answer(id, outcome) => {
                 let (number, asked) = asked_by(id);
                 let seen = self.looping()?.edits == self.disk.edits;
@@ -436,18 +467,24 @@ impl World {
                 inputs.push_back(Input::Happened(id, event));
             }
             AppEffect::Spawn { run, app } => {
+                if self.spawn_fails {
+                    self.burn()?;
+                    let failed = AppEvent::SpawnFailed { run, why: "no such program".into() };
+                    let told = !self.has_bug(Bug::SpawnFailureNotTold);
+                    inputs.extend(told.then_some(Input::Happened(id, failed)));
+                    return Ok(());
+                }
                 let pid = self.spawn(&app, run)?;
                 self.burn()?;
                 self.looping()?.hands.started(pid, id, run);
                 inputs.push_back(Input::Happened(id, AppEvent::Spawned { run, pid }));
             }
-            AppEffect::RunHooks { run, .. } => drop(looping.jobs.insert(Job(id, Errand::Hooks), run)),
-            AppEffect::CancelHooks => drop(looping.jobs.remove(&Job(id, Errand::Hooks))),
-            AppEffect::Probe { run, kind: ProbeKind::Ready, .. } => {
-                looping.jobs.insert(Job(id, Errand::Probe), run);
-            }
-            AppEffect::FindTraces { run, .. } => drop(looping.jobs.insert(Job(id, Errand::Traces), run)),
-            AppEffect::CancelProbe => looping.jobs.retain(|Job(app, errand), _| *app != id || *errand == Errand::Hooks),
+            AppEffect::RunHooks { run, .. } => looping.begin(id, Errand::Hooks, run),
+            AppEffect::CancelHooks => looping.cancel_hooks(id),
+            AppEffect::Probe { run, kind: ProbeKind::Ready, .. } => looping.begin(id, Errand::Ready, run),
+            AppEffect::Probe { run, kind: ProbeKind::Health, .. } => looping.begin(id, Errand::Health, run),
+            AppEffect::FindTraces { run, .. } => looping.begin(id, Errand::Traces, run),
+            AppEffect::CancelProbe => looping.cancel_probe(id),
             AppEffect::Signal { pid, signal } => {
                 looping.hands.signal(kernel, &story.deaf, pid, signal);
                 self.signalled()?;
@@ -463,7 +500,6 @@ impl World {
             AppEffect::Arm { run, timer, after } => drop(looping.timers.insert((id, timer), (now + after, run))),
             AppEffect::Disarm(timer) => drop(looping.timers.remove(&(id, timer))),
             AppEffect::RunPostlaunch { .. }
-            | AppEffect::Probe { kind: ProbeKind::Health, .. }
             | AppEffect::Measure { .. }
             | AppEffect::CloseBrowser { .. }
             | AppEffect::EndSession { .. }
@@ -475,7 +511,8 @@ impl World {
     fn spawn(&mut self, app: &App, run: u64) -> Result<Pid, Cut> {
         let number = (0..self.story.apps.len()).find(|number| name(*number) == app.name).unwrap_or_default();
         let draining = self.looping()?.supervisor.session().draining.is_some();
-        self.promises.may_spawn(self, number, draining)?;
+        self.promises.may_spawn(self, number, run, draining)?;
+        self.promises.started();
         let Some(own) = self.supervisor.as_ref().map(|supervisor| supervisor.pid) else { return Err(Cut::Killed) };
         Ok(self.kernel.start(own, Program::App { number, run: Some(run), hidden: false, silent: false }, true))
     }
@@ -487,6 +524,9 @@ impl World {
 
     fn say(&mut self, message: ToGuard) -> Result<(), Cut> {
         if self.guard.is_some() {
+            if matches!(message, ToGuard::Draining(_)) {
+                self.promises.told(self.now);
+            }
             self.line.up.push_back(message);
         }
         self.burn()
@@ -506,7 +546,9 @@ impl World {
             let leader = saved.state.pid().and_then(|pid| looping.hands.leader(kernel, pid));
             looping.pending.push(Line::App { name: name.into(), leader, saved });
         }
-        looping.pending.push(Line::Session(looping.supervisor.session()));
+        let mut session = looping.supervisor.session();
+        session.staged &= !self.has_bug(Bug::StagedNotSaved);
+        self.looping()?.pending.push(Line::Session(session));
         self.write()
     }
 
@@ -543,17 +585,6 @@ impl World {
             self.promises.ended(self, &[])?;
         }
         Ok(())
-    }
-
-    fn job_ends(&mut self, job: Job) -> Result<(), Cut> {
-        let Some(run) = self.looping()?.jobs.remove(&job) else { return Ok(()) };
-        let Job(app, errand) = job;
-        let event = match errand {
-            Errand::Hooks => AppEvent::HooksDone { run },
-            Errand::Probe => AppEvent::ProbePassed { run },
-            Errand::Traces => AppEvent::TracesFound { run, traces: Traces { display: true, idle: None, lock: false } },
-        };
-        self.turn(vec![Input::Happened(app, event)])
     }
 
     /// A supervisor that is not ready does not catch signals yet.

@@ -14,9 +14,10 @@ use kasm_void::model::signal::TERM;
 use kasm_void::model::tree::Pid;
 
 use crate::guarding::Guarding;
-use crate::kernel::{KILL, Kernel, Program};
+use crate::jobs::{Errand, Job};
+use crate::kernel::{KILL, Kernel, Program, leads};
 use crate::promises::Promises;
-use crate::supervising::{Fuse, Job, Supervising};
+use crate::supervising::{Fuse, Supervising};
 use crate::walk::Explored;
 
 /// What stays the same in one exploration.
@@ -52,6 +53,12 @@ pub enum Happening {
     Asked,
     /// A leader crashes, or exits with 0.
     LeaderDies,
+    /// A leader falls ill, and gets well: its probes fail and pass.
+    Illness,
+    /// A hook fails, or a program cannot be started.
+    StartFails,
+    /// A job ends, and its answer is taken later, whatever happens before.
+    AnswersLate,
     /// A leader forks a helper, with its marks or hidden.
     Forks,
     /// A manifest is edited, or removed and written again.
@@ -77,6 +84,12 @@ pub enum Bug {
     NothingInherited,
     /// Processes are not recognised by the marks that an earlier supervisor gave them.
     NoMarks,
+    /// The answer of a hook or a probe counts for whatever run is current when it is taken.
+    AnswersOfAnyRun,
+    /// Nobody is told that a program could not be started.
+    SpawnFailureNotTold,
+    /// It is not saved that the session is staged.
+    StagedNotSaved,
 }
 
 #[derive(Debug, Clone, Hash)]
@@ -91,6 +104,11 @@ pub enum Step {
     RunAgain,
     // What happens to it.
     KilledWhile(Box<Step>, usize),
+    JobFails(Job),
+    JobEndsLate(Job),
+    SpawnFails(Box<Step>),
+    FallsIll(Pid),
+    GetsWell(Pid),
     SupervisorKilled,
     SupervisorFrozen,
     GuardKilled,
@@ -158,12 +176,14 @@ pub struct World {
     /// The session has ended with this code.
     pub exit: Option<u8>,
     pub fuse: Fuse,
+    /// Programs cannot be started in this step.
+    pub spawn_fails: bool,
 }
 
 impl std::hash::Hash for World {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        let World { story: _, now, kernel, guard, supervisor, line, disk, session, promises, left, exit, fuse: _ } =
-            self;
+        let World { story: _, now, kernel, guard, supervisor, line, disk, .. } = self;
+        let World { session, promises, left, exit, fuse: _, spawn_fails: _, .. } = self;
         (now, kernel, guard, supervisor, line, disk, session, promises, left, exit).hash(state);
     }
 }
@@ -184,6 +204,7 @@ impl World {
             left: depth,
             exit: None,
             fuse: Fuse::default(),
+            spawn_fails: false,
         };
         world.run().expect("a session that begins");
         world
@@ -203,9 +224,7 @@ impl World {
         if !frozen && self.supervisor_has_work() {
             steps.push(Step::SupervisorActs);
         }
-        if let Some(supervisor) = self.supervisor.as_ref().filter(|_| !frozen) {
-            steps.extend(supervisor.jobs().map(Step::JobEnds));
-        }
+        steps.extend(self.jobs().map(Step::JobEnds));
         let asked = self.kernel.alive().filter(|running| running.asked);
         steps.extend(asked.map(|running| Step::Obeys(running.process.pid)));
         if steps.is_empty() && self.next_moment().is_some_and(|due| due > self.now) {
@@ -224,7 +243,8 @@ impl World {
     fn next_moment(&self) -> Option<Duration> {
         let guard = self.guard.as_ref().and_then(|guarding| guarding.guard.next_moment());
         let frozen = self.supervisor.as_ref().is_none_or(|supervisor| supervisor.frozen);
-        let supervisor = self.supervisor.as_ref().filter(|_| !frozen).and_then(Supervising::next_moment);
+        let supervisor = self.supervisor.as_ref().filter(|_| !frozen);
+        let supervisor = supervisor.and_then(|supervisor| supervisor.next_moment(&self.kernel));
         // A frozen supervisor is only left alone for long while the session is ending.
         let waits = self.supervisor.as_ref().is_some_and(|supervisor| supervisor.frozen) && !self.promises.is_told();
         guard.into_iter().chain(supervisor).min().filter(|_| !waits)
@@ -277,17 +297,24 @@ impl World {
             }
             Happening::DrainAsked | Happening::Asked => {}
             Happening::LeaderDies => {
-                let leaders = self.kernel.alive().filter(|running| crate::hands::leads(running.program));
-                steps.extend(
-                    leaders.flat_map(|leader| [0, 11].map(|status| Step::LeaderDies(leader.process.pid, status))),
-                );
+                steps.extend(self.leaders().flat_map(|pid| [0, 11].map(|status| Step::LeaderDies(pid, status))));
             }
             Happening::Forks => {
-                let leaders = self.kernel.alive().filter(|running| crate::hands::leads(running.program));
-                steps.extend(
-                    leaders.flat_map(|leader| [false, true].map(|hidden| Step::Forks(leader.process.pid, hidden))),
-                );
+                steps.extend(self.leaders().flat_map(|pid| [false, true].map(|hidden| Step::Forks(pid, hidden))));
             }
+            Happening::Illness => {
+                let ill = |pid: Pid| self.kernel.get(pid).is_some_and(|running| running.ill);
+                steps
+                    .extend(self.leaders().map(|pid| if ill(pid) { Step::GetsWell(pid) } else { Step::FallsIll(pid) }));
+            }
+            Happening::StartFails => {
+                let hooks = self.jobs().filter(|job| job.errand == Errand::Hooks);
+                steps.extend(hooks.map(Step::JobFails));
+                let acts = own.iter().filter(|step| matches!(step, Step::SupervisorActs | Step::JobEnds(_)));
+                let spawning = acts.filter(|step| self.clone().spawns_in(step));
+                steps.extend(spawning.map(|step| Step::SpawnFails(Box::new(step.clone()))));
+            }
+            Happening::AnswersLate => steps.extend(self.jobs().map(Step::JobEndsLate)),
             Happening::Edited => {
                 for (number, version) in self.disk.manifests.iter().enumerate() {
                     match version {
@@ -298,6 +325,15 @@ impl World {
             }
             Happening::Restarted => steps.push(Step::Restarted),
         }
+    }
+
+    fn leaders(&self) -> impl Iterator<Item = Pid> {
+        self.kernel.alive().filter(|running| leads(running.program)).map(|running| running.process.pid)
+    }
+
+    /// What is under way under a supervisor that is not frozen.
+    fn jobs(&self) -> impl Iterator<Item = Job> {
+        self.supervisor.iter().filter(|supervisor| !supervisor.frozen).flat_map(Supervising::jobs)
     }
 
     /// The step, and, if supervisors are killed in this story and there is room for both, the step cut short anywhere.
@@ -317,9 +353,15 @@ impl World {
         }
         match step {
             Step::GuardActs => self.guard_acts()?,
-            Step::SupervisorActs | Step::JobEnds(_) | Step::DrainAsked | Step::Asked(..) => {
-                self.supervisor_steps(step)?
-            }
+            Step::SupervisorActs
+            | Step::JobEnds(_)
+            | Step::JobFails(_)
+            | Step::JobEndsLate(_)
+            | Step::SpawnFails(_)
+            | Step::DrainAsked
+            | Step::Asked(..) => self.supervisor_steps(step)?,
+            Step::FallsIll(pid) => self.kernel.falls_ill(*pid),
+            Step::GetsWell(pid) => self.kernel.gets_well(*pid),
             Step::Obeys(pid) => self.kernel.dies(*pid, TERM),
             Step::TimePasses => self.now = self.next_moment().unwrap_or(self.now),
             Step::Thaws => self.supervisor.iter_mut().for_each(|supervisor| supervisor.frozen = false),

@@ -61,6 +61,17 @@ impl SavedState {
         }
     }
 
+    /// Whether the next supervisor looks for a live process and goes on with whatever it finds.
+    pub fn is_sought(&self) -> bool {
+        match self {
+            SavedState::Starting { .. } | SavedState::Up { .. } | SavedState::Ended(_) => true,
+            SavedState::Stopped(_)
+            | SavedState::GaveUp(_)
+            | SavedState::Backoff { .. }
+            | SavedState::Stopping { .. } => false,
+        }
+    }
+
     /// The leader to look for.
     pub fn pid(&self) -> Option<Pid> {
         match self {

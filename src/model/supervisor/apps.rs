@@ -25,6 +25,8 @@ pub struct Slot {
     pub stale: Option<String>,
     /// The manifest is gone. The slot is removed once the tree is gone.
     pub removed: bool,
+    /// The next supervisor would look for a live process of this app, by what was saved last.
+    pub is_sought: bool,
     /// The version whose `after` is in the table of followers.
     followed: Arc<App>,
 }
@@ -46,7 +48,10 @@ impl Apps {
         self.names.insert(app.name.clone(), id);
         self.follow(id, &app);
         let followed = app.clone();
-        self.slots.insert(id, Slot { machine: AppMachine::new(app), stale: None, removed: false, followed });
+        self.slots.insert(
+            id,
+            Slot { machine: AppMachine::new(app), stale: None, removed: false, is_sought: false, followed },
+        );
         id
     }
 
