@@ -26,6 +26,13 @@ fail() {
 	exit 1
 }
 
+# Other people's images: a tag can be moved, a digest cannot. A rehearsal may lack their registries.
+unpinned=$(sed -n 's/^ *image: *//p' image/kubernetes/base/deployment.yaml | grep -v -e @sha256: -e "^$home:" | sort -u || true)
+if [ -n "$unpinned" ]; then
+	printf '%s\n' "$unpinned" | sed 's/^/not pinned by digest: /'
+	[ "$repository" != "$home" ] || fail "a release pins every image: run \`image/pin.sh --others\` and commit image/kubernetes/base/deployment.yaml"
+fi
+
 if docker buildx imagetools inspect "$image" >/dev/null 2>&1; then
 	fail "$image exists already, and a published version never changes: raise \`version\` in image/version.toml (and in Cargo.toml and the Dockerfile)"
 fi
@@ -63,9 +70,6 @@ PATH=$PATH:$tools/bin cargo cyclonedx --quiet --format json --override-filename 
 mv kasm-void.cdx.json "$out/"
 rm -rf "$out/root"
 (cd "$out" && sha256sum kasm-void ./*.json digest | sed 's|\./||' >SHA256SUMS && cat SHA256SUMS)
-
-# Other people's images are pinned by version only. Their digests are the cluster's to choose (docs/operate.md).
-sed -n 's/^ *image: *//p' image/kubernetes/base/deployment.yaml | grep -v -e @sha256: -e "^$home:" | sort -u | sed 's/^/not pinned by digest: /'
 
 if [ "$repository" != "$home" ]; then
 	echo "pushed $image ($digest); a rehearsal pins nothing"

@@ -84,4 +84,24 @@ image/build/discord.sh "$discord"
 program "$discord/updater_bootstrap" "exit 3"
 image/build/discord.sh "$discord"
 
+# A release refuses images that are not pinned by digest. `image/pin.sh --others` pins them; the stand-in for docker knows a
+# digest of every image, and fails at anything else.
+mkdir -p "$work/tree/image/kubernetes/base"
+cp image/publish.sh image/pin.sh image/version.toml "$work/tree/image/"
+sed 's/@sha256:[0-9a-f]*//' image/kubernetes/base/deployment.yaml >"$work/tree/image/kubernetes/base/deployment.yaml"
+digest=sha256:$(printf '%064d' 7)
+program "$work/bin/docker" '[ "$1 $2 $3" = "buildx imagetools inspect" ] && case $4 in ghcr.io/kbve/*) exit 1 ;; *) echo '"$digest"' ;; esac'
+publish() {
+	PATH=$work/bin:$PATH "$work/tree/image/publish.sh" "$work/tree/out"
+}
+refused "a release pins every image" publish
+PATH=$work/bin:$PATH "$work/tree/image/pin.sh" --others >"$work/said"
+grep -q "pinned ghcr.io/qdm12/gluetun:.* to $digest" "$work/said"
+[ "$(grep -c "image: .*@$digest\$" "$work/tree/image/kubernetes/base/deployment.yaml")" -eq 2 ]
+grep -q 'image: ghcr.io/kbve/kasm-void:[0-9.]*$' "$work/tree/image/kubernetes/base/deployment.yaml"
+refused "== build" publish
+program "$work/bin/docker" 'echo not-a-digest'
+sed -i 's/@sha256:[0-9a-f]*//' "$work/tree/image/kubernetes/base/deployment.yaml"
+refused "is no digest" env PATH="$work/bin:$PATH" "$work/tree/image/pin.sh" --others
+
 echo "scripts, icons and build steps are as they should be"
