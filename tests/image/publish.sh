@@ -8,28 +8,10 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=$PWD/target/image
 made_of=$(cat "$work/base.made-of")
-dir=$(mktemp -d)
-trap 'kill "$registry" 2>/dev/null || true; rm -rf "$dir"' EXIT
+# shellcheck source=tests/image/registry.sh
+. tests/image/registry.sh
 
-(cd "$dir" && apt-get download -qq -o APT::Sandbox::User=root docker-registry && dpkg-deb --extract docker-registry_*.deb root)
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-cat >"$dir/registry.yml" <<END
-version: 0.1
-log: { level: warn }
-storage: { filesystem: { rootdirectory: $dir/images } }
-http: { addr: "127.0.0.1:$port" }
-END
-"$dir/root/usr/bin/docker-registry" serve "$dir/registry.yml" >"$dir/registry.log" 2>&1 &
-registry=$!
-until curl --silent --fail --output /dev/null "http://127.0.0.1:$port/v2/"; do
-	kill -0 "$registry" || {
-		cat "$dir/registry.log" >&2
-		exit 1
-	}
-	sleep 0.1
-done
-
-export REPOSITORY=127.0.0.1:$port/kasm-void
+export REPOSITORY=$registry_address/kasm-void
 BUILD="--network host --build-arg BASE_IMAGE=kasm-stand-in --build-arg BASE_TAG=$made_of"
 BUILD="$BUILD --build-arg CLOAK_SHA256=$(sha256sum "$work/archive/cloakbrowser.tar.gz" | cut -d' ' -f1)"
 BUILD="$BUILD --build-context binary=$work/binary --build-context cloak-archive=$work/archive"
@@ -48,7 +30,7 @@ version=$(sed -n 's/^version = "\(.*\)"$/\1/p' image/version.toml)
 grep -q '"name": *"libc6"' "$dir/out/packages.cdx.json"
 grep -q '"name": *"tokio"' "$dir/out/kasm-void.cdx.json"
 curl --silent --fail --output /dev/null --header 'Accept: application/vnd.docker.distribution.manifest.v2+json' \
-	"http://127.0.0.1:$port/v2/kasm-void/manifests/$(cat "$dir/out/digest")"
+	"http://$registry_address/v2/kasm-void/manifests/$(cat "$dir/out/digest")"
 if said=$(image/publish.sh "$dir/again" 2>&1); then
 	echo "a version was published twice" >&2
 	exit 1
