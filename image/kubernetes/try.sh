@@ -172,7 +172,7 @@ is 0 "nobody was scaled" field deployment/kasm-vpn .spec.replicas
 is "ghcr.io/kbve/kasm-void:$(sed -n 's/^published = "\(.*\)"/\1/p' image/version.toml)" "the workspace is ours" \
 	sh -c "kubectl --namespace kasm get deployment/kasm-vpn --output 'jsonpath={.spec.template.spec.containers[?(@.name==\"workspace\")].image}' | cut -d@ -f1"
 is "workspace" "gluetun has moved to the sidecars" field deployment/kasm-vpn '.spec.template.spec.containers[*].name'
-is "6901 9998" "the Service has numbers" field service/kasm-vpn-service '.spec.ports[*].targetPort'
+is "6901 9998 9102" "the Service has numbers" field service/kasm-vpn-service '.spec.ports[*].targetPort'
 is "" "the lockdown allows no range of the cluster" field ciliumnetworkpolicy/kasm-vpn-egress-lockdown '.spec.egress[*].toCIDR'
 is "" "applied once more, it would change nothing" sh -c "kubectl diff --filename $work/rendered.yaml 2>/dev/null"
 

@@ -86,7 +86,7 @@ def every_wait_fits(rendered):
 
 def ports_are_numbers(rendered):
     ports = rendered.one("Service", "kasm-vpn-service")["spec"]["ports"]
-    equal([(port["port"], port["targetPort"]) for port in ports], [(6901, 6901), (9998, 9998)], "the Service")
+    equal([(port["port"], port["targetPort"]) for port in ports], [(6901, 6901), (9998, 9998), (9102, 9102)], "the Service")
     open_ports = {int(port) for port in named(named(rendered.pod()["initContainers"], "gluetun")["env"], "FIREWALL_INPUT_PORTS")["value"].split(",")}
     wanted = {port["containerPort"] for port in named(rendered.pod()["containers"], "workspace")["ports"]} | {9999}
     equal(open_ports, wanted, "gluetun's FIREWALL_INPUT_PORTS")
@@ -153,6 +153,22 @@ def cilium_policy_locks_down(policy):
     )
 
 
+def gateway_finds(rendered, gateway, secret):
+    """The gateway's files and the workspace's can be applied side by side, and fit."""
+    label, deployment = "kasm-void.kbve.com/workspace", rendered.one("Deployment", "kasm-vpn")
+    service = rendered.one("Service", "kasm-vpn-service")
+    for found in (deployment, service):
+        equal(found["metadata"]["labels"][label], "kasm-vpn", f"the workspace of the {found['kind']}")
+    equal(deployment["metadata"]["annotations"]["kasm-void.kbve.com/token-secret"], f"{secret}/password", "the launcher's token")
+    rules = gateway.one("Role", "kasm-gateway")["rules"]
+    readable = [name for rule in rules if rule["resources"] == ["secrets"] for name in rule["resourceNames"]]
+    assert secret in readable, f"the gateway may not read {secret}"
+    names = [port["name"] for port in service["spec"]["ports"]]
+    assert {"nav-shim", "metrics"} <= set(names), "the gateway shows apps only if the Service has their metrics"
+    both = {(found["kind"], found["metadata"]["name"]) for found in rendered.objects} & {(found["kind"], found["metadata"]["name"]) for found in gateway.objects}
+    assert not both, f"both sets have {both}"
+
+
 def gateway_is_sound(gateway, base):
     """The gateway may do what it does and nothing else, and both halves of the network policies fit."""
     rules = gateway.one("Role", "kasm-gateway")["rules"]
@@ -160,7 +176,7 @@ def gateway_is_sound(gateway, base):
     wanted = {
         ("", "services", "list", ()), ("", "services", "watch", ()),
         ("apps", "deployments", "list", ()), ("apps", "deployments", "watch", ()),
-        ("apps", "deployments/scale", "patch", ()),
+        ("apps", "deployments/scale", "patch", ("kasm-vpn",)),
         ("", "secrets", "get", ("kasm-vnc", "kasm-vnc-pw")),
     }
     equal(may, wanted, "what the gateway may do")
@@ -191,6 +207,8 @@ def gateway_is_sound(gateway, base):
 def main():
     base, overlay, gateway = (Rendered(file) for file in sys.argv[1:4])
     gateway_is_sound(gateway, base)
+    gateway_finds(base, gateway, "kasm-vnc")
+    gateway_finds(overlay, gateway, "kasm-vnc-pw")
     for rendered in (base, overlay):
         pod_is_sound(rendered)
         every_wait_fits(rendered)

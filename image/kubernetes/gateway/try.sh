@@ -117,6 +117,8 @@ caller=$(openssl rand -hex 16)
 quiet kubectl create namespace kasm
 quiet k create secret generic kasm-gateway-tokens --from-literal "tokens=ada $caller"
 quiet kubectl apply -k image/kubernetes/gateway
+# The Role names the one Deployment of our own files. Here are three others.
+quiet k patch role kasm-gateway --type json --patch '[{"op":"replace","path":"/rules/2/resourceNames","value":["one","two","three"]}]'
 quiet k create secret generic vpn-wireguard --from-literal KEY=secret
 quiet password first-0123456789abcdef
 for name in one two three; do
@@ -179,8 +181,9 @@ for allowed in "list services" "watch services" "list deployments" "watch deploy
 	# shellcheck disable=SC2086 # a verb and an object
 	soon yes "it may: $allowed" may $allowed
 done
-soon yes "it may scale" may patch deployments --subresource scale
-for forbidden in "list secrets" "watch secrets" "get secret/vpn-wireguard" "get secret/kasm-gateway-tokens" "patch deployments" \
+soon yes "it may scale a workspace" may patch deployments/one --subresource scale
+soon no "it may not scale itself" may patch deployments/kasm-gateway --subresource scale
+for forbidden in "list secrets" "watch secrets" "get secret/vpn-wireguard" "get secret/kasm-gateway-tokens" "patch deployments/one" \
 	"create deployments" "delete services" "get pods" "create pods" "get configmaps"; do
 	# shellcheck disable=SC2086
 	soon no "it may not: $forbidden" may $forbidden
