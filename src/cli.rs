@@ -8,7 +8,6 @@ pub mod complete;
 mod doctor;
 mod events;
 mod explain;
-#[cfg(feature = "gateway")]
 mod gateway;
 mod health;
 mod icons;
@@ -188,7 +187,6 @@ enum Verb {
     #[command(after_help = PROXY)]
     Proxy(proxy::ProxyArgs),
     /// Run the gateway: many workspaces on one page, for people and dashboards
-    #[cfg(feature = "gateway")]
     #[command(after_help = gateway::HELP)]
     Gateway(gateway::GatewayOptions),
     #[command(flatten)]
@@ -600,7 +598,6 @@ pub fn run(cli: Cli) -> anyhow::Result<VerbEnd> {
         Verb::Open { url, launcher_port } => asking(open::open(&url, &state, launcher_port, json)),
         Verb::NavShim(options) => asking(nav_shim::run(options, json)),
         Verb::Proxy(options) => asking(proxy::run(options, json)),
-        #[cfg(feature = "gateway")]
         Verb::Gateway(options) => asking(gateway::run(options, &state, json)),
         Verb::Ask(question) => asking(ask(question, &Client::new(&state), json)),
         Verb::Lsp { folders, stdio: _ } => lsp::serve(folders),

@@ -485,9 +485,6 @@ async fn the_network_gets_metrics_and_nothing_else() {
 /// The help of every verb, as a page of the docs.
 fn reference() -> String {
     let mut command = Cli::command().term_width(100);
-    if cfg!(feature = "gateway") {
-        command = command.mut_subcommand("gateway", |verb| verb.hide(true)); // the page is the same with and without it
-    }
     command.build();
     let mut page =
         "# Command line\n\nThe help of each verb, as `--help` prints it. A test keeps this page up to date. \

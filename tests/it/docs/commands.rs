@@ -22,9 +22,6 @@ fn words(line: &str) -> Option<Vec<String>> {
 
 /// Why clap does not take this command; `None` if it does.
 fn refused(words: &[String]) -> Option<clap::Error> {
-    if !cfg!(feature = "gateway") && words.get(1).is_some_and(|verb| verb == "gateway") {
-        return None; // the full test run has the feature
-    }
     match Cli::command().try_get_matches_from(words) {
         Err(error) if !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => Some(error),
         _ => None,
