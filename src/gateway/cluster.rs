@@ -229,10 +229,13 @@ fn id<K: Resource>(object: &K) -> ObjectId {
 /// What matters of a Service; `None` if its label cannot name a workspace.
 fn service(object: &Service, label: &str) -> Option<ClusterObject> {
     let spec = object.spec.clone().unwrap_or_default();
+    // Such a Service may name any host, such as the metadata service, and the token would be sent there.
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return object_of(object, label, ObjectFacts::Service { launcher: None, metrics: None });
+    }
     let place = id(object);
-    let host = match (spec.external_name, spec.cluster_ip) {
-        (Some(name), _) if spec.type_.as_deref() == Some("ExternalName") => name,
-        (_, Some(address)) if !address.is_empty() && address != "None" => address,
+    let host = match spec.cluster_ip {
+        Some(address) if !address.is_empty() && address != "None" => address,
         _ => format!("{}.{}.svc", place.name, place.namespace), // headless
     };
     let ports = spec.ports.unwrap_or_default();
@@ -242,7 +245,7 @@ fn service(object: &Service, label: &str) -> Option<ClusterObject> {
         found.and_then(|port| u16::try_from(port.port).ok())
     };
     let at = |port| Endpoint::Tcp { host: host.clone(), port };
-    let launcher = at(port(LAUNCHER).unwrap_or(LAUNCHER.1));
+    let launcher = Some(at(port(LAUNCHER).unwrap_or(LAUNCHER.1)));
     let facts = ObjectFacts::Service { launcher, metrics: port(METRICS).map(at) };
     object_of(object, label, facts)
 }

@@ -45,8 +45,8 @@ pub struct SecretKey {
 pub enum ObjectFacts {
     /// A Service.
     Service {
-        /// The launcher's address.
-        launcher: Endpoint,
+        /// The launcher's address; `None` if the Service leads out of the cluster.
+        launcher: Option<Endpoint>,
         /// The address of the metrics, if the Service has a port for them.
         metrics: Option<Endpoint>,
     },
@@ -171,11 +171,15 @@ impl Cluster {
         touched.insert(object.workspace);
     }
 
-    /// The workspace with this name, if an object carries it.
+    /// The workspace with this name, if an object carries it. All its objects are in one namespace, so that a token never
+    /// leaves its own: the first namespace with the name, in the order of the settings, has it.
     pub fn workspace(&self, name: &str) -> Option<ClusterWorkspace> {
         let members = self.members.get(name)?;
+        let home = &members.first()?.1.namespace;
+        let elsewhere = members.iter().map(|(_, id)| &id.namespace).find(|namespace| *namespace != home);
+        let inside = members.iter().filter(|(_, id)| id.namespace == *home);
         let objects: Vec<&ClusterObject> =
-            members.iter().filter_map(|(watch, id)| self.watches[*watch].objects.get(id)).collect();
+            inside.filter_map(|(watch, id)| self.watches[*watch].objects.get(id)).collect();
         let services = objects.iter().filter(|one| matches!(one.facts, ObjectFacts::Service { .. }));
         let deployments = objects.iter().filter(|one| matches!(one.facts, ObjectFacts::Deployment { .. }));
         let (services, deployments) = (first(services), first(deployments));
@@ -184,12 +188,20 @@ impl Cluster {
             Some(ObjectFacts::Deployment { wanted, pods, ready, trouble }) => status(*wanted, *pods, *ready, trouble),
             _ => (WorkspaceStatus::Unknown, String::new()),
         };
-        let doubts = [doubled("Services", &services), doubled("Deployments", &deployments)];
-        let missing = service.is_none().then(|| "no Service carries its name, so no page can be opened".to_owned());
+        let elsewhere =
+            elsewhere.map(|other| format!("the namespace {other} has its name too; the one in {home} is used"));
+        let doubts = [doubled("Services", &services), doubled("Deployments", &deployments), elsewhere];
+        let missing = match service.map(|one| &one.facts) {
+            None => Some("no Service carries its name, so no page can be opened".to_owned()),
+            Some(ObjectFacts::Service { launcher: None, .. }) => {
+                Some("its Service leads out of the cluster (ExternalName), so no page can be opened".to_owned())
+            }
+            Some(_) => None,
+        };
         let sentences: Vec<String> =
             [Some(why).filter(|why| !why.is_empty()), missing].into_iter().chain(doubts).flatten().collect();
         let (launcher, metrics) = match service.map(|one| &one.facts) {
-            Some(ObjectFacts::Service { launcher, metrics }) => (Some(launcher.clone()), metrics.clone()),
+            Some(ObjectFacts::Service { launcher, metrics }) => (launcher.clone(), metrics.clone()),
             _ => (None, None),
         };
         let named = deployment.into_iter().chain(service).find_map(|one| Some((one, one.token.as_ref()?)));
@@ -246,7 +258,7 @@ mod tests {
     }
 
     fn service(name: &str, workspace: &str) -> WatchEvent {
-        let launcher = Endpoint::Tcp { host: "10.0.0.1".into(), port: 9998 };
+        let launcher = Some(Endpoint::Tcp { host: "10.0.0.1".into(), port: 9998 });
         let facts = ObjectFacts::Service { launcher, metrics: None };
         WatchEvent::Applied(ClusterObject { id: id(name), workspace: workspace.into(), token: None, facts })
     }
@@ -327,5 +339,40 @@ mod tests {
         let seen = cluster.workspace("a").unwrap();
         assert_eq!(seen.status, WorkspaceStatus::Stopped);
         assert_eq!(seen.reason, "two Deployments carry its name, kasm/b and kasm/z; the first is used");
+    }
+
+    fn within(namespace: &str, event: WatchEvent) -> WatchEvent {
+        let WatchEvent::Applied(mut object) = event else { panic!("{event:?}") };
+        object.id.namespace = namespace.into();
+        WatchEvent::Applied(object)
+    }
+
+    #[test]
+    fn a_token_never_leaves_its_namespace() {
+        let mut cluster = Cluster::new(4);
+        cluster.handle(0, within("kasm", service("desk", "desk")));
+        cluster.handle(1, within("kasm", deployment("desk", "desk", (1, 1, 1), "")));
+        // Another namespace takes the name, and comes first in the alphabet.
+        cluster.handle(2, within("aaa", service("desk", "desk")));
+        cluster.handle(3, within("aaa", deployment("desk", "desk", (0, 0, 0), "")));
+        let seen = cluster.workspace("desk").unwrap();
+        assert_eq!((seen.status, seen.deployment.unwrap().namespace.as_str()), (WorkspaceStatus::Ready, "kasm"));
+        assert_eq!(seen.reason, "the namespace aaa has its name too; the one in kasm is used");
+        // Nor are halves in two namespaces put together.
+        cluster.handle(0, WatchEvent::Deleted(id("desk")));
+        let seen = cluster.workspace("desk").unwrap();
+        assert_eq!((seen.launcher, seen.status), (None, WorkspaceStatus::Ready));
+        assert!(seen.reason.contains("no Service carries its name"), "{}", seen.reason);
+    }
+
+    #[test]
+    fn a_service_that_leads_out_of_the_cluster_is_not_followed() {
+        let mut cluster = Cluster::new(2);
+        let WatchEvent::Applied(mut outside) = service("s", "a") else { unreachable!() };
+        outside.facts = ObjectFacts::Service { launcher: None, metrics: None };
+        cluster.handle(0, WatchEvent::Applied(outside));
+        let seen = cluster.workspace("a").unwrap();
+        assert_eq!((seen.launcher, seen.metrics), (None, None));
+        assert!(seen.reason.contains("leads out of the cluster"), "{}", seen.reason);
     }
 }
