@@ -70,6 +70,13 @@ pub enum Peer {
 pub struct Closing(watch::Receiver<()>);
 
 impl Closing {
+    /// One that begins when the sender is dropped, for a response without a server.
+    #[cfg(test)]
+    pub fn by_hand() -> (watch::Sender<()>, Closing) {
+        let (open, closing) = watch::channel(());
+        (open, Closing(closing))
+    }
+
     /// Returns when the server is closing.
     pub async fn begun(&mut self) {
         while self.0.changed().await.is_ok() {}

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::callers::Caller;
 use crate::http::Peer;
 
 /// When a request arrived, and its id.
@@ -27,7 +28,7 @@ impl Arrived {
 pub struct Audited<'a> {
     pub peer: Option<&'a Peer>,
     /// Who was let in.
-    pub caller: Option<&'a str>,
+    pub caller: Option<&'a Caller>,
     pub workspace: Option<&'a str>,
     /// The host of the URL.
     pub host: Option<&'a str>,
@@ -44,7 +45,8 @@ impl Audited<'_> {
             event = "gateway.request",
             request = arrived.id,
             peer = self.address().map(|address| address.to_string()),
-            caller,
+            caller = caller.map(|caller| caller.name.as_str()),
+            by = caller.map(|caller| caller.by),
             workspace,
             host,
             replicas,

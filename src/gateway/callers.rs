@@ -25,6 +25,15 @@ const LONGEST: u64 = 256 << 10;
 /// The shortest secret in bytes: as long as the hash, as RFC 7518 demands.
 const SHORTEST_SECRET: usize = 32;
 
+/// Somebody who was let in. Rates and audit lines keep the two kinds apart: a signed token may name its subject like a
+/// caller of the token file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Caller {
+    pub name: String,
+    /// What it has shown: `token` or `jwt`.
+    pub by: &'static str,
+}
+
 /// Everybody who is let in.
 pub struct Callers {
     tokens: Option<Watched<Vec<NamedToken>>>,
@@ -54,7 +63,7 @@ impl Callers {
     }
 
     /// Who sends this `Authorization` header.
-    pub fn admit(&self, header: Option<&[u8]>) -> Result<String, Unauthorized> {
+    pub fn admit(&self, header: Option<&[u8]>) -> Result<Caller, Unauthorized> {
         let refuse = |why: &str| Err(Unauthorized(why.into()));
         let Some(sent) = header.and_then(bearer).filter(|sent| !sent.is_empty()) else {
             return refuse("send a bearer token in the header Authorization");
@@ -68,13 +77,14 @@ impl Callers {
                 }
             }
             if let Some(name) = found {
-                return Ok(name);
+                return Ok(Caller { name, by: "token" });
             }
         }
         match &self.jwt {
             Some((keys, settings)) if sent.iter().filter(|byte| **byte == b'.').count() == 2 => {
                 let Some(keys) = keys.get() else { return refuse("the gateway cannot read its keys") };
-                keys.admit(sent, settings).map_err(Unauthorized)
+                let name = keys.admit(sent, settings).map_err(Unauthorized)?;
+                Ok(Caller { name, by: "jwt" })
             }
             _ => refuse("the token is not accepted"),
         }
@@ -158,8 +168,11 @@ fn read_public_key(path: &Path) -> Result<Keys, String> {
 
 fn read_jwks(path: &Path) -> Result<Keys, String> {
     let named = path.display();
-    let set: JwkSet = serde_json::from_str(&read_public(path)?)
-        .map_err(|error| format!("{named} is not a set of keys in JSON (RFC 7517): {error}"))?;
+    // The parser's own words may quote the file, and a secret may have been put there by mistake.
+    let set: JwkSet = serde_json::from_str(&read_public(path)?).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        format!("{named} is not a set of keys in JSON (RFC 7517): line {line}, column {column}")
+    })?;
     let keys: Vec<_> = set.keys.iter().filter_map(usable).collect();
     match keys.is_empty() {
         true => Err(format!("{named} holds no key for signatures with RS256 or ES256")),

@@ -66,9 +66,14 @@ impl Counts {
 
     /// All metrics as OpenMetrics text.
     pub fn text(&self, board: &Board) -> String {
-        for status in WorkspaceStatus::ALL {
-            let count = board.with(|list| list.views().filter(|view| view.status == status).count());
-            self.workspaces.get_or_create(&ByStatus { status: status.word() }).set(count as i64);
+        let mut counted = WorkspaceStatus::ALL.map(|status| (status, 0));
+        board.with(|list| {
+            for view in list.views() {
+                counted.iter_mut().filter(|(status, _)| *status == view.status).for_each(|(_, count)| *count += 1);
+            }
+        });
+        for (status, count) in counted {
+            self.workspaces.get_or_create(&ByStatus { status: status.word() }).set(count);
         }
         self.pages.set(board.pages() as i64);
         let live = board.with(|list| list.health().is_none_or(|health| *health == ClusterHealth::Live));

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 
 use super::audit::{Arrived, Audited};
 use super::board::Board;
-use super::callers::{Callers, Unauthorized};
+use super::callers::{Caller, Callers, Unauthorized};
 use super::cluster::ClusterClient;
 use super::counts::Counts;
 use super::events;
@@ -26,10 +26,10 @@ use super::forward::WorkspaceClient;
 use super::page;
 use super::token_store::TokenStore;
 use crate::host::sync::lock;
-use crate::http::{self, Closing, Gate, ListenerLimits, Peer, Server, network};
+use crate::http::{self, Closing, Gate, ListenerLimits, Peer, Pieces, Server, network};
 use crate::launcher::audit::Strangers;
 use crate::model::gateway::launch::{self, Forwarded, LaunchFault, LaunchReply};
-use crate::model::gateway::list::Reachable;
+use crate::model::gateway::list::{Cursor, Reachable};
 use crate::model::gateway::openapi;
 use crate::model::gateway::route::{GatewayRoute, Routed};
 use crate::model::metrics;
@@ -68,7 +68,7 @@ pub struct Gateway {
 /// What each caller and each stranger has left.
 struct CallerLimits {
     strangers: RateLimiter<IpAddr>,
-    callers: RateLimiter<String>,
+    callers: RateLimiter<Caller>,
     /// Addresses from which a caller was let in.
     known: HashSet<IpAddr>,
     told: Strangers,
@@ -80,8 +80,8 @@ struct Admitted {
     arrived: Arrived,
     route: GatewayRoute,
     workspace: String,
-    /// Empty for routes that everybody may use.
-    caller: String,
+    /// `None` for routes that everybody may use.
+    caller: Option<Caller>,
 }
 
 impl Gateway {
@@ -168,14 +168,14 @@ impl Gateway {
             Routed::Nowhere => return Err(Refused::new(StatusCode::NOT_FOUND, "not found", "not_found")),
         };
         let caller = match route.info().protected {
-            true => self.let_in(&parts.headers, address(parts.extensions.get()))?,
-            false => String::new(),
+            true => Some(self.let_in(&parts.headers, address(parts.extensions.get()))?),
+            false => None,
         };
         Ok(Admitted { arrived: arrived.clone(), route, workspace, caller })
     }
 
     /// The token is checked before the rate limit is charged. Otherwise strangers could use up the callers' share.
-    fn let_in(&self, headers: &HeaderMap, peer: IpAddr) -> Result<String, Refused> {
+    fn let_in(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Caller, Refused> {
         // Our own page says `same-origin`. No other page may ask, whatever token it has.
         let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
         if matches!(site, Some(b"cross-site" | b"same-site")) {
@@ -185,7 +185,7 @@ impl Gateway {
         let (now, peer) = (self.began.elapsed(), network(peer));
         let mut limits = lock(&self.limits);
         let admitted = match &caller {
-            Ok(name) => limits.callers.admit(now, name.clone(), true),
+            Ok(caller) => limits.callers.admit(now, caller.clone(), true),
             Err(_) => limits.strangers.admit(now, peer, false),
         };
         if let Err(seconds) = admitted {
@@ -194,12 +194,12 @@ impl Gateway {
             return Err(Refused { more, ..refused });
         }
         let Unauthorized(why) = match caller {
-            Ok(name) => {
+            Ok(caller) => {
                 if limits.known.len() >= KNOWN {
                     limits.known.clear();
                 }
                 limits.known.insert(peer);
-                return Ok(name);
+                return Ok(caller);
             }
             Err(why) => why,
         };
@@ -236,16 +236,25 @@ fn address(peer: Option<&Peer>) -> IpAddr {
 }
 
 fn reply(status: StatusCode, arrived: &Arrived, body: &Value) -> Response {
-    json_reply(status, arrived, body.to_string())
+    json_reply(status, arrived, body.to_string().into())
 }
 
-fn json_reply(status: StatusCode, arrived: &Arrived, body: String) -> Response {
+fn json_reply(status: StatusCode, arrived: &Arrived, body: Body) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "application/json"),
         (header::CACHE_CONTROL, "no-store"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     (status, headers, [(REQUEST_ID, arrived.id.as_str())], body).into_response()
+}
+
+/// The whole list, each part made when the client has read the one before. Whole texts for slow clients would fill the
+/// memory.
+fn document(board: Arc<Board>, cursor: Cursor) -> Pieces {
+    Pieces::new(async move {
+        let (next, part) = board.with(|list| list.document(&cursor))?;
+        Some((Bytes::from(part), document(board, next)))
+    })
 }
 
 /// Answers every request that the gate has let pass.
@@ -272,7 +281,7 @@ async fn answer(State(gateway): State<Arc<Gateway>>, request: Request) -> Respon
         GatewayRoute::Workspaces => {
             gateway.board.asked();
             gateway.audit(&admitted, &peer, "listed", StatusCode::OK);
-            json_reply(StatusCode::OK, &admitted.arrived, gateway.board.with(|list| list.json()))
+            json_reply(StatusCode::OK, &admitted.arrived, Body::new(document(gateway.board.clone(), Cursor::Start)))
         }
         GatewayRoute::Changes => {
             gateway.audit(&admitted, &peer, "watching", StatusCode::OK);
@@ -301,8 +310,11 @@ async fn collected(body: Body) -> Bytes {
 impl Gateway {
     fn audit(&self, admitted: &Admitted, peer: &Peer, verdict: &'static str, status: StatusCode) {
         self.counts.count(verdict);
-        let caller = Some(admitted.caller.as_str());
-        Audited { peer: Some(peer), caller, ..Audited::default() }.write(verdict, status.as_u16(), &admitted.arrived);
+        Audited { peer: Some(peer), caller: admitted.caller.as_ref(), ..Audited::default() }.write(
+            verdict,
+            status.as_u16(),
+            &admitted.arrived,
+        );
     }
 
     async fn launch(&self, admitted: &Admitted, peer: &Peer, body: &[u8]) -> Response {
@@ -318,7 +330,7 @@ impl Gateway {
         let LaunchReply { status, body, verdict } = told;
         self.counts.count(verdict);
         self.counts.launched(Duration::from_millis(arrived.ms()));
-        let line = Audited { peer: Some(peer), caller: Some(caller), host: host.as_deref(), ..Audited::default() };
+        let line = Audited { peer: Some(peer), caller: caller.as_ref(), host: host.as_deref(), ..Audited::default() };
         Audited { workspace: Some(&shown(workspace)), ..line }.write(verdict, status, arrived);
         reply(status_of(status), arrived, &body)
     }
@@ -367,7 +379,7 @@ impl Gateway {
             },
         };
         self.counts.count(verdict);
-        let line = Audited { peer: Some(peer), caller: Some(caller), replicas: wanted, ..Audited::default() };
+        let line = Audited { peer: Some(peer), caller: caller.as_ref(), replicas: wanted, ..Audited::default() };
         Audited { workspace: Some(&shown(workspace)), ..line }.write(verdict, status, arrived);
         reply(status_of(status), arrived, &body)
     }

@@ -199,7 +199,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its address").port()
 }
 
-/// Reads a response with a Content-Length or to the end of the connection.
+/// Reads a response to the end of the connection.
 fn answered(stream: &mut TcpStream) -> Answer {
     let mut bytes = Vec::new();
     let mut piece = [0; 4096];
@@ -214,7 +214,22 @@ fn answered(stream: &mut TcpStream) -> Answer {
     let whole = String::from_utf8_lossy(&bytes).into_owned();
     let (head, text) = whole.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no response: {whole}"));
     let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no status: {head}"));
-    Answer { status, head: head.to_lowercase(), text: text.into() }
+    let head = head.to_lowercase();
+    let text = if head.contains("transfer-encoding: chunked") { unchunked(text) } else { text.into() };
+    Answer { status, head, text }
+}
+
+fn unchunked(mut rest: &str) -> String {
+    let mut text = String::new();
+    loop {
+        let (length, after) = rest.split_once("\r\n").unwrap_or_else(|| panic!("no chunk: {rest}"));
+        let length = usize::from_str_radix(length, 16).expect("a length");
+        if length == 0 {
+            return text;
+        }
+        text += &after[..length];
+        rest = after[length..].strip_prefix("\r\n").expect("the end of a chunk");
+    }
 }
 
 /// A stand-in for a workspace's launcher. It answers each request with the next of its texts, and with the last one for ever.
@@ -309,8 +324,8 @@ fn a_url_goes_to_the_workspace_with_its_own_token() {
     assert!(heard.ends_with(r#"{"url":"https://example.com/a?b#c"}"#), "the URL as it was judged: {heard}");
     let line = gateway.audited("opened");
     assert_eq!(
-        (&line["caller"], &line["workspace"], &line["host"]),
-        (&json!("ada"), &json!("desk"), &json!("example.com"))
+        (&line["caller"], &line["by"], &line["workspace"], &line["host"]),
+        (&json!("ada"), &json!("token"), &json!("desk"), &json!("example.com"))
     );
     let log = gateway.session.lines("log").join("\n");
     assert!(!log.contains(CALLER) && !log.contains(WORKSPACE) && !log.contains("?b"), "{log}");
@@ -463,6 +478,78 @@ fn a_client_that_never_reads_costs_nobody_else_anything() {
     drop(idle);
     let metrics = || gateway.ask("GET", "/metrics", "", "").text;
     until("the pages that left are forgotten", || metrics().contains("kasm_void_gateway_pages 1\n").then_some(()));
+}
+
+#[test]
+fn lists_that_nobody_reads_do_not_fill_the_memory() {
+    let names: Vec<String> = (0..1000).map(|number| format!("{number:0>60}")).collect();
+    let workspaces: Vec<(&str, u16)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    let gateway = Gateway::with_settings(&format!("requests_per_second: 1000, {}", fixed(&workspaces)));
+    let list = gateway.get("/dashboard/kasm/workspaces");
+    assert_eq!(list.json()["workspaces"].as_array().map(Vec::len), Some(1000), "it is read whole");
+    let memory = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", gateway.process.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
+    };
+    let (before, count) = (memory(), 200);
+    let head = format!("GET /dashboard/kasm/workspaces HTTP/1.1\r\nHost: x\r\n{}\r\n", bearer(CALLER));
+    let readers: Vec<TcpStream> = (0..count)
+        .map(|_| {
+            let mut stream = gateway.connect();
+            stream.write_all(head.as_bytes()).expect("the gateway reads");
+            stream
+        })
+        .collect();
+    for mut stream in &readers {
+        stream.read_exact(&mut [0; 1]).expect("the answer begins");
+    }
+    let whole = count * list.text.len();
+    let grown = memory().saturating_sub(before);
+    assert!(grown < whole / 3, "{grown} bytes more for {count} answers of {} bytes", list.text.len());
+}
+
+/// Ends what a test has started, even if it fails.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_demonstration_shows_the_session_of_this_machine_and_opens_pages_in_its_own_browser() {
+    let browser = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = browser.local_addr().expect("its address").port();
+    let args = format!("args: [\"-c\", \"exec sleep 1000\", \"sh\", \"--remote-debugging-port={port}\"]");
+    let session = Session::new().app("browser", &format!("App(command: \"/bin/sh\", {args}, on_close: Hold)")).start();
+    let mut command = session.command(binary());
+    let mut demo =
+        Started(command.args(["gateway", "--demo"]).stdout(Stdio::piped()).spawn().expect("the built binary"));
+    let lines = BufReader::new(demo.0.stdout.take().expect("its output")).lines().map_while(Result::ok);
+    let told = lines.map(|line| line.trim().to_owned()).find(|line| line.starts_with("look ")).expect("an address");
+    let (address, token) = told.trim_start_matches("look").trim().split_once("#token=").expect("a token");
+    let authority = address.trim_start_matches("http://").split('/').next().expect("a host and a port");
+    let ask = |request: &str| {
+        let mut stream = TcpStream::connect(authority).expect("a connection");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        let head = format!("{request}Host: x\r\nConnection: close\r\n{}", bearer(token));
+        stream.write_all(head.as_bytes()).expect("the gateway reads");
+        stream
+    };
+    until("the app is on the page", || {
+        let mut stream = ask("GET /dashboard/kasm/workspaces HTTP/1.1\r\n");
+        stream.write_all(b"\r\n").expect("the gateway reads");
+        let shown = answered(&mut stream).json();
+        (shown["workspaces"][0]["apps"][0]["name"] == "browser").then_some(())
+    });
+    let body = r#"{"url":"http://93.184.215.14/"}"#;
+    let mut stream = ask("POST /dashboard/kasm/launch-url/session HTTP/1.1\r\n");
+    let rest = format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(rest.as_bytes()).expect("the gateway reads");
+    browser.accept().expect("the session's own browser is asked");
 }
 
 #[test]

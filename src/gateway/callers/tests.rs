@@ -73,7 +73,11 @@ fn callers(keys: KeyFile) -> Callers {
 }
 
 fn asks(callers: &Callers, token: &str) -> Result<String, String> {
-    callers.admit(Some(format!("Bearer {token}").as_bytes())).map_err(|Unauthorized(why)| why)
+    admitted(callers, &format!("Bearer {token}")).map(|caller| caller.name)
+}
+
+fn admitted(callers: &Callers, header: &str) -> Result<Caller, String> {
+    callers.admit(Some(header.as_bytes())).map_err(|Unauthorized(why)| why)
 }
 
 fn untrusted() -> Result<String, String> {
@@ -199,6 +203,28 @@ fn a_set_of_keys_has_one_for_each_algorithm() {
 }
 
 #[test]
+fn a_subject_that_is_called_like_a_token_is_somebody_else() {
+    let files = Files::new();
+    let tokens = files.write("tokens", "ada 0123456789abcdef\n");
+    let keys = KeyFile::Secret(files.write("secret", SECRET));
+    let callers = Callers::new(Some(tokens), Some(JwtSettings { keys, rules: rules() }));
+    let token = signed(&json!({ "alg": "HS256" }), &good(), by_secret(SECRET.as_bytes()));
+    let [by_token, by_jwt] =
+        ["0123456789abcdef", &token].map(|token| admitted(&callers, &format!("Bearer {token}")).expect("let in"));
+    assert_eq!((by_token.name.as_str(), by_token.by), ("ada", "token"));
+    assert_eq!((by_jwt.name.as_str(), by_jwt.by), ("ada", "jwt"));
+}
+
+#[test]
+fn a_secret_in_the_place_of_a_set_of_keys_is_not_repeated() {
+    let files = Files::new();
+    for text in [&*format!("\"{SECRET}\""), SECRET, &format!("{{\"keys\": \"{SECRET}\"}}")] {
+        let why = read_jwks(&files.write("jwks", text)).expect_err("it is no set of keys");
+        assert!(why.contains("is not a set of keys") && !why.contains(SECRET), "{why}");
+    }
+}
+
+#[test]
 fn a_key_that_is_too_weak_opens_nothing() {
     let files = Files::new();
     let short = callers(KeyFile::Secret(files.write("secret", "short")));
@@ -215,7 +241,7 @@ fn a_file_of_tokens_may_change_at_any_time() {
     let files = Files::new();
     let path = files.write("tokens", "dashboard 0123456789abcdef\nada fedcba9876543210\n");
     let callers = Callers::new(Some(path.clone()), None);
-    let header = |text: &str| callers.admit(Some(text.as_bytes())).map_err(|Unauthorized(why)| why);
+    let header = |text: &str| admitted(&callers, text).map(|caller| caller.name);
     assert_eq!(header("bearer  0123456789abcdef "), Ok("dashboard".into()));
     assert_eq!(header("Bearer fedcba9876543210"), Ok("ada".into()));
     for other in ["Bearer fedcba987654321", "Basic fedcba9876543210", "Bearer ", "", "Bearer a.b.c"] {

@@ -187,10 +187,21 @@ impl WorkspaceList {
         self.version
     }
 
-    /// The whole list as JSON.
-    pub fn json(&self) -> String {
-        let all: Vec<&str> = self.shown.values().map(|shown| &*shown.json).collect();
-        format!(r#"{{"cluster":{},"workspaces":[{}]}}"#, self.health_json(), all.join(","))
+    /// The whole list as one JSON document, in parts: the one that follows for a client at this cursor, and where it is
+    /// then. `None` at the end. A client that reads slowly sees later parts as they are then.
+    pub fn document(&self, cursor: &Cursor) -> Option<(Cursor, String)> {
+        let (version, from, before) = match cursor {
+            Cursor::Start => {
+                let head = format!(r#"{{"cluster":{},"workspaces":["#, self.health_json());
+                (self.version, Bound::Unbounded, head)
+            }
+            Cursor::Within { version, name } => (*version, Bound::Excluded(name), ",".into()),
+            Cursor::At(_) => return None,
+        };
+        let (next, part) = self.part(version, from);
+        let before = if part.is_empty() { before.trim_end_matches(',') } else { &before };
+        let after = if matches!(next, Cursor::At(_)) { "]}" } else { "" };
+        Some((next, format!("{before}{}{after}", part.join(","))))
     }
 
     /// What a client at this cursor has to be told next, and where it is then. `None` if it knows everything.
@@ -205,16 +216,21 @@ impl WorkspaceList {
 
     /// A part of the whole list. The client gets the changes since `version` when it has all parts.
     fn page(&self, version: u64, from: Bound<&String>) -> (Cursor, String) {
+        let reset = matches!(from, Bound::Unbounded);
+        let (cursor, changed) = self.part(version, from);
+        let more = !matches!(cursor, Cursor::At(_));
+        (cursor, self.piece(reset, more, &changed, &[]))
+    }
+
+    /// The next workspaces of the whole list as JSON, and where a client is when it has them.
+    fn part(&self, version: u64, from: Bound<&String>) -> (Cursor, Vec<&str>) {
         let mut rest = self.shown.range::<String, _>((from, Bound::Unbounded));
         let part: Vec<(&String, &Shown)> = rest.by_ref().take(PIECE).collect();
         let cursor = match (rest.next(), part.last()) {
             (Some(_), Some((name, _))) => Cursor::Within { version, name: (*name).clone() },
             _ => Cursor::At(version),
         };
-        let reset = matches!(from, Bound::Unbounded);
-        let more = !matches!(cursor, Cursor::At(_));
-        let changed: Vec<&str> = part.iter().map(|(_, shown)| &*shown.json).collect();
-        (cursor, self.piece(reset, more, &changed, &[]))
+        (cursor, part.iter().map(|(_, shown)| &*shown.json).collect())
     }
 
     fn changes_since(&self, version: u64) -> (Cursor, String) {

@@ -188,7 +188,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::model::gateway::list::WorkspaceList;
+    use crate::model::gateway::list::{Cursor, WorkspaceList};
     use crate::model::gateway::settings;
 
     #[test]
@@ -230,7 +230,8 @@ mod tests {
     fn a_workspace_has_the_fields_that_are_described() {
         let text = r#"Gateway(tokens: "/t", workspaces: { "a": Workspace(launcher: "a:1", token: "/t") })"#;
         let list = WorkspaceList::new(settings::read("g", text).unwrap().workspaces, None);
-        let shown: BTreeMap<String, Value> = serde_json::from_str::<Value>(&list.json()).unwrap()["workspaces"][0]
+        let (_, whole) = list.document(&Cursor::Start).unwrap();
+        let shown: BTreeMap<String, Value> = serde_json::from_str::<Value>(&whole).unwrap()["workspaces"][0]
             .as_object()
             .unwrap()
             .clone()

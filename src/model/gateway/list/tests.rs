@@ -46,11 +46,23 @@ impl Page {
     }
 
     fn assert_agrees(&self, list: &WorkspaceList) {
-        let whole: Value = serde_json::from_str(&list.json()).expect("JSON");
+        let whole = document(list, |_| {});
         let all: Vec<&Value> = self.workspaces.values().collect();
         assert_eq!(all, whole["workspaces"].as_array().unwrap().iter().collect::<Vec<_>>());
         assert_eq!(self.cluster, whole["cluster"]);
     }
+}
+
+/// The whole list, read part by part. `between` happens after the first part.
+fn document(list: &WorkspaceList, between: impl FnOnce(&mut WorkspaceList)) -> Value {
+    let (mut cursor, mut text) = list.document(&Cursor::Start).expect("a first part");
+    let mut list = list.clone();
+    between(&mut list);
+    while let Some((next, part)) = list.document(&cursor) {
+        text += &part;
+        cursor = next;
+    }
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 fn deployment(number: u32, ready: u32) -> ListInput {
@@ -133,6 +145,24 @@ fn one_that_comes_and_goes_leaves_nothing_behind() {
     assert!(list.probed.is_empty() && list.changes.is_empty() && list.removals.len() <= REMEMBERED);
     slow.read_all(&list);
     slow.assert_agrees(&list);
+}
+
+#[test]
+fn a_document_that_is_read_slowly_is_whole_whatever_happens_meanwhile() {
+    for count in [0, 1, 63, 64, 65, 128, 129, 200] {
+        let mut list = WorkspaceList::new(BTreeMap::new(), Some(1));
+        for number in 0..count {
+            list.handle(deployment(number, 1));
+        }
+        let read = |between: &dyn Fn(&mut WorkspaceList)| {
+            document(&list, between)["workspaces"].as_array().expect("workspaces").len()
+        };
+        assert_eq!(read(&|_| {}), count as usize);
+        let all_gone = |list: &mut WorkspaceList| {
+            (0..count).for_each(|number| assert!(list.handle(deleted(number))));
+        };
+        assert_eq!(read(&all_gone), PIECE.min(count as usize), "what was read before stays");
+    }
 }
 
 #[test]
