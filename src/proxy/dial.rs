@@ -84,7 +84,8 @@ impl Dialer {
         Ok(addresses)
     }
 
-    /// The upstream is the operator's choice and may be anywhere, so it is not judged.
+    /// The upstream is the operator's choice and may be anywhere, so it is not judged. Only this proxy cannot be its own
+    /// upstream: each connection would open the next one, until none is left.
     async fn to_upstream(&self, upstream: &Upstream) -> Result<TcpStream, Denial> {
         let addresses = match upstream.host().parse() {
             Ok(address) => vec![address],
@@ -94,6 +95,10 @@ impl Dialer {
                 .await
                 .map_err(|why| Denial::Upstream(format!("`{}` cannot be resolved: {why}", upstream.host())))?,
         };
+        if addresses.iter().any(|address| self.policy.is_own(*address, upstream.port, || is_ours(*address))) {
+            let why = format!("{upstream} is this workspace itself, so PROXY_UPSTREAM has to name another proxy");
+            return Err(Denial::Upstream(why));
+        }
         race(&addresses, upstream.port).await.map_err(|denial| Denial::Upstream(denial.text()))
     }
 }

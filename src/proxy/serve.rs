@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, Response, StatusCode, header};
 use axum::response::IntoResponse;
+use hyper::body::Body as _;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -14,13 +15,13 @@ use tokio::time::Instant;
 use super::audit::Audit;
 use super::dial::Dialer;
 use super::forward::Forwarder;
-use super::tunnel::{self, Direction};
+use super::tunnel::{self, Direction, SILENT};
 use crate::http::{
     BoxedAnswer, Closing, HeldPermit, Listen, ListenerLimits, Server, Streaming, StreamingRequest, serve_streams,
 };
 use crate::model::metrics::CONTENT_TYPE;
 use crate::model::proxy::denial::{CONTENT_SECURITY_POLICY, Denial};
-use crate::model::proxy::request::{OwnPage, ProxyRequest, WantedHost, read};
+use crate::model::proxy::request::{Malformed, OwnPage, ProxyRequest, WantedHost, read};
 use crate::model::url::{self, JudgedUrl};
 
 /// How many clients may be connected, tunnels included. A browser opens at most 99 to one proxy, and as many for
@@ -34,6 +35,7 @@ const LIMITS: ListenerLimits = ListenerLimits {
     head: Duration::from_secs(60),
     head_bytes: 128 << 10, // large cookies
     headers: 200,
+    stalled: SILENT, // a video that is paused is not read
     ..ListenerLimits::LOCAL
 };
 
@@ -62,6 +64,9 @@ impl Proxy {
         let for_people = wants_a_page(&request);
         let (origin, answer) = match read(method.as_str(), &target) {
             Ok(ProxyRequest::Own(page)) => return Some(self.own(page)),
+            Ok(ProxyRequest::Tunnel(origin)) if !request.body().is_end_stream() => {
+                (Some(origin), Err(Denial::Malformed(Malformed::TunnelBody)))
+            }
             Ok(ProxyRequest::Tunnel(origin)) => {
                 let answer = self.tunnel(request, &origin).await;
                 (Some(origin), answer)

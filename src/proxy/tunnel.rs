@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep};
 
 /// How long a tunnel may be silent in both directions. A chat over a WebSocket can be silent for long.
-const SILENT: Duration = Duration::from_secs(30 * 60);
+pub const SILENT: Duration = Duration::from_secs(30 * 60);
 /// The same once one end has closed its direction.
 const HALF_CLOSED: Duration = Duration::from_secs(2 * 60);
 /// The size of the buffer that all tunnels share.

@@ -29,7 +29,10 @@ impl Proxy {
 
     /// Starts a proxy with a session's environment variables.
     pub fn with(session: Session) -> Self {
-        let port = free_port();
+        Self::at(free_port(), session)
+    }
+
+    fn at(port: u16, session: Session) -> Self {
         let session = session.env("PROXY_PORT", &port.to_string());
         let mut command = session.command(binary());
         let log = fs::File::create(session.data().join("log")).expect("a log");
@@ -358,6 +361,9 @@ fn what_is_no_request_for_a_proxy_is_told_what_this_is() {
         ("GET ftp://example.com/ HTTP/1.1", "400"),
         ("CONNECT example.com HTTP/1.1", "400"),
         ("CONNECT / HTTP/1.1", "400"),
+        ("CONNECT example.com:443 HTTP/1.1\r\nContent-Length: 3", "400"),
+        ("CONNECT example.com:443 HTTP/1.1\r\nTransfer-Encoding: chunked", "400"),
+        ("CONNECT 10.0.0.1:443 HTTP/1.1\r\nContent-Length: 0", "403"),
         ("GET http://a:b@example.com/ HTTP/1.1", "403"),
         ("CONNECT [::ffff:10.0.0.1]:443 HTTP/1.1", "403"),
         ("GET http://example.com:22/ HTTP/1.1", "403"),
@@ -456,6 +462,22 @@ fn connections_lead_through_the_next_proxy_after_they_were_judged() {
     let told = until("the failure is logged", || Some(proxy.told("proxy.failed")).filter(|told| !told.is_empty()));
     assert_eq!(told[0]["rule"], "upstream");
     assert!(!proxy.session.lines("log").concat().contains("s3cr3t"));
+}
+
+#[test]
+fn a_next_proxy_that_is_this_one_is_refused_at_once() {
+    let port = free_port();
+    for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
+        let session = Session::new()
+            .env("URL_POLICY_PRIVATE", "127.0.0.1:80")
+            .env("PROXY_UPSTREAM", &format!("http://{host}:{port}"));
+        let proxy = Proxy::at(port, session);
+        let answer = proxy.get("http://127.0.0.1/", "");
+        assert!(status(&answer) == "502" && answer.contains("PROXY_UPSTREAM has to name another"), "{host}: {answer}");
+        assert_eq!(status(&proxy.tunnel("127.0.0.1:80").1), "502", "{host}");
+        let told = proxy.told("proxy.failed");
+        assert_eq!(told.len(), 1, "it did not ask itself: {told:?}");
+    }
 }
 
 #[test]

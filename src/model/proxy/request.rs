@@ -42,6 +42,8 @@ pub enum Malformed {
     Scheme,
     /// `CONNECT` without a port, or a host with characters that no host has.
     Authority,
+    /// `CONNECT` with a body. Its bytes could be taken for the body or for the tunnel's first bytes.
+    TunnelBody,
 }
 
 /// Reads the first line of a request.
@@ -107,6 +109,7 @@ impl core::fmt::Display for Malformed {
                 "only http: URLs can be asked for: for https: and for WebSockets, ask for a tunnel with CONNECT"
             }
             Malformed::Authority => "the host or its port cannot be read",
+            Malformed::TunnelBody => "a CONNECT request has no body: send the bytes once the tunnel is open",
         })
     }
 }

@@ -64,10 +64,16 @@ impl Policy {
         address: IpAddr,
         is_ours: impl FnOnce() -> bool,
     ) -> Result<(), Refused> {
-        match self.own_ports.contains(&target.port()) && (is_here(address) || is_ours()) {
+        match self.is_own(address, target.port(), is_ours) {
             true => Err(own_port(target.port())),
             false => Ok(()),
         }
+    }
+
+    /// Whether this is one of the workspace's own ports on this machine. `is_ours` says whether the address is one of this
+    /// machine.
+    pub fn is_own(&self, address: IpAddr, port: u16, is_ours: impl FnOnce() -> bool) -> bool {
+        self.own_ports.contains(&port) && (is_here(address) || is_ours())
     }
 
     pub(super) fn is_private_on_purpose(&self, target: &JudgedUrl) -> bool {
