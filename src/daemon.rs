@@ -55,7 +55,7 @@ use startup::Welcome;
 use state::{Folder, Ledger};
 use timers::Timers;
 
-pub use manifests::{Environment, check as check_loaded};
+pub use manifests::Environment;
 pub use offline::{check, plan};
 
 /// The options of `kasm-void run`.

@@ -46,7 +46,8 @@ impl Environment {
         Environment { variables: Arc::new(variables), home, has_home: own.is_some() }
     }
 
-    fn around(&self) -> Surroundings<'_> {
+    /// What the checker is told about this machine.
+    pub fn around(&self) -> Surroundings<'_> {
         Surroundings { env: &self.variables, home: self.has_home.then_some(&*self.home), look: &load::look }
     }
 }
@@ -171,7 +172,7 @@ impl Manifests {
 }
 
 /// Checks what was read, and adds the problems of reading. With `complete`, an app without a source has no manifest.
-pub fn check(checker: &mut Checker, loaded: &Loaded, complete: bool, environment: &Environment) -> Checked {
+pub(super) fn check(checker: &mut Checker, loaded: &Loaded, complete: bool, environment: &Environment) -> Checked {
     let mut checked = checker.check(&loaded.sources, complete, &environment.around());
     checked.problems.splice(0..0, loaded.problems.iter().cloned());
     checked

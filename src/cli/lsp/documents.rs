@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::daemon::{Environment, check_loaded};
+use crate::daemon::Environment;
 use crate::host::load::{self, Loaded};
 use crate::model::loading::check::Checker;
 use crate::model::loading::problem::{Problem, Severity};
@@ -41,6 +41,8 @@ impl Encoding {
 pub struct Document {
     pub text: String,
     path: PathBuf,
+    /// The path without links, if the file exists already.
+    real_path: PathBuf,
     encoding: Encoding,
 }
 
@@ -56,14 +58,19 @@ pub struct Documents {
     open: BTreeMap<String, Document>,
     sessions: BTreeMap<Session, Checking>,
     changed: BTreeSet<Session>,
+    /// The URIs of documents whose problems the editor still shows.
+    closed: Vec<String>,
 }
 
-/// The manifests of one session.
+/// The manifests of one session. While somebody types, only the text that has changed is checked again.
 struct Checking {
+    /// As they were read, but with the editor's text for each open file.
     loaded: Loaded,
     checker: Checker,
-    /// The manifests as read, but with the editor's text for each open file.
-    sources: Vec<Source>,
+    /// The file of each source, by its path without links.
+    files: BTreeMap<PathBuf, String>,
+    /// The folders were read after the last check.
+    is_new: bool,
 }
 
 impl Documents {
@@ -75,6 +82,7 @@ impl Documents {
             open: BTreeMap::new(),
             sessions: BTreeMap::new(),
             changed: BTreeSet::new(),
+            closed: Vec::new(),
         }
     }
 
@@ -86,7 +94,8 @@ impl Documents {
     pub fn open(&mut self, uri: &str, text: &str) {
         let path = Url::parse(uri).ok().and_then(|url| url.to_file_path().ok());
         let Some(path) = path.filter(|path| path.extension().is_some_and(|end| end == "ron")) else { return };
-        self.open.insert(uri.into(), Document { text: text.into(), path, encoding: self.encoding });
+        let real_path = path.canonicalize().unwrap_or_else(|_| path.clone());
+        self.open.insert(uri.into(), Document { text: text.into(), path, real_path, encoding: self.encoding });
         self.touch(uri);
     }
 
@@ -97,14 +106,17 @@ impl Documents {
         self.touch(uri);
     }
 
+    /// Closes a document: from now on its file counts, and its problems are no longer shown.
     pub fn close(&mut self, uri: &str) {
-        self.touch(uri);
-        self.open.remove(uri);
+        self.closed.extend(self.open.remove(uri).map(|_| uri.to_owned()));
+        self.read_again();
     }
 
     /// Reads the folders again: something was saved.
     pub fn read_again(&mut self) {
-        self.sessions.clear();
+        for (folders, checking) in &mut self.sessions {
+            checking.read(folders);
+        }
         self.changed = self.open.values().map(|document| self.session(&document.path)).collect();
     }
 
@@ -120,46 +132,32 @@ impl Documents {
         if self.folders.iter().any(is_own) { self.folders.clone() } else { vec![own.into()] }
     }
 
-    /// The problems of every open document of a session that has changed, by URI.
+    /// The problems of every open document of a session that has changed, by URI. None for a document that was closed.
     pub fn new_diagnostics(&mut self) -> Vec<(String, Vec<Value>)> {
+        let closed = std::mem::take(&mut self.closed).into_iter().filter(|uri| !self.open.contains_key(uri));
+        let closed: Vec<_> = closed.map(|uri| (uri, Vec::new())).collect();
         let changed = std::mem::take(&mut self.changed);
-        changed.into_iter().flat_map(|session| self.check(session)).collect()
+        closed.into_iter().chain(changed.into_iter().flat_map(|session| self.check(session))).collect()
     }
 
     fn check(&mut self, session: Session) -> Vec<(String, Vec<Value>)> {
         let open: Vec<(&String, &Document)> =
             self.open.iter().filter(|(_, document)| self.session(&document.path) == session).collect();
-        let checking = self.sessions.entry(session.clone()).or_insert_with(|| Checking {
-            loaded: load::load(&session),
-            checker: Checker::default(),
-            sources: Vec::new(),
-        });
-        let Checking { loaded, checker, sources } = checking;
-        let mut now = Loaded {
-            sources: loaded.sources.clone(),
-            problems: Vec::new(),
-            complete: loaded.complete,
-            look_again: false,
-        };
-        let mut names = BTreeMap::new();
-        for (uri, document) in open {
-            names.insert(uri.clone(), put(&mut now.sources, document));
-        }
-        let problems = check_loaded(checker, &now, loaded.complete, &self.environment).problems;
-        *sources = now.sources;
+        let checking = self.sessions.entry(session).or_insert_with_key(Checking::of);
+        let files: Vec<(&String, String)> =
+            open.into_iter().map(|(uri, document)| (uri, checking.put(document))).collect();
+        let problems = checking.check(&self.environment);
         let of = |file: &str| {
-            problems
-                .iter()
-                .filter(|problem| problem.file == file)
-                .map(|problem| diagnostic(problem, self.encoding))
-                .collect()
+            let problems = problems.iter().filter(|problem| problem.file == file);
+            problems.map(|problem| diagnostic(problem, self.encoding)).collect()
         };
-        names.into_iter().map(|(uri, file)| (uri, of(&file))).collect()
+        files.into_iter().map(|(uri, file)| (uri.clone(), of(&file))).collect()
     }
 
     /// The manifests of the document's session.
     pub fn sources(&self, document: &Document) -> &[Source] {
-        self.sessions.get(&self.session(&document.path)).map(|checking| checking.sources.as_slice()).unwrap_or_default()
+        let checking = self.sessions.get(&self.session(&document.path));
+        checking.map(|checking| checking.loaded.sources.as_slice()).unwrap_or_default()
     }
 
     /// The names of the environment's variables.
@@ -175,23 +173,51 @@ impl Documents {
     }
 }
 
-/// Puts the text of the editor in place of the file's. Returns the name under which its problems are found.
-fn put(sources: &mut Vec<Source>, document: &Document) -> String {
-    let same = |source: &Source| {
-        Path::new(&source.file).canonicalize().ok() == document.path.canonicalize().ok()
-            || Path::new(&source.file) == document.path
-    };
-    let text = Ok(document.text.clone());
-    if let Some(source) = sources.iter_mut().find(|source| same(source)) {
-        source.text = text;
-        return source.file.clone();
+impl Checking {
+    fn of(folders: &Session) -> Checking {
+        let mut checking = Checking {
+            loaded: Loaded { sources: Vec::new(), problems: Vec::new(), complete: false, look_again: false },
+            checker: Checker::default(),
+            files: BTreeMap::new(),
+            is_new: true,
+        };
+        checking.read(folders);
+        checking
     }
-    let name = document.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let file = document.path.display().to_string();
-    let at = sources.partition_point(|source| source.name <= name);
-    let folder = document.path.parent().unwrap_or(Path::new("/")).display().to_string();
-    sources.insert(at, Source { name, file: file.clone(), folder, text });
-    file
+
+    fn read(&mut self, folders: &Session) {
+        self.loaded = load::load(folders);
+        let real = |file: &str| Path::new(file).canonicalize().unwrap_or_else(|_| file.into());
+        self.files = self.loaded.sources.iter().map(|source| (real(&source.file), source.file.clone())).collect();
+        self.is_new = true;
+    }
+
+    /// Puts the text of the editor in place of the file's. Returns the name under which its problems are found.
+    fn put(&mut self, document: &Document) -> String {
+        let sources = &mut self.loaded.sources;
+        if let Some(file) = self.files.get(&document.real_path)
+            && let Some(source) = sources.iter_mut().find(|source| source.file == *file)
+        {
+            source.text = Ok(document.text.clone());
+            return file.clone();
+        }
+        let name = document.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let file = document.path.display().to_string();
+        let folder = document.path.parent().unwrap_or(Path::new("/")).display().to_string();
+        let at = sources.partition_point(|source| source.name <= name);
+        sources.insert(at, Source { name, file: file.clone(), folder, text: Ok(document.text.clone()) });
+        self.files.insert(document.real_path.clone(), file.clone());
+        file
+    }
+
+    fn check(&mut self, environment: &Environment) -> Vec<Problem> {
+        let Loaded { sources, complete, .. } = &self.loaded;
+        let around = environment.around();
+        match std::mem::take(&mut self.is_new) {
+            true => self.checker.check(sources, *complete, &around).problems,
+            false => self.checker.check_texts(sources, *complete, &around).problems,
+        }
+    }
 }
 
 fn diagnostic(problem: &Problem, encoding: Encoding) -> Value {
@@ -247,7 +273,7 @@ mod tests {
         #[test]
         fn positions_and_bytes_are_the_same_places(text in "[a\u{e9}\u{1f600}\n]{0,30}", utf8 in any::<bool>()) {
             let encoding = if utf8 { Encoding::Utf8 } else { Encoding::Utf16 };
-            let document = Document { text: text.clone(), path: PathBuf::new(), encoding };
+            let document = Document { text: text.clone(), path: PathBuf::new(), real_path: PathBuf::new(), encoding };
             for (at, _) in text.char_indices() {
                 prop_assert_eq!(document.byte(&document.position(at)), at);
             }

@@ -65,6 +65,23 @@ impl Checker {
     /// `sources` has one file for each name, and all layers of `workspace.ron` in order. `complete` means that a file
     /// that is not among the sources is deleted, not just unreadable.
     pub fn check(&mut self, sources: &[Source], complete: bool, around: &Surroundings<'_>) -> Checked {
+        // A problem can go away without a change of the text, for example when a missing program is installed.
+        self.run(sources, complete, around, |known| known.problems.is_empty())
+    }
+
+    /// Like [`Checker::check`], but only files whose text has changed are checked again. For an editor, while somebody types.
+    pub fn check_texts(&mut self, sources: &[Source], complete: bool, around: &Surroundings<'_>) -> Checked {
+        self.run(sources, complete, around, |_| true)
+    }
+
+    /// `is_settled` says whether an earlier result still holds for the same text.
+    fn run(
+        &mut self,
+        sources: &[Source],
+        complete: bool,
+        around: &Surroundings<'_>,
+        is_settled: fn(&Known) -> bool,
+    ) -> Checked {
         let apps: Vec<&Source> = sources.iter().filter(|source| source.name != WORKSPACE).collect();
         let problems = self.take_workspace(sources, complete, around);
         if self.workspace.is_none() {
@@ -72,7 +89,7 @@ impl Checker {
         }
         let session = hash(&(format!("{:?}", self.workspace), around.env, around.home));
         for source in &apps {
-            self.check_one(source, session, around);
+            self.check_one(source, session, around, is_settled);
         }
         let names: BTreeSet<&str> = apps.iter().map(|source| source.name.as_str()).collect();
         self.known.retain(|name, _| !complete || names.contains(name.as_str()));
@@ -114,11 +131,9 @@ impl Checker {
     }
 
     /// Checks one file by itself, unless nothing that it depends on has changed.
-    fn check_one(&mut self, source: &Source, session: u64, around: &Surroundings<'_>) {
+    fn check_one(&mut self, source: &Source, session: u64, around: &Surroundings<'_>, is_settled: fn(&Known) -> bool) {
         let hash = hash(&(session, &source.file, &source.text));
-        // A file with problems is checked again: a problem can go away without a change of the text, for example when a
-        // missing program is installed.
-        if self.known.get(&source.name).is_some_and(|known| known.hash == hash && known.problems.is_empty()) {
+        if self.known.get(&source.name).is_some_and(|known| known.hash == hash && is_settled(known)) {
             return;
         }
         let (latest, problems) = app(source, self.workspace.as_deref().unwrap_or(&Workspace::default()), around);
