@@ -94,6 +94,7 @@ list_missing() {
 		need ip iproute2
 		need xprop x11-utils
 		need scrot scrot
+		need nvim neovim
 	fi
 }
 

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Session, binary, until};
+use crate::harness::{Session, binary, finish, not_run, until};
 
 /// An editor with its language server.
 struct Editor {
@@ -191,4 +192,66 @@ fn apps_of_other_folders_are_known_where_the_folders_are_named() {
         assert_eq!(editor.problems(&web).len(), problems, "{folders:?}");
         editor.leave();
     }
+}
+
+#[test]
+fn the_other_manifests_are_as_on_the_disk_once_they_are_closed_or_saved() {
+    let session = Session::new().stayer("web").app("display", r#"App(command: "${BIN}/web")"#);
+    session.edit("web", r#"App(command: "${BIN}/web")"#);
+    let [web, display] = ["web", "display"].map(|name| uri(&session.manifests().join(format!("{name}.ron"))));
+    let mut editor = Editor::start(&session, &[]);
+    editor.open(&web, r#"App(command: "${BIN}/web", after: ["display"])"#);
+    assert!(editor.problems(&web).is_empty());
+    // A circle, as long as it is only in the editor. The newcomer of the two is told.
+    editor.open(&display, r#"App(command: "${BIN}/web", after: ["web"])"#);
+    let told = [editor.problems(&web), editor.problems(&display)].concat();
+    assert!(told[0]["message"].as_str().is_some_and(|text| text.contains("wait for each other")), "{told:?}");
+    editor.tell("textDocument/didClose", &json!({ "textDocument": { "uri": display } }));
+    assert!(editor.problems(&display).is_empty() && editor.problems(&web).is_empty());
+    // A program that is missing is a warning until it is there, whichever file is typed in.
+    editor.change(&web, r#"App(command: "${BIN}/later")"#);
+    assert_eq!(editor.problems(&web).len(), 1);
+    symlink(session.bin().join("web"), session.bin().join("later")).expect("a program");
+    editor.tell("textDocument/didSave", &json!({ "textDocument": { "uri": web } }));
+    assert!(editor.problems(&web).is_empty());
+    editor.leave();
+}
+
+/// The Lua of the docs for a Neovim that is older than 0.11, as Debian and Ubuntu have it.
+fn set_up_of_the_docs() -> String {
+    let docs = include_str!("../../docs/editors.md");
+    let (_, section) = docs.split_once("## Neovim 0.7 to 0.10").expect("a section for older Neovims");
+    let (_, lua) = section.split_once("```lua\n").expect("its Lua");
+    lua.split("```").next().expect("split gives one").into()
+}
+
+#[test]
+fn a_person_in_neovim_sees_what_is_wrong_and_what_fits() {
+    if Command::new("nvim").arg("--version").output().is_err() {
+        return not_run("manifests in Neovim", "it needs the package neovim");
+    }
+    let session = Session::new().app("display", r#"App(command: "/bin/sleep", args: ["9"])"#).app(
+        "web",
+        "App(\n    comand: \"/bin/sleep\",\n    stop: Stop(grace: \"5s\"),\n    after: [\"dispaly\"],\n)\n",
+    );
+    let (init, story, shown) =
+        (session.home().join("init.lua"), session.home().join("story.lua"), session.data().join("shown"));
+    fs::write(&init, set_up_of_the_docs()).expect("a set-up");
+    fs::write(&story, include_str!("lsp/neovim.lua")).expect("a story");
+    symlink(binary(), session.bin().join("kasm-void")).expect("the binary on PATH");
+    let path = format!("{}:{}", session.bin().display(), std::env::var("PATH").unwrap_or_default());
+    let mut command = session.command("nvim");
+    command.env("PATH", path).env("SHOWN", &shown).env("TERM", "xterm").env("XDG_RUNTIME_DIR", session.data());
+    command.args(["--headless", "-n", "-u"]).arg(&init).arg("-S").arg(&story).arg(session.manifests().join("web.ron"));
+    let output = finish(command);
+    let text = fs::read_to_string(&shown).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let shown: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(
+        shown["mistake"],
+        json!([1, 4, "there is no field `comand` of `App`\ndid you mean `command`?"]),
+        "{shown}"
+    );
+    assert_eq!(shown["next"], json!([3, 12, "no app is called `dispaly`\ndid you mean `display`?"]), "{shown}");
+    assert!(shown["meaning"].as_str().is_some_and(|text| text.contains("how long to wait")), "{shown}");
+    assert_eq!(shown["words"], json!(["display", "web"]), "{shown}");
 }
