@@ -52,7 +52,7 @@ tree() {
 depends() {
 	if ldd "$1" 2>&1 | grep -q libc.so; then
 		wanted=$(grep -aoE 'GLIBC_2\.[0-9]+' "$1" | sort -uV | tail -n 1)
-		echo "Depends: libc6 (>= ${wanted#GLIBC_})"
+		echo "Depends: libc6 (>= ${wanted#GLIBC_}), libgcc-s1"
 	fi
 }
 

@@ -10,6 +10,7 @@ use super::client::{Client, NoSupervisor};
 use super::print::{BAD, BUSY, GOOD, plain, say, say_json};
 use crate::host::{proc, sys};
 use crate::model::protocol::{Identity, Route, Snapshot};
+use crate::model::spelling::counted;
 
 /// The result of one check.
 #[derive(serde::Serialize)]
@@ -80,7 +81,8 @@ async fn of_the_supervisor(client: &Client) -> anyhow::Result<Vec<Finding>> {
     }));
     if restored > 0 {
         let text = format!(
-            "deleted or changed {restored} times while the session ran, and restored: exclude it from the program that cleans up there"
+            "deleted or changed {} while the session ran, and restored: exclude it from the program that cleans up there",
+            counted(restored.into(), "time")
         );
         found.push(finding("state folder", Verdict::Doubtful, text));
     }

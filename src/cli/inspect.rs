@@ -6,6 +6,7 @@ use super::client::Client;
 use super::print::{BAD, DIM, bytes, duration, plain, say, say_json, state_style, utc};
 use super::status;
 use crate::model::protocol::{Inspection, ProcessView, Route};
+use crate::model::spelling::counted;
 
 /// How many crashes are listed; `why` shows them with their last output.
 const CRASHES: usize = 3;
@@ -25,11 +26,11 @@ fn text(inspection: &Inspection) -> String {
     let style = state_style(app.state, app.failures);
     let uptime = app.uptime_ms.map_or(String::new(), |uptime| format!(" for {}", duration(uptime)));
     let head = format!(
-        "{} {style}{}{style:#}{uptime}, run {}, {} restarts",
+        "{} {style}{}{style:#}{uptime}, run {}, {}",
         plain(&app.name),
         status::state(app),
         app.run,
-        app.restarts
+        counted(app.restarts, "restart")
     );
     let names = |names: &[String]| names.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", ");
     let limits = [
@@ -131,7 +132,7 @@ mod tests {
             crashes: vec![crash()],
         };
         let expected = "\
-web Running for 1m 1s, run 2, 1 restarts
+web Running for 1m 1s, run 2, 1 restart
   manifest   /m/web.ron
   command    /bin/web 'two words'
   folder     the home folder

@@ -41,8 +41,9 @@ pub async fn top(client: &Client, json: bool) -> anyhow::Result<VerbEnd> {
     if !stdout().is_terminal() || std::env::var_os("TERM").is_none_or(|kind| kind.is_empty() || kind == "dumb") {
         bail!("`top` needs a terminal: use `kasm-void status --watch`");
     }
-    let _: Snapshot = client.get(&Route::Apps.path(&[])).await?;
+    let apps: Snapshot = client.get(&Route::Apps.path(&[])).await?;
     let (view, mut inputs) = mpsc::channel(256);
+    view.send(ScreenInput::Apps(apps, Duration::ZERO)).await.context("the view has ended")?;
     let mut signals = Signals::new()?;
     let mut continued = signal(SignalKind::from_raw(libc::SIGCONT))?;
     let abilities = Abilities { colour: colours_wanted(), unicode: !shows_ascii_only() };
@@ -50,7 +51,7 @@ pub async fn top(client: &Client, json: bool) -> anyhow::Result<VerbEnd> {
     let mut screen = LiveView::new(terminal::size());
     let mut feed = Feed::start(client, view.clone());
     read_keys(view);
-    let mut draw_at = Some(Instant::now());
+    let mut draw_at = None; // only when the apps are known, or it would say that there are none
     loop {
         let input = tokio::select! {
             biased;

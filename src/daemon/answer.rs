@@ -12,6 +12,7 @@ use super::{Daemon, clock};
 use crate::host::trust;
 use crate::model::ledger::VERSION;
 use crate::model::protocol::{Answer, Identity, Inspection, PlanReport, Readiness, Refusal, Snapshot, StateName};
+use crate::model::spelling::counted;
 use crate::model::supervisor::{AppRequest, AskId, DrainCause, Input, Observed};
 
 /// Requests that have not been answered yet.
@@ -148,7 +149,7 @@ impl Daemon {
             Observed {
                 memory_bytes: pid.map(|_| processes.memory(id)),
                 cpu_ms: pid.map(|_| processes.cpu(id).as_millis() as u64),
-                log_trouble: log.trouble.map(|why| format!("{why} ({} lines dropped)", log.dropped_lines)),
+                log_trouble: log.trouble.map(|why| format!("{why} ({} dropped)", counted(log.dropped_lines, "line"))),
                 alive: processes.holding_up(id, pid.filter(|_| state.name() == StateName::Stopping)),
             }
         })

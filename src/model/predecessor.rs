@@ -2,6 +2,8 @@
 //! one of which opens addresses past the policy. Decides which of them may be moved aside, and what `doctor` says of a
 //! home. A file that a person has changed to do something else is never touched.
 
+use crate::model::spelling::counted;
+
 /// A file that the older image copied into the home.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OldFile {
@@ -77,9 +79,9 @@ pub fn report(found: &[(OldFile, Whereabouts)], kept: usize, aside: &str) -> Vec
         ));
     }
     if kept > 0 {
-        let files = if kept == 1 { "1 file" } else { &format!("{kept} files") };
+        let (files, were) = (counted(kept as u64, "file"), if kept == 1 { "was" } else { "were" });
         let text =
-            format!("{files} of the older image were moved to {aside}: remove that folder when you will not go back");
+            format!("{files} of the older image {were} moved to {aside}: remove that folder when you will not go back");
         said.push((false, text));
     }
     said

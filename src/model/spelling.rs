@@ -1,4 +1,4 @@
-//! Suggestions for mistyped words.
+//! Suggestions for mistyped words, and counts in words.
 
 /// The candidate closest to a mistyped word ("did you mean …?"), if one is close.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -21,6 +21,11 @@ pub fn way_out<'a>(word: &str, candidates: impl Iterator<Item = &'a str>, (all, 
     }
 }
 
+/// A count in words: `1 restart`, `2 restarts`. `one` is a noun that takes an `s`.
+pub fn counted(count: u64, one: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
+}
+
 /// The error for a name that no app has. `apps` are the names there are.
 pub fn no_such_app<'a>(name: &str, apps: impl Iterator<Item = &'a str>) -> String {
     format!("no app is called `{name}`: {}", way_out(name, apps, ("there are", "there are none yet")))
@@ -29,6 +34,11 @@ pub fn no_such_app<'a>(name: &str, apps: impl Iterator<Item = &'a str>) -> Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "line")), ["0 lines", "1 line", "2 lines"]);
+    }
 
     #[test]
     fn suggestions_are_close_ones() {

@@ -62,6 +62,11 @@ impl Pty {
         self.emulator().screen().contents()
     }
 
+    /// Whether these words were on the screen at any time.
+    fn ever_showed(&self, words: &str) -> bool {
+        String::from_utf8_lossy(&fs::read(&self.recorded).unwrap_or_default()).contains(words)
+    }
+
     /// Waits until the screen satisfies `is`.
     fn shows(&self, what: &str, is: impl Fn(&str) -> bool) -> String {
         until_ok(&format!("the screen shows {what}; it shows\n"), || match self.screen() {
@@ -108,6 +113,7 @@ fn an_operator_sees_an_app_die_and_come_back_and_restarts_it() {
     pty.shows("both apps and the output of the first", |screen| {
         screen.contains("2 running") && screen.contains(&format!("hello from {first}"))
     });
+    assert!(!pty.ever_showed("no apps yet"), "there were two from the beginning");
     crate::harness::kill(first);
     let second = session.next_pid("one", first);
     pty.shows("the next run", |screen| {

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::tree::{Folder, MAX_DEPTH, kind};
 use super::write::{Finish, replace, with_temporary_name};
 use super::{Around, Done, cannot};
+use crate::model::spelling::counted;
 
 pub(super) fn copy(from: &Path, to: &Path, around: &Around) -> Done {
     let what = || format!("copy `{}` to `{}`", from.display(), to.display());
@@ -150,8 +151,7 @@ impl Copying<'_> {
     fn told(&self, to: &Path) -> String {
         match self.copied {
             0 => String::new(),
-            1 => format!("copied 1 file to `{}`", to.display()),
-            many => format!("copied {many} files to `{}`", to.display()),
+            some => format!("copied {} to `{}`", counted(some as u64, "file"), to.display()),
         }
     }
 }

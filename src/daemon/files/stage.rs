@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use super::tree::{Folder, MAX_DEPTH, kind};
 use super::write::{Finish, replace};
 use super::{Around, Done, cannot};
+use crate::model::spelling::counted;
 
 /// Bytes. Launchers and scripts are never larger.
 const MAX_SIZE: u64 = 16 << 20;
@@ -201,13 +202,13 @@ impl Staging<'_> {
     }
 
     fn told(&self, to: &Path) -> String {
-        let files = |count: usize| if count == 1 { "1 file".to_owned() } else { format!("{count} files") };
+        let files = |count: usize| counted(count as u64, "file");
         let mut parts = Vec::new();
         if self.brought > 0 {
             parts.push(format!("brought {} to `{}`", files(self.brought), to.display()));
         }
         if self.removed > 0 {
-            parts.push(format!("removed {} that are no longer shipped from `{}`", files(self.removed), to.display()));
+            parts.push(format!("removed {} from `{}` (no longer shipped)", files(self.removed), to.display()));
         }
         parts.extend(self.kept.iter().map(|path| format!("the replaced file is kept as `{}`", path.display())));
         parts.join(", ")

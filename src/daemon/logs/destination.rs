@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::host::sync::lock;
 use crate::model::output::losses::{Losses, Recovered, Stage};
+use crate::model::spelling::counted;
 
 /// An app's log file and its settings. Replaced when they change.
 pub struct Destination {
@@ -74,7 +75,7 @@ impl Destination {
         let (app, file) = (&self.app, self.path.display());
         tracing::info!(
             event = "log.recovered", %app, %file, error = cause, dropped_lines = lines,
-            "{app}: {file} is written again; {lines} lines were dropped"
+            "{app}: {file} is written again; dropped {}", counted(lines, "line")
         );
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::model::output::lines::LineBuffer;
 use crate::model::output::pass::{ForwardRate, Level, Passed, pass};
+use crate::model::spelling::counted;
 
 pub struct Forwarding {
     began: Instant,
@@ -53,7 +54,8 @@ impl Forwarding {
 
     fn tell_dropped(&mut self, app: &str, now: Duration) {
         if let Some(dropped) = self.rate.turn(now) {
-            tracing::warn!(event = "app.output", app, dropped, "{app}: dropped {dropped} lines of output");
+            let lines = counted(dropped, "line");
+            tracing::warn!(event = "app.output", app, dropped, "{app}: dropped {lines} of output");
         }
     }
 }

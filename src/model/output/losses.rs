@@ -1,6 +1,7 @@
 //! Counts output that could not be kept: how many lines, where in the stream, and why.
 
 use super::lines::{count_lines, line_end};
+use crate::model::spelling::counted;
 
 /// A stage at which output can get stuck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,8 +129,7 @@ impl Gap {
 
 /// The note that replaces dropped lines in a log file.
 pub fn note(lines: u64, cause: &str) -> String {
-    let lines = if lines == 1 { "1 line".into() } else { format!("{lines} lines") };
-    format!("[kasm-void: {lines} dropped: {cause}]")
+    format!("[kasm-void: {} dropped: {cause}]", counted(lines, "line"))
 }
 
 #[cfg(test)]
