@@ -132,7 +132,7 @@ impl Daemon {
             status,
             manifest: self.manifests.file(name).map(String::from),
             program: app.program.view(),
-            after: app.after.clone(),
+            after: app.after.iter().map(ToString::to_string).collect(),
             log: self.logs.file(name).display().to_string(),
             max_rss: app.max_rss,
             processes: self.processes.tree(id),

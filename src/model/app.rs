@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 
+use crate::model::manifest::after::After;
 use crate::model::manifest::hook::{BrowserKind, Hook, Locks, Step};
 use crate::model::manifest::icon::Icon;
 use crate::model::manifest::log::Log;
@@ -39,7 +40,7 @@ pub struct App {
     /// Recognises a live process as this app, however it was started.
     pub matcher: Option<Matcher>,
     /// Apps that are started before this one.
-    pub after: Vec<String>,
+    pub after: Vec<After>,
     /// The steps around a start.
     pub hooks: Hooks,
     /// When a started app counts as running. `None`: as soon as it is spawned.

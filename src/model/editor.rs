@@ -28,6 +28,8 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("give_up", &["Never", "After(times: 10, within: \"10m\")"]),
     ("kind", &["Chromium", "Electron", "X11"]),
     ("on_failure", &["Fail", "Continue"]),
+    ("until", &["Running", "Started", "Succeeded"]),
+    ("follow", &["true", "false"]),
     ("forward", &["true", "false"]),
     ("if_present", &["true", "false"]),
     ("own", &["true", "false"]),
@@ -120,7 +122,6 @@ pub fn complete<'a>(
     env: impl Iterator<Item = &'a str>,
 ) -> (Range<usize>, Vec<Suggestion>) {
     let place = place(text, at);
-    let field = |open: &OpenBracket| open.field.clone();
     match place.within {
         Within::Comment => (at..at, Vec::new()),
         Within::Text => {
@@ -138,8 +139,8 @@ pub fn complete<'a>(
                 let suggestions = names.into_iter().map(|text| Suggestion { text, about: String::new() });
                 return (place.word.start + dollar + 2..at, suggestions.collect());
             }
-            let is_after = place.open.iter().rev().find_map(field).is_some_and(|field| field == "after");
-            let apps = sources.iter().filter(|source| is_after && source.name != WORKSPACE);
+            let named = names_app(&place.open);
+            let apps = sources.iter().filter(|source| named && source.name != WORKSPACE);
             let about = |source: &Source| source.file.clone();
             let suggestions = apps.map(|source| Suggestion { text: source.name.clone(), about: about(source) });
             (place.word, suggestions.collect())
@@ -210,6 +211,9 @@ fn values(open: &[OpenBracket]) -> Vec<Suggestion> {
     let in_actions = open.iter().any(|open| open.field.as_deref() == Some("actions"));
     let in_list = open.last().is_some_and(|inner| inner.bracket == '[');
     let of = |parent: &str| reference::explain(parent).map(|found| found.fields).unwrap_or_default();
+    if in_list && field == "after" {
+        return vec![Suggestion { text: "After(app: \"\", until: Running)".into(), about: String::new() }];
+    }
     let written = |entry: &ReferenceEntry| Suggestion { text: entry.written.into(), about: entry.summary() };
     let is_session = open.first().is_some_and(|outer| outer.name == "Workspace");
     if in_list && (HOOKS.contains(&field) || in_actions) {
@@ -248,8 +252,16 @@ fn vars(text: &str) -> Vec<String> {
 /// The app that the word at this byte names, in `after`.
 pub fn named_app(text: &str, at: usize) -> Option<String> {
     let place = place(text, at);
-    let field = place.open.iter().rev().find_map(|open| open.field.as_deref())?;
-    (place.within == Within::Text && field == "after").then(|| text[place.word].to_string())
+    (place.within == Within::Text && names_app(&place.open)).then(|| text[place.word].to_string())
+}
+
+/// Whether a text here is the name of an app: in `after: ["x"]` or `after: [After(app: "x")]`.
+fn names_app(open: &[OpenBracket]) -> bool {
+    let mut fields = open.iter().rev().filter_map(|open| open.field.as_deref());
+    match fields.next() {
+        Some("app") => fields.next() == Some("after"),
+        field => field == Some("after"),
+    }
 }
 
 #[cfg(test)]
@@ -322,6 +334,10 @@ mod tests {
         assert!(offered("App(ready: Ready(probe: |").contains(&"Display".into()));
         assert!(offered("Workspace(ready: [|").contains(&"Display".into()));
         assert_eq!(offered("App(after: [\"|\"])"), ["display"]);
+        assert_eq!(offered("App(after: [After(app: \"|\")])"), ["display"]);
+        assert_eq!(offered("App(after: [After(app: \"x\", until: |)])"), ["Running", "Started", "Succeeded"]);
+        assert_eq!(offered("App(after: [After(app: \"x\", |)])"), ["until: ", "follow: "]);
+        assert_eq!(offered("App(after: [|])"), ["After(app: \"\", until: Running)"]);
         assert_eq!(offered("App(vars: { \"own\": \"${x}\" }, cwd: \"${|\")"), ["HOME", "own", "shared"]);
         assert_eq!(offered("App(about: \"|\")"), [""; 0]);
         assert_eq!(offered("App( // |"), [""; 0]);
@@ -345,6 +361,9 @@ mod tests {
                     }
                     "own" => format!("App(command: \"x\", ready: Ready(probe: Tcp(address: \"x:1\", own: {choice})))"),
                     "forward" => format!("App(command: \"x\", log: Log(forward: {choice}))"),
+                    "until" | "follow" => {
+                        format!("App(command: \"x\", after: [After(app: \"y\", {field}: {choice})])")
+                    }
                     "autostart" => continue, // a field of `Workspace`, read like `enabled`
                     field => format!("App(command: \"x\", {field}: {choice})"),
                 };
@@ -356,6 +375,8 @@ mod tests {
     #[test]
     fn an_app_is_named_where_another_follows_it() {
         let (text, at) = split("App(command: \"x\", after: [\"dis|play\"])");
+        assert_eq!(named_app(&text, at), Some("display".into()));
+        let (text, at) = split("App(command: \"x\", after: [After(app: \"dis|play\")])");
         assert_eq!(named_app(&text, at), Some("display".into()));
         let (text, at) = split("App(command: \"dis|play\")");
         assert_eq!(named_app(&text, at), None);

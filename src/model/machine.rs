@@ -60,7 +60,8 @@ pub struct AppMachine(InitializedStateMachine<Machine>);
 impl AppMachine {
     /// A machine for an app that was never started. It does nothing until its first event.
     pub fn new(app: Arc<App>) -> Self {
-        let mut cx = Context { now: Duration::ZERO, chance: 0.0, blocked: false, effects: &mut Vec::new() };
+        let mut cx =
+            Context { now: Duration::ZERO, chance: 0.0, blocked: false, followed: false, effects: &mut Vec::new() };
         AppMachine(Machine::new(app).uninitialized_state_machine().init_with_context(&mut cx))
     }
 
@@ -614,6 +615,36 @@ impl Machine {
 
     // Stopping.
 
+    /// Asked to end, but waits until the apps that follow it have ended. Each of those ends within its own `stop.grace`.
+    #[state(superstate = "any")]
+    fn stopping_followers(
+        &mut self,
+        pid: &mut Pid,
+        then: &mut Then,
+        event: &AppEvent,
+        context: &mut Context<'_>,
+    ) -> Outcome<State> {
+        match event {
+            AppEvent::FollowersEnded => Transition(State::stopping(Some(*pid), then.clone())),
+            AppEvent::Exited { .. } => Transition(State::stopping(None, then.clone())),
+            AppEvent::SignalAsked(signal) => {
+                context.push(AppEffect::Signal { pid: *pid, signal: *signal });
+                Super
+            }
+            AppEvent::Changed(app, _) => {
+                self.take(app);
+                Handled
+            }
+            _ => match Self::asked_while_stopping(then, event) {
+                Some(other) => {
+                    *then = other;
+                    Handled
+                }
+                None => Super,
+            },
+        }
+    }
+
     /// Ends the tree within `stop.grace`: first with `stop.signal`, then with TERM, then with KILL.
     #[state(superstate = "any", entry_action = "enter_stopping", exit_action = "leave_stopping")]
     fn stopping(
@@ -704,8 +735,11 @@ impl Machine {
 
     /// The app is starting and has no leader yet.
     #[superstate(superstate = "any")]
-    fn starting(&mut self, event: &AppEvent) -> Outcome<State> {
-        self.asked_while_up(None, event)
+    fn starting(&mut self, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
+        if *event == AppEvent::DependencyLost {
+            return Super;
+        }
+        self.asked_while_up(None, event, context)
     }
 
     /// The app has a live leader.
@@ -715,7 +749,7 @@ impl Machine {
             context.push(AppEffect::Signal { pid: *pid, signal: *signal });
             return Super;
         }
-        self.asked_while_up(Some(*pid), event)
+        self.asked_while_up(Some(*pid), event, context)
     }
 
     /// The leader is gone and the policy has not decided what follows. A request decides instead.
@@ -753,6 +787,8 @@ impl Machine {
             | AppEvent::Changed(..)
             | AppEvent::Resumed(_)
             | AppEvent::Unblocked
+            | AppEvent::DependencyLost
+            | AppEvent::FollowersEnded
             | AppEvent::HooksDone { .. }
             | AppEvent::HookFailed { .. }
             | AppEvent::Found { .. }

@@ -12,6 +12,7 @@ pub mod pattern;
 
 pub mod fields;
 
+pub mod after;
 pub mod backoff;
 pub mod environment;
 pub mod fixed;
@@ -32,6 +33,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::manifest::after::AfterForm;
 use crate::model::manifest::backoff::BackoffForm;
 use crate::model::manifest::fixed::FixedForm;
 use crate::model::manifest::hook::HookForm;
@@ -90,7 +92,7 @@ pub struct Manifest {
     pub matches: Option<MatchForm>,
     /// Apps that are started before this one.
     #[serde(default)]
-    pub after: Vec<String>,
+    pub after: Vec<AfterForm>,
     /// Steps before every spawn.
     #[serde(default)]
     pub prelaunch: Vec<HookForm>,

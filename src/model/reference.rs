@@ -9,8 +9,9 @@ use crate::model::spelling::closest;
 const PAGE: &str = include_str!("../../docs/manifest.md");
 
 /// Headings of tables, and the path of the fields in them. `""` is the app itself.
-const SECTIONS: [(&str, &str); 10] = [
+const SECTIONS: [(&str, &str); 11] = [
     ("Fields of `App`", ""),
+    ("After", "after"),
     ("Match", "matches"),
     ("Backoff", "backoff"),
     ("Stop", "stop"),

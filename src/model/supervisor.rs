@@ -1,9 +1,9 @@
 //! The pure core of the supervisor: owns the machines of all apps and sends them events. It takes one input and returns
 //! all its effects. The daemon performs the effects, and their results come back as inputs.
 //!
-//! Each submodule has one concern: `apply` (manifests), `inherit` (what an earlier supervisor left), `requests`,
-//! `drain`, `handover` (to another process), `snapshot` (what clients see) and `apps` (the table of machines). This file dispatches the inputs and
-//! handles the dependencies between apps.
+//! Each submodule has one concern: `after` (how apps depend on one another), `apply` (manifests), `inherit` (what an earlier supervisor left), `requests`,
+//! `drain`, `handover` (to another process), `snapshot` (what clients see) and `apps` (the table of machines). This file dispatches the
+//! inputs.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -17,10 +17,11 @@ use crate::model::guard::ToGuard;
 use crate::model::loading::check::Checked;
 use crate::model::loading::problem::Problem;
 pub use crate::model::machine::{AppEffect, AppEvent, ProbeKind, Timer, Traces};
-use crate::model::machine::{Context, SavedApp, State, StopReason};
+use crate::model::machine::{Context, SavedApp, StopReason};
 use crate::model::manifest::workspace::Workspace;
 use crate::model::protocol::{Answer, PlanReport, StateName};
 
+mod after;
 mod apply;
 mod apps;
 mod drain;
@@ -153,6 +154,14 @@ pub struct Supervisor {
     touched: BTreeSet<AppId>,
 }
 
+/// What is next for an app within one input.
+enum Next {
+    /// This has happened to it.
+    Happens(AppEvent),
+    /// An app that it depends on, or that depends on it, has changed.
+    Concerns,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 enum Staging {
     #[default]
@@ -240,15 +249,29 @@ impl Supervisor {
 
     /// Sends an event to a machine, then handles what the new state means for other apps.
     fn dispatch(&mut self, id: AppId, event: AppEvent, turn: &mut Turn<'_>) {
-        let mut queue = VecDeque::from([(id, event)]);
-        while let Some((id, event)) = queue.pop_front() {
-            let blocked = self.blocked(id);
+        let mut queue = VecDeque::from([(id, Next::Happens(event))]);
+        while let Some((id, next)) = queue.pop_front() {
+            let event = match next {
+                Next::Happens(event) => event,
+                Next::Concerns => match self.consequence(id) {
+                    Some(event) => event,
+                    // What it waits for may be down for good.
+                    None => {
+                        self.answer(id, turn);
+                        continue;
+                    }
+                },
+            };
+            // A changed manifest also concerns the apps that only its last version names.
+            let named_before = matches!(event, AppEvent::Changed(..)).then(|| self.concerned(id)).unwrap_or_default();
+            let (blocked, followed) = (self.blocked(id), self.followed(id));
             let Some(slot) = self.apps.get_mut(id) else { continue };
-            let before = slot.state().name();
+            let (before, phase) = (slot.state().name(), std::mem::discriminant(slot.state()));
             let mut effects = Vec::new();
-            let mut cx = Context { now: turn.now, chance: turn.chance, blocked, effects: &mut effects };
+            let mut cx = Context { now: turn.now, chance: turn.chance, blocked, followed, effects: &mut effects };
             slot.machine.handle(&event, &mut cx);
             let (after, name, unsought) = (slot.state().name(), slot.app().name.clone(), !slot.is_sought);
+            let same_phase = phase == std::mem::discriminant(slot.state());
             self.apps.update(id);
             self.touched.insert(id);
             let end = effects.iter().find_map(|effect| match effect {
@@ -259,6 +282,10 @@ impl Supervisor {
                 turn.push(Effect::Save); // or the next supervisor would not know that there may be a process
             }
             turn.effects.extend(effects.into_iter().map(|effect| Effect::App(id, effect)));
+            if !same_phase || matches!(event, AppEvent::Changed(..) | AppEvent::StopAsked(_)) {
+                let concerned = named_before.into_iter().chain(self.concerned(id));
+                queue.extend(concerned.map(|other| (other, Next::Concerns)));
+            }
             if before != after {
                 self.moved(id, (before, after), &mut queue, turn);
             }
@@ -269,22 +296,18 @@ impl Supervisor {
         }
     }
 
-    /// An app has changed state. Other apps may have waited for that.
+    /// An app has changed state. This may concern other apps.
     fn moved(
         &mut self,
         id: AppId,
         (from, to): (StateName, StateName),
-        queue: &mut VecDeque<(AppId, AppEvent)>,
+        queue: &mut VecDeque<(AppId, Next)>,
         turn: &mut Turn<'_>,
     ) {
         let down = matches!(to, StateName::Stopped | StateName::GaveUp);
-        let followers = || self.apps.followers(self.name(id).unwrap_or_default());
-        if down || to == StateName::Running {
-            let waiting = followers().filter(|other| self.is_waiting(*other) && !self.blocked(*other));
-            queue.extend(waiting.map(|other| (other, AppEvent::Unblocked)));
-        }
         if from == StateName::Running {
-            queue.extend(followers().map(|other| (other, AppEvent::DependencyEnded)));
+            let followers = self.apps.followers(self.name(id).unwrap_or_default());
+            queue.extend(followers.map(|other| (other, Next::Happens(AppEvent::DependencyEnded))));
         }
         let Some(slot) = self.apps.get(id) else { return };
         let (app, removed, may_stop) = (slot.app().clone(), slot.removed, self.may_stop(slot));
@@ -294,30 +317,12 @@ impl Supervisor {
         if self.drain.is_some() {
             // An app that others need is stopped with them, unless it is about to be started again.
             let next = if down { self.freed_by(&app) } else { may_stop.then_some(id).into_iter().collect() };
-            queue.extend(next.into_iter().map(|next| (next, AppEvent::StopAsked(StopReason::Draining))));
+            let stop = || Next::Happens(AppEvent::StopAsked(StopReason::Draining));
+            queue.extend(next.into_iter().map(|next| (next, stop())));
         }
         if down {
             self.exit_if_down(turn);
         }
-    }
-
-    fn is_waiting(&self, id: AppId) -> bool {
-        self.apps.get(id).is_some_and(|slot| matches!(slot.state(), State::Waiting { .. }))
-    }
-
-    /// This app has to wait because an app named in `after` is starting.
-    fn blocked(&self, id: AppId) -> bool {
-        let Some(slot) = self.apps.get(id) else { return false };
-        let others = slot.app().after.iter().filter_map(|name| self.apps.get(self.apps.id(name)?));
-        others.into_iter().any(|other| other.state().on_its_way() || self.is_about_to_start(other))
-    }
-
-    /// The app was just loaded, together with the one that waits for it.
-    fn is_about_to_start(&self, slot: &apps::Slot) -> bool {
-        matches!(slot.state(), State::Stopped { why: StopReason::NotStarted, .. })
-            && slot.app().enabled
-            && self.workspace.autostart
-            && self.drain.is_none()
     }
 
     /// The app and its manifest are gone.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kasm_void::model::app::App;
+use kasm_void::model::manifest::after::After;
 use kasm_void::model::manifest::backoff::GiveUp;
 use kasm_void::model::manifest::hook::{Hook, OnFailure, Step};
 use kasm_void::model::manifest::probe::{Health, Ready, Target};
@@ -80,7 +81,7 @@ fn one() -> Cast {
 
 fn two() -> Cast {
     let mut second = App::new(&name(1), &["/helper"]);
-    second.after = vec![name(0)];
+    second.after = vec![After::name(&name(0))];
     Cast { apps: vec![App::new(&name(0), &["/web"]), second], deaf: vec![false, false], silent: false, staged: false }
 }
 

@@ -4,6 +4,7 @@
 mod harness;
 
 mod adoption;
+mod after;
 mod bad_input;
 mod check_url;
 mod containers;

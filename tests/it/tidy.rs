@@ -311,6 +311,7 @@ fn each_manifest_field_can_be_explained() {
     for (file, form, parent) in [
         ("manifest.rs", "Manifest", ""),
         ("workspace.rs", "WorkspaceForm", "workspace."),
+        ("after.rs", "ConditionForm", "after."),
         ("backoff.rs", "BackoffForm", "backoff."),
         ("stop.rs", "StopForm", "stop."),
         ("log.rs", "LogForm", "log."),

@@ -10,6 +10,7 @@ use crate::model::loading::locator::Locator;
 use crate::model::loading::problem::Problem;
 use crate::model::loading::scope::Scope;
 use crate::model::loading::surroundings::{FileKind, Surroundings};
+use crate::model::manifest::after::AfterForm;
 use crate::model::manifest::fields::{Fields, Finding, Whole};
 use crate::model::manifest::hook::{Hook, HookForm, Step};
 use crate::model::manifest::limits::Limits;
@@ -117,7 +118,7 @@ fn checked(
         enabled,
         program,
         matcher,
-        after,
+        after: after.into_iter().map(AfterForm::check).collect(),
         ready: ready.map(|form| fields.within("ready", |fields| form.check(fields))),
         health: health.map(|form| fields.within("health", |fields| form.check(fields))),
         policy: RestartPolicy { restart, on_close, backoff, on_give_up },

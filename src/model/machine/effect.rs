@@ -71,8 +71,10 @@ pub struct Context<'a> {
     pub now: Duration,
     /// A random number in 0..1, for jitter.
     pub chance: f64,
-    /// An app named in `after` is still starting.
+    /// An app named in `after` is not as it demands.
     pub blocked: bool,
+    /// An app that follows this one is not down. It ends before this one does.
+    pub followed: bool,
     /// Effects are appended to this, in the order in which they must be performed.
     pub effects: &'a mut Vec<AppEffect>,
 }

@@ -22,10 +22,11 @@ impl Machine {
     }
 
     /// Handles a request to an app that is up. `pid` is its leader, if there is one.
-    pub(super) fn asked_while_up(&mut self, pid: Option<Pid>, event: &AppEvent) -> Outcome<State> {
+    pub(super) fn asked_while_up(&mut self, pid: Option<Pid>, event: &AppEvent, cx: &Context<'_>) -> Outcome<State> {
         let action = match event {
             AppEvent::StartAsked => return Handled,
-            AppEvent::StopAsked(why) => return Transition(State::stopping(pid, Then::Stopped(*why))),
+            AppEvent::StopAsked(why) => return Transition(stop(pid, Then::Stopped(*why), cx)),
+            AppEvent::DependencyLost => return Transition(stop(pid, Then::Start { action: None }, cx)),
             AppEvent::RestartAsked => None,
             AppEvent::ActionAsked(action) => Some(action.clone()),
             AppEvent::Changed(app, change) => {
@@ -38,7 +39,7 @@ impl Machine {
             _ => return Super,
         };
         self.history.forget();
-        Transition(State::stopping(pid, Then::Start { action }))
+        Transition(stop(pid, Then::Start { action }, cx))
     }
 
     pub(super) fn fail(&self, pid: Pid, exit: Exit, lived: Option<Duration>, cx: &Context<'_>) -> Outcome<State> {
@@ -136,5 +137,13 @@ impl Machine {
             AppEvent::StartAsked | AppEvent::RestartAsked | AppEvent::ActionAsked(_) => then.clone(),
             _ => return None,
         })
+    }
+}
+
+/// The first state of a stop that was asked for. Apps that follow this one end before it.
+pub(super) fn stop(pid: Option<Pid>, then: Then, cx: &Context<'_>) -> State {
+    match pid.filter(|_| cx.followed) {
+        Some(pid) => State::stopping_followers(pid, then),
+        None => State::stopping(pid, then),
     }
 }

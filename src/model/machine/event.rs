@@ -27,10 +27,14 @@ pub enum AppEvent {
     Changed(Arc<App>, Change),
     /// An earlier supervisor saved this state.
     Resumed(Box<SavedApp>),
-    /// The apps named in `after` are up, or no longer starting.
+    /// The apps named in `after` are as it demands.
     Unblocked,
     /// An app named in `after` has ended.
     DependencyEnded,
+    /// An app that this one follows is no longer as `after` demands.
+    DependencyLost,
+    /// The apps that follow this one are down.
+    FollowersEnded,
     /// All steps before the start have succeeded, or may fail.
     HooksDone { run: u64 },
     /// A step before the start has failed.
@@ -73,7 +77,9 @@ impl AppEvent {
             | AppEvent::Changed(..)
             | AppEvent::Resumed(_)
             | AppEvent::Unblocked
-            | AppEvent::DependencyEnded => None,
+            | AppEvent::DependencyEnded
+            | AppEvent::DependencyLost
+            | AppEvent::FollowersEnded => None,
             AppEvent::HooksDone { run }
             | AppEvent::HookFailed { run, .. }
             | AppEvent::Found { run, .. }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use statig::prelude::*;
 
 use super::effect::{Context, Report};
+use super::end::stop;
 use super::event::AppEvent;
 use super::parts::{Pid, RunEnd, Then};
 use super::saved::{SavedApp, SavedState};
@@ -57,7 +58,8 @@ impl Machine {
                 cx.report(Report::Adopted { run: self.run, pid });
                 State::running(pid, true, *since, 0)
             }
-            SavedState::Stopping { then, .. } => State::stopping(Some(pid), then.clone()),
+            SavedState::Stopping { then: then @ Then::Crashed(_), .. } => State::stopping(Some(pid), then.clone()),
+            SavedState::Stopping { then, .. } => stop(Some(pid), then.clone(), cx),
             SavedState::Up { pid: known, .. } if *known == pid => self.alive(pid, true, cx),
             // It was started again, but the supervisor died before it could save that.
             _ => {
@@ -127,6 +129,7 @@ fn saved_state(state: &State) -> SavedState {
         State::Probing { pid, .. } => SavedState::Up { pid, since: None },
         State::Running { pid, since, .. } => SavedState::Up { pid, since: Some(since) },
         State::Succeeding { end, .. } | State::Sweeping { end } | State::Judging { end } => SavedState::Ended(end),
+        State::StoppingFollowers { pid, then } => SavedState::Stopping { pid: Some(pid), then },
         State::Stopping { pid, then } => SavedState::Stopping { pid, then },
     }
 }

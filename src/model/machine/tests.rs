@@ -50,7 +50,7 @@ fn driven(app: App) -> AppMachine {
 
 fn tell(machine: &mut AppMachine, now: Duration, event: &AppEvent) -> Vec<AppEffect> {
     let mut effects = Vec::new();
-    machine.handle(event, &mut Context { now, chance: 0.0, blocked: false, effects: &mut effects });
+    machine.handle(event, &mut Context { now, chance: 0.0, blocked: false, followed: false, effects: &mut effects });
     effects
 }
 
@@ -75,6 +75,8 @@ fn events(run: u64, app: &Arc<App>) -> Vec<(&'static str, AppEvent)> {
         ("ActionAsked", AppEvent::ActionAsked("reload".into())),
         ("SignalAsked", AppEvent::SignalAsked(1)),
         ("DependencyEnded", AppEvent::DependencyEnded),
+        ("DependencyLost", AppEvent::DependencyLost),
+        ("FollowersEnded", AppEvent::FollowersEnded),
         ("TracesFound(a person)", AppEvent::TracesFound { run, traces: CLOSED }),
         ("TracesFound(no display)", AppEvent::TracesFound { run, traces: Traces { display: false, ..CLOSED } }),
         ("Changed(live)", AppEvent::Changed(app.clone(), Change::Live(vec!["backoff"]))),
@@ -113,19 +115,21 @@ fn row(state: &State) -> String {
     let text = format!("{state:?}");
     let leaf = text.split([' ', '{']).next().unwrap_or_default();
     match state {
-        State::Stopping { then, .. } => {
-            let then = match then {
-                Then::Stopped(_) => "Stopped",
-                Then::Start { .. } => "Starting",
-                Then::Crashed(_) => "Crashed",
-            };
-            format!("Stopping: then {then}")
-        }
+        State::Stopping { then, .. } => format!("Stopping: then {}", follows(then)),
+        State::StoppingFollowers { then, .. } => format!("Stopping: {leaf}, then {}", follows(then)),
         State::Succeeding { end, .. } | State::Sweeping { end } if end.exit == Exit::Clean => {
             format!("Crashed: {leaf} after exit code 0")
         }
         other if other.name().to_string() == leaf => leaf.into(),
         other => format!("{}: {leaf}", other.name()),
+    }
+}
+
+fn follows(then: &Then) -> &'static str {
+    match then {
+        Then::Stopped(_) => "Stopped",
+        Then::Start { .. } => "Starting",
+        Then::Crashed(_) => "Crashed",
     }
 }
 
@@ -166,9 +170,18 @@ fn explore() -> BTreeMap<String, BTreeMap<&'static str, (String, Vec<String>)>> 
     let spec = Arc::new(full());
     let (mut table, mut queue) = (BTreeMap::new(), vec![(driven(full()), 0)]);
     let mut waiting = driven(full());
-    let mut cx = Context { now: Duration::ZERO, chance: 0.0, blocked: true, effects: &mut Vec::new() };
+    let mut cx = Context { now: Duration::ZERO, chance: 0.0, blocked: true, followed: true, effects: &mut Vec::new() };
     waiting.handle(&AppEvent::StartAsked, &mut cx);
     queue.push((waiting, 0));
+    let mut followed = driven(App::new("web", &["/usr/bin/web"]));
+    for event in [AppEvent::StartAsked, AppEvent::NotFound { run: 1 }, AppEvent::Spawned { run: 1, pid: 9 }] {
+        tell(&mut followed, Duration::ZERO, &event);
+    }
+    for request in [AppEvent::StopAsked(StopReason::Held), AppEvent::RestartAsked] {
+        let mut followed = followed.clone();
+        followed.handle(&request, &mut cx);
+        queue.push((followed, 0));
+    }
     queue.extend([(failed_of(1), 0), (failed_of(2), 0)]);
     while let Some((machine, steps)) = queue.pop() {
         let from = row(machine.state());
@@ -226,13 +239,17 @@ fn every_state_can_be_reached_and_stopped() {
     let table = explore();
     for name in
         ["Stopped", "Running", "Crashed: Sweeping", "Crashed: Judging", "Backoff", "GaveUp", "Starting: Waiting"]
+            .into_iter()
+            .chain(["Stopping: StoppingFollowers, then Stopped", "Stopping: StoppingFollowers, then Starting"])
     {
         assert!(table.contains_key(name), "{name} was never reached");
     }
     for (from, cells) in &table {
         let (to, _) = &cells["StopAsked"];
         // The stop is remembered during the look-up.
-        let known = ["Stopped", "Stopping: then Stopped", "Starting: Resuming"].contains(&to.as_str());
+        let known =
+            ["Stopped", "Stopping: then Stopped", "Starting: Resuming", "Stopping: StoppingFollowers, then Stopped"]
+                .contains(&to.as_str());
         assert!(known && (to != "Starting: Resuming" || to == from), "stop in {from} leads to {to}");
     }
 }

@@ -20,7 +20,7 @@ impl State {
             State::Running { .. } => StateName::Running,
             State::Succeeding { .. } | State::Sweeping { .. } | State::Judging { .. } => StateName::Crashed,
             State::Backoff { .. } => StateName::Backoff,
-            State::Stopping { .. } => StateName::Stopping,
+            State::StoppingFollowers { .. } | State::Stopping { .. } => StateName::Stopping,
             State::GaveUp { .. } => StateName::GaveUp,
         }
     }
@@ -28,7 +28,9 @@ impl State {
     /// The tree's leader, while it is alive.
     pub fn pid(&self) -> Option<Pid> {
         match self {
-            State::Probing { pid, .. } | State::Running { pid, .. } => Some(*pid),
+            State::Probing { pid, .. } | State::Running { pid, .. } | State::StoppingFollowers { pid, .. } => {
+                Some(*pid)
+            }
             State::Stopping { pid, .. } => *pid,
             _ => None,
         }
@@ -47,14 +49,37 @@ impl State {
     /// The app is about to be up, so apps with this one in `after` wait.
     pub fn on_its_way(&self) -> bool {
         match self {
-            State::Stopping { then, .. } => !matches!(then, Then::Stopped(_)),
+            State::StoppingFollowers { then, .. } | State::Stopping { then, .. } => !matches!(then, Then::Stopped(_)),
             _ => matches!(self.name(), StateName::Starting | StateName::Crashed | StateName::Backoff),
         }
     }
 
     /// A stop by an operator, the manifest or a drain is in progress.
     pub fn stop_asked(&self) -> bool {
-        matches!(self, State::Stopping { then: Then::Stopped(_), .. })
+        self.stop_reason().is_some() && !self.at_rest()
+    }
+
+    /// A process of the app is alive or about to be, or may be alive since an earlier supervisor.
+    pub fn may_have_processes(&self) -> bool {
+        match self {
+            State::Stopped { .. }
+            | State::GaveUp { .. }
+            | State::Backoff { .. }
+            | State::Waiting { .. }
+            | State::Looking { .. }
+            | State::Clearing { .. }
+            | State::Hooks { .. } => false,
+            State::Resuming { .. }
+            | State::LookingAgain { .. }
+            | State::Spawning { .. }
+            | State::Probing { .. }
+            | State::Running { .. }
+            | State::Succeeding { .. }
+            | State::Sweeping { .. }
+            | State::Judging { .. }
+            | State::StoppingFollowers { .. }
+            | State::Stopping { .. } => true,
+        }
     }
 
     /// No process is alive, and only a request starts one.
@@ -65,7 +90,9 @@ impl State {
     /// Why the app is down, or about to be.
     pub fn stop_reason(&self) -> Option<StopReason> {
         match self {
-            State::Stopped { why, .. } | State::Stopping { then: Then::Stopped(why), .. } => Some(*why),
+            State::Stopped { why, .. }
+            | State::StoppingFollowers { then: Then::Stopped(why), .. }
+            | State::Stopping { then: Then::Stopped(why), .. } => Some(*why),
             _ => None,
         }
     }
@@ -82,6 +109,7 @@ impl State {
             State::Backoff { attempt, .. } => format!("retry {attempt}"),
             State::Succeeding { end, .. } | State::Sweeping { end } | State::Judging { end } => end.exit.to_string(),
             State::GaveUp { exit } => exit.to_string(),
+            State::StoppingFollowers { .. } => "waiting for others to stop".into(),
             State::Stopping { then: Then::Start { .. }, .. } => "to start again".into(),
             State::Stopping { then: Then::Crashed(end), .. } => end.exit.to_string(),
             State::Resuming { .. }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::AppId;
 use crate::model::app::App;
 use crate::model::machine::{AppMachine, State};
+use crate::model::manifest::after::After;
 
 #[derive(Clone, Default, Hash)]
 pub struct Apps {
@@ -81,13 +82,13 @@ impl Apps {
     }
 
     fn follow(&mut self, id: AppId, app: &App) {
-        for other in &app.after {
+        for After { app: other, .. } in &app.after {
             self.followers.entry(other.clone()).or_default().insert(id);
         }
     }
 
     fn unfollow(&mut self, id: AppId, app: &App) {
-        for other in &app.after {
+        for After { app: other, .. } in &app.after {
             if let Some(followers) = self.followers.get_mut(other) {
                 followers.remove(&id);
                 if followers.is_empty() {

@@ -76,7 +76,7 @@ impl Supervisor {
 
     /// Which of the apps named in `after` of an app that is down now may be stopped.
     pub(super) fn freed_by(&self, app: &App) -> Vec<AppId> {
-        let named = app.after.iter().filter_map(|name| self.apps.id(name));
+        let named = app.after.iter().filter_map(|after| self.apps.id(&after.app));
         named.filter(|id| self.apps.get(*id).is_some_and(|slot| self.may_stop(slot))).collect()
     }
 
@@ -85,6 +85,11 @@ impl Supervisor {
         let is_needed = || self.apps.followers(&slot.app().name).any(|other| self.apps.is_busy(other));
         let stays = state.is_led() && is_needed();
         !state.at_rest() && !state.stop_asked() && !stays
+    }
+
+    /// All that is left is killed.
+    pub(super) fn hurried(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.hurried)
     }
 
     pub(super) fn exit_if_down(&self, turn: &mut Turn<'_>) {

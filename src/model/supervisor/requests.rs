@@ -117,8 +117,9 @@ impl Supervisor {
             return;
         }
         let Some(slot) = self.apps.get(id) else { return };
+        let in_vain = self.waits_in_vain(id);
         self.waits.retain(|wait| {
-            let answer = if wait.app == id { reached(slot, wait.goal) } else { None };
+            let answer = if wait.app == id { reached(slot, wait.goal, in_vain.as_deref()) } else { None };
             let Some((refusal, message)) = answer else { return true };
             let answer = Answer { app: slot.app().name.clone(), done: refusal.is_none(), message, refusal };
             turn.push(Effect::Answer(wait.id, answer));
@@ -141,8 +142,9 @@ fn signal_text(signal: i32) -> String {
     signal_name(signal).map_or_else(|| signal.to_string(), |name| format!("SIG{name}"))
 }
 
-/// The answer to a request: a refusal, if it failed, and the message. `None` if it is not done yet.
-fn reached(slot: &Slot, goal: Goal) -> Option<(Option<Refusal>, String)> {
+/// The answer to a request: a refusal, if it failed, and the message. `None` if it is not done yet. `in_vain`: what the
+/// app waits for, if that will not happen by itself.
+fn reached(slot: &Slot, goal: Goal, in_vain: Option<&str>) -> Option<(Option<Refusal>, String)> {
     let (name, run, state) = (&slot.app().name, slot.machine.run, slot.state());
     let ended = || slot.machine.last_exit.clone().unwrap_or(Exit::Unknown);
     match (goal, state) {
@@ -162,6 +164,9 @@ fn reached(slot: &Slot, goal: Goal) -> Option<(Option<Refusal>, String)> {
         (Goal::Up { after }, State::Stopped { why: StopReason::Done, .. }) if run > after => {
             let refusal = (ended() != Exit::Clean).then_some(Refusal::Failed);
             Some((refusal, format!("`{name}` ran to its end: {}", ended())))
+        }
+        (Goal::Up { after }, State::Waiting { .. }) if run > after => {
+            in_vain.map(|why| (Some(Refusal::Failed), format!("`{name}` starts later: {why}")))
         }
         (Goal::Up { .. }, State::Stopped { .. }) => {
             Some((Some(Refusal::Overtaken), format!("`{name}` was stopped by another request")))

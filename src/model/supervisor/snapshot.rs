@@ -23,7 +23,10 @@ pub struct Observed {
 impl Supervisor {
     /// Calls `observe` once for each app.
     pub fn snapshot(&self, now: Duration, mut observe: impl FnMut(AppId, &State, &str) -> Observed) -> Snapshot {
-        let status = |(name, id, slot): (&str, AppId, &Slot)| status(name, slot, now, observe(id, slot.state(), name));
+        let status = |(name, id, slot): (&str, AppId, &Slot)| {
+            let waits_for = self.waits_for(id);
+            status(name, slot, now, (observe(id, slot.state(), name), waits_for))
+        };
         Snapshot {
             apps: self.apps.by_name().map(status).collect(),
             problems: self.problems.iter().cloned().chain(self.trouble().map(String::from)).collect(),
@@ -33,14 +36,14 @@ impl Supervisor {
     }
 }
 
-fn status(name: &str, slot: &Slot, now: Duration, observed: Observed) -> AppStatus {
+fn status(name: &str, slot: &Slot, now: Duration, (observed, waits_for): (Observed, Option<String>)) -> AppStatus {
     let (machine, state) = (&slot.machine, slot.state());
     let milliseconds = |span: Duration| span.as_millis() as u64;
     AppStatus {
         name: name.into(),
         about: machine.app.about.clone(),
         state: state.name(),
-        detail: detail(name, state, &observed.alive),
+        detail: detail(name, state, waits_for, &observed.alive),
         pid: state.pid(),
         adopted: matches!(state, State::Running { adopted: true, .. }),
         run: machine.run,
@@ -64,11 +67,11 @@ fn status(name: &str, slot: &Slot, now: Duration, observed: Observed) -> AppStat
     }
 }
 
-/// The detail of the state. Adds how to leave `GaveUp`, and which processes delay a stop.
-fn detail(name: &str, state: &State, alive: &[String]) -> String {
+/// The detail of the state. Adds what it waits for, how to leave `GaveUp`, and which processes delay a stop.
+fn detail(name: &str, state: &State, waits_for: Option<String>, alive: &[String]) -> String {
     /// This many are named; the rest are counted.
     const NAMED: usize = 3;
-    let mut parts = vec![state.detail()];
+    let mut parts = vec![waits_for.unwrap_or_else(|| state.detail())];
     match state {
         State::GaveUp { .. } => parts.push(format!("`kasm-void start {name}` tries again")),
         _ if !alive.is_empty() => {

@@ -8,10 +8,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::exit::Exit;
 use crate::model::machine::{Report, Timer, Traces};
+use crate::model::manifest::after::{After, Until};
 use crate::model::manifest::backoff::{Backoff, GiveUp};
 use crate::model::manifest::hook::{Hook, OnFailure, Step};
 use crate::model::manifest::probe::{Ready, Target};
-use crate::model::manifest::restart::{OnClose, OnGiveUp};
+use crate::model::manifest::restart::{OnClose, OnGiveUp, Restart};
 use crate::model::protocol::{AppStatus, Refusal, Verb};
 
 struct World {
@@ -271,8 +272,23 @@ fn step() -> Hook {
 
 fn after(name: &str, others: &[&str]) -> App {
     let mut app = app(name);
-    app.after = others.iter().map(|other| other.to_string()).collect();
+    app.after = others.iter().map(|other| After::name(other)).collect();
     app
+}
+
+fn follower(name: &str, other: &str) -> App {
+    App { after: vec![After { app: other.into(), until: Until::Running, follow: true }], ..app(name) }
+}
+
+/// A job, and a follower that waits for its success.
+fn job(name: &str) -> App {
+    let mut app = app(name);
+    app.policy.restart = Restart::Never;
+    app
+}
+
+fn after_success(name: &str, job: &str, follow: bool) -> App {
+    App { after: vec![After { app: job.into(), until: Until::Succeeded, follow }], ..app(name) }
 }
 
 fn with_probe(mut app: App) -> App {
@@ -289,7 +305,7 @@ fn apps_start_after_those_they_name_are_ready() {
     world.slow.insert("display".into());
     world.load(&[after("browser", &["manager"]), with_probe(app("display")), after("manager", &["display"])]);
     assert_eq!(world.told(), "+display");
-    assert_eq!(world.status("browser").detail, "waiting for others");
+    assert_eq!(world.status("browser").detail, "waiting for manager");
     world.ready("display");
     assert_eq!(world.told(), "+manager +browser");
 }
@@ -308,7 +324,7 @@ fn an_app_whose_hooks_ran_while_its_display_died_waits_for_the_next_one() {
     world.told();
     let (id, run) = (world.id("browser"), world.run("browser"));
     world.give(Input::Happened(id, AppEvent::HooksDone { run }));
-    assert_eq!((world.told().as_str(), world.status("browser").detail.as_str()), ("", "waiting for others"));
+    assert_eq!((world.told().as_str(), world.status("browser").detail.as_str()), ("", "waiting for display"));
     world.held_hooks = false;
     world.ready("display");
     assert_eq!(world.told(), "+browser");
@@ -323,6 +339,150 @@ fn whoever_waits_for_an_app_that_gave_up_waits_no_longer() {
     world.load(&[display, after("browser", &["display"])]);
     world.kill("display");
     assert_eq!((world.state("display"), world.state("browser")), (StateName::GaveUp, StateName::Running));
+}
+
+#[test]
+fn an_app_starts_only_after_the_success_that_it_waits_for() {
+    let mut world = World::with(&[after_success("web", "migrate", false), job("migrate")]);
+    assert_eq!(
+        (world.told().as_str(), world.status("web").detail.as_str()),
+        ("+migrate", "waiting for migrate to succeed")
+    );
+    ends(&mut world, "migrate", Exit::Code(1));
+    world.ask(1, "web", Verb::Start);
+    let detail = "waiting for migrate to succeed, but it ended: exit code 1; \
+                  see `kasm-void why migrate`, then `kasm-void start migrate`";
+    assert_eq!((world.told().as_str(), world.status("web").detail.as_str()), ("", detail));
+    assert_eq!(world.answers[&1].message, format!("`web` starts later: {detail}"));
+    world.ask(2, "migrate", Verb::Start);
+    ends(&mut world, "migrate", Exit::Clean);
+    assert_eq!(world.told(), "+migrate +web");
+    // It is a condition for a start, and nothing more.
+    world.ask(3, "migrate", Verb::Start);
+    assert_eq!(world.state("web"), StateName::Running);
+    // A success outlives the supervisor.
+    ends(&mut world, "migrate", Exit::Clean);
+    world.succeed(&[after_success("web", "migrate", false), job("migrate")]);
+    world.pass(60 * SECOND);
+    world.told();
+    world.kill("web");
+    assert_eq!(world.told(), "+web");
+}
+
+#[test]
+fn a_job_that_is_followed_runs_again_while_its_followers_are_down() {
+    let mut world = World::with(&[after_success("web", "migrate", true), job("migrate")]);
+    ends(&mut world, "migrate", Exit::Clean);
+    world.stubborn.insert("web".into());
+    world.told();
+    world.ask(1, "migrate", Verb::Restart);
+    assert_eq!((world.told().as_str(), world.status("migrate").detail.as_str()), ("-web", "waiting for web to stop"));
+    world.pass(60 * SECOND);
+    assert_eq!(world.told(), "+migrate");
+    ends(&mut world, "migrate", Exit::Clean);
+    assert_eq!(world.told(), "+web");
+}
+
+#[test]
+fn conditions_are_waited_for_and_a_plain_name_is_only_an_order() {
+    let until = |name: &str, until| App { after: vec![After { app: "db".into(), until, follow: false }], ..app(name) };
+    let mut db = with_probe(app("db"));
+    db.enabled = false;
+    let others = [until("plain", Until::Settled), until("ready", Until::Running), until("started", Until::Started)];
+    let mut world = World::new();
+    world.slow.insert("db".into());
+    world.load(&[&[db][..], &others].concat());
+    assert_eq!(world.told(), "+plain");
+    assert_eq!(
+        world.status("ready").detail,
+        "waiting for db to be Running, which is stopped (disabled); `kasm-void start db`"
+    );
+    world.ask(1, "db", Verb::Start);
+    assert_eq!(world.told(), "+db +started");
+    world.ready("db");
+    assert_eq!(world.told(), "+ready");
+    world.kill("db");
+    assert_eq!(world.told(), "", "they do not follow it");
+}
+
+#[test]
+fn a_changed_condition_counts_at_once() {
+    let mut db = app("db");
+    db.enabled = false;
+    let mut world = World::with(&[db.clone(), follower("web", "db")]);
+    assert_eq!(world.told(), "");
+    world.load(&[db.clone(), after("web", &["db"])]);
+    assert_eq!(world.told(), "+web");
+    world.load(&[db, follower("web", "db")]);
+    assert_eq!((world.told().as_str(), world.state("web")), ("-web", StateName::Starting));
+}
+
+#[test]
+fn followers_stop_before_the_app_they_follow_and_start_after_it() {
+    let apps = [app("db"), follower("api", "db"), follower("web", "api")];
+    let mut world = World::with(&apps);
+    world.told();
+    world.stubborn.insert("web".into());
+    world.ask(1, "db", Verb::Restart);
+    assert_eq!((world.told().as_str(), world.status("db").detail.as_str()), ("-web", "waiting for api to stop"));
+    world.pass(60 * SECOND);
+    assert_eq!((world.told().as_str(), world.answers[&1].done), ("-api -db +db +api +web", true));
+    world.stubborn.clear();
+    world.ask(2, "db", Verb::Stop);
+    assert_eq!(world.told(), "-web -api -db");
+    assert_eq!(
+        world.status("api").detail,
+        "waiting for db to be Running, which is stopped (by hand); `kasm-void start db`"
+    );
+    world.ask(3, "db", Verb::Start);
+    assert_eq!(world.told(), "+db +api +web");
+    let mut edited = apps.clone();
+    edited[0].program.argv.push("--new".into());
+    world.load(&edited);
+    assert_eq!(world.told(), "-web -api -db +db +api +web");
+    world.give(Input::DrainAsked { code: 0, cause: DrainCause::Request });
+    assert_eq!((world.told().as_str(), world.exit), ("-web -api -db", Some(0)));
+}
+
+#[test]
+fn an_app_whose_last_follower_changes_its_mind_ends() {
+    let mut world = World::with(&[app("db"), follower("web", "db")]);
+    world.stubborn.insert("web".into());
+    world.told();
+    world.load(&[app("web")]);
+    assert_eq!(world.told(), "-web -db", "db is removed, and web follows nobody any more");
+}
+
+#[test]
+fn a_crash_takes_the_followers_along() {
+    let apps = [app("db"), follower("web", "db")];
+    let mut world = World::with(&apps);
+    world.pass(60 * SECOND);
+    world.told();
+    world.kill("db");
+    assert_eq!(world.told(), "-web +db +web");
+    // The next supervisor finds that it crashed meanwhile.
+    world.pass(60 * SECOND);
+    let id = world.id("db");
+    world.alive.remove(&id);
+    world.succeed(&apps);
+    assert_eq!(world.told(), "-web +db +web");
+    // And restarts nobody when nothing has happened.
+    world.succeed(&apps);
+    assert_eq!((world.told().as_str(), world.state("web")), ("", StateName::Running));
+}
+
+#[test]
+fn a_stop_in_its_order_goes_on_under_the_next_supervisor() {
+    let apps = [app("db"), follower("web", "db")];
+    let mut world = World::with(&apps);
+    world.stubborn.insert("web".into());
+    world.told();
+    world.ask(1, "db", Verb::Stop);
+    world.succeed(&apps);
+    world.pass(60 * SECOND);
+    assert_eq!(world.told(), "-web -web -db");
+    assert_eq!((world.state("db"), world.state("web")), (StateName::Stopped, StateName::Starting));
 }
 
 #[test]
@@ -630,9 +790,16 @@ proptest! {
     /// For any sequence of requests, manifest edits and crashes: no app ever runs twice, every request is answered, and
     /// a drain ends.
     #[test]
-    fn every_session_ends_cleanly(story in proptest::collection::vec((0u8..10, 0usize..4), 0..120)) {
+    fn every_session_ends_cleanly(
+        followers in any::<bool>(),
+        story in proptest::collection::vec((0u8..10, 0usize..4), 0..120),
+    ) {
         let names = ["a", "b", "c", "d"];
         let everyone = || vec![app("a"), after("b", &["a"]), with_probe(after("c", &["b"])), app("d")];
+        let everyone = || match followers {
+            false => everyone(),
+            true => vec![app("a"), follower("b", "a"), with_probe(follower("c", "b")), after("d", &["c"])],
+        };
         let mut world = World::with(&everyone());
         let (mut asked, mut lost) = (0, 0);
         for (what, who) in story {
@@ -651,7 +818,7 @@ proptest! {
                 6 => {
                     let mut apps = everyone();
                     apps.remove(who);
-                    apps.iter_mut().for_each(|app| app.after.retain(|other| other != name));
+                    apps.iter_mut().for_each(|app| app.after.retain(|other| other.app != name));
                     world.load(&apps);
                 }
                 7 => {
@@ -661,6 +828,13 @@ proptest! {
                 }
                 8 => { if !world.stubborn.remove(name) { world.stubborn.insert(name.into()); } }
                 _ => world.pass(SECOND),
+            }
+            for name in names {
+                let Some(app) = world.supervisor.id(name).and_then(|id| world.supervisor.app(id)) else { continue };
+                for followed in app.after.iter().filter(|after| after.follow) {
+                    let states = (world.state(name), world.state(&followed.app));
+                    prop_assert!(states.0 != StateName::Running || states.1 == states.0, "{name}: {states:?}");
+                }
             }
         }
         world.give(Input::DrainAsked { code: 0, cause: DrainCause::Request });
@@ -794,7 +968,7 @@ fn a_display_that_is_away_for_long_gives_up_nobody() {
         }
     }
     assert!(world.status("display").restarts > 5, "it was tried again and again");
-    assert_eq!(world.status("named").detail, "waiting for others");
+    assert_eq!(world.status("named").detail, "waiting for display");
     world.slow.clear();
     world.held_hooks = false;
     // The longest wait between two tries.

@@ -422,6 +422,56 @@ fn a_broken_file_keeps_its_last_good_version_and_the_others_apply() {
 }
 
 #[test]
+fn after_takes_names_and_conditions() {
+    let text =
+        r#"App(command: "tool", after: ["a", After(app: "b"), After(app: "c", until: Succeeded, follow: true)])"#;
+    let plain = r#"App(command: "tool", restart: OnFailure)"#;
+    let checked = check(&[("web", text), ("a", plain), ("b", plain), ("c", plain)]);
+    assert_eq!(said(&checked), [""; 0]);
+    let after: Vec<String> = checked.apps["web"].after.iter().map(ToString::to_string).collect();
+    assert_eq!(after, ["a", "b (until Running)", "c (until Succeeded, followed)"]);
+}
+
+#[test]
+fn mistakes_in_a_condition_are_told_at_their_place() {
+    let told = |after: &str| said(&check(&[("web", &format!(r#"App(command: "tool", after: [{after}])"#))]));
+    assert_eq!(
+        told(r#"After(until: Running)"#),
+        ["web.ron:1:30: the field `app` of `After` is missing (`after[0].app`): write `app: …`"]
+    );
+    assert_eq!(
+        told(r#"After(app: "web2", untl: Running)"#),
+        ["web.ron:1:49: there is no field `untl` of `After` (`after[0].untl`): did you mean `until`?"]
+    );
+    assert_eq!(
+        told(r#"After(app: "web2", until: Ready)"#),
+        ["web.ron:1:56: there is no `Ready` here (`after[0].until`): it takes Running, Started, Succeeded"]
+    );
+    assert_eq!(
+        told(r#"After("web2")"#),
+        ["web.ron:1:30: expected the name of an app, or After(app: \"…\", until: Running) (`after[0]`)"]
+    );
+    assert_eq!(
+        told(r#"3"#),
+        ["web.ron:1:30: expected the name of an app, or After(app: \"…\", until: Running) (`after[0]`)"]
+    );
+}
+
+#[test]
+fn nobody_waits_for_the_success_of_an_app_that_is_always_restarted() {
+    let waits = r#"App(command: "tool", after: [After(app: "job", until: Succeeded)])"#;
+    let (job, service) = (r#"App(command: "tool", restart: Never)"#, r#"App(command: "tool")"#);
+    let message = "`web` waits for the success of `job`, which is restarted after every exit";
+    let checked = check(&[("web", waits), ("job", service)]);
+    let expected = format!("web.ron:1:55: {message} (`after[0].until`): write `restart: OnFailure` in job.ron");
+    assert_eq!(said(&checked), [expected]);
+    let mut checker = Checker::default();
+    assert_eq!(said(&check_with(&mut checker, &[], &[("web", waits), ("job", job)])), [""; 0]);
+    let edited = check_with(&mut checker, &[], &[("web", waits), ("job", service)]);
+    assert_eq!(said(&edited), [format!("job.ron: {message} (`restart`): write `OnFailure` or `Never`")]);
+}
+
+#[test]
 fn a_circle_is_named_once_and_stops_its_apps() {
     let app = |after: &str| format!(r#"App(command: "tool", after: ["{after}"])"#);
     let checked = check(&[("a", &app("b")), ("b", &app("c")), ("c", &app("a"))]);
@@ -432,7 +482,11 @@ fn a_circle_is_named_once_and_stops_its_apps() {
 }
 
 fn after(checked: &Checked) -> Vec<(&str, Vec<&str>)> {
-    checked.apps.iter().map(|(name, app)| (name.as_str(), app.after.iter().map(String::as_str).collect())).collect()
+    checked
+        .apps
+        .iter()
+        .map(|(name, app)| (name.as_str(), app.after.iter().map(|after| after.app.as_str()).collect()))
+        .collect()
 }
 
 #[test]

@@ -8,7 +8,9 @@ use crate::model::app::App;
 use crate::model::loading::locator::Locator;
 use crate::model::loading::problem::Problem;
 use crate::model::loading::source::Source;
+use crate::model::manifest::after::Until;
 use crate::model::manifest::matches::FolderFlag;
+use crate::model::manifest::restart::Restart;
 use crate::model::spelling::closest;
 
 /// The problems by app. An app with problems is not applied.
@@ -70,7 +72,9 @@ impl<'a> Session<'a> {
     fn unknown_names(&mut self) {
         for (name, known) in self.known {
             let after = known.latest.iter().flat_map(|app| app.after.iter().enumerate());
-            for (i, other) in after.filter(|(_, other)| !self.known.contains_key(*other)) {
+            for (i, other) in
+                after.map(|(i, after)| (i, &after.app)).filter(|(_, other)| !self.known.contains_key(*other))
+            {
                 let help = self.meant(name, other);
                 self.tell(name, |locator| {
                     locator.problem(&format!("after[{i}]"), format!("no app is called `{other}`")).help(help)
@@ -94,6 +98,16 @@ impl<'a> Session<'a> {
             let Some(newcomer) = newcomer else { continue };
             let message = format!("these wait for each other: {} -> {}", circle.join(" -> "), circle[0]);
             self.tell(newcomer, |locator| locator.problem("after", message).help("take one of them out of the circle"));
+        }
+        for (name, i, other) in never_succeeding(view) {
+            let message =
+                || format!("`{name}` waits for the success of `{other}`, which is restarted after every exit");
+            if self.is_new(view, name, |app| app.after.as_slice()) {
+                let help = format!("write `restart: OnFailure` in {other}.ron");
+                self.tell(name, |locator| locator.problem(&format!("after[{i}].until"), message()).help(help));
+            } else if self.is_new(view, other, |app| app.policy.restart) {
+                self.tell(other, |locator| locator.problem("restart", message()).help("write `OnFailure` or `Never`"));
+            }
         }
         for [first, second] in same_patterns(view) {
             let newcomer = [second, first].into_iter().find(|name| self.is_new(view, name, pattern));
@@ -133,6 +147,18 @@ fn same_patterns<'a>(view: &View<'a>) -> Vec<[&'a str; 2]> {
     pairs
 }
 
+/// Apps that wait for the success of one that never stays down: the name, the place in `after`, and the other's name.
+fn never_succeeding<'a>(view: &View<'a>) -> Vec<(&'a str, usize, &'a str)> {
+    let mut found = Vec::new();
+    for (name, app) in view {
+        for (i, after) in app.after.iter().enumerate().filter(|(_, after)| after.until == Until::Succeeded) {
+            let other = view.get(after.app.as_str()).filter(|other| other.policy.restart == Restart::Always);
+            found.extend(other.map(|other| (*name, i, other.name.as_str())));
+        }
+    }
+    found
+}
+
 /// The circles through `after`, each reported once, beginning with the first of its names.
 fn circles<'a>(view: &View<'a>) -> Vec<Vec<&'a str>> {
     let tangled = tangled(view);
@@ -155,7 +181,7 @@ fn tangled<'a>(view: &View<'a>) -> BTreeSet<&'a str> {
     let mut waits: BTreeMap<&str, usize> = BTreeMap::new();
     let mut waiters: BTreeMap<&str, Vec<&'a str>> = BTreeMap::new();
     for (name, app) in view {
-        let others = app.after.iter().filter(|other| view.contains_key(other.as_str()));
+        let others = app.after.iter().map(|after| &after.app).filter(|other| view.contains_key(other.as_str()));
         for other in others {
             waiters.entry(other).or_default().push(name);
             *waits.entry(name).or_default() += 1;
@@ -181,7 +207,7 @@ fn way_back<'a>(view: &View<'a>, tangled: &BTreeSet<&'a str>, start: &'a str) ->
     let mut came_from: BTreeMap<&str, &'a str> = BTreeMap::new();
     let mut next = VecDeque::from([start]);
     while let Some(at) = next.pop_front() {
-        for other in view[at].after.iter().filter_map(|other| tangled.get(other.as_str())) {
+        for other in view[at].after.iter().filter_map(|after| tangled.get(after.app.as_str())) {
             if *other == start {
                 let mut way = vec![at];
                 while let Some(before) = came_from.get(way[way.len() - 1]) {

@@ -7,6 +7,7 @@ use crate::model::spelling::closest;
 
 /// The message and the help; the help may be empty. `path` is the field that the error is about.
 pub fn words(code: &Error, path: &str) -> (String, String) {
+    let of = |outer: &Option<String>| of(outer, path);
     match code {
         Error::NoSuchStructField { expected, found, outer } => {
             let help = synonym(found, outer.as_deref()).map(str::to_owned);
@@ -38,7 +39,9 @@ pub fn words(code: &Error, path: &str) -> (String, String) {
     }
 }
 
-fn of(outer: &Option<String>) -> String {
+/// RON does not know the type of an element that may also be a text, and names the one around it.
+fn of(outer: &Option<String>, path: &str) -> String {
+    let outer = if path.starts_with("after[") { &Some("After".into()) } else { outer };
     outer.as_ref().map_or_else(String::new, |outer| format!(" of `{outer}`"))
 }
 
@@ -114,14 +117,16 @@ fn expected(path: &str) -> &'static str {
     }
     match (field, element) {
         ("prelaunch" | "postlaunch" | "stage", true) => STEP,
+        ("after", true) => "the name of an app, or After(app: \"…\", until: Running)",
         ("args_fixed", true) => "Fixed(args: [\"--flag=value\"])",
         ("warnings", true) => "Warning(unless: \"${LAUNCH_APP:-1}\", text: \"…\")",
         ("prelaunch" | "postlaunch" | "stage", false) => STEPS,
         (
-            "args" | "args_kept" | "args_last" | "argv" | "without" | "after" | "env_secret" | "env_hidden" | "locked"
+            "args" | "args_kept" | "args_last" | "argv" | "without" | "env_secret" | "env_hidden" | "locked"
             | "categories",
             false,
         ) => "a list of texts such as [\"one\", \"two\"]",
+        ("after", false) => "a list such as [\"display\", After(app: \"db\", until: Running)]",
         (_, true) => TEXT,
         ("first" | "max" | "stable_after" | "within" | "timeout" | "every" | "grace" | "stop_budget", _) => {
             "a duration such as \"3s\""
@@ -133,7 +138,7 @@ fn expected(path: &str) -> &'static str {
         ("failures" | "times", _) => "a whole number, 1 or more",
         ("code", _) => "an exit code such as 1",
         ("factor" | "jitter", _) => "a number such as 2.0",
-        ("forward" | "if_present", _) => "true or false",
+        ("forward" | "if_present" | "follow", _) => "true or false",
         _ => expected_form(field),
     }
 }
@@ -147,6 +152,7 @@ fn expected_form(field: &str) -> &'static str {
         "set" | "default" => "a map such as {\"key\": true}",
         "actions" => "a map such as {\"reset\": [MakeDir(path: \"~/x\")]}",
         "restart" => "Always, OnFailure or Never",
+        "until" => "Running, Started or Succeeded",
         "on_close" => "Restart or Hold",
         "on_give_up" => "Hold or EndSession(code: 1)",
         "on_failure" => "Fail or Continue",
