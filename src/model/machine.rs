@@ -280,9 +280,9 @@ impl Machine {
 
     /// Waits for the apps in `after`.
     #[state(superstate = "starting")]
-    fn waiting(&mut self, action: &mut Option<String>, event: &AppEvent) -> Outcome<State> {
+    fn waiting(&mut self, action: &mut Option<String>, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            AppEvent::Unblocked => Transition(self.look(action.take())),
+            AppEvent::Unblocked => Transition(self.look(action.take(), context)),
             _ => Super,
         }
     }
@@ -292,7 +292,7 @@ impl Machine {
     fn looking(&mut self, action: &mut Option<String>, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         match event {
             AppEvent::Found { pid, .. } => Transition(self.alive(*pid, true, context)),
-            AppEvent::NotFound { .. } | AppEvent::Exited { .. } => Transition(self.prepare(action.take())),
+            AppEvent::NotFound { .. } | AppEvent::Exited { .. } => Transition(self.prepare(action.take(), context)),
             AppEvent::Remains { .. } => Transition(State::clearing(action.take())),
             _ => Super,
         }
@@ -308,7 +308,7 @@ impl Machine {
     #[state(superstate = "starting", entry_action = "enter_clearing", exit_action = "leave_clearing")]
     fn clearing(&mut self, action: &mut Option<String>, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            AppEvent::TreeEmpty { .. } => Transition(self.prepare(action.take())),
+            AppEvent::TreeEmpty { .. } => Transition(self.prepare(action.take(), context)),
             AppEvent::Fired { timer: Timer::Helpers, .. } => {
                 context.push(AppEffect::Sweep { run: self.run });
                 Handled

@@ -22,6 +22,8 @@ pub struct Promises {
     asked: BTreeSet<(usize, Asked)>,
     /// Apps that have been asked to stop or to restart, or whose manifest has changed: they may be signalled.
     stirred: BTreeSet<usize>,
+    /// Apps whose leader has ended by itself: those that follow them may be signalled.
+    ended: BTreeSet<usize>,
     /// Apps that wait until then, or for ever, unless somebody asks for a start or edits the manifest.
     waiting: BTreeMap<usize, Option<Duration>>,
     /// Apps whose manifest has changed, and no supervisor has read it since.
@@ -163,6 +165,7 @@ impl Promises {
 
     /// A leader has ended by itself. A later supervisor can know how only if the process was `known` before.
     pub fn died(&mut self, number: usize, status: i32, known: bool) {
+        self.ended.insert(number);
         match known {
             true => drop(self.died.insert(number, status)),
             false => drop(self.died.remove(&number)),
@@ -238,6 +241,7 @@ impl Promises {
         for running in world.kernel.alive().filter(asked) {
             if let Program::App { number, .. } = running.program
                 && !self.stirred.contains(&number)
+                && !followed(world, number).any(|other| self.stirred.contains(&other) || self.ended.contains(&other))
             {
                 return Err(format!("{} is stopped for no reason", name(number)));
             }
@@ -280,6 +284,10 @@ impl Promises {
             let leaders = world.kernel.of_app(number).filter(|running| leads(running.program)).count();
             let ill = world.kernel.leader(number).is_some_and(|leader| leader.ill);
             let up = (state, leaders, ill) == (Some(StateName::Running), 1, false);
+            let is_up =
+                |other: &usize| states.iter().any(|(its, seen)| its == other && seen.name == StateName::Running);
+            let waits = followed(world, number).any(|other| !is_up(&other));
+            let up = if waits { (state, leaders) == (Some(StateName::Starting), 0) } else { up };
             let down = matches!(state, None | Some(StateName::Stopped | StateName::GaveUp))
                 && world.kernel.of_app(number).next().is_none();
             let described = world.disk.manifests[number].is_some();
@@ -290,7 +298,9 @@ impl Promises {
                 (true, false, true) => down,
                 (true, false, false) => up,
             };
-            if let Some(status) = self.died.get(&number).filter(|_| !self.stirred.contains(&number))
+            let stirred = |number: usize| self.stirred.contains(&number) || self.ended.contains(&number);
+            let stirred = self.stirred.contains(&number) || followed(world, number).any(stirred);
+            if let Some(status) = self.died.get(&number).filter(|_| !stirred)
                 && let Some(seen) = seen
                 && seen.last_exit != Some(Exit::of(*status, Clues::default()))
             {
@@ -324,6 +334,12 @@ impl Promises {
         let left = world.kernel.alive().find(|running| self.finished || left.contains(&running.process.pid));
         left.map_or(Ok(()), |left| Err(format!("the session has ended, and {:?} is alive", left.program)))
     }
+}
+
+/// The apps that this one follows, by number.
+fn followed(world: &World, number: usize) -> impl Iterator<Item = usize> {
+    let after = world.story.apps[number][0].after.iter().filter(|after| after.follow);
+    after.filter_map(|after| (0..world.story.apps.len()).find(|other| name(*other) == after.app))
 }
 
 /// An app as the supervisor sees it.

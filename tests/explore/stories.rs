@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kasm_void::model::app::App;
-use kasm_void::model::manifest::after::After;
+use kasm_void::model::manifest::after::{After, Until};
 use kasm_void::model::manifest::backoff::GiveUp;
 use kasm_void::model::manifest::hook::{Hook, OnFailure, Step};
 use kasm_void::model::manifest::probe::{Health, Ready, Target};
@@ -31,6 +31,8 @@ pub fn stories() -> Vec<Chapter> {
         told("crashes", 3, one(), &[FAULTS, &[LeaderDies, Forks]]),
         told("restarts", 3, one(), &[FAULTS, &[Restarted, Asked, DrainAsked]]),
         told("two apps", 2, two(), &[FAULTS, &[SessionTold, LeaderDies, Asked]]),
+        told("followers", 2, followers(), &[FAULTS, &[SessionTold, LeaderDies, Asked]]),
+        told("edited followers", 2, followers(), &[FAULTS, &[Asked, Edited, Restarted]]),
         told("silent helpers", 3, silent(), &[&[LeaderDies, Forks, Asked, SessionTold]]),
         told("given up", 3, given_up(), &[FAULTS, &[LeaderDies, Asked]]),
         told("failing starts", 3, hooked(), &[FAULTS, &[StartFails, AnswersLate, Asked, SessionTold]]),
@@ -83,6 +85,13 @@ fn two() -> Cast {
     let mut second = App::new(&name(1), &["/helper"]);
     second.after = vec![After::name(&name(0))];
     Cast { apps: vec![App::new(&name(0), &["/web"]), second], deaf: vec![false, false], silent: false, staged: false }
+}
+
+/// The second app follows the first one.
+fn followers() -> Cast {
+    let mut cast = two();
+    cast.apps[1].after = vec![After { app: name(0), until: Until::Running, follow: true }];
+    cast
 }
 
 fn deaf() -> Cast {

@@ -25,8 +25,8 @@ impl Machine {
     pub(super) fn asked_while_up(&mut self, pid: Option<Pid>, event: &AppEvent, cx: &Context<'_>) -> Outcome<State> {
         let action = match event {
             AppEvent::StartAsked => return Handled,
-            AppEvent::StopAsked(why) => return Transition(stop(pid, Then::Stopped(*why), cx)),
-            AppEvent::DependencyLost => return Transition(stop(pid, Then::Start { action: None }, cx)),
+            AppEvent::StopAsked(why) => return Transition(self.stop(pid, Then::Stopped(*why), cx)),
+            AppEvent::DependencyLost => return Transition(self.stop(pid, Then::Start { action: None }, cx)),
             AppEvent::RestartAsked => None,
             AppEvent::ActionAsked(action) => Some(action.clone()),
             AppEvent::Changed(app, change) => {
@@ -39,7 +39,7 @@ impl Machine {
             _ => return Super,
         };
         self.history.forget();
-        Transition(stop(pid, Then::Start { action }, cx))
+        Transition(self.stop(pid, Then::Start { action }, cx))
     }
 
     pub(super) fn fail(&self, pid: Pid, exit: Exit, lived: Option<Duration>, cx: &Context<'_>) -> Outcome<State> {
@@ -71,6 +71,14 @@ impl Machine {
     pub(super) fn may_be_closed(&self, end: &RunEnd) -> bool {
         let disturbed = self.disturbed.is_some_and(|then| end.at.abs_diff(then) <= SAME_CAUSE);
         end.exit == Exit::Clean && end.lived.is_some_and(|lived| lived >= restart::SOONEST_CLOSING) && !disturbed
+    }
+
+    /// The first state of a stop that was asked for. Apps that follow this one end before it.
+    pub(super) fn stop(&self, pid: Option<Pid>, then: Then, cx: &Context<'_>) -> State {
+        match pid.filter(|_| cx.followed) {
+            Some(pid) => State::stopping_followers(pid, then),
+            None => State::stopping(pid, then),
+        }
     }
 
     /// The tree is gone. Looks for traces first, but only if they decide whether the app stays down.
@@ -137,13 +145,5 @@ impl Machine {
             AppEvent::StartAsked | AppEvent::RestartAsked | AppEvent::ActionAsked(_) => then.clone(),
             _ => return None,
         })
-    }
-}
-
-/// The first state of a stop that was asked for. Apps that follow this one end before it.
-pub(super) fn stop(pid: Option<Pid>, then: Then, cx: &Context<'_>) -> State {
-    match pid.filter(|_| cx.followed) {
-        Some(pid) => State::stopping_followers(pid, then),
-        None => State::stopping(pid, then),
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use statig::prelude::*;
 
 use super::effect::{Context, Report};
-use super::end::stop;
 use super::event::AppEvent;
 use super::parts::{Pid, RunEnd, Then};
 use super::saved::{SavedApp, SavedState};
@@ -59,7 +58,7 @@ impl Machine {
                 State::running(pid, true, *since, 0)
             }
             SavedState::Stopping { then: then @ Then::Crashed(_), .. } => State::stopping(Some(pid), then.clone()),
-            SavedState::Stopping { then, .. } => stop(Some(pid), then.clone(), cx),
+            SavedState::Stopping { then, .. } => self.stop(Some(pid), then.clone(), cx),
             SavedState::Up { pid: known, .. } if *known == pid => self.alive(pid, true, cx),
             // It was started again, but the supervisor died before it could save that.
             _ => {

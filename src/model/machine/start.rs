@@ -8,12 +8,13 @@ use super::{MEMORY_POLL, Machine, State};
 use crate::model::app::App;
 
 impl Machine {
-    /// The first state of the next run.
+    /// The first state of the next run. At the first start, the app is looked for before it waits: a supervisor that
+    /// died before it could save that may have started it.
     pub(super) fn start(&mut self, action: Option<String>, cx: &Context<'_>) -> State {
         self.run += 1;
-        match cx.blocked {
+        match cx.blocked && self.looked {
             true => State::waiting(action),
-            false => self.look(action),
+            false => self.look(action, cx),
         }
     }
 
@@ -24,14 +25,18 @@ impl Machine {
     }
 
     /// Begins with the look-up if it can find anything; the rest of the start follows its answer.
-    pub(super) fn look(&mut self, action: Option<String>) -> State {
+    pub(super) fn look(&mut self, action: Option<String>, cx: &Context<'_>) -> State {
         match self.app.matcher.is_some() || !self.looked {
             true => State::looking(action),
-            false => self.prepare(action),
+            false => self.prepare(action, cx),
         }
     }
 
-    pub(super) fn prepare(&self, action: Option<String>) -> State {
+    /// No process of the app is alive.
+    pub(super) fn prepare(&self, action: Option<String>, cx: &Context<'_>) -> State {
+        if cx.blocked {
+            return State::waiting(action);
+        }
         match self.app.hooks.prelaunch.is_empty() && action.is_none() {
             true => State::spawning(),
             false => State::hooks(action),

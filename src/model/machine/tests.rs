@@ -171,10 +171,12 @@ fn explore() -> BTreeMap<String, BTreeMap<&'static str, (String, Vec<String>)>> 
     let (mut table, mut queue) = (BTreeMap::new(), vec![(driven(full()), 0)]);
     let mut waiting = driven(full());
     let mut cx = Context { now: Duration::ZERO, chance: 0.0, blocked: true, followed: true, effects: &mut Vec::new() };
-    waiting.handle(&AppEvent::StartAsked, &mut cx);
+    for event in [AppEvent::StartAsked, AppEvent::NotFound { run: 1 }] {
+        waiting.handle(&event, &mut cx);
+    }
     queue.push((waiting, 0));
-    let mut followed = driven(App::new("web", &["/usr/bin/web"]));
-    for event in [AppEvent::StartAsked, AppEvent::NotFound { run: 1 }, AppEvent::Spawned { run: 1, pid: 9 }] {
+    let mut followed = driven(full());
+    for event in [AppEvent::StartAsked, AppEvent::Found { run: 1, pid: 9 }] {
         tell(&mut followed, Duration::ZERO, &event);
     }
     for request in [AppEvent::StopAsked(StopReason::Held), AppEvent::RestartAsked] {

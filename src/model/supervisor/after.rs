@@ -56,13 +56,13 @@ impl Supervisor {
             .map(|slot| slot.app().name.as_str())
     }
 
-    /// An app that this one follows is not as `after` demands. One that an earlier supervisor left, and that was not
-    /// looked for yet, is presumed to be as it was.
+    /// An app that this one follows is not as `after` demands. One that an earlier supervisor left, and that is still
+    /// looked for, is presumed to be as it was.
     fn lost(&self, id: AppId) -> bool {
         let Some(slot) = self.apps.get(id) else { return false };
         let known = |after: &After| {
             let other = self.apps.id(&after.app).and_then(|id| self.apps.get(id));
-            other.is_some_and(|other| !matches!(other.state(), State::Resuming { .. }))
+            other.is_some_and(|other| !matches!(other.state(), State::Resuming { .. } | State::Looking { .. }))
         };
         slot.app().after.iter().any(|after| after.follow && known(after) && !self.holds(after))
     }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::exit::Exit;
-use crate::model::machine::{Report, Timer, Traces};
+use crate::model::machine::{Report, SavedState, Timer, Traces};
 use crate::model::manifest::after::{After, Until};
 use crate::model::manifest::backoff::{Backoff, GiveUp};
 use crate::model::manifest::hook::{Hook, OnFailure, Step};
@@ -451,6 +451,24 @@ fn an_app_whose_last_follower_changes_its_mind_ends() {
     world.told();
     world.load(&[app("web")]);
     assert_eq!(world.told(), "-web -db", "db is removed, and web follows nobody any more");
+}
+
+#[test]
+fn an_app_that_would_wait_may_have_been_started_by_a_supervisor_that_died() {
+    for removed in [false, true] {
+        let apps = [with_probe(app("db")), after("web", &["db"])];
+        let mut world = World::with(&apps);
+        world.kept.values_mut().for_each(|kept| kept.state = SavedState::Starting { action: None });
+        world.slow.insert("db".into());
+        world.told();
+        world.succeed(&apps);
+        assert_eq!((world.told().as_str(), world.state("web")), ("", StateName::Running));
+        match removed {
+            true => world.load(&apps[..1]),
+            false => world.give(Input::DrainAsked { code: 0, cause: DrainCause::Request }),
+        }
+        assert!(world.told().starts_with("-web"), "removed: {removed}");
+    }
 }
 
 #[test]
