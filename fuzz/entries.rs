@@ -20,6 +20,7 @@ use kasm_void::http::{BoxedAnswer, Listen, ListenerLimits, Peer, Streaming, Stre
 use kasm_void::launcher::verdict::{Outcome, Verdict};
 use kasm_void::launcher::wire;
 use kasm_void::model::loading::check::Checker;
+use kasm_void::model::loading::dotenv::{Mistake, Variables};
 use kasm_void::model::loading::interpolate;
 use kasm_void::model::loading::parse::{self, MOST_PROBLEMS, parse, without_mark};
 use kasm_void::model::loading::problem::Problem;
@@ -44,6 +45,7 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("manifest", manifest),
     ("workspace", workspace),
     ("interpolation", interpolation),
+    ("env_file", env_file),
     ("requests", requests),
     ("url", url),
     ("proxy", proxy),
@@ -98,6 +100,7 @@ fn check(name: &str, text: &str) {
         env: &BTreeMap::from([("NAME".to_string(), "value".to_string()), ("EMPTY".to_string(), String::new())]),
         home: Some("/home/me"),
         look: &|file| if file.contains("missing") { FileKind::Nothing } else { FileKind::Program },
+        read: &|file| Ok((!file.contains("missing")).then(|| format!("FILE={}\n", file.len()))),
     };
     let file = format!("{name}.ron");
     let source = |text: &str| Source {
@@ -155,6 +158,40 @@ pub fn interpolation(bytes: &[u8]) {
     }
     let is_name = |name: &String| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     assert!(asked.iter().all(is_name), "{asked:?}");
+}
+
+/// Reads an env file. A message never repeats what may be a secret.
+pub fn env_file(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let inherited = |name: &str| (!name.starts_with('U')).then(|| name.repeat(3));
+    let mut variables = Variables::new(&inherited);
+    let read = variables.read(text);
+    let values = variables.into_values();
+    let is_name = |name: &String| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+    assert!(values.keys().all(|name| !name.is_empty() && is_name(name)), "{values:?}");
+    assert!(!values.values().any(|value| value.contains('\0')), "{values:?}");
+    match read {
+        Ok(()) => {
+            // What was read can be written down and read again, unless it needs more than an escaped quote.
+            let is_plain = !values.values().any(|value| value.contains(['\\', '\r']));
+            let line = |(name, value): (&String, &String)| format!("{name}='{}'\n", value.replace('\'', "\\'"));
+            let written: String = values.iter().map(line).collect();
+            let mut again = Variables::new(&inherited);
+            if is_plain {
+                assert_eq!(again.read(&written), Ok(()), "{written:?}");
+                assert_eq!(again.into_values(), values, "{written:?}");
+            }
+        }
+        Err(Mistake { line, message, .. }) => {
+            assert!((1..=text.matches('\n').count() + 1).contains(&line), "line {line} of {text:?}");
+            assert!(!message.is_empty());
+            if !message.contains("s3cr3t") {
+                let hidden = format!("{text}\nLAST='s3cr3t");
+                let told = Variables::new(&inherited).read(&hidden).expect_err("a quote that is not closed").message;
+                assert!(!told.contains("s3cr3t"), "{told}");
+            }
+        }
+    }
 }
 
 /// Sends bytes to one of our servers, as any client could. The server answers or refuses them, stays within its limits,

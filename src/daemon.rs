@@ -164,6 +164,7 @@ impl Daemon {
         let mut watch = watch::start(self.manifests.folders.clone());
         let folder = self.folder.wakes()?.map(|fd| sys::async_fd(fd, Interest::READABLE)).transpose()?;
         self.begin();
+        watch.also(self.manifests.env_files());
         self.serve_metrics(&mut inbox).await;
         while self.ending.exit.is_none() && self.ending.leaves.is_none() {
             let next = self.next_moment();
@@ -188,6 +189,7 @@ impl Daemon {
                 _ = signals.quit.recv() => self.inputs.push_back(Input::EndSignalled("SIGQUIT")),
             }
             self.turn();
+            watch.also(self.manifests.env_files());
             self.tend_folder(&mut inbox);
         }
         let code = self.ending.exit.unwrap_or(0);

@@ -1,7 +1,7 @@
 //! The manifest folders: when they are read, what the checker is told about the machine, and the copies of good
 //! versions. The model decides what a manifest means and which copy of it is used.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,7 +48,8 @@ impl Environment {
 
     /// What the checker is told about this machine.
     pub fn around(&self) -> Surroundings<'_> {
-        Surroundings { env: &self.variables, home: self.has_home.then_some(&*self.home), look: &load::look }
+        let home = self.has_home.then_some(&*self.home);
+        Surroundings { env: &self.variables, home, look: &load::look, read: &load::env_file }
     }
 }
 
@@ -65,6 +66,8 @@ pub struct Manifests {
     pub folders: Vec<PathBuf>,
     /// The file of each app's manifest, as it was read last.
     files: BTreeMap<String, String>,
+    /// The env files that the manifests name.
+    env_files: BTreeSet<PathBuf>,
     checker: Checker,
     copies: Copies,
     environment: Environment,
@@ -86,6 +89,7 @@ impl Manifests {
         Manifests {
             folders,
             files: BTreeMap::new(),
+            env_files: BTreeSet::new(),
             checker: Checker::default(),
             copies: Copies::open(state),
             environment,
@@ -117,9 +121,10 @@ impl Manifests {
     pub fn take(&mut self, loaded: &Loaded, asked: bool) -> Checked {
         let names = effective(&loaded.sources).map(|source| source.name.as_str());
         let back = self.absences.read(self.origin.elapsed(), (loaded.complete, asked), names);
-        let unread = loaded.look_again.then(|| Instant::now() + REREAD);
-        self.reread = back.map(|at| self.origin + at).into_iter().chain(unread).min();
         let checked = check(&mut self.checker, loaded, loaded.complete && back.is_none(), &self.environment);
+        let unread = (loaded.look_again || checked.look_again).then(|| Instant::now() + REREAD);
+        self.reread = back.map(|at| self.origin + at).into_iter().chain(unread).min();
+        self.env_files = checked.env_files.iter().map(PathBuf::from).collect();
         let copies::Keep { good, unchanged } = copies::keep(&loaded.sources, &checked);
         self.copies.keep(&good, &unchanged, checked.complete);
         self.files = effective(&loaded.sources).map(|source| (source.name.clone(), source.file.clone())).collect();
@@ -129,6 +134,11 @@ impl Manifests {
     /// The file of an app's manifest. `None` if it is deleted.
     pub fn file(&self, app: &str) -> Option<&str> {
         self.files.get(app).map(String::as_str)
+    }
+
+    /// The env files to watch.
+    pub fn env_files(&self) -> &BTreeSet<PathBuf> {
+        &self.env_files
     }
 
     /// When to read the folders again.
@@ -154,7 +164,9 @@ impl Manifests {
         let Recalled { broken, gone } =
             copies::recall(&loaded.sources, &checked, inherited, |name| kept.get(name).cloned());
         self.checker.remember(&broken, &self.environment.around());
-        Checker::default().check(&gone, true, &self.environment.around()).apps
+        // These are only stopped. For that no env file is needed, and a relative one would not be found from a copy.
+        let without = Surroundings { read: &|_| Ok(Some(String::new())), ..self.environment.around() };
+        Checker::default().check(&gone, true, &without).apps
     }
 
     /// Writes the copies again, if they were deleted.

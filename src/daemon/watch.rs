@@ -1,4 +1,4 @@
-//! Reports when something in the manifest folders may have changed. Owns the choice of watched folders, the settling of
+//! Reports when something in the manifest folders, or in files that manifests name, may have changed. Owns the choice of watched folders, the settling of
 //! bursts, and the polling where inotify is unavailable or unreliable. Must not read a manifest or judge a change: a
 //! false alarm costs one comparison, a missed change costs a reload.
 //!
@@ -13,6 +13,7 @@
 mod poll;
 mod route;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +46,8 @@ const MAX_AIMS: usize = 8;
 pub struct Watch {
     changes: mpsc::Receiver<()>,
     task: JoinHandle<()>,
+    files: Arc<Mutex<BTreeSet<PathBuf>>>,
+    dirty: Arc<Dirty>,
 }
 
 /// Watches `folders`, which need not exist. Every change after this returns is reported, so start before the first
@@ -61,6 +64,16 @@ impl Watch {
             std::future::pending::<()>().await;
         }
     }
+
+    /// Watches these files too, which need not exist, and no other files outside the folders. If they are new, they count
+    /// as changed: they may have been, before they were watched.
+    pub fn also(&self, files: &BTreeSet<PathBuf>) {
+        let mut watched = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if *watched != *files {
+            watched.clone_from(files);
+            self.dirty.set(true);
+        }
+    }
 }
 
 impl Drop for Watch {
@@ -75,7 +88,8 @@ type Open = fn(Handler) -> notify::Result<RecommendedWatcher>;
 fn start_with(folders: Vec<PathBuf>, open: Open) -> Watch {
     let (tell, changes) = mpsc::channel(1);
     let lookout = Lookout::new(folders, open);
-    Watch { changes, task: tokio::spawn(follow(lookout, tell)) }
+    let (files, dirty) = (Arc::clone(&lookout.files), Arc::clone(&lookout.dirty));
+    Watch { changes, task: tokio::spawn(follow(lookout, tell)), files, dirty }
 }
 
 async fn follow(mut lookout: Lookout, tell: mpsc::Sender<()>) {
@@ -135,6 +149,8 @@ impl Dirty {
 /// The watches and their purpose.
 struct Lookout {
     folders: Vec<PathBuf>,
+    /// Single files that are watched too.
+    files: Arc<Mutex<BTreeSet<PathBuf>>>,
     open: Open,
     watcher: Option<RecommendedWatcher>,
     interests: Arc<Mutex<Interests>>,
@@ -152,6 +168,7 @@ impl Lookout {
             folders.iter().map(|folder| std::path::absolute(folder).unwrap_or_else(|_| folder.clone())).collect();
         let lookout = Lookout {
             folders,
+            files: Arc::default(),
             open,
             watcher: None,
             interests: Arc::default(),
@@ -170,12 +187,13 @@ impl Lookout {
     /// Sets watches on what exists now, and polls if they do not suffice.
     fn aimed(mut self) -> Self {
         let mut lack = self.watcher().err();
-        let mut route = Route::to(&self.folders);
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut route = Route::to(&self.folders, &files);
         for _ in 0..MAX_AIMS {
             if self.watcher.is_some() {
                 lack = self.aim(&route).err();
             }
-            let now = Route::to(&self.folders);
+            let now = Route::to(&self.folders, &files);
             if now == route {
                 break;
             }
@@ -183,8 +201,8 @@ impl Lookout {
             route = now;
             self.dirty.set(false);
         }
-        let lack = lack.or_else(|| route.found.iter().find_map(|folder| untrusted(folder)));
-        self.seen = lack.is_some().then(|| fingerprint(&self.folders));
+        let lack = lack.or_else(|| route.found.iter().find_map(|found| untrusted(found)));
+        self.seen = lack.is_some().then(|| fingerprint(&self.folders, &files));
         self.warn_once(lack);
         self
     }
@@ -470,6 +488,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_elsewhere_is_watched_while_it_is_named() {
+        let mut ground = Ground::with_file();
+        let file = ground.at("secrets/app.env");
+        ground.watch.also(&BTreeSet::from([file.clone()]));
+        ground.told().await;
+        ground.calm().await;
+        create_dir(ground.at("secrets")).unwrap();
+        write(&file, "A=1").unwrap();
+        ground.told().await;
+        ground.calm().await;
+        write(ground.at("new"), "A=2").unwrap();
+        rename(ground.at("new"), &file).unwrap();
+        ground.told().await;
+        ground.calm().await;
+        write(ground.at("secrets/other.env"), "A=2").unwrap();
+        assert!(ground.silent().await, "its neighbours are nobody's business");
+        ground.watch.also(&BTreeSet::new());
+        ground.told().await;
+        ground.calm().await;
+        write(&file, "A=3").unwrap();
+        assert!(ground.silent().await, "no manifest names it any more");
+    }
+
+    #[tokio::test]
     async fn a_busy_parent_and_a_reader_wake_nobody() {
         let mut ground = Ground::with_file();
         for i in 0..200 {
@@ -540,6 +582,11 @@ mod tests {
         timeout(POLL * 3, watch.changed()).await.expect("the poll missed a new file");
         write(dir.path().join("a.ron"), "longer").unwrap();
         timeout(POLL * 3, watch.changed()).await.expect("the poll missed a change");
+        let elsewhere = tempfile::tempdir().unwrap();
+        watch.also(&BTreeSet::from([elsewhere.path().join("app.env")]));
+        timeout(POLL * 3, watch.changed()).await.expect("the poll missed a new name");
+        write(elsewhere.path().join("app.env"), "A=1").unwrap();
+        timeout(POLL * 3, watch.changed()).await.expect("the poll missed a file elsewhere");
     }
 
     #[test]
@@ -554,7 +601,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         symlink("b", dir.path().join("a")).unwrap();
         symlink("a", dir.path().join("b")).unwrap();
-        let route = Route::to(&[dir.path().join("a")]);
+        let route = Route::to(&[dir.path().join("a")], &BTreeSet::new());
         assert!(route.found.is_empty());
         assert!(concerns(&route.interests, &dir.path().join("b")));
     }

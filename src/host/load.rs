@@ -13,9 +13,10 @@ use crate::model::loading::layers::{self, Lock};
 use crate::model::loading::problem::Problem;
 use crate::model::loading::source::Source;
 use crate::model::loading::surroundings::FileKind;
+use crate::model::manifest::env_files::Unread;
 use crate::model::manifest::name::WORKSPACE;
 
-/// Bytes. A larger file is not a manifest.
+/// Bytes. A larger file is neither a manifest nor an env file.
 const MAX_SIZE: u64 = 1 << 20;
 
 /// Everything that the folders hold.
@@ -89,7 +90,7 @@ impl Loaded {
     }
 
     fn read(&mut self, name: &str, path: &Path) -> Source {
-        let text = read(path).map_err(|unread| {
+        let text = read(path, &MANIFEST).map_err(|unread| {
             self.look_again |= unread.may_pass;
             unread.reason
         });
@@ -173,46 +174,56 @@ fn may_pass(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|errno| PASSING.contains(&errno))
 }
 
-/// Why a file was not read.
-struct Unread {
-    reason: String,
-    may_pass: bool,
-}
-
-impl From<String> for Unread {
-    fn from(reason: String) -> Self {
-        Unread { reason, may_pass: false }
+/// The text of an env file; `None` if it does not exist. It decides what runs as our user, as a manifest does, so it must
+/// be trusted.
+pub fn env_file(path: &str) -> Result<Option<String>, Unread> {
+    let path = Path::new(path);
+    trust::folder(path.parent().unwrap_or(path)).map_err(|why| format!("is not read: {why}"))?;
+    match fs::stat(path) {
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        _ => read(path, &ENV_FILE).map(Some),
     }
 }
 
-fn read(path: &Path) -> Result<String, Unread> {
-    let file = open(path)?;
+/// A kind of text, as messages name it.
+struct TextKind {
+    name: &'static str,
+    /// What to do about a file that is none.
+    way_out: &'static str,
+}
+
+const MANIFEST: TextKind =
+    TextKind { name: "a manifest", way_out: "remove it, or rename it so that it does not end in `.ron`" };
+const ENV_FILE: TextKind = TextKind { name: "an env file", way_out: "name a regular file" };
+
+fn read(path: &Path, kind: &TextKind) -> Result<String, Unread> {
+    let file = open(path, kind)?;
     let mut bytes = Vec::new();
     // One byte past the limit shows that the file is too large, without reading the rest.
     file.take(MAX_SIZE + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| Unread { reason: format!("cannot be read: {error}"), may_pass: may_pass(&error) })?;
     if bytes.len() as u64 > MAX_SIZE {
-        return Err("is larger than 1 MiB, which no manifest is: is it the right file?".to_owned().into());
+        return Err("is larger than 1 MiB: is it the right file?".to_owned().into());
     }
     Ok(String::from_utf8(bytes).map_err(|error| not_utf8(&error))?)
 }
 
 /// Opens a regular file, or a link to one. Refuses others before opening them: to open a FIFO or a device can block
 /// forever or have side effects.
-fn open(path: &Path) -> Result<File, Unread> {
+fn open(path: &Path, kind: &TextKind) -> Result<File, Unread> {
     let seen = fs::stat(path).map_err(|error| unopened(path, error))?;
-    refuse_special(FileType::from_raw_mode(seen.st_mode))?;
+    refuse_special(FileType::from_raw_mode(seen.st_mode), kind)?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = fs::open(path, flags, Mode::empty()).map_err(|error| unopened(path, error))?;
     let opened = fs::fstat(&file).map_err(|error| unopened(path, error))?;
-    refuse_special(FileType::from_raw_mode(opened.st_mode))?;
+    refuse_special(FileType::from_raw_mode(opened.st_mode), kind)?;
     trust::file(&file, &opened)?;
     Ok(File::from(file))
 }
 
-fn refuse_special(kind: FileType) -> Result<(), String> {
-    let what = match kind {
+fn refuse_special(found: FileType, TextKind { name, way_out }: &TextKind) -> Result<(), String> {
+    let what = match found {
         FileType::RegularFile => return Ok(()),
         FileType::Directory => "a folder",
         FileType::Fifo => "a FIFO",
@@ -220,7 +231,7 @@ fn refuse_special(kind: FileType) -> Result<(), String> {
         FileType::CharacterDevice | FileType::BlockDevice => "a device",
         _ => "no regular file",
     };
-    Err(format!("is {what}, not a manifest: remove it, or rename it so that it does not end in `.ron`"))
+    Err(format!("is {what}, not {name}: {way_out}"))
 }
 
 fn unopened(path: &Path, error: rustix::io::Errno) -> Unread {

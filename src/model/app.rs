@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 
 use crate::model::manifest::after::After;
+use crate::model::manifest::env_files::SeenFile;
 use crate::model::manifest::hook::{BrowserKind, Hook, Locks, Step};
 use crate::model::manifest::icon::Icon;
 use crate::model::manifest::log::Log;
@@ -59,6 +60,8 @@ pub struct App {
     pub icon: Option<Icon>,
     /// What people must not forget, as sentences.
     pub warnings: Vec<String>,
+    /// What was found of its env files, by path. If that changes, the manifest is checked again.
+    pub env_files: BTreeMap<String, SeenFile>,
 }
 
 /// Everything that a process of the app is started with. If any of it changes, a running app is restarted.
@@ -68,8 +71,11 @@ pub struct Program {
     pub argv: Vec<String>,
     /// How many words at the end of `argv` come from `args_last`.
     pub last: usize,
-    /// Variables set over the supervisor's own environment: the workspace's, then the manifest's.
+    /// Variables set over the supervisor's own environment: the workspace's, then those of env files, then the
+    /// manifest's.
     pub env: BTreeMap<String, String>,
+    /// Which of them come from env files.
+    pub from_files: BTreeSet<String>,
     /// Variables removed from it: the workspace's `env_hidden` without the manifest's `env_secret`.
     pub env_hidden: BTreeSet<String>,
     /// Working folder; `None` for the home folder.
@@ -83,7 +89,7 @@ pub struct Program {
 impl Program {
     /// What `inspect` shows of it: of variables only the names, since a value may be a secret.
     pub fn view(&self) -> ProgramView {
-        let Program { argv, last: _, env, env_hidden, cwd, nice, oom_score_adj } = self;
+        let Program { argv, last: _, env, from_files: _, env_hidden, cwd, nice, oom_score_adj } = self;
         ProgramView {
             argv: argv.clone(),
             cwd: cwd.as_ref().map(|cwd| cwd.display().to_string()),
@@ -133,6 +139,7 @@ impl App {
             max_rss: None,
             icon: None,
             warnings: Vec::new(),
+            env_files: BTreeMap::new(),
         }
     }
 

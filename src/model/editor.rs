@@ -306,6 +306,7 @@ mod tests {
         );
         assert!(shown("App(prelaunch: [Make|Dir(path: \"x\")])").contains("makes a folder and its parents"));
         assert!(shown("App(prelaunch: [MakeDir(pa|th: \"x\")])").contains("makes a folder and its parents"));
+        assert!(shown("App(env_files: [EnvFile(opt|ional: true)])").contains("A missing file is an error"));
         assert!(shown("App(re|start: Always)").contains("which exits lead to a restart"));
         assert!(shown("Workspace(st|age: [])").contains("hooks that run once"));
         assert!(shown("App(backoff: Backoff(give_up: After(ti|mes: 3)))").contains("early exits"));
@@ -320,6 +321,7 @@ mod tests {
         assert_eq!(offered("App(stop: Stop(signal: \"INT\", |"), ["grace: ", "devtools: "]);
         assert_eq!(offered("App(prelaunch: [MakeDir(|"), ["path: ", "on_failure: "]);
         assert_eq!(offered("App(ready: Ready(probe: Tcp(|"), ["address: ", "own: "]);
+        assert_eq!(offered("App(env_files: [EnvFile(|"), ["path: ", "optional: "]);
         assert_eq!(offered("App(ready: Ready(|"), ["probe: ", "within: "]);
         assert!(offered("Workspace(|").contains(&"stage: ".into()));
         assert_eq!(offered("|"), ["App()", "Workspace()"]);

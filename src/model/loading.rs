@@ -11,10 +11,13 @@ pub mod interpolate;
 pub mod locator;
 pub mod parse;
 
+pub mod dotenv;
+
 pub mod scope;
 
 pub mod absence;
 pub mod arguments;
+pub mod variables;
 pub mod resolve;
 
 pub mod layers;

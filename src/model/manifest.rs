@@ -14,6 +14,7 @@ pub mod fields;
 
 pub mod after;
 pub mod backoff;
+pub mod env_files;
 pub mod environment;
 pub mod fixed;
 pub mod icon;
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::manifest::after::AfterForm;
 use crate::model::manifest::backoff::BackoffForm;
+use crate::model::manifest::env_files::EnvFileForm;
 use crate::model::manifest::fixed::FixedForm;
 use crate::model::manifest::hook::HookForm;
 use crate::model::manifest::icon::Icon;
@@ -81,6 +83,9 @@ pub struct Manifest {
     /// Variables set for the app, over the supervisor's own environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Files with more variables for the app; `env` wins over them.
+    #[serde(default)]
+    pub env_files: Vec<EnvFileForm>,
     /// Variables hidden by the workspace's `env_hidden` that this app receives anyway.
     #[serde(default)]
     pub env_secret: Vec<String>,

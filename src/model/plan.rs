@@ -66,8 +66,10 @@ fn differences(old: &App, new: &App) -> Vec<(&'static str, TakesEffect)> {
         max_rss,
         icon,
         warnings,
+        env_files: _, // what differs for the app is in its variables
     } = old;
-    let Program { argv, last, env, env_hidden, cwd, nice, oom_score_adj } = program;
+    let Program { argv, last, env: _, from_files: _, env_hidden, cwd, nice, oom_score_adj } = program;
+    let (own, of_files) = changed_variables(program, &new.program);
     let program = &new.program;
     let is_limited = (program.nice, program.oom_score_adj);
     [
@@ -75,7 +77,8 @@ fn differences(old: &App, new: &App) -> Vec<(&'static str, TakesEffect)> {
         ("enabled", TakesEffect::Live, *enabled != new.enabled),
         ("command", TakesEffect::Restart, argv.first() != program.argv.first()),
         ("args", TakesEffect::Restart, argv.get(1..) != program.argv.get(1..)),
-        ("env", TakesEffect::Restart, (env, env_hidden) != (&program.env, &program.env_hidden)),
+        ("env", TakesEffect::Restart, own || *env_hidden != program.env_hidden),
+        ("env_files", TakesEffect::Restart, of_files),
         ("cwd", TakesEffect::Restart, *cwd != program.cwd),
         ("limits", TakesEffect::Restart, (*nice, *oom_score_adj) != is_limited),
         ("matches", TakesEffect::Restart, patterns(matcher.as_ref()) != patterns(new.matcher.as_ref())),
@@ -101,6 +104,14 @@ fn differences(old: &App, new: &App) -> Vec<(&'static str, TakesEffect)> {
     .filter(|(.., differs)| *differs)
     .map(|(name, effect, _)| (name, effect))
     .collect()
+}
+
+/// Whether variables differ that come from the manifests, and whether some differ that come from env files.
+fn changed_variables(old: &Program, new: &Program) -> (bool, bool) {
+    let names = old.env.keys().chain(new.env.keys());
+    let changed: Vec<&String> = names.filter(|name| old.env.get(*name) != new.env.get(*name)).collect();
+    let of_file = |name: &&String| old.from_files.contains(*name) || new.from_files.contains(*name);
+    (changed.iter().any(|name| !of_file(name)), changed.iter().any(of_file))
 }
 
 /// The parts of a matcher that decide which process is the app.
@@ -131,7 +142,7 @@ pub fn change(old: &App, new: &App) -> Change {
 /// version of this program. So the hashed text is defined here, with a line for each value that is not the default: a
 /// new setting does not change the hash until it is used.
 pub fn program(app: &App) -> u64 {
-    let Program { argv, last: _, env, env_hidden, cwd, nice, oom_score_adj } = &app.program;
+    let Program { argv, last: _, env, from_files: _, env_hidden, cwd, nice, oom_score_adj } = &app.program;
     let mut hash = Fnv::default();
     argv.iter().for_each(|word| hash.line("argv", word));
     env.iter().for_each(|(name, value)| hash.line("env", &format!("{name}={value}")));
@@ -282,5 +293,20 @@ mod tests {
             let restarts = matches!(change(&before, &after), Change::Restart(_));
             assert_eq!(program(&before) != program(&after), restarts, "edit {i}: {:?}", change(&before, &after));
         }
+    }
+
+    #[test]
+    fn a_changed_variable_is_told_by_where_it_comes_from() {
+        let with = |value: &str, from_files: &[&str]| {
+            let mut app = browser();
+            app.program.env.insert("KEY".into(), value.into());
+            app.program.from_files = from_files.iter().map(ToString::to_string).collect();
+            app
+        };
+        let before = with("1", &["KEY"]);
+        assert_eq!(change(&before, &with("2", &["KEY"])), Change::Restart(vec!["env_files"]));
+        assert_eq!(change(&before, &browser()), Change::Restart(vec!["env_files"]));
+        assert_eq!(change(&with("1", &[]), &with("2", &[])), Change::Restart(vec!["env"]));
+        assert_eq!(change(&before, &with("1", &[])), Change::None, "the app gets the same from another place");
     }
 }

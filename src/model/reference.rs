@@ -23,6 +23,9 @@ const SECTIONS: [(&str, &str); 11] = [
     ("Fields of `Workspace`", "workspace"),
 ];
 
+/// Fields that hold a list of values of one type, and its name.
+const LISTS: [(&str, &str); 2] = [("env_files", "EnvFile"), ("warnings", "Warning")];
+
 /// One row of the reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReferenceEntry {
@@ -110,7 +113,8 @@ fn simplified(path: &str) -> String {
     if let Some(first) = names.first_mut() {
         let of_type = SECTIONS.iter().find(|(heading, _)| heading == first).map(|(_, parent)| parent.to_string());
         let types = [("Workspace", "workspace"), ("Ready", "ready"), ("Health", "health")];
-        let other = types.iter().find(|(written, _)| written == first).map(|(_, field)| field.to_string());
+        let elements = LISTS.map(|(field, written)| (written, field));
+        let other = types.iter().chain(&elements).find(|(written, _)| written == first).map(|(_, field)| field.to_string());
         *first = of_type.or(other).unwrap_or_else(|| first.clone());
     }
     names.join(".")
@@ -167,7 +171,9 @@ fn mentions(entry: &ReferenceEntry, field: &str) -> bool {
 fn of_type(name: &str) -> Vec<String> {
     let mut letters = name.chars();
     let Some(first) = letters.next() else { return Vec::new() };
-    let start = format!("`{}{}(", first.to_uppercase(), letters.as_str());
+    let of_list = LISTS.iter().find(|(field, _)| *field == name).map(|(_, written)| written.to_string());
+    let written = of_list.unwrap_or_else(|| format!("{}{}", first.to_uppercase(), letters.as_str()));
+    let start = format!("`{written}(");
     paragraphs(PAGE).into_iter().filter(|text| text.starts_with(&start)).collect()
 }
 
@@ -293,6 +299,8 @@ mod tests {
             ("ready.within", "ready"),
             ("Health.failures", "health"),
             ("failures", "health"),
+            ("EnvFile.optional", "env_files"),
+            ("env_files[0].path", "env_files"),
         ] {
             assert_eq!(entry(path).path(), found, "{path}");
         }

@@ -14,6 +14,7 @@ mod crowd;
 mod desktop;
 mod docs;
 mod ending;
+mod env_files;
 mod fuzz;
 #[cfg(feature = "gateway")]
 mod gateway;

@@ -1,5 +1,6 @@
 //! For folders whose changes inotify does not report: which they are, and whether one has changed since the last look.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
 use std::fs::read_dir;
 use std::hash::{Hash, Hasher};
@@ -7,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Names the file system if its content can change without this kernel's knowledge. That is the reason to poll.
-pub(super) fn untrusted(folder: &Path) -> Option<String> {
+pub(super) fn untrusted(path: &Path) -> Option<String> {
     const REMOTE: [(u32, &str); 9] = [
         (0x6969, "NFS"),
         (0x0102_1997, "9p"),
@@ -20,13 +21,13 @@ pub(super) fn untrusted(folder: &Path) -> Option<String> {
         (0x7375_7245, "Coda"),
     ];
     // The magic number has 32 bits, but the field's width differs between machines.
-    let kind = rustix::fs::statfs(folder).ok()?.f_type as u32;
+    let kind = rustix::fs::statfs(path).ok()?.f_type as u32;
     let (_, name) = REMOTE.iter().find(|(magic, _)| *magic == kind)?;
-    Some(format!("`{}` is on {name}, which does not report changes made elsewhere", folder.display()))
+    Some(format!("`{}` is on {name}, which does not report changes made elsewhere", path.display()))
 }
 
-/// A value that changes with any name, size, time or link target in the folders.
-pub(super) fn fingerprint(folders: &[PathBuf]) -> u64 {
+/// A value that changes with any name, size, time or link target in the folders, and with these files.
+pub(super) fn fingerprint(folders: &[PathBuf], files: &BTreeSet<PathBuf>) -> u64 {
     let mut hasher = DefaultHasher::new();
     for folder in folders {
         let mut entries: Vec<PathBuf> = read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
@@ -36,6 +37,10 @@ pub(super) fn fingerprint(folders: &[PathBuf]) -> u64 {
             stamp(&path).hash(&mut hasher);
             path.hash(&mut hasher);
         }
+    }
+    for file in files {
+        stamp(file).hash(&mut hasher);
+        file.hash(&mut hasher);
     }
     hasher.finish()
 }

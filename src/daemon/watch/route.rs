@@ -26,15 +26,19 @@ pub(super) enum Interest {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Route {
     pub(super) interests: Interests,
-    /// The manifest folders that exist, with links resolved.
+    /// The manifest folders and single files that exist, with links resolved.
     pub(super) found: Vec<PathBuf>,
     pub(super) ids: Identities,
 }
 
 impl Route {
-    /// The route to these manifest folders, as it is now.
-    pub(super) fn to(folders: &[PathBuf]) -> Self {
+    /// The route to these manifest folders and single files, as it is now.
+    pub(super) fn to(folders: &[PathBuf], files: &BTreeSet<PathBuf>) -> Self {
         let mut route = Route::default();
+        for file in files {
+            let found = route.walk(file);
+            route.found.extend(found);
+        }
         for folder in folders {
             if let Some(real) = route.walk(folder) {
                 route.whole(real);

@@ -17,6 +17,7 @@ use crate::model::loading::problem::Problem;
 use crate::model::loading::resolve;
 use crate::model::loading::source::Source;
 use crate::model::loading::surroundings::Surroundings;
+use crate::model::manifest::env_files::SeenFile;
 use crate::model::manifest::fields::Whole;
 use crate::model::manifest::name;
 pub use crate::model::manifest::name::WORKSPACE;
@@ -37,6 +38,10 @@ pub struct Checked {
     pub complete: bool,
     /// All problems, ordered by file and place.
     pub problems: Vec<Problem>,
+    /// The env files that the manifests name, whether they exist or not.
+    pub env_files: BTreeSet<String>,
+    /// An env file could not be read for a reason that passes without a change event. Check again later.
+    pub look_again: bool,
 }
 
 /// Checks manifests again and again, and remembers what was good.
@@ -47,6 +52,9 @@ pub struct Checker {
     workspace: Option<Arc<Workspace>>,
 }
 
+/// Whether an earlier result still holds for the same text.
+type IsSettled = fn(&Known, &Surroundings<'_>) -> bool;
+
 struct Known {
     /// Hash of the text and of everything it was interpolated with.
     hash: u64,
@@ -56,6 +64,17 @@ struct Known {
 }
 
 impl Known {
+    /// Whether another check of the same text would find the same. A problem can go away without a change of the text,
+    /// for example when a missing program is installed.
+    fn is_current(&self, around: &Surroundings<'_>) -> bool {
+        let is_same = |(path, seen): (&String, &SeenFile)| SeenFile::of(&(around.read)(path)) == *seen;
+        self.problems.is_empty() && self.env_files().all(is_same)
+    }
+
+    fn env_files(&self) -> impl Iterator<Item = (&String, &SeenFile)> {
+        self.latest.iter().flat_map(|app| &app.env_files)
+    }
+
     fn is_wrong(&self) -> bool {
         self.problems.iter().any(Problem::is_error)
     }
@@ -65,23 +84,15 @@ impl Checker {
     /// `sources` has one file for each name, and all layers of `workspace.ron` in order. `complete` means that a file
     /// that is not among the sources is deleted, not just unreadable.
     pub fn check(&mut self, sources: &[Source], complete: bool, around: &Surroundings<'_>) -> Checked {
-        // A problem can go away without a change of the text, for example when a missing program is installed.
-        self.run(sources, complete, around, |known| known.problems.is_empty())
+        self.run(sources, complete, around, Known::is_current)
     }
 
     /// Like [`Checker::check`], but only files whose text has changed are checked again. For an editor, while somebody types.
     pub fn check_texts(&mut self, sources: &[Source], complete: bool, around: &Surroundings<'_>) -> Checked {
-        self.run(sources, complete, around, |_| true)
+        self.run(sources, complete, around, |_, _| true)
     }
 
-    /// `is_settled` says whether an earlier result still holds for the same text.
-    fn run(
-        &mut self,
-        sources: &[Source],
-        complete: bool,
-        around: &Surroundings<'_>,
-        is_settled: fn(&Known) -> bool,
-    ) -> Checked {
+    fn run(&mut self, sources: &[Source], complete: bool, around: &Surroundings<'_>, is_settled: IsSettled) -> Checked {
         let apps: Vec<&Source> = sources.iter().filter(|source| source.name != WORKSPACE).collect();
         let problems = self.take_workspace(sources, complete, around);
         if self.workspace.is_none() {
@@ -131,9 +142,9 @@ impl Checker {
     }
 
     /// Checks one file by itself, unless nothing that it depends on has changed.
-    fn check_one(&mut self, source: &Source, session: u64, around: &Surroundings<'_>, is_settled: fn(&Known) -> bool) {
+    fn check_one(&mut self, source: &Source, session: u64, around: &Surroundings<'_>, is_settled: IsSettled) {
         let hash = hash(&(session, &source.file, &source.text));
-        if self.known.get(&source.name).is_some_and(|known| known.hash == hash && is_settled(known)) {
+        if self.known.get(&source.name).is_some_and(|known| known.hash == hash && is_settled(known, around)) {
             return;
         }
         let (latest, problems) = app(source, self.workspace.as_deref().unwrap_or(&Workspace::default()), around);
@@ -156,6 +167,8 @@ impl Checker {
                 checked.apps.insert(name.clone(), good.clone());
             }
             problems.extend(all);
+            checked.env_files.extend(known.env_files().map(|(path, _)| path.clone()));
+            checked.look_again |= known.env_files().any(|(_, seen)| seen.may_pass);
         }
         problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
         checked.problems = problems;

@@ -81,7 +81,7 @@ mod tests {
 
     fn checked(sources: &[Source]) -> Checked {
         let env = Default::default();
-        Checker::default().check(sources, true, &Surroundings { env: &env, home: None, look: &|_| FileKind::Program })
+        Checker::default().check(sources, true, &Surroundings { env: &env, home: None, look: &|_| FileKind::Program, read: &|_| Ok(None) })
     }
 
     fn copy(name: &str) -> Option<Source> {

@@ -1,6 +1,9 @@
 //! Interpolation: `${VAR}`, `${VAR:-default}`, `${VAR-default}`, `${VAR:+text}`, `${VAR:?message}`, `$$`, and `~` for
 //! the home folder at the beginning of a text or of a default. As in sh, with the colon an empty variable counts as
 //! unset, and defaults may nest. A `$` before anything else stands for itself, so regexes need no escaping.
+//!
+//! The values of env files differ in two ways, as Docker Compose reads them: `$VAR` is a variable too, and `~` stands
+//! for itself.
 
 use std::ops::Range;
 
@@ -29,14 +32,32 @@ pub fn interpolate(
     insert: Insert,
     look_up: &mut dyn FnMut(&str) -> Result<Option<String>, String>,
 ) -> Result<String, Failed> {
-    Reader { text, at: 0, home: home.map(|home| home.trim_end_matches('/')), insert, skipping: false, look_up }
+    let dialect = Dialect::Manifest { home: home.map(|home| home.trim_end_matches('/')) };
+    Reader { text, at: 0, dialect, insert, skipping: false, look_up }.until_end(false, 0)
+}
+
+/// Like [`interpolate`], for a value in an env file.
+pub fn interpolate_value(
+    text: &str,
+    look_up: &mut dyn FnMut(&str) -> Result<Option<String>, String>,
+) -> Result<String, Failed> {
+    Reader { text, at: 0, dialect: Dialect::EnvFile, insert: Insert::AsIs, skipping: false, look_up }
         .until_end(false, 0)
+}
+
+/// Where the text comes from.
+#[derive(Clone, Copy)]
+enum Dialect<'a> {
+    /// A text of a manifest. `~` is the home folder, if there is one.
+    Manifest { home: Option<&'a str> },
+    /// A value in an env file.
+    EnvFile,
 }
 
 struct Reader<'a> {
     text: &'a str,
     at: usize,
-    home: Option<&'a str>,
+    dialect: Dialect<'a>,
     insert: Insert,
     /// Inside an unused default: it must be well formed, but its variables need not be set.
     skipping: bool,
@@ -48,7 +69,7 @@ enum Form {
     Value,
     Default { colon: bool },
     Alternative { colon: bool },
-    Required,
+    Required { colon: bool },
 }
 
 impl Reader<'_> {
@@ -64,11 +85,12 @@ impl Reader<'_> {
     fn until_end(&mut self, in_braces: bool, depth: usize) -> Result<String, Failed> {
         let start = self.at;
         let mut out = String::new();
-        if let Some(behind) = self.rest().strip_prefix('~')
+        if let Dialect::Manifest { home } = self.dialect
+            && let Some(behind) = self.rest().strip_prefix('~')
             && (behind.is_empty() || behind.starts_with('/') || in_braces && behind.starts_with('}'))
         {
             self.at += 1;
-            let home = self.home_folder(start)?;
+            let home = self.home_folder(home, start)?;
             out.push_str(&self.inserted(home, depth));
         }
         while let Some(c) = self.rest().chars().next() {
@@ -81,6 +103,8 @@ impl Reader<'_> {
             } else if self.rest().starts_with("${") {
                 let value = self.reference(depth)?;
                 out.push_str(&self.inserted(value, depth));
+            } else if let Some(name) = self.bare_name() {
+                out.push_str(&self.bare(&name)?);
             } else {
                 out.push(c);
                 self.at += c.len_utf8();
@@ -94,8 +118,8 @@ impl Reader<'_> {
     }
 
     /// The home folder, for `~`.
-    fn home_folder(&self, start: usize) -> Result<String, Failed> {
-        match self.home {
+    fn home_folder(&self, home: Option<&str>, start: usize) -> Result<String, Failed> {
+        match home {
             Some(home) => Ok(home.into()),
             None if self.skipping => Ok(String::new()),
             None => {
@@ -103,6 +127,24 @@ impl Reader<'_> {
                 Err(self.failed(start, message, "set HOME, or write an absolute path"))
             }
         }
+    }
+
+    /// The name in `$NAME`, where that is a variable.
+    fn bare_name(&self) -> Option<String> {
+        let behind = self.rest().strip_prefix('$').filter(|_| matches!(self.dialect, Dialect::EnvFile))?;
+        let name = &behind[..length_of_name(behind)];
+        (!name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit())).then(|| name.into())
+    }
+
+    /// Reads `$NAME`.
+    fn bare(&mut self, name: &str) -> Result<String, Failed> {
+        let start = self.at;
+        self.at += 1 + name.len();
+        if self.skipping {
+            return Ok(String::new());
+        }
+        let help = "set it, or write `$$` for a dollar sign";
+        self.value_of(name, start)?.ok_or_else(|| self.failed(start, format!("`{name}` is not set"), help))
     }
 
     /// A value in the form in which it is inserted. A value nested in a default is escaped together with the default.
@@ -120,9 +162,8 @@ impl Reader<'_> {
             return Err(self.failed(start, "defaults are nested too deeply", ""));
         }
         self.at += 2;
-        let length = self.rest().find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(self.rest().len());
-        let name = self.rest()[..length].to_string();
-        self.at += length;
+        let name = self.rest()[..length_of_name(self.rest())].to_string();
+        self.at += name.len();
         if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
             return Err(self.failed(start, "a variable's name is missing after `${`", "write `$$` for a dollar sign"));
         }
@@ -134,7 +175,7 @@ impl Reader<'_> {
             Form::Value => String::new(),
             Form::Default { colon } => self.word(counts(colon), depth)?,
             Form::Alternative { colon } => self.word(!counts(colon), depth)?,
-            Form::Required => self.word(full, depth)?,
+            Form::Required { colon } => self.word(counts(colon), depth)?,
         };
         if !self.rest().starts_with('}') {
             return Err(self.failed(start, "`${` is not closed", "a `}` is missing"));
@@ -148,8 +189,8 @@ impl Reader<'_> {
                 Err(self.failed(start, format!("`{name}` is not set"), help))
             }
             (Form::Default { colon }, Some(value)) if !colon || full => Ok(value),
-            (Form::Required, Some(value)) if full => Ok(value),
-            (Form::Required, _) => {
+            (Form::Required { colon }, Some(value)) if !colon || full => Ok(value),
+            (Form::Required { .. }, _) => {
                 let message = if word.is_empty() { "it must be set" } else { &word };
                 Err(self.failed(start, format!("`{name}`: {message}"), "set it in the supervisor's environment"))
             }
@@ -177,9 +218,10 @@ impl Reader<'_> {
         let (sign, form) = match self.rest().as_bytes() {
             [b':', b'-', ..] => (":-", Form::Default { colon: true }),
             [b':', b'+', ..] => (":+", Form::Alternative { colon: true }),
-            [b':', b'?', ..] => (":?", Form::Required),
+            [b':', b'?', ..] => (":?", Form::Required { colon: true }),
             [b'-', ..] => ("-", Form::Default { colon: false }),
             [b'+', ..] => ("+", Form::Alternative { colon: false }),
+            [b'?', ..] => ("?", Form::Required { colon: false }),
             _ => {
                 let help = "it takes `${VAR}`, `${VAR:-default}`, `${VAR:+text}` or `${VAR:?message}`";
                 return Err(self.failed(start, "this is not understood in `${…}`", help));
@@ -188,6 +230,10 @@ impl Reader<'_> {
         self.at += sign.len();
         Ok(form)
     }
+}
+
+fn length_of_name(text: &str) -> usize {
+    text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(text.len())
 }
 
 #[cfg(test)]
@@ -220,6 +266,7 @@ mod tests {
             ("${NAME:+0}", "0"),
             ("${UNSET:+0}", ""),
             ("${NAME:?gone}", "value"),
+            ("${EMPTY?gone}", ""),
             ("$$NAME $$${NAME}", "$NAME $value"),
             ("^a$|b$", "^a$|b$"),
             ("~/x", "/home/me/x"),
@@ -234,6 +281,23 @@ mod tests {
         ];
         for (text, wanted) in table {
             assert_eq!(filled(text).as_deref(), Ok(wanted), "{text}");
+        }
+    }
+
+    #[test]
+    fn in_an_env_file_a_name_needs_no_braces_and_a_tilde_is_a_tilde() {
+        let mut look_up = |name: &str| Ok((name == "NAME").then(|| "value".to_owned()));
+        let mut filled = |text| interpolate_value(text, &mut look_up).map_err(|failed| failed.message);
+        let table = [
+            ("$NAME/x $NAME", Ok("value/x value")),
+            ("a$$NAME $5 $ $-", Ok("a$NAME $5 $ $-")),
+            ("${UNSET:-$NAME}", Ok("value")),
+            ("${NAME:-$UNSET}", Ok("value")),
+            ("${NAME:+$UNSET}", Err("`UNSET` is not set")),
+            ("~/x", Ok("~/x")),
+        ];
+        for (text, wanted) in table {
+            assert_eq!(filled(text).as_deref().map_err(String::as_str), wanted, "{text}");
         }
     }
 
@@ -253,6 +317,7 @@ mod tests {
             ("x ${UNSET} y", "`UNSET` is not set at 2..10"),
             ("${UNSET:?no home}", "`UNSET`: no home at 0..17"),
             ("${EMPTY:?}", "`EMPTY`: it must be set at 0..10"),
+            ("${UNSET?no home}", "`UNSET`: no home at 0..16"),
             ("${NAME", "`${` is not closed at 0..6"),
             ("${NAME:-${}}", "a variable's name is missing after `${` at 8..10"),
             ("${UNSET:-${OTHER}}", "`OTHER` is not set at 9..17"),

@@ -11,13 +11,14 @@ use crate::model::loading::problem::Problem;
 use crate::model::loading::scope::Scope;
 use crate::model::loading::surroundings::{FileKind, Surroundings};
 use crate::model::manifest::after::AfterForm;
+use crate::model::loading::variables;
 use crate::model::manifest::fields::{Fields, Finding, Whole};
 use crate::model::manifest::hook::{Hook, HookForm, Step};
 use crate::model::manifest::limits::Limits;
 use crate::model::manifest::log::{Log, LogForm};
 use crate::model::manifest::restart::RestartPolicy;
 use crate::model::manifest::workspace::{Workspace, WorkspaceForm};
-use crate::model::manifest::{Manifest, environment, fixed, warning};
+use crate::model::manifest::{Manifest, env_files, environment, fixed, warning};
 use crate::model::spelling::closest;
 
 /// The app, as complete as possible, and all its problems.
@@ -35,15 +36,15 @@ pub fn app(
     let mut scope = Scope::new((vars, fixed), &outer, around.home, (locator, whole));
     let mut fill_in = |path: &str, text, insert| scope.fill_in(path, text, insert);
     let mut fields = Fields::new(&mut fill_in, whole);
-    let app = checked(name, (manifest, overridden), workspace, &mut fields, around);
+    let app = checked((name, locator.folder()), (manifest, overridden), workspace, &mut fields, around);
     let mut problems = placed(fields.into_findings(), locator);
     scope.conclude(&mut problems);
     (app, problems)
 }
 
-/// Takes every field of a manifest apart: a forgotten field does not compile.
+/// Takes every field of a manifest apart: a forgotten field does not compile. `folder` is the manifest's.
 fn checked(
-    name: &str,
+    (name, folder): (&str, &str),
     (manifest, overridden): (Manifest, Option<Override>),
     workspace: &Workspace,
     fields: &mut Fields<'_>,
@@ -60,6 +61,7 @@ fn checked(
         args_fixed,
         args_last,
         env,
+        env_files,
         env_secret,
         cwd,
         matches,
@@ -87,14 +89,20 @@ fn checked(
     argv.extend(fields.texts("args_last", args_last));
     let Limits { nice, oom_score_adj, max_rss } = fields.within("limits", |fields| limits.check(fields));
     warn_of_unhidden(&env_secret, &workspace.env_hidden, fields);
-    let mut variables = workspace.env.clone();
-    variables.extend(environment::check(env, fields));
+    let env_hidden = workspace.env_hidden.iter().filter(|name| !env_secret.contains(name)).cloned().collect();
+    let env_files = env_files::check(env_files, folder, fields);
+    let (of_files, env_files) = variables::of_files(env_files, &env_hidden, fields, around);
+    let own = environment::check(env, fields);
+    let from_files = of_files.keys().filter(|name| !own.contains_key(*name)).cloned().collect();
+    let mut env = workspace.env.clone();
+    env.extend(of_files.into_iter().chain(own));
     let matcher = matches.map(|form| fields.within("matches", |fields| form.check(&argv, fields)));
     let program = Program {
         argv,
         last,
-        env: variables,
-        env_hidden: workspace.env_hidden.iter().filter(|name| !env_secret.contains(name)).cloned().collect(),
+        env,
+        from_files,
+        env_hidden,
         cwd: cwd.map(|folder| fields.path("cwd", folder)),
         nice,
         oom_score_adj,
@@ -127,6 +135,7 @@ fn checked(
         max_rss,
         icon: icon.map(|icon| fields.within("icon", |fields| icon.check(fields, &hooks.actions))),
         warnings: warning::check(warnings, fields),
+        env_files,
         hooks,
     }
 }

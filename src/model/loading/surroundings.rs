@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-/// The environment, the home folder, and a way to look at files.
+use crate::model::manifest::env_files::Unread;
+
+/// The environment, the home folder, and ways to look at files and to read them.
 pub struct Surroundings<'a> {
     /// The supervisor's environment, as far as it is UTF-8.
     pub env: &'a BTreeMap<String, String>,
@@ -10,6 +12,8 @@ pub struct Surroundings<'a> {
     pub home: Option<&'a str>,
     /// Returns the kind of file at an absolute path, following links.
     pub look: &'a dyn Fn(&str) -> FileKind,
+    /// Reads the text of an env file at an absolute path; `None` if it does not exist.
+    pub read: &'a dyn Fn(&str) -> Result<Option<String>, Unread>,
 }
 
 /// The kind of file at a path.

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::loading::problem::Severity;
 use crate::model::loading::surroundings::FileKind;
+use crate::model::manifest::env_files::Unread;
 use crate::model::manifest::hook::Step;
 use crate::model::plan::{self, Change};
 
@@ -28,7 +29,15 @@ pub(super) fn check_with(checker: &mut Checker, env: &[(&str, &str)], files: &[(
         "/dev/null" | "/run/fifo" => FileKind::Special,
         _ => FileKind::Nothing,
     };
-    checker.check(&sources, true, &Surroundings { env: &env, home: Some("/home/me"), look: &look })
+    let read = |file: &str| match file {
+        "/manifests/app.env" => Ok(Some("# what it needs\nKEY=1\nexport LANG=de\nTOKEN='s3cr3t'\n".into())),
+        "/home/me/more.env" => Ok(Some("KEY=2\nBOTH=$KEY-$PATH\n".into())),
+        "/manifests/bad.env" => Ok(Some("A=1\nB=\"s3cr3t".into())),
+        "/manifests/ours.env" => Ok(Some("KASM_VOID_APP=web".into())),
+        "/run/fifo" => Err("is a FIFO".to_owned().into()),
+        _ => Ok(None),
+    };
+    checker.check(&sources, true, &Surroundings { env: &env, home: Some("/home/me"), look: &look, read: &read })
 }
 
 fn check(files: &[(&str, &str)]) -> Checked {
@@ -721,7 +730,7 @@ fn what_is_out_of_sight_is_not_gone() {
     let text = r#"App(command: "tool")"#;
     check_with(&mut checker, &[], &[("a", text), ("b", text)]);
     let env = BTreeMap::from([("PATH".to_string(), "/usr/bin:/bin".to_string())]);
-    let around = Surroundings { env: &env, home: Some("/home/me"), look: &|_| FileKind::Program };
+    let around = Surroundings { env: &env, home: Some("/home/me"), look: &|_| FileKind::Program, read: &|_| Ok(None) };
     let seen = Source { name: "a".into(), file: "a.ron".into(), folder: "/manifests".into(), text: Ok(text.into()) };
     let names = |checked: Checked| checked.apps.into_keys().collect::<Vec<_>>();
     assert_eq!(names(checker.check(std::slice::from_ref(&seen), false, &around)), ["a", "b"]);
@@ -740,6 +749,88 @@ fn secrets_are_hidden_from_every_app_that_does_not_name_them() {
     let hidden = |name: &str| checked.apps[name].program.env_hidden.iter().cloned().collect::<Vec<_>>();
     assert_eq!((hidden("a"), hidden("b")), (vec!["TOKEN".to_string(), "VNC_PW".into()], vec!["VNC_PW".to_string()]));
     assert_eq!(checked.apps["a"].program.env["LANG"], "C");
+}
+
+#[test]
+fn variables_come_from_env_files_in_their_order_and_env_wins() {
+    let text = r#"App(command: "tool", env_files: ["app.env", EnvFile(path: "~/more.env"), EnvFile(path: "no.env", optional: true)],
+        env: {"LANG": "fr"})"#;
+    let files = [("web", text), ("workspace", r#"Workspace(env: {"KEY": "0", "ALL": "1"}, env_hidden: ["TOKEN"])"#)];
+    let program = &check(&files).apps["web"].program;
+    let variables: Vec<(&str, &str)> =
+        program.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(variables, [("ALL", "1"), ("BOTH", "2-/usr/bin:/bin"), ("KEY", "2"), ("LANG", "fr")]);
+    assert!(program.from_files.iter().eq(["BOTH", "KEY"]), "{:?}", program.from_files);
+    let secret = one(r#"App(command: "tool", env_files: ["app.env"])"#, &[]);
+    assert_eq!(secret.program.env["TOKEN"], "s3cr3t", "nothing hides it");
+}
+
+#[test]
+fn what_is_wrong_with_an_env_file_is_said_without_its_text() {
+    let table = [
+        (
+            "no.env",
+            "web.ron:1:34: `/manifests/no.env` does not exist (`env_files[0]`): create it; if it may be missing, write EnvFile(path: \"…\", optional: true)",
+        ),
+        (
+            "bad.env",
+            "web.ron:1:34: /manifests/bad.env, line 2: the quote is not closed (`env_files[0]`): a `\"` is missing",
+        ),
+        ("/run/fifo", "web.ron:1:34: `/run/fifo` is a FIFO (`env_files[0]`)"),
+        (
+            "ours.env",
+            "web.ron:1:33: they set `KASM_VOID_APP`, which is reserved for the supervisor (`env_files`): remove it there",
+        ),
+        ("${X}", "web.ron:1:35: `X` is not set (`env_files[0]`): set it, or give a default: `${X:-…}`"),
+        ("", "web.ron:1:34: the path is empty (`env_files[0]`): name a file"),
+    ];
+    for (path, wanted) in table {
+        let text = format!(r#"App(command: "tool", env_files: ["{path}"])"#);
+        let said = said(&check(&[("web", &text)]));
+        assert_eq!(said.first().map(String::as_str), Some(wanted), "{path}");
+    }
+    for (element, wanted) in [
+        ("EnvFile(file: \"a\")", "there is no field `file` of `EnvFile`"),
+        ("EnvFile(optional: true)", "the field `path` of `EnvFile` is missing"),
+        ("EnvFile()", "the field `path` of `EnvFile` is missing"),
+        ("1", "expected a path in quotes, or EnvFile(path: \"app.env\", optional: true)"),
+        ("EnvFile(path: \"a\", optional: 1)", "expected true or false"),
+    ] {
+        let text = format!(r#"App(command: "tool", env_files: [{element}])"#);
+        let said = said(&check(&[("web", &text)]));
+        assert!(said.iter().any(|line| line.contains(wanted)), "{said:?}");
+    }
+}
+
+#[test]
+fn an_env_file_that_changes_is_read_again_and_a_broken_one_keeps_the_app() {
+    let env = BTreeMap::from([("PATH".to_string(), "/bin".to_string())]);
+    let source = |name: &str, text: &str| Source {
+        name: name.into(),
+        file: format!("{name}.ron"),
+        folder: "/manifests".into(),
+        text: Ok(text.into()),
+    };
+    let sources =
+        [source("a", r#"App(command: "tool", env_files: ["a.env"])"#), source("b", r#"App(command: "tool")"#)];
+    let mut checker = Checker::default();
+    let mut check = |read: Result<Option<String>, Unread>| {
+        let read = |_: &str| read.clone();
+        let around = Surroundings { env: &env, home: None, look: &|_| FileKind::Program, read: &read };
+        checker.check(&sources, true, &around)
+    };
+    let before = check(Ok(Some("KEY=1".into())));
+    assert!(before.env_files.iter().eq(["/manifests/a.env"]) && !before.look_again);
+    assert!(Arc::ptr_eq(&before.apps["a"], &check(Ok(Some("KEY=1".into()))).apps["a"]), "nothing changed");
+    let after = check(Ok(Some("KEY=2".into())));
+    let steps = plan::report(&before.apps, &after, &plan::plan(&before.apps, &after)).steps;
+    assert_eq!(steps.iter().map(|step| step.text.as_str()).collect::<Vec<_>>(), ["restart (env_files changed)"]);
+    let gone = check(Ok(None));
+    assert_eq!(gone.apps["a"].program.env["KEY"], "2", "its last good version");
+    assert!(gone.stale.contains_key("a") && gone.env_files.len() == 1, "it is watched for");
+    let lack = check(Err(Unread { reason: "cannot be read: too many open files".into(), may_pass: true }));
+    assert!(lack.look_again && lack.apps["a"].program.env["KEY"] == "2");
+    assert!(check(Ok(Some("KEY=2".into()))).stale.is_empty());
 }
 
 #[test]
@@ -802,7 +893,8 @@ fn what_was_missing_is_looked_for_again() {
     let mut checker = Checker::default();
     let mut check = |there: bool| {
         let look = |file: &str| if there && file.ends_with("/late") { FileKind::Program } else { FileKind::Nothing };
-        checker.check(&source, true, &Surroundings { env: &env, home: Some("/home/me"), look: &look })
+        let around = Surroundings { env: &env, home: Some("/home/me"), look: &look, read: &|_| Ok(None) };
+        checker.check(&source, true, &around)
     };
     assert!(check(false).stale.contains_key("web"));
     // Only absolute folders of PATH count: a relative one would name another program in another working folder.

@@ -76,6 +76,7 @@ fn synonym(found: &str, outer: Option<&str>) -> Option<&'static str> {
         }
         "arguments" | "argv" => "write `args: [\"one\", \"two\"]`",
         "environment" | "env_vars" | "envs" => "write `env: {\"NAME\": \"value\"}`",
+        "env_file" | "environmentfile" | "environment_file" | "envfile" | "dotenv" => "write `env_files: [\"app.env\"]`",
         "disabled" | "autostart" | "enable" => "write `enabled: false` to keep the app down",
         "autorestart" | "restart_policy" => "write `restart: Always`, `OnFailure` or `Never`",
         "restart_sec" | "restartsec" | "retries" | "max_restarts" | "startretries" | "startsecs" => {
@@ -118,6 +119,7 @@ fn expected(path: &str) -> &'static str {
     match (field, element) {
         ("prelaunch" | "postlaunch" | "stage", true) => STEP,
         ("after", true) => "the name of an app, or After(app: \"…\", until: Running)",
+        ("env_files", true) => "a path in quotes, or EnvFile(path: \"app.env\", optional: true)",
         ("args_fixed", true) => "Fixed(args: [\"--flag=value\"])",
         ("warnings", true) => "Warning(unless: \"${LAUNCH_APP:-1}\", text: \"…\")",
         ("prelaunch" | "postlaunch" | "stage", false) => STEPS,
@@ -138,7 +140,7 @@ fn expected(path: &str) -> &'static str {
         ("failures" | "times", _) => "a whole number, 1 or more",
         ("code", _) => "an exit code such as 1",
         ("factor" | "jitter", _) => "a number such as 2.0",
-        ("forward" | "if_present" | "follow", _) => "true or false",
+        ("forward" | "if_present" | "follow" | "optional", _) => "true or false",
         _ => expected_form(field),
     }
 }
@@ -148,6 +150,7 @@ fn expected_form(field: &str) -> &'static str {
     match field {
         "enabled" | "unless" => "true, false, or a text such as \"${LAUNCH_APP:-1}\"",
         "autostart" => "true, false, or a text such as \"${AUTOSTART:-1}\"",
+        "env_files" => "a list such as [\"app.env\"]",
         "env" | "vars" => "a map such as {\"NAME\": \"value\"}",
         "set" | "default" => "a map such as {\"key\": true}",
         "actions" => "a map such as {\"reset\": [MakeDir(path: \"~/x\")]}",
