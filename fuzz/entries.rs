@@ -19,6 +19,7 @@ use kasm_void::daemon::state;
 use kasm_void::http::{BoxedAnswer, Listen, ListenerLimits, Peer, Streaming, StreamingRequest, serve, serve_streams};
 use kasm_void::launcher::verdict::{Outcome, Verdict};
 use kasm_void::launcher::wire;
+use kasm_void::model::accounts;
 use kasm_void::model::loading::check::Checker;
 use kasm_void::model::loading::dotenv::{Mistake, Variables};
 use kasm_void::model::loading::interpolate;
@@ -101,6 +102,8 @@ fn check(name: &str, text: &str) {
         home: Some("/home/me"),
         look: &|file| if file.contains("missing") { FileKind::Nothing } else { FileKind::Program },
         read: &|file| Ok((!file.contains("missing")).then(|| format!("FILE={}\n", file.len()))),
+        run_as: &|user, group| accounts::run_as("me:x:1000:1000::/home/me:/bin/sh", "me:x:1000:", user, group),
+        uid: 1000,
     };
     let file = format!("{name}.ron");
     let source = |text: &str| Source {

@@ -13,6 +13,7 @@ pub mod signals;
 pub mod listener;
 pub mod socket;
 
+pub mod accounts;
 pub mod claim;
 pub mod clock;
 pub mod display;

@@ -19,6 +19,7 @@ pub mod exit;
 
 pub mod hooks;
 
+pub mod accounts;
 pub mod desktop_entry;
 pub mod manifest;
 

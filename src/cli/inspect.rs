@@ -33,11 +33,18 @@ fn text(inspection: &Inspection) -> String {
         counted(app.restarts, "restart")
     );
     let names = |names: &[String]| names.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", ");
+    let user = match (&program.user, &program.group) {
+        (Some(user), Some(group)) => format!("{}, group {}", plain(user), plain(group)),
+        (user, _) => user.as_ref().map_or(String::new(), |user| plain(user)),
+    };
+    let rlimits = program.rlimits.iter().map(|(name, limit)| Some(format!("{} {}", plain(name), plain(limit))));
     let limits = [
         program.nice.map(|nice| format!("nice {nice}")),
         program.oom_score_adj.map(|score| format!("oom_score_adj {score}")),
         max_rss.map(|most| format!("at most {}", bytes(most))),
+        program.umask.as_ref().map(|umask| format!("umask {}", plain(umask))),
     ];
+    let limits: Vec<String> = limits.into_iter().chain(rlimits).flatten().collect();
     let command: Vec<String> = program.argv.iter().map(|word| quoted(word)).collect();
     let rows = [
         ("about", plain(&app.about)),
@@ -45,10 +52,11 @@ fn text(inspection: &Inspection) -> String {
         ("problem", app.stale.as_ref().map_or(String::new(), |problem| plain(problem))),
         ("command", command.join(" ")),
         ("folder", program.cwd.as_ref().map_or("the home folder".into(), |folder| plain(folder))),
+        ("user", user),
         ("variables", names(&program.env)),
         ("hidden", names(&program.env_hidden)),
         ("after", names(after)),
-        ("limits", limits.into_iter().flatten().collect::<Vec<_>>().join(", ")),
+        ("limits", limits.join(", ")),
         ("log", plain(log)),
         ("actions", names(&app.actions)),
     ];
@@ -119,6 +127,10 @@ mod tests {
                 env_hidden: vec!["VNC_PW".into()],
                 nice: Some(5),
                 oom_score_adj: None,
+                user: Some("web".into()),
+                group: Some("video".into()),
+                umask: Some("0027".into()),
+                rlimits: [("nofile".to_owned(), "1024:4096".to_owned())].into(),
             },
             after: vec!["display".into()],
             log: "/s/web.log".into(),
@@ -136,10 +148,11 @@ web Running for 1m 1s, run 2, 1 restart
   manifest   /m/web.ron
   command    /bin/web 'two words'
   folder     the home folder
+  user       web, group video
   variables  LANG
   hidden     VNC_PW
   after      display
-  limits     nice 5, at most 1.0 GiB
+  limits     nice 5, at most 1.0 GiB, umask 0027, nofile 1024:4096
   log        /s/web.log
 
     PID     MEMORY  CPU TIME      AGE  COMMAND

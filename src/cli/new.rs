@@ -155,6 +155,10 @@ const TEACHING: &str = r#"    // How to recognize a process of this app that som
     // The signal that stops it, and the time until it is killed:
     // stop: Stop(signal: "TERM", grace: "5s"),
 
+    // Variables from a file; and another user, if kasm-void runs as root:
+    // env_files: ["NAME.env"],
+    // user: "www-data",
+
     // log: Log(max_size: "10MiB", keep: 3),
     // limits: Limits(max_rss: "2GiB"),
 )

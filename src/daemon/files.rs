@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
+use crate::host::sys;
 use crate::model::manifest::hook::{Locks, Step};
 pub use profile_lock::left_locked;
 use tree::Folder;
@@ -111,7 +112,7 @@ fn refuse_precious(path: &Path, around: &Around) -> Result<(), String> {
 /// Formats an error as "cannot do this: why: how to fix it".
 fn cannot(what: impl Display, error: impl Into<io::Error>) -> String {
     let error = error.into();
-    let uid = rustix::process::geteuid().as_raw();
+    let uid = sys::file_user();
     let (reason, way_out) = match Errno::from_io_error(&error) {
         Some(Errno::ACCESS | Errno::PERM) => {
             ("no permission", format!("let uid {uid} write there, or name another path"))

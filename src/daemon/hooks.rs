@@ -107,15 +107,17 @@ impl HookRunner {
         let cancelled = Cancelled::default();
         let flag = cancelled.0.clone();
         let done = tokio::task::spawn_blocking(move || {
-            let around = files::Around {
-                hostname: &hostname,
-                home: &home,
-                display: display.as_deref(),
-                program: Path::new(app.program.argv.first().map_or("", String::as_str)),
-                of_app: &|pid| process::belongs(&app, pid),
-                cancelled: &|| flag.load(Ordering::Relaxed),
-            };
-            files::perform(&step, &around)
+            process::as_user_of(&app, |own_home| {
+                let around = files::Around {
+                    hostname: &hostname,
+                    home: own_home.unwrap_or(&home),
+                    display: display.as_deref(),
+                    program: Path::new(app.program.argv.first().map_or("", String::as_str)),
+                    of_app: &|pid| process::belongs(&app, pid),
+                    cancelled: &|| flag.load(Ordering::Relaxed),
+                };
+                files::perform(&step, &around)
+            })
         });
         done.await.unwrap_or_else(|panic| Err(format!("internal error: {panic}")))
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::state::Copies;
+use crate::host::accounts;
 use crate::host::home;
 use crate::host::load::{self, Loaded};
 use crate::model::app::App;
@@ -49,7 +50,14 @@ impl Environment {
     /// What the checker is told about this machine.
     pub fn around(&self) -> Surroundings<'_> {
         let home = self.has_home.then_some(&*self.home);
-        Surroundings { env: &self.variables, home, look: &load::look, read: &load::env_file }
+        Surroundings {
+            env: &self.variables,
+            home,
+            look: &load::look,
+            read: &load::env_file,
+            run_as: &accounts::run_as,
+            uid: rustix::process::geteuid().as_raw(),
+        }
     }
 }
 

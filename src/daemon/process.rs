@@ -42,7 +42,7 @@ use watcher::Watcher;
 
 pub use guard::GuardClient;
 pub use lookup::{Found, belongs};
-pub use spawner::{OwnLimits, present};
+pub use spawner::{OwnLimits, as_user_of, present};
 
 /// All processes of the session.
 pub struct Processes {

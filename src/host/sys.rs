@@ -1,5 +1,7 @@
 //! The few calls that no safe crate offers: spawning by vfork, reaping with resource usage, locks held in other
-//! containers, and tokio's descriptor registration. The only file that may contain unsafe code. Makes no decisions.
+//! containers, other users for programs and for files, and tokio's descriptor registration. Makes no decisions.
+//!
+//! One file because it is the only one that may contain unsafe code, which is read with more care than the rest.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
@@ -13,7 +15,9 @@ use rustix::event::Timespec;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::model::accounts::RunAs;
 use crate::model::exit::ExitRecord;
+use crate::model::manifest::rlimits::Resource;
 
 /// Any child that has exited. It stays there until [`collect`] is called.
 pub fn ended() -> Option<ExitRecord> {
@@ -271,6 +275,11 @@ pub struct Child<'a> {
     pub nice: Option<i32>,
     /// The soft limit of open files to restore, if ours was raised.
     pub open_files: Option<u64>,
+    /// Limits to set: resource, soft, hard.
+    pub rlimits: &'a [(Resource, u64, u64)],
+    pub umask: Option<u32>,
+    /// The user that the program runs as, if it is not ours.
+    pub user: Option<&'a RunAs>,
     /// Descriptors of ours that the program gets too, under the same numbers. It gets no others.
     pub kept: &'a [c_int],
 }
@@ -286,6 +295,8 @@ pub enum SpawnStep {
     Descriptors,
     WorkingFolder,
     Nice,
+    Limit(Resource),
+    User,
     Exec,
 }
 
@@ -409,11 +420,6 @@ unsafe fn prepare(child: &Child<'_>, borrows_descriptors: bool) -> Result<(), Sp
         libc::dup2(child.output.as_raw_fd(), 1);
         libc::dup2(child.output.as_raw_fd(), 2);
         keep_only(child.kept);
-        if let Some(cwd) = child.cwd
-            && libc::chdir(cwd.as_ptr()) != 0
-        {
-            return Err(SpawnStep::WorkingFolder);
-        }
         if let Some(soft) = child.open_files {
             set_open_files(soft);
         }
@@ -422,11 +428,103 @@ unsafe fn prepare(child: &Child<'_>, borrows_descriptors: bool) -> Result<(), Sp
         {
             return Err(SpawnStep::Nice);
         }
+        for (resource, soft, hard) in child.rlimits {
+            let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };
+            if libc::setrlimit(number_of(*resource), &limit) != 0 {
+                return Err(SpawnStep::Limit(*resource));
+            }
+        }
+        if let Some(umask) = child.umask {
+            libc::umask(umask);
+        }
+        if let Some(user) = child.user {
+            become_user(user)?;
+        }
+        // As the user that the program runs as, so that it never starts in a folder that it may not enter.
+        if let Some(cwd) = child.cwd
+            && libc::chdir(cwd.as_ptr()) != 0
+        {
+            return Err(SpawnStep::WorkingFolder);
+        }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut());
     }
     Ok(())
+}
+
+/// Changes user and groups, for good. By system calls: the C library's functions would change all threads of the parent,
+/// whose memory we share.
+///
+/// # Safety
+/// Only in a child. Calls nothing that allocates or locks.
+unsafe fn become_user(RunAs { uid, gid, groups, .. }: &RunAs) -> Result<(), SpawnStep> {
+    // SAFETY: the pointer is to `groups`, which lives through the call.
+    let done = unsafe {
+        libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) == 0
+            && libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid) == 0
+            && libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid) == 0
+    };
+    if done { Ok(()) } else { Err(SpawnStep::User) }
+}
+
+fn number_of(resource: Resource) -> libc::__rlimit_resource_t {
+    match resource {
+        Resource::Core => libc::RLIMIT_CORE,
+        Resource::Cpu => libc::RLIMIT_CPU,
+        Resource::Data => libc::RLIMIT_DATA,
+        Resource::FileSize => libc::RLIMIT_FSIZE,
+        Resource::LockedMemory => libc::RLIMIT_MEMLOCK,
+        Resource::OpenFiles => libc::RLIMIT_NOFILE,
+        Resource::Processes => libc::RLIMIT_NPROC,
+        Resource::RealTimePriority => libc::RLIMIT_RTPRIO,
+        Resource::Stack => libc::RLIMIT_STACK,
+    }
+}
+
+/// The user whose rights this thread has over files.
+pub fn file_user() -> u32 {
+    // SAFETY: no pointers are passed. An impossible user changes nothing, and the answer is the current one.
+    unsafe { libc::syscall(libc::SYS_setfsuid, -1) as u32 }
+}
+
+/// Runs `act` with this user's rights over files, in this thread only. What it creates belongs to that user.
+///
+/// # Errors
+/// We are not root.
+pub fn with_files_of<T>(RunAs { uid, gid, groups, .. }: &RunAs, act: impl FnOnce() -> T) -> io::Result<T> {
+    /// What to return to, even if `act` panics.
+    struct Before {
+        uid: u32,
+        gid: u32,
+        groups: Vec<u32>,
+    }
+    impl Drop for Before {
+        fn drop(&mut self) {
+            // SAFETY: the pointer is to `groups`, which lives through the call. We may always return to what we had.
+            unsafe {
+                libc::syscall(libc::SYS_setfsuid, self.uid);
+                libc::syscall(libc::SYS_setfsgid, self.gid);
+                libc::syscall(libc::SYS_setgroups, self.groups.len(), self.groups.as_ptr());
+            }
+        }
+    }
+    let groups_before = rustix::process::getgroups()?.iter().map(|group| group.as_raw()).collect();
+    // SAFETY: no pointers are passed. An impossible group changes nothing, and the answer is the current one.
+    let gid_before = unsafe { libc::syscall(libc::SYS_setfsgid, -1) as u32 };
+    let _before = Before { uid: file_user(), gid: gid_before, groups: groups_before };
+    // SAFETY: the pointer is to `groups`, which lives through the call.
+    unsafe {
+        if libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        libc::syscall(libc::SYS_setfsgid, *gid);
+        libc::syscall(libc::SYS_setfsuid, *uid);
+    }
+    if file_user() != *uid {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Ok(act())
 }
 
 /// Stops sharing the parent's descriptor table: copies its beginning, up to the last descriptor that the program gets.
@@ -492,6 +590,9 @@ mod tests {
             output: writer.as_fd(),
             nice: None,
             open_files: None,
+            rlimits: &[],
+            umask: None,
+            user: None,
             kept: &[],
         };
         change(&mut child);
@@ -519,6 +620,9 @@ mod tests {
                 output: writer.as_fd(),
                 nice: None,
                 open_files: None,
+                rlimits: &[],
+                umask: None,
+                user: None,
                 kept: &[kept.as_raw_fd()],
             };
             let pid = spawn_with(&child, sharing).unwrap();
@@ -586,11 +690,57 @@ mod tests {
 
     #[test]
     fn limits_hold_from_the_first_instruction() {
-        let (pid, text) = run("nice; ulimit -Sn", |child| {
+        let (pid, text) = run("nice; ulimit -Sn; ulimit -Hc; ulimit -Sc; umask", |child| {
             child.nice = Some(5);
             child.open_files = Some(256);
+            child.rlimits = &[(Resource::Core, 1024, 2048)];
+            child.umask = Some(0o27);
         });
         pid.unwrap();
-        assert_eq!(text.lines().collect::<Vec<_>>(), ["5", "256"]);
+        assert_eq!(text.lines().collect::<Vec<_>>(), ["5", "256", "4", "2", "0027"]);
+        let (refused, _) = run("", |child| child.rlimits = &[(Resource::OpenFiles, u64::MAX, u64::MAX)]);
+        assert_eq!(refused.unwrap_err().0, SpawnStep::Limit(Resource::OpenFiles));
+    }
+
+    fn nobody() -> RunAs {
+        RunAs { uid: 65534, gid: 65533, groups: vec![65532, 65533], home: "/".into(), variables: Vec::new() }
+    }
+
+    #[test]
+    fn another_user_is_only_for_root() {
+        let nobody: &RunAs = Box::leak(Box::new(nobody()));
+        let (pid, text) = run("id -u; id -g; id -G", |child| child.user = Some(nobody));
+        match rustix::process::geteuid().is_root() {
+            true => {
+                pid.unwrap();
+                assert_eq!(text.lines().collect::<Vec<_>>(), ["65534", "65533", "65533 65532"]);
+                assert!(rustix::process::geteuid().is_root(), "we are who we were");
+                let (refused, _) = run("", |child| (child.user, child.cwd) = (Some(nobody), Some(c"/root")));
+                assert_eq!(refused.unwrap_err().0, SpawnStep::WorkingFolder, "the folder is entered as that user");
+            }
+            false => assert_eq!(pid.unwrap_err().0, SpawnStep::User),
+        }
+    }
+
+    #[test]
+    fn files_are_made_as_another_user_in_one_thread_and_for_a_while() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let make = |name: &str| File::create(dir.path().join(name)).unwrap().metadata().unwrap();
+        let made = with_files_of(&nobody(), || {
+            let secret = File::open("/etc/shadow").map(drop).map_err(|error| error.kind());
+            let made = make("theirs");
+            (made.uid(), made.gid(), file_user(), secret)
+        });
+        match rustix::process::geteuid().is_root() {
+            true => {
+                assert_eq!(made.unwrap(), (65534, 65533, 65534, Err(io::ErrorKind::PermissionDenied)));
+            }
+            false => assert!(made.is_err()),
+        }
+        let after = make("ours");
+        assert_eq!(after.uid(), rustix::process::geteuid().as_raw());
+        assert_eq!(after.gid(), rustix::process::getegid().as_raw());
     }
 }

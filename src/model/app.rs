@@ -13,6 +13,7 @@ use crate::model::manifest::log::Log;
 use crate::model::manifest::matches::Matcher;
 use crate::model::manifest::probe::{Health, Ready};
 use crate::model::manifest::restart::RestartPolicy;
+use crate::model::manifest::rlimits::Rlimits;
 use crate::model::manifest::stop::Stop;
 use crate::model::manifest::workspace::Workspace;
 use crate::model::protocol::{CommandLine, ProgramView};
@@ -84,12 +85,33 @@ pub struct Program {
     pub nice: Option<i32>,
     /// -1000 to 1000; `None` to inherit the supervisor's.
     pub oom_score_adj: Option<i32>,
+    /// The user, by name or number; `None` for the supervisor's.
+    pub user: Option<String>,
+    /// The group, by name or number; `None` for the user's own.
+    pub group: Option<String>,
+    /// `None` to inherit the supervisor's.
+    pub umask: Option<u32>,
+    /// Limits of each process; the others are inherited.
+    pub rlimits: Rlimits,
 }
 
 impl Program {
     /// What `inspect` shows of it: of variables only the names, since a value may be a secret.
     pub fn view(&self) -> ProgramView {
-        let Program { argv, last: _, env, from_files: _, env_hidden, cwd, nice, oom_score_adj } = self;
+        let Program {
+            argv,
+            last: _,
+            env,
+            from_files: _,
+            env_hidden,
+            cwd,
+            nice,
+            oom_score_adj,
+            user,
+            group,
+            umask,
+            rlimits,
+        } = self;
         ProgramView {
             argv: argv.clone(),
             cwd: cwd.as_ref().map(|cwd| cwd.display().to_string()),
@@ -97,6 +119,10 @@ impl Program {
             env_hidden: env_hidden.iter().cloned().collect(),
             nice: *nice,
             oom_score_adj: *oom_score_adj,
+            user: user.clone(),
+            group: group.clone(),
+            umask: umask.map(|umask| format!("{umask:04o}")),
+            rlimits: rlimits.iter().map(|(resource, limit)| (resource.name().into(), limit.to_string())).collect(),
         }
     }
 }

@@ -46,6 +46,7 @@ const TYPES: &[(&str, &str)] = &[
     ("stop", "Stop"),
     ("log", "Log"),
     ("limits", "Limits"),
+    ("rlimits", "Rlimits"),
     ("icon", "Icon"),
 ];
 

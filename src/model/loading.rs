@@ -17,8 +17,8 @@ pub mod scope;
 
 pub mod absence;
 pub mod arguments;
-pub mod variables;
 pub mod resolve;
+pub mod variables;
 
 pub mod layers;
 pub mod overlay;

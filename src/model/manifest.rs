@@ -22,7 +22,10 @@ pub mod limits;
 pub mod log;
 pub mod matches;
 pub mod probe;
+pub mod rlimits;
 pub mod stop;
+pub mod umask;
+pub mod user;
 pub mod warning;
 
 pub mod hook;
@@ -45,6 +48,7 @@ use crate::model::manifest::log::LogForm;
 use crate::model::manifest::matches::MatchForm;
 use crate::model::manifest::probe::{HealthForm, ReadyForm};
 use crate::model::manifest::restart::{OnClose, OnGiveUp, Restart};
+use crate::model::manifest::rlimits::RlimitsForm;
 use crate::model::manifest::stop::StopForm;
 use crate::model::manifest::switch::{on, switch};
 use crate::model::manifest::warning::WarningForm;
@@ -92,6 +96,18 @@ pub struct Manifest {
     /// Working folder; the home folder by default.
     #[serde(default)]
     pub cwd: Option<String>,
+    /// The user that it runs as, by name or number. Only root may name another than itself.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The group that it runs as, instead of the user's own.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// Permissions that its files never get, as an octal text.
+    #[serde(default)]
+    pub umask: Option<String>,
+    /// Limits that the kernel keeps for each of its processes.
+    #[serde(default)]
+    pub rlimits: RlimitsForm,
     /// How to recognise a live process as this app, however it was started.
     #[serde(default)]
     pub matches: Option<MatchForm>,

@@ -68,7 +68,20 @@ fn differences(old: &App, new: &App) -> Vec<(&'static str, TakesEffect)> {
         warnings,
         env_files: _, // what differs for the app is in its variables
     } = old;
-    let Program { argv, last, env: _, from_files: _, env_hidden, cwd, nice, oom_score_adj } = program;
+    let Program {
+        argv,
+        last,
+        env: _,
+        from_files: _,
+        env_hidden,
+        cwd,
+        nice,
+        oom_score_adj,
+        user,
+        group,
+        umask,
+        rlimits,
+    } = program;
     let (own, of_files) = changed_variables(program, &new.program);
     let program = &new.program;
     let is_limited = (program.nice, program.oom_score_adj);
@@ -81,6 +94,10 @@ fn differences(old: &App, new: &App) -> Vec<(&'static str, TakesEffect)> {
         ("env_files", TakesEffect::Restart, of_files),
         ("cwd", TakesEffect::Restart, *cwd != program.cwd),
         ("limits", TakesEffect::Restart, (*nice, *oom_score_adj) != is_limited),
+        ("user", TakesEffect::Restart, *user != program.user),
+        ("group", TakesEffect::Restart, *group != program.group),
+        ("umask", TakesEffect::Restart, *umask != program.umask),
+        ("rlimits", TakesEffect::Restart, *rlimits != program.rlimits),
         ("matches", TakesEffect::Restart, patterns(matcher.as_ref()) != patterns(new.matcher.as_ref())),
         ("matches.successor", TakesEffect::Live, successor(matcher.as_ref()) != successor(new.matcher.as_ref())),
         ("after", TakesEffect::Live, *after != new.after),
@@ -142,7 +159,20 @@ pub fn change(old: &App, new: &App) -> Change {
 /// version of this program. So the hashed text is defined here, with a line for each value that is not the default: a
 /// new setting does not change the hash until it is used.
 pub fn program(app: &App) -> u64 {
-    let Program { argv, last: _, env, from_files: _, env_hidden, cwd, nice, oom_score_adj } = &app.program;
+    let Program {
+        argv,
+        last: _,
+        env,
+        from_files: _,
+        env_hidden,
+        cwd,
+        nice,
+        oom_score_adj,
+        user,
+        group,
+        umask,
+        rlimits,
+    } = &app.program;
     let mut hash = Fnv::default();
     argv.iter().for_each(|word| hash.line("argv", word));
     env.iter().for_each(|(name, value)| hash.line("env", &format!("{name}={value}")));
@@ -150,6 +180,10 @@ pub fn program(app: &App) -> u64 {
     cwd.iter().for_each(|folder| hash.line("cwd", &folder.to_string_lossy()));
     nice.iter().for_each(|nice| hash.line("nice", &nice.to_string()));
     oom_score_adj.iter().for_each(|score| hash.line("oom_score_adj", &score.to_string()));
+    user.iter().for_each(|user| hash.line("user", user));
+    group.iter().for_each(|group| hash.line("group", group));
+    umask.iter().for_each(|umask| hash.line("umask", &format!("{umask:o}")));
+    rlimits.iter().for_each(|(resource, limit)| hash.line(resource.name(), &limit.to_string()));
     if let Some(Matcher { cmdline, exclude, same_folder, successor: _ }) = &app.matcher {
         hash.line("matches", cmdline.as_str());
         exclude.iter().for_each(|exclude| hash.line("exclude", exclude.as_str()));
@@ -242,6 +276,7 @@ fn line(known: &BTreeMap<String, Arc<App>>, step: &PlannedChange) -> PlanStep {
 mod tests {
     use super::*;
     use crate::model::manifest::pattern::{Case, Pattern};
+    use crate::model::manifest::rlimits::{Resource, Rlimit};
 
     fn browser() -> App {
         let pattern = |text| Pattern::new(text, Case::Sensitive).unwrap();
@@ -271,7 +306,7 @@ mod tests {
     #[test]
     fn whatever_restarts_an_app_changes_its_hash_and_nothing_else_does() {
         type Edit = fn(&mut App);
-        let edits: [Edit; 13] = [
+        let edits: [Edit; 17] = [
             |app| app.program.argv[0].push('2'),
             |app| app.program.argv = vec!["/usr/bin/web".into(), "--profile".into(), "a".into(), "b".into()],
             |app| app.program.env.clear(),
@@ -279,6 +314,10 @@ mod tests {
             |app| app.program.cwd = None,
             |app| app.program.nice = None,
             |app| app.program.oom_score_adj = Some(301),
+            |app| app.program.user = Some("web".into()),
+            |app| app.program.group = Some("video".into()),
+            |app| app.program.umask = Some(0),
+            |app| app.program.rlimits = [(Resource::Core, Rlimit { soft: Some(0), hard: None })].into(),
             |app| app.matcher = None,
             |app| app.matcher.as_mut().unwrap().exclude = None,
             |app| app.about.push('x'),

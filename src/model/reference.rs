@@ -9,7 +9,7 @@ use crate::model::spelling::closest;
 const PAGE: &str = include_str!("../../docs/manifest.md");
 
 /// Headings of tables, and the path of the fields in them. `""` is the app itself.
-const SECTIONS: [(&str, &str); 11] = [
+const SECTIONS: [(&str, &str); 12] = [
     ("Fields of `App`", ""),
     ("After", "after"),
     ("Match", "matches"),
@@ -17,6 +17,7 @@ const SECTIONS: [(&str, &str); 11] = [
     ("Stop", "stop"),
     ("Log", "log"),
     ("Limits", "limits"),
+    ("Rlimits", "rlimits"),
     ("Icon", "icon"),
     ("Hooks", "hooks"),
     ("Probes", "probes"),
@@ -114,7 +115,8 @@ fn simplified(path: &str) -> String {
         let of_type = SECTIONS.iter().find(|(heading, _)| heading == first).map(|(_, parent)| parent.to_string());
         let types = [("Workspace", "workspace"), ("Ready", "ready"), ("Health", "health")];
         let elements = LISTS.map(|(field, written)| (written, field));
-        let other = types.iter().chain(&elements).find(|(written, _)| written == first).map(|(_, field)| field.to_string());
+        let other =
+            types.iter().chain(&elements).find(|(written, _)| written == first).map(|(_, field)| field.to_string());
         *first = of_type.or(other).unwrap_or_else(|| first.clone());
     }
     names.join(".")

@@ -35,3 +35,4 @@ mod terminal;
 mod tidy;
 mod top;
 mod trees;
+mod users;

@@ -316,6 +316,7 @@ fn each_manifest_field_can_be_explained() {
         ("stop.rs", "StopForm", "stop."),
         ("log.rs", "LogForm", "log."),
         ("limits.rs", "LimitsForm", "limits."),
+        ("rlimits.rs", "RlimitsForm", "rlimits."),
         ("matches.rs", "MatchForm", "matches."),
         ("icon.rs", "Icon", "icon."),
     ] {

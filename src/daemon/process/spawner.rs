@@ -10,14 +10,17 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::{DupFlags, dup3};
 
+use crate::host::accounts;
 use crate::host::claim;
 use crate::host::marks;
-use crate::host::privacy::OomScore;
+use crate::host::privacy::{self, OomScore};
 use crate::host::proc::Pid;
 use crate::host::sys::{self, SpawnStep};
+use crate::model::accounts::RunAs;
 use crate::model::app::App;
 use crate::model::loading::surroundings::{DEFAULT_PATH, on_path};
 use crate::model::manifest::hook::{Locks, Step};
+use crate::model::manifest::rlimits::Rlimit;
 use crate::model::tree::Place;
 
 /// Our own limits, which programs do not simply inherit.
@@ -70,16 +73,30 @@ impl Spawner {
     /// Starts the program and returns once it has called exec. The error says what failed and why.
     pub fn start(&mut self, program: &Program<'_>, place: &Place) -> Result<Pid, String> {
         let Program { app, run, argv, hook, output } = program;
+        let user = run_as(app)?;
         let words: Vec<CString> = argv.iter().map(|word| text(word)).collect();
         let mut added: Vec<CString> =
             marks::entries(&app.name, *run, *hook, place).iter().map(|one| text(one)).collect();
         added.extend(app.program.env.iter().map(|(name, value)| text(&format!("{name}={value}"))));
-        let kept = |name: &String| !app.program.env.contains_key(name) && !app.program.env_hidden.contains(name);
+        let of_user = user.iter().flat_map(|user| &user.variables);
+        let of_user: Vec<_> = of_user.filter(|(name, _)| !app.program.env.contains_key(*name)).collect();
+        added.extend(of_user.iter().map(|(name, value)| text(&format!("{name}={value}"))));
+        let is_replaced = |name: &str| of_user.iter().any(|(own, _)| *own == name);
+        let kept = |name: &String| {
+            !app.program.env.contains_key(name) && !app.program.env_hidden.contains(name) && !is_replaced(name)
+        };
         let inherited = self.environment.iter().filter(|(name, _)| kept(name)).map(|(_, entry)| entry.as_c_str());
         let environment: Vec<&CStr> = inherited.chain(added.iter().map(CString::as_c_str)).collect();
         let cwd =
             app.program.cwd.as_deref().map(|folder| CString::new(folder.as_os_str().as_bytes()).unwrap_or_default());
-        let claims = if *hook { Vec::new() } else { claims(app)? };
+        // Many users of services have a home that does not exist.
+        let home =
+            user.as_ref().map(|user| if Path::new(&user.home).is_dir() { text(&user.home) } else { c"/".into() });
+        let user = user.filter(is_another);
+        let claims = if *hook { Vec::new() } else { as_user(user.as_ref(), || claims(app))? };
+        let limits = app.program.rlimits.iter();
+        let limit = |value: Option<u64>| value.unwrap_or(libc::RLIM_INFINITY);
+        let rlimits: Vec<_> = limits.map(|(what, Rlimit { soft, hard })| (*what, limit(*soft), limit(*hard))).collect();
         let mut kept = inherited_by_name(&environment);
         kept.extend(claims.iter().map(AsRawFd::as_raw_fd));
         let no_slot = |error| format!("no pipe for its output: {error}");
@@ -89,11 +106,14 @@ impl Spawner {
                 program: &program_file(app, &argv[0]),
                 argv: &words,
                 env: &environment,
-                cwd: Some(cwd.as_deref().unwrap_or(&self.home)),
+                cwd: Some(cwd.as_deref().or(home.as_deref()).unwrap_or(&self.home)),
                 stdin: self.null.as_fd(),
                 output: self.slot.as_fd(),
                 nice: app.program.nice,
                 open_files: self.own.open_files,
+                rlimits: &rlimits,
+                umask: app.program.umask,
+                user: user.as_ref(),
                 kept: &kept,
             })
         };
@@ -101,6 +121,9 @@ impl Spawner {
             None => Ok(start()),
             Some(score) => self.with_score(score, start),
         };
+        if user.is_some() {
+            privacy::hide(); // the kernel reset that for the memory that the child shared with us
+        }
         // The slot must not keep the pipe of a hook open.
         let _ = dup3(&self.null, &mut self.slot, DupFlags::CLOEXEC);
         started?.map_err(|why| explain(app, &argv[0], why))
@@ -111,6 +134,36 @@ impl Spawner {
         let done = self.own.oom_score.as_ref().ok_or_else(no_proc).and_then(|own| own.during(score, start));
         done.map_err(|error| format!("oom score: {error} (`limits.oom_score_adj`: only root may lower it)"))
     }
+}
+
+/// Who the app runs as; `None` if its manifest does not say.
+fn run_as(app: &App) -> Result<Option<RunAs>, String> {
+    let run_as = |user: &String| accounts::run_as(user, app.program.group.as_deref());
+    app.program.user.as_ref().map(run_as).transpose().map_err(|why| format!("{why} (`user`)"))
+}
+
+/// Whether this is not simply who we are. Root has groups of its own to drop.
+fn is_another(user: &RunAs) -> bool {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    uid.is_root() || (user.uid, user.gid) != (uid.as_raw(), gid.as_raw())
+}
+
+fn as_user<T>(user: Option<&RunAs>, act: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let Some(user) = user else { return act() };
+    let done = sys::with_files_of(user, act);
+    privacy::hide(); // the kernel resets that with every change of the user
+    done.map_err(|error| format!("cannot act as uid {}: {error} (`user`: only root can)", user.uid))?
+}
+
+/// Calls `act`, on this thread, with the rights over files of the user that the app runs as, and with that user's home
+/// folder. Without a user in its manifest, `act` is called with `None`.
+///
+/// # Errors
+/// There is no such user, or we may not act as that user; and those of `act`.
+pub fn as_user_of<T>(app: &App, act: impl FnOnce(Option<&Path>) -> Result<T, String>) -> Result<T, String> {
+    let user = run_as(app)?;
+    let home = user.as_ref().map(|user| PathBuf::from(&user.home));
+    as_user(user.filter(is_another).as_ref(), || act(home.as_deref()))
 }
 
 /// Claims the profiles that the app's hooks clear the locks of. The app itself holds the claims, for as long as it lives.
@@ -184,6 +237,16 @@ fn explain(app: &App, program: &str, (step, error): (SpawnStep, io::Error)) -> S
             format!("working folder `{}`: {error} (`cwd`)", folder.display())
         }
         (SpawnStep::Nice, ..) => format!("priority: {error} (`limits.nice`: only root may lower it)"),
+        (SpawnStep::Limit(resource), ..) => {
+            let name = resource.name();
+            format!(
+                "limit `{name}`: {error} (`rlimits.{name}`: only root may raise a limit, and not in every container)"
+            )
+        }
+        (SpawnStep::User, ..) => {
+            let user = app.program.user.as_deref().unwrap_or_default();
+            format!("cannot run as `{user}`: {error} (`user`: only root can; run kasm-void as root, or leave it out)")
+        }
         (SpawnStep::Clone | SpawnStep::Descriptors, ..) => format!("no new process: {error}"),
     }
 }

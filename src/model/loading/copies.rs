@@ -81,7 +81,15 @@ mod tests {
 
     fn checked(sources: &[Source]) -> Checked {
         let env = Default::default();
-        Checker::default().check(sources, true, &Surroundings { env: &env, home: None, look: &|_| FileKind::Program, read: &|_| Ok(None) })
+        let around = Surroundings {
+            env: &env,
+            home: None,
+            look: &|_| FileKind::Program,
+            read: &|_| Ok(None),
+            run_as: &|_, _| Err("nobody".into()),
+            uid: 0,
+        };
+        Checker::default().check(sources, true, &around)
     }
 
     fn copy(name: &str) -> Option<Source> {

@@ -6,19 +6,20 @@ use std::path::Path;
 
 use crate::model::app::{App, Hooks, Program};
 use crate::model::loading::arguments::{Override, arguments, program};
+use crate::model::loading::interpolate::interpolate;
 use crate::model::loading::locator::Locator;
 use crate::model::loading::problem::Problem;
 use crate::model::loading::scope::Scope;
 use crate::model::loading::surroundings::{FileKind, Surroundings};
-use crate::model::manifest::after::AfterForm;
 use crate::model::loading::variables;
-use crate::model::manifest::fields::{Fields, Finding, Whole};
+use crate::model::manifest::after::AfterForm;
+use crate::model::manifest::fields::{Fields, Finding, Insert, Whole};
 use crate::model::manifest::hook::{Hook, HookForm, Step};
 use crate::model::manifest::limits::Limits;
 use crate::model::manifest::log::{Log, LogForm};
 use crate::model::manifest::restart::RestartPolicy;
 use crate::model::manifest::workspace::{Workspace, WorkspaceForm};
-use crate::model::manifest::{Manifest, env_files, environment, fixed, warning};
+use crate::model::manifest::{Manifest, env_files, environment, fixed, umask, user, warning};
 use crate::model::spelling::closest;
 
 /// The app, as complete as possible, and all its problems.
@@ -33,7 +34,8 @@ pub fn app(
     let overridden = Override::of(manifest.args_from.as_ref(), around);
     let fixed = overridden.as_ref().map(|words| words.vars(&manifest.args, &manifest.args_kept)).unwrap_or_default();
     let vars = std::mem::take(&mut manifest.vars);
-    let mut scope = Scope::new((vars, fixed), &outer, around.home, (locator, whole));
+    let own = home(&manifest, &outer, around);
+    let mut scope = Scope::new((vars, fixed), &outer, own.as_deref().or(around.home), (locator, whole));
     let mut fill_in = |path: &str, text, insert| scope.fill_in(path, text, insert);
     let mut fields = Fields::new(&mut fill_in, whole);
     let app = checked((name, locator.folder()), (manifest, overridden), workspace, &mut fields, around);
@@ -64,6 +66,10 @@ fn checked(
         env_files,
         env_secret,
         cwd,
+        user,
+        group,
+        umask,
+        rlimits,
         matches,
         after,
         prelaunch,
@@ -97,6 +103,8 @@ fn checked(
     let mut env = workspace.env.clone();
     env.extend(of_files.into_iter().chain(own));
     let matcher = matches.map(|form| fields.within("matches", |fields| form.check(&argv, fields)));
+    let (user, group) = user::check(user, group, fields);
+    warn_of_user(user.as_deref(), group.as_deref(), fields, around);
     let program = Program {
         argv,
         last,
@@ -106,6 +114,10 @@ fn checked(
         cwd: cwd.map(|folder| fields.path("cwd", folder)),
         nice,
         oom_score_adj,
+        user,
+        group,
+        umask: umask.and_then(|umask| umask::check(umask, fields)),
+        rlimits: fields.within("rlimits", |fields| rlimits.check(fields)),
     };
     let backoff = fields.within("backoff", |fields| backoff.check(fields));
     let hooks = Hooks {
@@ -137,6 +149,27 @@ fn checked(
         warnings: warning::check(warnings, fields),
         env_files,
         hooks,
+    }
+}
+
+/// The home folder of the user that the app runs as: its `~`.
+fn home(manifest: &Manifest, outer: &dyn Fn(&str) -> Option<String>, around: &Surroundings<'_>) -> Option<String> {
+    let filled = |text: &String| interpolate(text, None, Insert::AsIs, &mut |name| Ok(outer(name))).ok();
+    let user = manifest.user.as_ref().and_then(filled)?;
+    (around.run_as)(&user, manifest.group.as_ref().and_then(filled).as_deref()).ok().map(|run_as| run_as.home)
+}
+
+/// A manifest may be checked on another machine than the one that it is for, so this is no error.
+fn warn_of_user(user: Option<&str>, group: Option<&str>, fields: &mut Fields<'_>, around: &Surroundings<'_>) {
+    let Some(user) = user.filter(|user| !user.is_empty()) else { return };
+    match (around.run_as)(user, group) {
+        Err(why) => fields.warning("user", why, "until then it cannot be started"),
+        Ok(run_as) if around.uid != 0 && run_as.uid != around.uid => {
+            let message =
+                format!("only root can start an app as another user, and kasm-void runs as uid {}", around.uid);
+            fields.warning("user", message, "run kasm-void as root, or leave `user` out");
+        }
+        Ok(_) => {}
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::accounts::RunAs;
 use crate::model::manifest::env_files::Unread;
 
 /// The environment, the home folder, and ways to look at files and to read them.
@@ -14,7 +15,14 @@ pub struct Surroundings<'a> {
     pub look: &'a dyn Fn(&str) -> FileKind,
     /// Reads the text of an env file at an absolute path; `None` if it does not exist.
     pub read: &'a dyn Fn(&str) -> Result<Option<String>, Unread>,
+    /// Looks up a user and a group of this machine, by name or number.
+    pub run_as: &'a UserLookUp,
+    /// Our own user.
+    pub uid: u32,
 }
+
+/// Looks up a user and, if it is given, a group. The error says which of them is missing.
+pub type UserLookUp = dyn Fn(&str, Option<&str>) -> Result<RunAs, String>;
 
 /// The kind of file at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

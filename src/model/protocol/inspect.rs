@@ -1,5 +1,7 @@
 //! What `inspect` shows of one app.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{AppStatus, Crash};
@@ -40,6 +42,18 @@ pub struct ProgramView {
     pub nice: Option<i32>,
     /// How early the kernel kills it when memory runs out; `None` for the supervisor's own.
     pub oom_score_adj: Option<i32>,
+    /// The user as the manifest names it; `None` for the supervisor's own.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The group as the manifest names it; `None` for the user's own.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// In octal digits; `None` for the supervisor's own.
+    #[serde(default)]
+    pub umask: Option<String>,
+    /// Limits of each process by name, each as `SOFT:HARD` or one value for both.
+    #[serde(default)]
+    pub rlimits: BTreeMap<String, String>,
 }
 
 /// One process of an app's tree.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::accounts;
 use crate::model::loading::problem::Severity;
 use crate::model::loading::surroundings::FileKind;
 use crate::model::manifest::env_files::Unread;
@@ -37,7 +38,15 @@ pub(super) fn check_with(checker: &mut Checker, env: &[(&str, &str)], files: &[(
         "/run/fifo" => Err("is a FIFO".to_owned().into()),
         _ => Ok(None),
     };
-    checker.check(&sources, true, &Surroundings { env: &env, home: Some("/home/me"), look: &look, read: &read })
+    let run_as = |user: &str, group: Option<&str>| {
+        let (passwd, groups) = ("web:x:1001:1001::/srv/web:/bin/sh\nme:x:1000:1000::/home/me:\n", "video:x:44:\n");
+        accounts::run_as(passwd, groups, user, group)
+    };
+    checker.check(
+        &sources,
+        true,
+        &Surroundings { env: &env, home: Some("/home/me"), look: &look, read: &read, run_as: &run_as, uid: 1000 },
+    )
 }
 
 fn check(files: &[(&str, &str)]) -> Checked {
@@ -730,7 +739,14 @@ fn what_is_out_of_sight_is_not_gone() {
     let text = r#"App(command: "tool")"#;
     check_with(&mut checker, &[], &[("a", text), ("b", text)]);
     let env = BTreeMap::from([("PATH".to_string(), "/usr/bin:/bin".to_string())]);
-    let around = Surroundings { env: &env, home: Some("/home/me"), look: &|_| FileKind::Program, read: &|_| Ok(None) };
+    let around = Surroundings {
+        env: &env,
+        home: Some("/home/me"),
+        look: &|_| FileKind::Program,
+        read: &|_| Ok(None),
+        run_as: &|_, _| Err("nobody".into()),
+        uid: 0,
+    };
     let seen = Source { name: "a".into(), file: "a.ron".into(), folder: "/manifests".into(), text: Ok(text.into()) };
     let names = |checked: Checked| checked.apps.into_keys().collect::<Vec<_>>();
     assert_eq!(names(checker.check(std::slice::from_ref(&seen), false, &around)), ["a", "b"]);
@@ -816,7 +832,9 @@ fn an_env_file_that_changes_is_read_again_and_a_broken_one_keeps_the_app() {
     let mut checker = Checker::default();
     let mut check = |read: Result<Option<String>, Unread>| {
         let read = |_: &str| read.clone();
-        let around = Surroundings { env: &env, home: None, look: &|_| FileKind::Program, read: &read };
+        let run_as = |_: &str, _: Option<&str>| Err("nobody".into());
+        let around =
+            Surroundings { env: &env, home: None, look: &|_| FileKind::Program, read: &read, run_as: &run_as, uid: 0 };
         checker.check(&sources, true, &around)
     };
     let before = check(Ok(Some("KEY=1".into())));
@@ -831,6 +849,67 @@ fn an_env_file_that_changes_is_read_again_and_a_broken_one_keeps_the_app() {
     let lack = check(Err(Unread { reason: "cannot be read: too many open files".into(), may_pass: true }));
     assert!(lack.look_again && lack.apps["a"].program.env["KEY"] == "2");
     assert!(check(Ok(Some("KEY=2".into()))).stale.is_empty());
+}
+
+#[test]
+fn an_app_of_another_user_has_that_users_home() {
+    let text = r#"App(command: "tool", user: "web", group: "video", umask: "0027", cwd: "~/site",
+        prelaunch: [MakeDir(path: "~/site")], rlimits: Rlimits(nofile: 65536, core: "0:unlimited", data: "1GiB"))"#;
+    let checked = check(&[("web", text)]);
+    let program = &checked.apps["web"].program;
+    assert_eq!((program.user.as_deref(), program.group.as_deref()), (Some("web"), Some("video")));
+    assert_eq!((program.umask, program.cwd.as_deref()), (Some(0o27), Some(std::path::Path::new("/srv/web/site"))));
+    let limits: Vec<String> = program.rlimits.iter().map(|(what, limit)| format!("{what:?} {limit}")).collect();
+    assert_eq!(limits, ["Core 0:unlimited", "Data 1073741824", "OpenFiles 65536"]);
+    assert_eq!(
+        said(&checked),
+        [
+            "web.ron:1:28: only root can start an app as another user, and kasm-void runs as uid 1000 (`user`): run kasm-void as root, or leave `user` out"
+        ]
+    );
+    let own = one(r#"App(command: "tool", user: "${WHO:-1000}", vars: {"x": "~"}, args: ["${x}"])"#, &[]);
+    assert_eq!(own.program.argv[1], "/home/me");
+}
+
+#[test]
+fn what_is_no_user_and_no_limit_is_said() {
+    let table = [
+        (
+            r#"user: "webb""#,
+            "web.ron:1:28: there is no user `webb` on this machine: did you mean `web`? (`user`): until then it cannot be started",
+        ),
+        (r#"user: """#, "web.ron:1:28: the name is empty (`user`): name a user, or leave the field out"),
+        (r#"group: "web""#, "web.ron:1:29: `group` needs `user` (`group`): name the user too, by name or number"),
+        (
+            r#"umask: "0888""#,
+            "web.ron:1:29: `0888` is not a umask (`umask`): write octal digits, as in \"0022\" or \"077\"",
+        ),
+        (r#"umask: 27"#, "web.ron:1:29: expected an octal text in quotes, such as \"0027\" (`umask`)"),
+        (
+            r#"rlimits: Rlimits(nofile: "many")"#,
+            "web.ron:1:47: `many` is not a limit (`rlimits.nofile`): write 1024, \"unlimited\", or two of them as in \"SOFT:HARD\"",
+        ),
+        (
+            r#"rlimits: Rlimits(core: "2:1")"#,
+            "web.ron:1:45: `2:1`: the soft limit is above the hard one (`rlimits.core`): write \"SOFT:HARD\"",
+        ),
+        (
+            r#"rlimits: Rlimits(nofile: "unlimited")"#,
+            "web.ron:1:47: open files cannot be unlimited (`rlimits.nofile`): write a number; the kernel allows fs.nr_open at most",
+        ),
+        (
+            r#"rlimits: Rlimits(cpu: -1)"#,
+            "web.ron:1:44: expected a whole number, or a text such as \"1024:4096\" (`rlimits.cpu`)",
+        ),
+        (
+            r#"ulimits: 5"#,
+            "web.ron:1:22: there is no field `ulimits` of `App` (`ulimits`): write `rlimits: Rlimits(nofile: 65536)`",
+        ),
+    ];
+    for (field, wanted) in table {
+        let said = said(&check(&[("web", &format!(r#"App(command: "tool", {field})"#))]));
+        assert_eq!(said.first().map(String::as_str), Some(wanted), "{field}");
+    }
 }
 
 #[test]
@@ -893,7 +972,14 @@ fn what_was_missing_is_looked_for_again() {
     let mut checker = Checker::default();
     let mut check = |there: bool| {
         let look = |file: &str| if there && file.ends_with("/late") { FileKind::Program } else { FileKind::Nothing };
-        let around = Surroundings { env: &env, home: Some("/home/me"), look: &look, read: &|_| Ok(None) };
+        let around = Surroundings {
+            env: &env,
+            home: Some("/home/me"),
+            look: &look,
+            read: &|_| Ok(None),
+            run_as: &|_, _| Err("nobody".into()),
+            uid: 0,
+        };
         checker.check(&source, true, &around)
     };
     assert!(check(false).stale.contains_key("web"));

@@ -68,15 +68,17 @@ fn synonym(found: &str, outer: Option<&str>) -> Option<&'static str> {
         }
         "description" | "title" | "comment" => "write `about: \"…\"`",
         "name" => "an app has the name of its file: NAME.ron",
-        "user" | "group" | "uid" | "gid" | "run_as" => {
-            "an app runs as the user of the supervisor: let `command` be setpriv or su to change that"
-        }
+        "uid" | "run_as" | "username" => "write `user: \"NAME\"`",
+        "gid" => "write `group: \"NAME\"`",
+        "ulimit" | "ulimits" | "rlimit" | "limitnofile" => "write `rlimits: Rlimits(nofile: 65536)`",
         "cmd" | "exec" | "execstart" | "exec_start" | "entrypoint" | "program" | "binary" | "run" | "script" => {
             "write `command: \"/path/to/program\"`, and put its arguments into `args`"
         }
         "arguments" | "argv" => "write `args: [\"one\", \"two\"]`",
         "environment" | "env_vars" | "envs" => "write `env: {\"NAME\": \"value\"}`",
-        "env_file" | "environmentfile" | "environment_file" | "envfile" | "dotenv" => "write `env_files: [\"app.env\"]`",
+        "env_file" | "environmentfile" | "environment_file" | "envfile" | "dotenv" => {
+            "write `env_files: [\"app.env\"]`"
+        }
         "disabled" | "autostart" | "enable" => "write `enabled: false` to keep the app down",
         "autorestart" | "restart_policy" => "write `restart: Always`, `OnFailure` or `Never`",
         "restart_sec" | "restartsec" | "retries" | "max_restarts" | "startretries" | "startsecs" => {
@@ -134,6 +136,9 @@ fn expected(path: &str) -> &'static str {
             "a duration such as \"3s\""
         }
         ("max_size" | "max_rss", _) => "a size such as \"10MiB\"",
+        ("umask", _) => "an octal text in quotes, such as \"0027\"",
+        ("core" | "data" | "fsize" | "memlock" | "stack", _) => "0, a size such as \"64MiB\", or \"unlimited\"",
+        ("cpu" | "nofile" | "nproc" | "rtprio", _) => "a whole number, or a text such as \"1024:4096\"",
         ("nice", _) => "a whole number from -20 to 19",
         ("oom_score_adj", _) => "a whole number from -1000 to 1000",
         ("keep" | "tail", _) => "a whole number, 0 or more",
@@ -170,6 +175,7 @@ fn expected_form(field: &str) -> &'static str {
         "backoff" => "fields in parentheses, as in Backoff(first: \"3s\")",
         "stop" => "fields in parentheses, as in Stop(signal: \"INT\")",
         "log" => "fields in parentheses, as in Log(keep: 3)",
+        "rlimits" => "fields in parentheses, as in Rlimits(nofile: 65536)",
         "limits" => "fields in parentheses, as in Limits(nice: 5)",
         "icon" => "Icon(name: \"…\")",
         "args_fixed" => "a list such as [Fixed(args: [\"--flag=value\"])]",

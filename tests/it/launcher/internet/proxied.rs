@@ -21,7 +21,14 @@ const VECTORS: &str = include_str!("../../../../src/model/url/vectors.txt");
 /// The fixed flags of the shipped browser, for a proxy at this port.
 fn shipped_flags(port: u16) -> Vec<String> {
     let env = BTreeMap::from([("PROXY_PORT".to_owned(), port.to_string())]);
-    let around = Surroundings { env: &env, home: Some("/home/me"), look: &|_| FileKind::Program, read: &|_| Ok(None) };
+    let around = Surroundings {
+        env: &env,
+        home: Some("/home/me"),
+        look: &|_| FileKind::Program,
+        read: &|_| Ok(None),
+        run_as: &|_, _| Err("nobody".into()),
+        uid: 0,
+    };
     let source = Source {
         name: "browser".into(),
         file: "browser.ron".into(),

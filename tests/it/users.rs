@@ -1,0 +1,93 @@
+//! A supervisor of root starts apps as their own users, and acts as these users for them.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use kasm_void::model::protocol::StateName;
+
+use crate::harness::{FOREVER, Session, alive, kill, not_run};
+
+/// The user `nobody` and the group `daemon`, which every Linux has under these numbers.
+const NOBODY: u32 = 65534;
+const DAEMON: u32 = 1;
+
+/// A session of root into which other users may look.
+fn open_session() -> Session {
+    let session = Session::new();
+    let open = |path: &std::path::Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).expect("chmod");
+    open(session.root(), 0o711);
+    open(&session.data(), 0o777);
+    open(&session.data().join("never"), 0o666);
+    session
+}
+
+fn as_root(story: &str, tell: impl FnOnce()) {
+    match rustix::process::geteuid().is_root() {
+        true => tell(),
+        false => not_run(story, "it needs root"),
+    }
+}
+
+#[test]
+fn an_app_and_its_hooks_run_as_its_user() {
+    as_root("users::an_app_and_its_hooks_run_as_its_user", || {
+        let web = r#"{ id -u; id -g; id -G; umask; ulimit -Sn; ulimit -Hn; ulimit -Hc; pwd; } >"$DATA/web.who"
+echo "$HOME $USER $LOGNAME ${SHELL##*/}" >>"$DATA/web.who"
+echo $$ >>"$DATA/web.pids"
+echo hello
+"#;
+        let manifest = r#"App(
+            command: "${BIN}/web",
+            user: "nobody",
+            group: "daemon",
+            umask: "0027",
+            rlimits: Rlimits(nofile: "512:600", core: 0),
+            env: { "LOGNAME": "own" },
+            cwd: "${DATA}/made",
+            prelaunch: [MakeDir(path: "${DATA}/made"), Run(argv: ["${BIN}/hook"])],
+        )"#;
+        let session = open_session()
+            .program("web", &format!("{web}{FOREVER}"))
+            .program("hook", "id -u >\"$DATA/hook.who\"\n")
+            .app("web", manifest)
+            .start();
+        let pid = session.pid("web");
+        session.wait_lines("web.pids", 1);
+        let made = session.data().join("made");
+        let who = session.lines("web.who");
+        assert_eq!(who[..7], ["65534", "1", "1", "0027", "512", "600", "0"]);
+        assert_eq!(who[7..], [made.display().to_string(), "/nonexistent nobody own nologin".into()]);
+        assert_eq!(session.lines("hook.who"), ["65534"]);
+        let owner = |name: &str| fs::metadata(session.data().join(name)).map(|file| (file.uid(), file.gid()));
+        assert_eq!(owner("made").expect("made by the hook"), (NOBODY, DAEMON));
+        let file = fs::metadata(session.data().join("web.pids")).expect("made by the app");
+        assert_eq!((file.uid(), file.mode() & 0o777), (NOBODY, 0o640));
+        let told = session.ok(&["inspect", "web"]);
+        assert!(told.contains("nobody, group daemon") && told.contains("umask 0027"), "{told}");
+
+        session.crash_supervisor();
+        assert_eq!(session.pid("web"), pid, "the next supervisor knows it");
+        assert!(session.ok(&["logs", "web"]).contains("hello"));
+        kill(pid);
+        let next = session.next_pid("web", pid);
+        session.ok(&["stop", "web"]);
+        assert!(!alive(next));
+    });
+}
+
+#[test]
+fn an_app_whose_user_is_missing_is_not_started_as_another() {
+    as_root("users::an_app_whose_user_is_missing_is_not_started_as_another", || {
+        let session = open_session()
+            .stayer("web")
+            .app("web", r#"App(command: "${BIN}/web", user: "no-such-user", backoff: Backoff(first: "1h", max: "1h"))"#)
+            .start();
+        session.wait_state("web", StateName::Backoff);
+        let why = session.ok(&["why", "web"]);
+        assert!(why.contains("there is no user `no-such-user` on this machine"), "{why}");
+        assert_eq!(session.lines("web.pids"), crate::harness::NOTHING);
+        let check = session.cli(&["check", &session.manifests().display().to_string()]);
+        assert_eq!(check.code, Some(0), "a warning: {check:?}");
+        assert!(check.stdout.contains("there is no user `no-such-user`"), "{check:?}");
+    });
+}
