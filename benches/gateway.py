@@ -1,16 +1,20 @@
-"""gateway.py BINARY forward | cluster: what the gateway costs.
+"""gateway.py BINARY forward | cluster | many [WORKSPACES]: what the gateway costs.
 
 forward: requests to open a page, sent by wrk straight to a launcher, through nginx as a reverse proxy, and through the gateway.
     The launcher is a stand-in (nginx with a fixed answer), because a real one opens one page at a time. Needs nginx and wrk.
 cluster: 1,000 workspaces on a real API server and 200 page clients: memory, idle CPU, and the time from a change in the cluster to
     every page. Run it through image/kubernetes/server.sh:
     image/kubernetes/server.sh target/kubernetes python3 benches/gateway.py BINARY cluster
+many: 100,000 workspaces (or WORKSPACES) on a stand-in for the API server, which a real one of this size would be too slow to
+    fill: memory, what the first list and a list after a lost watch cost, and the time from a change to the page.
 """
 
 import asyncio
+import http.server
 import json
 import os
 import pathlib
+import queue
 import re
 import signal
 import socket
@@ -19,7 +23,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.parse
 import urllib.request
 
 CALLER = "caller-0123456789abcdef"
@@ -227,7 +233,158 @@ def cluster(binary, work, workspaces=1000, pages=200):
     gateway.end()
 
 
+class StandIn(http.server.ThreadingHTTPServer):
+    """Serves Services and Deployments like an API server: lists in pages, and watches."""
+
+    daemon_threads = True
+
+    def __init__(self, workspaces):
+        super().__init__(("127.0.0.1", 0), StandInRequest)
+        self.version = 1
+        self.watchers = {"services": [], "deployments": []}
+        # With about as much in them as `kubectl` leaves, which is 2 KB for a Deployment.
+        self.items = {"services": [], "deployments": []}
+        for number in range(workspaces):
+            name = f"w{number:06}"
+            self.items["services"].append(json.dumps(self.service(name)))
+            self.items["deployments"].append(json.dumps(self.deployment(name, 0)))
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def metadata(self, name):
+        fields = {f"f:field-{number}": {} for number in range(40)}
+        managed = [{"manager": "kubectl", "operation": "Apply", "apiVersion": "v1", "fieldsV1": fields}]
+        return {"name": name, "namespace": "kasm", "uid": name, "resourceVersion": str(self.version), "labels": {LABEL: name}, "managedFields": managed}
+
+    def service(self, name):
+        ports = [{"name": "nav-shim", "port": 9998}, {"name": "metrics", "port": 9102}]
+        return {"metadata": self.metadata(name), "spec": {"clusterIP": "127.0.0.1", "ports": ports}}
+
+    def deployment(self, name, replicas):
+        container = {"name": "workspace", "image": "ghcr.io/kbve/kasm-void:0.1.0", "env": [{"name": f"V{number}", "value": "x" * 20} for number in range(12)]}
+        spec = {"replicas": replicas, "selector": {"matchLabels": {"app": name}}, "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}}}
+        return {"metadata": self.metadata(name), "spec": spec, "status": {"replicas": replicas}}
+
+    def scale(self, name, replicas):
+        self.version += 1
+        self.tell("deployments", {"type": "MODIFIED", "object": self.deployment(name, replicas)})
+
+    def tell(self, kind, event):
+        for watcher in self.watchers[kind]:
+            watcher.put(event)
+
+    def lose(self):
+        """Every watch is told that its version is gone, and has to list again."""
+        self.version += 1
+        status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "too old", "reason": "Expired", "code": 410}
+        for kind, watchers in self.watchers.items():
+            self.watchers[kind] = []
+            for watcher in watchers:
+                watcher.put({"type": "ERROR", "object": status})
+
+    def is_watched(self):
+        return all(self.watchers.values())
+
+
+class StandInRequest(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        place, _, query = self.path.partition("?")
+        query = dict(urllib.parse.parse_qsl(query))
+        kind = "services" if place.endswith("services") else "deployments"
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        if query.get("watch") == "true":
+            return self.watch(kind, int(query.get("timeoutSeconds", 60)))
+        if "PartialObjectMetadata" in self.headers.get("Accept", ""):
+            return self.wfile.write(b'{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{"resourceVersion":"1"},"items":[]}')
+        items, first = self.server.items[kind], int(query.get("continue") or 0)
+        last = first + int(query.get("limit") or len(items))
+        metadata = {"resourceVersion": str(self.server.version)} | ({"continue": str(last)} if last < len(items) else {})
+        head = f'{{"kind":"List","apiVersion":"v1","metadata":{json.dumps(metadata)},"items":['
+        self.wfile.write((head + ",".join(items[first:last]) + "]}").encode())
+
+    def watch(self, kind, seconds):
+        events, end = queue.Queue(), time.time() + seconds
+        self.server.watchers[kind].append(events)
+        try:
+            while (left := end - time.time()) > 0:
+                event = events.get(timeout=left)
+                self.wfile.write(json.dumps(event).encode() + b"\n")
+                self.wfile.flush()
+                if event["type"] == "ERROR":
+                    return
+        except (queue.Empty, OSError):
+            pass
+        finally:
+            if events in self.server.watchers[kind]:
+                self.server.watchers[kind].remove(events)
+
+
+def settled(gateway, ready):
+    """Waits until `ready`, and the gateway has nothing more to do. Returns when, and the CPU time so far."""
+    while not ready():
+        time.sleep(0.05)
+    before = gateway.cpu()
+    while True:
+        at = time.perf_counter()
+        time.sleep(1)
+        if (now := gateway.cpu()) - before < 0.02:
+            return at, now
+        before = now
+
+
+async def first_pages(server, gateway, pages=10, changes=20):
+    arrived, ready, took = {}, [], []
+    seen = lambda name: arrived.setdefault(name, []).append(time.perf_counter())
+    began = time.perf_counter()
+    clients = [asyncio.create_task(page(gateway.port, seen, lambda: ready.append(1))) for _ in range(pages)]
+    while len(ready) < pages:
+        await asyncio.sleep(0.05)
+    print(f"{pages} pages have read the whole list after {time.perf_counter() - began:.1f} s: {gateway.memory():.0f} MiB")
+    for number in range(changes):
+        name = f"w{number:06}"
+        began = time.perf_counter()
+        server.scale(name, 1)
+        while len(arrived.get(name, [])) < pages:
+            await asyncio.sleep(0.002)
+        took.append(max(arrived[name]) - began)
+        await asyncio.sleep(0.2)
+    print(f"from a change in the cluster to the last page: {statistics.median(took) * 1000:.0f} ms")
+    for client in clients:
+        client.cancel()
+
+
+def many(binary, work, workspaces=100_000):
+    server = StandIn(workspaces)
+    kubeconfig = secret(work / "kubeconfig", f"""apiVersion: v1
+kind: Config
+current-context: here
+clusters: [{{ name: here, cluster: {{ server: "http://127.0.0.1:{server.server_port}" }} }}]
+users: [{{ name: me, user: {{ token: x }} }}]
+contexts: [{{ name: here, context: {{ cluster: here, user: me, namespace: kasm }} }}]
+""")
+    os.environ["KUBECONFIG"] = str(kubeconfig)
+    size = sum(len(item) for items in server.items.values() for item in items)
+    began = time.perf_counter()
+    gateway = Gateway(binary, work, "kubernetes: Kubernetes()")
+    at, cpu = settled(gateway, server.is_watched)
+    print(f"{workspaces} workspaces, {size / 2**20:.0f} MiB of objects: listed in {at - began:.1f} s, {cpu:.2f} s of CPU; {gateway.memory():.0f} MiB")
+    began = time.perf_counter()
+    server.lose()
+    at, after = settled(gateway, server.is_watched)
+    print(f"listed again after a lost watch in {at - began:.1f} s, {after - cpu:.2f} s of CPU; {gateway.memory():.0f} MiB")
+    before = gateway.cpu()
+    time.sleep(20)
+    print(f"idle: {(gateway.cpu() - before) / 20:.2%} of a core")
+    asyncio.run(first_pages(server, gateway))
+    gateway.end()
+
+
 if __name__ == "__main__":
-    binary, what = sys.argv[1:3]
+    binary, what, *numbers = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        {"forward": forward, "cluster": cluster}[what](os.path.abspath(binary), pathlib.Path(folder))
+        measures = {"forward": forward, "cluster": cluster, "many": many}
+        measures[what](os.path.abspath(binary), pathlib.Path(folder), *map(int, numbers))

@@ -297,3 +297,27 @@ fn in_words(error: &kube::Error) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_may_not_name_a_host_of_its_own() {
+        let read = |spec| {
+            let labels = json!({ "desk": "desk" });
+            let object = json!({ "metadata": { "name": "s", "namespace": "kasm", "labels": labels }, "spec": spec });
+            service(&serde_json::from_value(object).unwrap(), "desk").expect("its label names a workspace").facts
+        };
+        let outside =
+            read(json!({ "type": "ExternalName", "externalName": "169.254.169.254", "ports": [{ "port": 80 }] }));
+        assert_eq!(outside, ObjectFacts::Service { launcher: None, metrics: None });
+        let at = |host: &str| Some(Endpoint::Tcp { host: host.into(), port: 9998 });
+        for (spec, host) in [
+            (json!({ "clusterIP": "10.96.0.7", "externalName": "169.254.169.254" }), "10.96.0.7"),
+            (json!({ "clusterIP": "None" }), "s.kasm.svc"),
+        ] {
+            assert_eq!(read(spec), ObjectFacts::Service { launcher: at(host), metrics: None });
+        }
+    }
+}
