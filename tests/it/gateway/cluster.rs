@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{CALLER, Does, Events, Gateway, StandIn, bearer, request, says};
+use super::{CALLER, Does, Events, Gateway, StandIn, bearer, request, says, secret};
 use crate::harness::{Session, until};
 
 const LABEL: &str = "kasm-void.kbve.com/workspace";
@@ -195,6 +195,10 @@ fn status(code: u16, message: &str) -> Value {
 }
 
 pub fn gateway(server: &ApiServer) -> Gateway {
+    gateway_with(server, "kubernetes: Kubernetes()")
+}
+
+fn gateway_with(server: &ApiServer, settings: &str) -> Gateway {
     let session = Session::new();
     let config = session.data().join("kubeconfig");
     let text = format!(
@@ -204,7 +208,7 @@ pub fn gateway(server: &ApiServer) -> Gateway {
     );
     fs::write(&config, text).expect("a kubeconfig");
     let session = session.env("KUBECONFIG", config.to_str().expect("UTF-8"));
-    Gateway::in_session(session, "kubernetes: Kubernetes()")
+    Gateway::in_session(session, settings)
 }
 
 /// What a page has put together from the events.
@@ -295,6 +299,26 @@ fn a_secret_is_read_once_and_again_when_it_has_rotated() {
     assert_eq!((server.world().secrets_read, desk.heard().len()), (2, 4));
     assert!(desk.heard()[3].contains("Bearer the-second-0123456789"));
     server.delete("secrets", "vnc");
+}
+
+#[test]
+fn tokens_that_are_mounted_as_files_need_no_secret() {
+    let server = ApiServer::new();
+    let desk = StandIn::saying(&says(200, "{}"));
+    server.secret("in-the-secret-0123456789");
+    server.workspace("desk", desk.port, (1, 1));
+    let gateway = gateway_with(&server, "kubernetes: Kubernetes(tokens: \"{DATA}/mounted\")");
+    let mounted = gateway.session.data().join("mounted");
+    fs::create_dir(&mounted).expect("a folder");
+    gateway.wait("desk", "is ready", |desk| desk["status"] == "ready");
+    let missing = gateway.launch("desk", "https://example.com/");
+    assert!(missing.error().contains("mounted/desk"), "it says which file is missing: {missing:?}");
+    for token in ["mounted-first-0123456789", "mounted-second-0123456789"] {
+        secret(mounted.join("desk"), token);
+        assert_eq!(gateway.launch("desk", "https://example.com/").status, 200);
+        assert!(desk.heard().last().expect("a request").contains(&format!("Bearer {token}")));
+    }
+    assert_eq!(server.world().secrets_read, 0);
 }
 
 #[test]

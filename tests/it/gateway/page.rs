@@ -324,6 +324,29 @@ fn a_gateway_that_is_away_keeps_the_list_and_what_was_typed() {
 }
 
 #[test]
+fn a_tab_in_the_background_gives_its_connection_back() {
+    let desk = StandIn::saying(&says(200, "{}"));
+    let gateway = Gateway::with(&[("desk", desk.port)]);
+    let mut page = Chromium::at(&url(&gateway));
+    sign_in(&mut page);
+    page.wait("the list", &status("desk", "Ready"));
+    let becomes = |page: &mut Chromium, hidden: bool| {
+        let property = format!("Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }})");
+        page.value(&format!("{property}; document.dispatchEvent(new Event('visibilitychange'))"));
+    };
+    let pages = |count: u32| {
+        let metrics = gateway.ask("GET", "/metrics", "", "").text;
+        metrics.contains(&format!("kasm_void_gateway_pages {count}\n")).then_some(())
+    };
+    until("it follows", || pages(1));
+    becomes(&mut page, true);
+    until("its connection is free", || pages(0));
+    becomes(&mut page, false);
+    page.wait("it follows again", &format!("at('live').textContent === 'Live' && {}", status("desk", "Ready")));
+    page.assert_sound();
+}
+
+#[test]
 fn it_fits_every_screen_and_every_control_has_a_name() {
     let server = ApiServer::new();
     let desk = StandIn::saying(&says(200, "{}"));
