@@ -1,9 +1,9 @@
 //! Rate limits: one bucket per address, one for all requests without the token, and one for all requests with it, so
 //! that strangers cannot use up the callers' share. Pure: the caller passes the time.
 
+use core::net::IpAddr;
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// The size of a bucket, and how many requests it regains per second.
