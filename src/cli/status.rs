@@ -164,7 +164,11 @@ mod tests {
             stale: Some("discord.ron:3:1: unknown field `x`".into()),
             ..app("discord", StateName::Backoff)
         };
-        let held = AppStatus { detail: "stopped by hand".into(), ..app("terminal", StateName::Stopped) };
+        let held = AppStatus {
+            detail: "stopped by hand".into(),
+            last_exit: Some(Exit::StoppedByUs),
+            ..app("terminal", StateName::Stopped)
+        };
         let gave_up = AppStatus { last_exit: Some(Exit::Code(3)), restarts: 5, ..app("zeta", StateName::GaveUp) };
         vec![browser, discord, held, gave_up]
     }

@@ -38,11 +38,15 @@ fn written_down(state: &Path, app: &str) -> Option<Vec<Crash>> {
 }
 
 fn story(crash: &Crash) -> String {
-    let lived = crash.uptime_ms.map_or("before it was ready".into(), |ms| format!("after {}", duration(ms)));
+    let lived = match crash.uptime_ms {
+        Some(ms) => format!(" after {}", duration(ms)),
+        None if crash.exit.is_of_a_start() => String::new(),
+        None => " before it was ready".into(),
+    };
     let pid = crash.pid.map_or(String::new(), |pid| format!(", pid {pid}"));
     let peak = crash.peak_memory_bytes.map_or(String::new(), |peak| format!(", peak memory {}", print::bytes(peak)));
     let (at, reason) = (utc(&crash.at), plain(&crash.reason));
-    let mut lines = vec![format!("{DIM}{at}{DIM:#} run {}{pid}: {BAD}{reason}{BAD:#} {lived}{peak}", crash.run)];
+    let mut lines = vec![format!("{DIM}{at}{DIM:#} run {}{pid}: {BAD}{reason}{BAD:#}{lived}{peak}", crash.run)];
     lines.extend(crash.hint.iter().map(|hint| format!("    {}", plain(hint))));
     lines.extend(crash.tail.iter().map(|line| format!("    {DIM}|{DIM:#} {}", print::plain_output(line.as_bytes()))));
     lines.join("\n")

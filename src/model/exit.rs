@@ -92,6 +92,11 @@ impl Exit {
         !matches!(self, Exit::Clean | Exit::StoppedByUs)
     }
 
+    /// Whether its words say already that the app was not ready yet.
+    pub fn is_of_a_start(&self) -> bool {
+        matches!(self, Exit::HookFailed(_) | Exit::SpawnFailed(_) | Exit::NotReady(_))
+    }
+
     /// The class alone, as a metric label.
     pub fn class(&self) -> &'static str {
         match self {
@@ -126,6 +131,7 @@ impl fmt::Display for Exit {
             }
             Exit::HookFailed(why) => write!(f, "hook failed: {why}"),
             Exit::SpawnFailed(why) => write!(f, "cannot start: {why}"),
+            Exit::NotReady(why) if why.is_empty() => f.write_str("not ready in time"),
             Exit::NotReady(why) => write!(f, "not ready in time: {why}"),
             Exit::Unhealthy(why) => write!(f, "unhealthy: {why}"),
             Exit::TooMuchMemory(bytes) => write!(f, "too much memory: {} MiB", bytes >> 20),

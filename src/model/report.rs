@@ -52,10 +52,13 @@ pub fn crash(at: String, run: u64, end: RunEnd, tail: Vec<String>) -> Crash {
 
 /// The end of a run in one sentence, for the log.
 pub fn sentence(app: &str, crash: &Crash, next: Option<Decision>) -> String {
-    let lived = crash.uptime_ms.map(Duration::from_millis);
-    let after = lived.map_or_else(|| "before it was ready".into(), |lived| format!("after {}", short(lived)));
+    let after = match crash.uptime_ms.map(Duration::from_millis) {
+        Some(lived) => format!(" after {}", short(lived)),
+        None if crash.exit.is_of_a_start() => String::new(),
+        None => " before it was ready".into(),
+    };
     let hint = crash.hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
-    format!("{app} ended {after}: {}; {}{hint}", crash.reason, next_text(app, next))
+    format!("{app} ended{after}: {}; {}{hint}", crash.reason, next_text(app, next))
 }
 
 /// How urgent the end of a run is: an error if the app stays down though it should run, a warning if the exit was not
@@ -130,6 +133,13 @@ mod tests {
                 "web ended before it was ready: killed by SIGKILL; giving up; `kasm-void start web` tries again, and so does \
                  an edit of its manifest",
                 Level::Error,
+            ),
+            (
+                Exit::SpawnFailed("`/x` does not exist".into()),
+                None,
+                None,
+                "web ended: cannot start: `/x` does not exist; a request came first",
+                Level::Warn,
             ),
             (Exit::Clean, Some(0), None, "web ended after 0s: exit code 0; a request came first", Level::Info),
         ] {

@@ -5,6 +5,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::detail;
 use crate::cli::print::{self, DIM, cut, cut_middle, duration, plain, state_style};
+use crate::model::exit::Exit;
 use crate::model::protocol::{AppStatus, StateName};
 
 const HEADER: [&str; 6] = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "MEMORY"];
@@ -78,7 +79,13 @@ fn note(app: &AppStatus) -> String {
         app.state,
         StateName::GaveUp | StateName::Crashed | StateName::Backoff | StateName::Starting | StateName::Stopping
     ) && (!app.detail.is_empty() || app.last_exit.is_some());
-    let exit = app.last_exit.as_ref().filter(|_| !in_words && (app.restarts > 0 || app.state != StateName::Running));
+    let told = |exit: &&Exit| match app.state {
+        StateName::Running => app.restarts > 0,
+        // "by hand" says it already.
+        StateName::Stopped => !matches!(exit, Exit::StoppedByUs) || app.detail.is_empty(),
+        _ => true,
+    };
+    let exit = app.last_exit.as_ref().filter(|_| !in_words).filter(told);
     let parts = [
         app.next_retry_ms.map(|wait| format!("next start in {}", duration(wait))),
         in_words.then(|| "see below".into()),
@@ -97,7 +104,6 @@ mod tests {
     use super::*;
     use crate::cli::print::BAD;
     use crate::cli::tests::app;
-    use crate::model::exit::Exit;
 
     #[test]
     fn colours_change_no_letter() {
