@@ -37,6 +37,7 @@ pub struct RlimitsForm {
 
 /// A number, `"unlimited"`, or `"SOFT:HARD"`; sizes may have a unit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
 pub struct RlimitForm(pub String);
 
 /// What is limited.
