@@ -44,6 +44,7 @@ use crate::host::{journal, layout};
 use crate::init;
 use crate::model::manifest::quantity::Span;
 use crate::model::protocol::Route;
+use crate::pty;
 use change::Which;
 use client::{Client, Waiting};
 use logs::LogOptions;
@@ -219,6 +220,12 @@ enum Verb {
         ledger: u32,
         #[arg(last = true)]
         folders: Vec<PathBuf>,
+    },
+    /// Run a command on a terminal of its own; used for apps with `pty: true`
+    #[command(hide = true)]
+    Pty {
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
     },
     /// Move what the older workspace image left in a home aside; used by the image's `workspace.ron`
     #[command(hide = true)]
@@ -591,6 +598,7 @@ pub fn run(cli: Cli) -> anyhow::Result<VerbEnd> {
         Verb::Init { grace, zero_when_stopped, command } => {
             init::run(&command, &state, grace.0, zero_when_stopped).map(VerbEnd::Ran)
         }
+        Verb::Pty { command } => pty::run(&command).map(VerbEnd::Ran),
         Verb::TakesOver { ledger, folders } => upgrade::takes_over(ledger, &folders, json),
         Verb::Retire { home, kept } => Ok(retire::retire(&home, &kept)),
         Verb::Explain { field } => explain::explain(&field, json),

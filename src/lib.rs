@@ -74,4 +74,7 @@ mod proxy;
 mod init;
 
 #[cfg(feature = "daemon")]
+mod pty;
+
+#[cfg(feature = "daemon")]
 pub mod cli;

@@ -53,6 +53,7 @@ fn text(inspection: &Inspection) -> String {
         ("command", command.join(" ")),
         ("folder", program.cwd.as_ref().map_or("the home folder".into(), |folder| plain(folder))),
         ("user", user),
+        ("terminal", if program.pty { "its own".into() } else { String::new() }),
         ("variables", names(&program.env)),
         ("hidden", names(&program.env_hidden)),
         ("after", names(after)),
@@ -130,6 +131,7 @@ mod tests {
                 user: Some("web".into()),
                 group: Some("video".into()),
                 umask: Some("0027".into()),
+                pty: true,
                 rlimits: [("nofile".to_owned(), "1024:4096".to_owned())].into(),
             },
             after: vec!["display".into()],
@@ -149,6 +151,7 @@ web Running for 1m 1s, run 2, 1 restart
   command    /bin/web 'two words'
   folder     the home folder
   user       web, group video
+  terminal   its own
   variables  LANG
   hidden     VNC_PW
   after      display

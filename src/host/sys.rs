@@ -175,6 +175,35 @@ pub fn start_unblocked(command: &mut std::process::Command, open_files: Option<u
     }
 }
 
+/// Makes the command start as the leader of a session of its own, on the terminal that is its stdin.
+pub fn start_on_terminal(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: what is called is async-signal-safe and allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::setsid()?;
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+            Ok(())
+        });
+    }
+}
+
+/// Ends this process by a signal, as another one was ended. Leaves no core dump: that one may have left its own. Returns if
+/// the signal does not end a process.
+pub fn end_by(signal: c_int) {
+    // SAFETY: the default action runs no code of ours; the pointers live through the calls.
+    unsafe {
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        libc::setrlimit(libc::RLIMIT_CORE, &none);
+        libc::signal(signal, libc::SIG_DFL);
+        let mut only: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut only);
+        libc::sigaddset(&mut only, signal);
+        libc::raise(signal);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &only, ptr::null_mut());
+    }
+}
+
 /// Raises the soft limit of open files to the hard limit. Returns the old limit, which programs get back: a program
 /// that uses `select` breaks above 1024.
 pub fn raise_open_files() -> Option<u64> {

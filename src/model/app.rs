@@ -93,6 +93,8 @@ pub struct Program {
     pub umask: Option<u32>,
     /// Limits of each process; the others are inherited.
     pub rlimits: Rlimits,
+    /// Whether it gets a terminal of its own. Then its leader is the process that holds the terminal's other end.
+    pub pty: bool,
 }
 
 impl Program {
@@ -111,6 +113,7 @@ impl Program {
             group,
             umask,
             rlimits,
+            pty,
         } = self;
         ProgramView {
             argv: argv.clone(),
@@ -123,6 +126,7 @@ impl Program {
             group: group.clone(),
             umask: umask.map(|umask| format!("{umask:04o}")),
             rlimits: rlimits.iter().map(|(resource, limit)| (resource.name().into(), limit.to_string())).collect(),
+            pty: *pty,
         }
     }
 }

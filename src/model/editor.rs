@@ -33,6 +33,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("forward", &["true", "false"]),
     ("if_present", &["true", "false"]),
     ("own", &["true", "false"]),
+    ("pty", &["true", "false"]),
     ("enabled", &["true", "false"]),
     ("autostart", &["true", "false"]),
 ];

@@ -108,6 +108,9 @@ pub struct Manifest {
     /// Limits that the kernel keeps for each of its processes.
     #[serde(default)]
     pub rlimits: RlimitsForm,
+    /// Whether it gets a terminal of its own.
+    #[serde(default)]
+    pub pty: bool,
     /// How to recognise a live process as this app, however it was started.
     #[serde(default)]
     pub matches: Option<MatchForm>,

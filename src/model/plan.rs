@@ -81,6 +81,7 @@ fn differences(old: &App, new: &App) -> Vec<(&'static str, TakesEffect)> {
         group,
         umask,
         rlimits,
+        pty,
     } = program;
     let (own, of_files) = changed_variables(program, &new.program);
     let program = &new.program;
@@ -98,6 +99,7 @@ fn differences(old: &App, new: &App) -> Vec<(&'static str, TakesEffect)> {
         ("group", TakesEffect::Restart, *group != program.group),
         ("umask", TakesEffect::Restart, *umask != program.umask),
         ("rlimits", TakesEffect::Restart, *rlimits != program.rlimits),
+        ("pty", TakesEffect::Restart, *pty != program.pty),
         ("matches", TakesEffect::Restart, patterns(matcher.as_ref()) != patterns(new.matcher.as_ref())),
         ("matches.successor", TakesEffect::Live, successor(matcher.as_ref()) != successor(new.matcher.as_ref())),
         ("after", TakesEffect::Live, *after != new.after),
@@ -172,6 +174,7 @@ pub fn program(app: &App) -> u64 {
         group,
         umask,
         rlimits,
+        pty,
     } = &app.program;
     let mut hash = Fnv::default();
     argv.iter().for_each(|word| hash.line("argv", word));
@@ -184,6 +187,9 @@ pub fn program(app: &App) -> u64 {
     group.iter().for_each(|group| hash.line("group", group));
     umask.iter().for_each(|umask| hash.line("umask", &format!("{umask:o}")));
     rlimits.iter().for_each(|(resource, limit)| hash.line(resource.name(), &limit.to_string()));
+    if *pty {
+        hash.line("pty", "true");
+    }
     if let Some(Matcher { cmdline, exclude, same_folder, successor: _ }) = &app.matcher {
         hash.line("matches", cmdline.as_str());
         exclude.iter().for_each(|exclude| hash.line("exclude", exclude.as_str()));
@@ -306,7 +312,7 @@ mod tests {
     #[test]
     fn whatever_restarts_an_app_changes_its_hash_and_nothing_else_does() {
         type Edit = fn(&mut App);
-        let edits: [Edit; 17] = [
+        let edits: [Edit; 18] = [
             |app| app.program.argv[0].push('2'),
             |app| app.program.argv = vec!["/usr/bin/web".into(), "--profile".into(), "a".into(), "b".into()],
             |app| app.program.env.clear(),
@@ -317,6 +323,7 @@ mod tests {
             |app| app.program.user = Some("web".into()),
             |app| app.program.group = Some("video".into()),
             |app| app.program.umask = Some(0),
+            |app| app.program.pty = true,
             |app| app.program.rlimits = [(Resource::Core, Rlimit { soft: Some(0), hard: None })].into(),
             |app| app.matcher = None,
             |app| app.matcher.as_mut().unwrap().exclude = None,

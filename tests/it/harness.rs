@@ -320,7 +320,7 @@ impl Session {
     fn supervisor_now(&self) -> Option<i32> {
         let guard = self.guard_pid();
         let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap_or_default();
-        children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(|pid| is_ours(*pid))
+        children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(|pid| is_supervisor(*pid))
     }
 
     /// Kills the supervisor with SIGKILL and waits until the next one answers.
@@ -514,6 +514,11 @@ pub fn environ(pid: i32) -> Vec<String> {
 fn pids() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").expect("/proc");
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Whether this child of a guard is its supervisor. The leader of an app with a terminal has another name.
+fn is_supervisor(pid: i32) -> bool {
+    is_ours(pid) && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "kasm-void\n")
 }
 
 fn is_ours(pid: i32) -> bool {

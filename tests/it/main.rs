@@ -26,6 +26,7 @@ mod logs;
 mod lsp;
 mod privacy;
 mod proxy;
+mod pty;
 mod reload;
 mod session;
 mod shared_home;

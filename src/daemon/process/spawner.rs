@@ -41,6 +41,12 @@ pub(super) struct Spawner {
     own: OwnLimits,
 }
 
+/// The program of this process, whatever its file is by now.
+const OURSELVES: &CStr = c"/proc/self/exe";
+/// The variable with the kind of a terminal, and the kind that a log and its readers understand most of.
+const TERM: &str = "TERM";
+const KIND: &str = "xterm-256color";
+
 /// One program to start.
 pub(super) struct Program<'a> {
     pub app: &'a App,
@@ -74,14 +80,27 @@ impl Spawner {
     pub fn start(&mut self, program: &Program<'_>, place: &Place) -> Result<Pid, String> {
         let Program { app, run, argv, hook, output } = program;
         let user = run_as(app)?;
-        let words: Vec<CString> = argv.iter().map(|word| text(word)).collect();
+        let on_terminal = app.program.pty && !hook;
+        let mut words: Vec<CString> = argv.iter().map(|word| text(word)).collect();
+        let mut file = program_file(app, &argv[0]);
+        if on_terminal {
+            // Its leader is our own program, so that a program that cannot be started would only show in its output.
+            if !executable(Path::new(&argv[0])) {
+                return Err(format!("`{}` does not exist, or may not be executed", argv[0]));
+            }
+            file = OURSELVES.into();
+            words.splice(0..0, [c"kasm-void", c"pty", c"--"].map(CString::from));
+        }
         let mut added: Vec<CString> =
             marks::entries(&app.name, *run, *hook, place).iter().map(|one| text(one)).collect();
         added.extend(app.program.env.iter().map(|(name, value)| text(&format!("{name}={value}"))));
         let of_user = user.iter().flat_map(|user| &user.variables);
         let of_user: Vec<_> = of_user.filter(|(name, _)| !app.program.env.contains_key(*name)).collect();
         added.extend(of_user.iter().map(|(name, value)| text(&format!("{name}={value}"))));
-        let is_replaced = |name: &str| of_user.iter().any(|(own, _)| *own == name);
+        if on_terminal && !app.program.env.contains_key(TERM) {
+            added.push(text(&format!("{TERM}={KIND}")));
+        }
+        let is_replaced = |name: &str| of_user.iter().any(|(own, _)| *own == name) || on_terminal && name == TERM;
         let kept = |name: &String| {
             !app.program.env.contains_key(name) && !app.program.env_hidden.contains(name) && !is_replaced(name)
         };
@@ -103,7 +122,7 @@ impl Spawner {
         dup3(output, &mut self.slot, DupFlags::CLOEXEC).map_err(no_slot)?;
         let start = || {
             sys::spawn(&sys::Child {
-                program: &program_file(app, &argv[0]),
+                program: &file,
                 argv: &words,
                 env: &environment,
                 cwd: Some(cwd.as_deref().or(home.as_deref()).unwrap_or(&self.home)),

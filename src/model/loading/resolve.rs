@@ -70,6 +70,7 @@ fn checked(
         group,
         umask,
         rlimits,
+        pty,
         matches,
         after,
         prelaunch,
@@ -118,6 +119,7 @@ fn checked(
         group,
         umask: umask.and_then(|umask| umask::check(umask, fields)),
         rlimits: fields.within("rlimits", |fields| rlimits.check(fields)),
+        pty,
     };
     let backoff = fields.within("backoff", |fields| backoff.check(fields));
     let hooks = Hooks {

@@ -54,6 +54,9 @@ pub struct ProgramView {
     /// Limits of each process by name, each as `SOFT:HARD` or one value for both.
     #[serde(default)]
     pub rlimits: BTreeMap<String, String>,
+    /// Whether it has a terminal of its own.
+    #[serde(default)]
+    pub pty: bool,
 }
 
 /// One process of an app's tree.

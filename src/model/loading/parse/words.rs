@@ -68,6 +68,7 @@ fn synonym(found: &str, outer: Option<&str>) -> Option<&'static str> {
         }
         "description" | "title" | "comment" => "write `about: \"…\"`",
         "name" => "an app has the name of its file: NAME.ron",
+        "tty" | "terminal" => "write `pty: true`",
         "uid" | "run_as" | "username" => "write `user: \"NAME\"`",
         "gid" => "write `group: \"NAME\"`",
         "ulimit" | "ulimits" | "rlimit" | "limitnofile" => "write `rlimits: Rlimits(nofile: 65536)`",
@@ -145,7 +146,7 @@ fn expected(path: &str) -> &'static str {
         ("failures" | "times", _) => "a whole number, 1 or more",
         ("code", _) => "an exit code such as 1",
         ("factor" | "jitter", _) => "a number such as 2.0",
-        ("forward" | "if_present" | "follow" | "optional", _) => "true or false",
+        ("forward" | "if_present" | "follow" | "optional" | "pty", _) => "true or false",
         _ => expected_form(field),
     }
 }
