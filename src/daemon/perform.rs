@@ -6,13 +6,12 @@ use std::sync::Arc;
 use super::Daemon;
 use super::hooks::Request;
 use super::logs::Speaker;
-use super::process::Found;
 use super::report::Tail;
 use crate::host::clock::from_now;
 use crate::model::app::App;
 use crate::model::exit::Exit;
 use crate::model::guard::ToGuard;
-use crate::model::machine::{AppEffect, AppEvent, Report};
+use crate::model::machine::{AppEffect, AppEvent, Found, Report};
 use crate::model::manifest::{log::Log, workspace::Workspace};
 use crate::model::supervisor::{AppId, Effect, Input, Leave};
 
@@ -61,24 +60,19 @@ impl Daemon {
     fn perform_for(&mut self, id: AppId, effect: AppEffect) {
         match effect {
             AppEffect::LookUp { run, app, by_marks } => {
-                let found = self.processes.look_up(id, run, &app, by_marks);
+                let (found, ended) = self.processes.look_up(id, run, &app, by_marks);
                 let another_pipe = match found {
                     Found::Leader(pid) => self.logs.adopted(&app.name, pid),
-                    Found::Ended(..) | Found::Remains if by_marks => {
+                    Found::Nothing if ended.is_none() => false,
+                    Found::Remains | Found::Nothing if by_marks => {
                         self.logs.remains(&app.name, &self.processes.members(id))
                     }
-                    Found::Ended(..) | Found::Remains | Found::Nothing => false,
+                    Found::Remains | Found::Nothing => false,
                 };
                 if another_pipe {
                     self.make_pipe_known(id, &app.name);
                 }
-                let event = match found {
-                    Found::Leader(pid) => AppEvent::Found { run, pid },
-                    Found::Ended(exit, peak) => AppEvent::Exited { run, exit, peak },
-                    Found::Remains => AppEvent::Remains { run },
-                    Found::Nothing => AppEvent::NotFound { run },
-                };
-                self.happened(id, event);
+                found.events(run, ended).into_iter().for_each(|event| self.happened(id, event));
             }
             AppEffect::Spawn { run, app } => self.spawn(id, run, &app),
             AppEffect::RunHooks { run, app, action } => self.jobs.run_hooks(id, run, app, action),

@@ -41,7 +41,7 @@ use spawner::{Program, Spawner};
 use watcher::Watcher;
 
 pub use guard::GuardClient;
-pub use lookup::{Found, belongs};
+pub use lookup::belongs;
 pub use spawner::{OwnLimits, as_user_of, present};
 
 /// All processes of the session.

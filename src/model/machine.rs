@@ -22,6 +22,7 @@ use crate::model::plan::Change;
 mod effect;
 mod end;
 mod event;
+mod found;
 mod parts;
 mod resume;
 mod saved;
@@ -30,6 +31,7 @@ mod traces;
 mod view;
 pub use effect::{AppEffect, Context, Report};
 pub use event::AppEvent;
+pub use found::{EndedAs, Found};
 pub use parts::{Pid, ProbeKind, RunEnd, StopReason, Then, Timer};
 pub use saved::{SavedApp, SavedState};
 pub use traces::Traces;
@@ -263,6 +265,10 @@ impl Machine {
             return Handled;
         }
         match event {
+            AppEvent::EndedBefore { exit, peak, .. } => {
+                self.ended_before(saved, exit.clone(), *peak, context);
+                Handled
+            }
             AppEvent::Found { pid, .. } => Transition(self.resumed(*pid, saved, context)),
             AppEvent::NotFound { .. } | AppEvent::Remains { .. } => {
                 self.not_resumed(saved, Exit::Unknown, None, context)
@@ -794,6 +800,7 @@ impl Machine {
             | AppEvent::Found { .. }
             | AppEvent::NotFound { .. }
             | AppEvent::Remains { .. }
+            | AppEvent::EndedBefore { .. }
             | AppEvent::Spawned { .. }
             | AppEvent::SpawnFailed { .. }
             | AppEvent::ProbePassed { .. }

@@ -16,7 +16,7 @@ pub use crate::model::app::AppId;
 use crate::model::guard::ToGuard;
 use crate::model::loading::check::Checked;
 use crate::model::loading::problem::Problem;
-pub use crate::model::machine::{AppEffect, AppEvent, ProbeKind, Timer, Traces};
+pub use crate::model::machine::{AppEffect, AppEvent, Found, ProbeKind, Timer, Traces};
 use crate::model::machine::{Context, SavedApp, StopReason};
 use crate::model::manifest::workspace::Workspace;
 use crate::model::protocol::{Answer, PlanReport, StateName};

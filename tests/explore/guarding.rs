@@ -8,11 +8,14 @@ use kasm_void::model::tree::Pid;
 
 use crate::kernel::{KILL, OUTSIDE, Program};
 use crate::supervising::Supervising;
-use crate::world::{Line, World};
+use crate::upgrading::Version;
+use crate::world::{Bug, Line, World};
 
 #[derive(Debug, Clone, Hash)]
 pub struct Guarding {
     pub pid: Pid,
+    /// What it is executed from itself.
+    pub version: Version,
     pub guard: Guard,
     /// Signals that it has not taken yet.
     pub signals: BTreeSet<i32>,
@@ -25,12 +28,18 @@ impl World {
     pub fn run(&mut self) -> Result<(), String> {
         let pid = self.kernel.start(OUTSIDE, Program::Guard, true);
         self.promises.begun(false);
-        self.begin_to_guard(pid, Guard::default(), BTreeSet::new())
+        self.promises.installed();
+        self.begin_to_guard((pid, Version::Installed), Guard::default(), BTreeSet::new())
     }
 
     /// `signals`: what ended the session and came too late for the supervisor that becomes this guard.
-    pub fn begin_to_guard(&mut self, pid: Pid, guard: Guard, signals: BTreeSet<i32>) -> Result<(), String> {
-        self.guard = Some(Guarding { pid, guard, signals: BTreeSet::new(), child: None });
+    pub fn begin_to_guard(
+        &mut self,
+        (pid, version): (Pid, Version),
+        guard: Guard,
+        signals: BTreeSet<i32>,
+    ) -> Result<(), String> {
+        self.guard = Some(Guarding { pid, version, guard, signals: BTreeSet::new(), child: None });
         if !signals.is_empty() {
             self.promises.told(self.now);
         }
@@ -121,9 +130,17 @@ impl World {
     }
 
     fn perform_for_guard(&mut self, effect: GuardEffect) -> Result<(), String> {
-        let Some(own) = self.guard.as_ref().map(|guarding| guarding.pid) else { return Ok(()) };
+        let Some((own, version)) = self.guard.as_ref().map(|guarding| (guarding.pid, guarding.version)) else {
+            return Ok(());
+        };
         match effect {
-            GuardEffect::Start(_) => self.start_supervisor(own)?,
+            GuardEffect::Start(Some(binary))
+                if self.has_bug(Bug::UpgradeForgotten) && !self.promises.is_new(&binary) =>
+            {
+                self.start_supervisor(own, version)?
+            }
+            GuardEffect::Start(binary) => self.start_supervisor(own, binary.as_ref().map_or(version, Version::of))?,
+            GuardEffect::KillSupervisor if self.has_bug(Bug::HungBinaryNotKilled) => {}
             GuardEffect::Forward(signal) => self.signal_supervisor(signal),
             GuardEffect::KillSupervisor => self.supervisor_dies(KILL),
             GuardEffect::TerminateAll => self.signal_all(own, TERM),
@@ -146,12 +163,15 @@ impl World {
         Ok(())
     }
 
-    fn start_supervisor(&mut self, own: Pid) -> Result<(), String> {
+    fn start_supervisor(&mut self, own: Pid, version: Version) -> Result<(), String> {
+        if version == Version::Broken {
+            return self.tell_guard(GuardInput::NotStarted("it cannot be executed".into()));
+        }
         if self.kernel.alive().any(|running| running.program == Program::Supervisor) {
             return Err("there are two supervisors".into());
         }
         let pid = self.kernel.start(own, Program::Supervisor, false);
-        (self.line, self.supervisor) = (Line::default(), Some(Supervising::new(pid)));
+        (self.line, self.supervisor) = (Line::default(), Some(Supervising::new(pid, version)));
         self.guard.iter_mut().for_each(|guarding| guarding.child = Some((pid, false)));
         self.promises.supervisor_started();
         self.tell_guard(GuardInput::Started)

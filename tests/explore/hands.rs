@@ -7,7 +7,7 @@ use kasm_void::model::app::AppId;
 use kasm_void::model::exit::{Clues, Exit, ExitRecord};
 use kasm_void::model::guard::ChildExit;
 use kasm_void::model::ledger::{Inherited, Leader};
-use kasm_void::model::supervisor::AppEvent;
+use kasm_void::model::supervisor::{AppEvent, Found};
 use kasm_void::model::tree::{self, Lineage, Owner, Pid, Process, Trees, Wanted};
 
 use crate::kernel::{Kernel, name, place};
@@ -189,9 +189,9 @@ impl Hands {
         true
     }
 
-    /// Looks for the app's leader, as `daemon::process` does.
-    pub fn look_up(&mut self, kernel: &Kernel, id: AppId, run: u64, by_marks: bool) -> AppEvent {
-        let Some(number) = self.apps.get(&id).copied() else { return AppEvent::NotFound { run } };
+    /// Looks for the app's leader, as `daemon::process` does. Returns the events that follow.
+    pub fn look_up(&mut self, kernel: &Kernel, id: AppId, run: u64, by_marks: bool) -> Vec<AppEvent> {
+        let Some(number) = self.apps.get(&id).copied() else { return Found::Nothing.events(run, None) };
         if by_marks {
             self.scattered.insert(id);
         }
@@ -203,40 +203,28 @@ impl Hands {
             && process.started == left.started
             && self.watch(kernel, &trees, &process, id, Some(run))
         {
-            return AppEvent::Found { run, pid: left.pid };
+            return Found::Leader(left.pid).events(run, None);
         }
-        let found = self.look_around(kernel, &trees, id, run, by_marks, number);
-        match (found, ended) {
-            (AppEvent::Found { run, pid }, _) => AppEvent::Found { run, pid },
-            (_, Some(ended)) => AppEvent::Exited { run, exit: Exit::of(ended.status, Clues::default()), peak: None },
-            (found, None) => found,
-        }
+        let found = self.look_around(kernel, &trees, id, run, by_marks);
+        found.events(run, ended.map(|ended| (Exit::of(ended.status, Clues::default()), None)))
     }
 
-    fn look_around(
-        &mut self,
-        kernel: &Kernel,
-        trees: &Trees,
-        id: AppId,
-        run: u64,
-        by_marks: bool,
-        number: usize,
-    ) -> AppEvent {
-        let name = name(number);
+    fn look_around(&mut self, kernel: &Kernel, trees: &Trees, id: AppId, run: u64, by_marks: bool) -> Found {
+        let name = self.apps.get(&id).map(|number| name(*number)).unwrap_or_default();
         let wanted = Wanted { app: id, name: &name, matcher: None, by_marks };
         let leader = trees.leader(wanted, &self.lineage, &kernel.look(&self.apps)).copied();
         if let Some(leader) = leader {
             if leader.parent == self.own {
                 self.children.insert(leader.pid, (id, run));
                 self.lineage.watched(&leader, Owner::App(id), true);
-                return AppEvent::Found { run, pid: leader.pid };
+                return Found::Leader(leader.pid);
             }
             if self.watch(kernel, trees, &leader, id, Some(run)) {
-                return AppEvent::Found { run, pid: leader.pid };
+                return Found::Leader(leader.pid);
             }
         }
         if self.surely_empty(kernel, id) {
-            return AppEvent::NotFound { run };
+            return Found::Nothing;
         }
         let members: Vec<Process> = trees.members(id).copied().collect();
         let mut alive = 0;
@@ -246,10 +234,10 @@ impl Hands {
             }
         }
         if alive > 0 {
-            return AppEvent::Remains { run };
+            return Found::Remains;
         }
         self.emptied(id);
-        AppEvent::NotFound { run }
+        Found::Nothing
     }
 
     /// A leader by its pid: a live one, or one that was inherited and has not been looked for.

@@ -13,6 +13,7 @@ mod kernel;
 mod promises;
 mod stories;
 mod supervising;
+mod upgrading;
 mod walk;
 mod world;
 

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kasm_void::model::exit::{Clues, Exit};
+use kasm_void::model::guard::Binary;
 use kasm_void::model::protocol::StateName;
 use kasm_void::model::supervisor::Observed;
 use kasm_void::model::tree::Pid;
 
 use crate::kernel::{Program, Running, leads, name};
+use crate::upgrading::Version;
 use crate::world::{Asked, Disk, World};
 
 #[derive(Debug, Clone, Default, Hash)]
@@ -44,6 +46,10 @@ pub struct Promises {
     staged: bool,
     /// An app was started.
     started: bool,
+    /// The binary of the supervisor that came up last.
+    version: Version,
+    /// The upgrade that was asked for, and whether it was accepted, as long as nothing else has happened.
+    upgrade: Option<(Version, bool)>,
 }
 
 /// The session was told to end.
@@ -100,6 +106,33 @@ impl Promises {
 
     pub fn answered_ready(&mut self, leader: Pid) {
         self.ready.insert(leader);
+    }
+
+    /// A session begins, or goes on with whatever `kasm-void` is installed.
+    pub fn installed(&mut self) {
+        self.version = Version::Installed;
+    }
+
+    pub fn came_up(&mut self, version: Option<Version>) {
+        self.version = version.unwrap_or_default();
+    }
+
+    /// No supervisor of this binary has come up last.
+    pub fn is_new(&self, binary: &Binary) -> bool {
+        self.version != Version::of(binary)
+    }
+
+    pub fn upgrade_asked(&mut self, to: Version) {
+        self.upgrade = Some((to, false));
+    }
+
+    pub fn upgrade_answered(&mut self, done: bool) {
+        self.upgrade = self.upgrade.map(|(to, _)| (to, done));
+    }
+
+    /// Something has happened that an upgrade may give way to.
+    pub fn disturbed(&mut self) {
+        self.upgrade = None;
     }
 
     pub fn started(&mut self) {
@@ -276,6 +309,13 @@ impl Promises {
         }
         if let Some((number, asked)) = self.asked.first() {
             return Err(format!("a request ({asked:?} {}) is never answered", name(*number)));
+        }
+        let version = world.supervisor.as_ref().map(|supervisor| supervisor.version);
+        if version != Some(self.version) {
+            return Err(format!("the supervisor is {version:?}, and {:?} came up last", self.version));
+        }
+        if self.upgrade == Some((Version::Newer, true)) && self.version != Version::Newer {
+            return Err("an upgrade was accepted, and the supervisor is the old one".into());
         }
         let states = states(world);
         for number in 0..world.story.apps.len() {

@@ -35,9 +35,10 @@ pub fn stories() -> Vec<Chapter> {
         told("edited followers", 2, followers(), &[FAULTS, &[Asked, Edited, Restarted]]),
         told("silent helpers", 3, silent(), &[&[LeaderDies, Forks, Asked, SessionTold]]),
         told("given up", 3, given_up(), &[FAULTS, &[LeaderDies, Asked]]),
-        told("failing starts", 3, hooked(), &[FAULTS, &[StartFails, AnswersLate, Asked, SessionTold]]),
-        told("illness", 3, probed(), &[&[SupervisorKilled, Illness, AnswersLate, Asked]]),
-        told("staging", 3, staged(), &[FAULTS, &[SessionTold, DrainAsked, LeaderDies, Restarted]]),
+        told("failing starts", 3, hooked(), &[&[SupervisorKilled, StartFails, AnswersLate, Asked]]),
+        told("illness", 3, probed(), &[&[SupervisorKilled, Illness, Asked]]),
+        told("staging", 3, staged(), &[&[SupervisorKilled, GuardKilled, SessionTold, Restarted]]),
+        told("upgrades", 3, one(), &[FAULTS, &[Upgraded, SessionTold, LeaderDies]]),
         told("deaf", 3, deaf(), &[FAULTS, &[SessionTold, Asked, Forks]]),
     ]
 }
@@ -66,6 +67,8 @@ pub fn bugs() -> Vec<Chapter> {
         spoiled_with(&[Bug::AnswersOfAnyRun], 3, probed(), &[AnswersLate, Asked]),
         spoiled_with(&[Bug::SpawnFailureNotTold], 1, hooked(), &[StartFails]),
         spoiled_with(&[Bug::StagedNotSaved], 1, staged(), &[SupervisorKilled]),
+        spoiled(&[Bug::UpgradeForgotten], 2, &[Upgraded, SupervisorKilled]),
+        spoiled(&[Bug::HungBinaryNotKilled], 1, &[Upgraded]),
     ]
 }
 

@@ -11,7 +11,7 @@ use kasm_void::model::ledger::{Inherited, Line, VERSION};
 use kasm_void::model::loading::check::Checked;
 use kasm_void::model::signal::TERM;
 use kasm_void::model::supervisor::{
-    AppEffect, AppEvent, AppRequest, DrainCause, Effect, Input, Observed, ProbeKind, Supervisor, Timer,
+    AppEffect, AppEvent, AppRequest, DrainCause, Effect, Input, Leave, Observed, ProbeKind, Supervisor, Timer,
 };
 use kasm_void::model::tree::Pid;
 
@@ -19,11 +19,13 @@ use crate::hands::Hands;
 use crate::jobs::{Answer, Errand, Job};
 use crate::kernel::{KILL, Kernel, Program, name};
 use crate::promises::states;
+use crate::upgrading::Version;
 use crate::world::{Asked, Bug, Step, World};
 
 #[derive(Clone, Hash)]
 pub struct Supervising {
     pub pid: Pid,
+    pub version: Version,
     pub frozen: bool,
     /// Signals that it has not taken yet.
     pub signals: BTreeSet<i32>,
@@ -53,13 +55,13 @@ pub struct Looping {
     /// Messages to the guard that are said too late. See [`Bug::DrainToldLate`].
     late: Vec<ToGuard>,
     exit: Option<u8>,
-    leaves: bool,
+    leaves: Option<Leave>,
 }
 
 impl Looping {
     /// Nothing is taken in any more.
     fn has_ended(&self) -> bool {
-        self.exit.is_some() || self.leaves
+        self.exit.is_some() || self.leaves.is_some()
     }
 
     /// The run of this app.
@@ -97,8 +99,8 @@ pub struct Fuse {
 }
 
 impl Supervising {
-    pub fn new(pid: Pid) -> Supervising {
-        Supervising { pid, frozen: false, signals: BTreeSet::new(), looping: None }
+    pub fn new(pid: Pid, version: Version) -> Supervising {
+        Supervising { pid, version, frozen: false, signals: BTreeSet::new(), looping: None }
     }
 
     /// It takes requests.
@@ -177,6 +179,11 @@ impl World {
                 taken
             }
             Step::DrainAsked => self.turn(vec![Input::DrainAsked { code: 0, cause: DrainCause::Request }]),
+            Step::UpgradeAsked(version) => {
+                // A supervisor whose guard has just died becomes the guard instead.
+                self.guard.iter().for_each(|_| self.promises.upgrade_asked(*version));
+                self.turn(vec![Input::UpgradeAsked { ask: UPGRADE, binary: version.path() }])
+            }
             Step::Asked(number, asked) => {
                 self.promises.asked(*number, *asked);
                 let (id, app) = (ask_id(*number, *asked), name(*number));
@@ -189,13 +196,18 @@ impl World {
     pub fn supervisor_has_work(&self) -> bool {
         let Some(supervisor) = &self.supervisor else { return false };
         let Some(looping) = &supervisor.looping else {
-            return self.guard.is_none() || self.line.down.contains(&ToSupervisor::Go);
+            return supervisor.version != Version::Hangs && self.is_briefed();
         };
         looping.has_ended()
             || self.is_woken(looping)
             || looping.edits != self.disk.edits
             || !looping.answers.is_empty()
             || !supervisor.signals.is_empty()
+    }
+
+    /// It has what it needs to begin, or knows that it will not get that.
+    fn is_briefed(&self) -> bool {
+        self.guard.is_none() || self.line.down.contains(&ToSupervisor::Go)
     }
 
     fn is_woken(&self, looping: &Looping) -> bool {
@@ -243,7 +255,8 @@ impl World {
     /// Takes over what the guard hands over and what an earlier supervisor left, and takes the first turn.
     fn boot(&mut self) -> Result<(), Cut> {
         let Some(pid) = self.supervisor.as_ref().map(|supervisor| supervisor.pid) else { return Ok(()) };
-        let Some((hello, told)) = self.welcome() else {
+        let fails = self.supervisor.as_ref().is_some_and(|supervisor| supervisor.version == Version::Fails);
+        let Some((hello, told)) = self.welcome().filter(|_| !fails) else {
             self.supervisor_dies(1 << 8);
             return Ok(());
         };
@@ -275,12 +288,13 @@ impl World {
                 pending: Vec::new(),
                 late: Vec::new(),
                 exit: None,
-                leaves: false,
+                leaves: None,
             });
         }
         let checked = Box::new(self.checked());
         self.turn(vec![Input::Loaded { checked, ask: None }])?;
         self.looping()?.hands.taken_over();
+        self.promises.came_up(self.supervisor.as_ref().map(|supervisor| supervisor.version));
         self.say(ToGuard::Ready)
     }
 
@@ -438,6 +452,7 @@ impl World {
                 self.promises.may_stage()?;
                 self.looping()?.begin(AppId::WORKSPACE, Errand::Stage, 0);
             }
+            Effect::Answer(UPGRADE, outcome) => self.promises.upgrade_answered(outcome.done),
             Effect::Answer(id, outcome) => {
                 let (number, asked) = asked_by(id);
                 let seen = self.looping()?.edits == self.disk.edits;
@@ -452,7 +467,12 @@ impl World {
             Effect::DrainBegun(_) => self.promises.told(self.now),
             Effect::ArmBudget(after) => self.looping()?.budget = Some(self.now + after),
             Effect::Exit(code) => self.looping()?.exit = Some(code),
-            Effect::Leave(_) => self.looping()?.leaves = true,
+            Effect::Leave(leave) => {
+                if let Leave::ForUpgrade(path) = &leave {
+                    self.say(ToGuard::Upgrade(path.clone()))?;
+                }
+                self.looping()?.leaves = Some(leave);
+            }
             Effect::Applied { .. } | Effect::DrainHurried(_) => {}
         }
         Ok(())
@@ -463,8 +483,8 @@ impl World {
         let (kernel, looping) = self.parts()?;
         match effect {
             AppEffect::LookUp { run, by_marks, .. } => {
-                let event = looping.hands.look_up(kernel, id, run, by_marks);
-                inputs.push_back(Input::Happened(id, event));
+                let events = looping.hands.look_up(kernel, id, run, by_marks);
+                inputs.extend(events.into_iter().map(|event| Input::Happened(id, event)));
             }
             AppEffect::Spawn { run, app } => {
                 if self.spawn_fails {
@@ -564,12 +584,20 @@ impl World {
     /// any more.
     fn leave(&mut self) -> Result<(), Cut> {
         let looping = self.looping()?;
-        let (exit, leaves, deaths) = (looping.exit, looping.leaves, looping.deaths);
-        if leaves {
-            let Some(Supervising { pid, signals, .. }) = self.supervisor.take() else { return Ok(()) };
-            self.promises.supervisor_is_gone();
-            self.kernel.becomes_guard(pid);
-            return Ok(self.begin_to_guard(pid, Guard::resumed(deaths, Default::default()), signals)?);
+        let (exit, leaves, deaths) = (looping.exit, looping.leaves.take(), looping.deaths);
+        match leaves {
+            Some(Leave::ToBecomeGuard) => {
+                let Some(Supervising { pid, version, signals, .. }) = self.supervisor.take() else { return Ok(()) };
+                self.promises.supervisor_is_gone();
+                self.kernel.becomes_guard(pid);
+                let guard = Guard::resumed(deaths, Default::default());
+                return Ok(self.begin_to_guard((pid, version), guard, signals)?);
+            }
+            Some(Leave::ForUpgrade(_)) => {
+                self.supervisor_dies(0);
+                return Ok(());
+            }
+            None => {}
         }
         let Some(code) = exit else { return Ok(()) };
         self.disk.ledger = None;
@@ -609,6 +637,9 @@ impl World {
         }
     }
 }
+
+/// The request for an upgrade.
+const UPGRADE: u64 = 1000;
 
 fn ask_id(number: usize, asked: Asked) -> u64 {
     number as u64 * 3 + asked as u64

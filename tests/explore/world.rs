@@ -18,6 +18,7 @@ use crate::jobs::{Errand, Job};
 use crate::kernel::{KILL, Kernel, Program, leads};
 use crate::promises::Promises;
 use crate::supervising::{Fuse, Supervising};
+use crate::upgrading::Version;
 use crate::walk::Explored;
 
 /// What stays the same in one exploration.
@@ -51,6 +52,8 @@ pub enum Happening {
     DrainAsked,
     /// `start`, `stop` and `restart` of any app.
     Asked,
+    /// `kasm-void upgrade` to a good binary, or to one that does not come up.
+    Upgraded,
     /// A leader crashes, or exits with 0.
     LeaderDies,
     /// A leader falls ill, and gets well: its probes fail and pass.
@@ -90,6 +93,10 @@ pub enum Bug {
     SpawnFailureNotTold,
     /// It is not saved that the session is staged.
     StagedNotSaved,
+    /// Only the first supervisor after an upgrade is started from the new binary.
+    UpgradeForgotten,
+    /// A new binary that does not come up is waited for.
+    HungBinaryNotKilled,
 }
 
 #[derive(Debug, Clone, Hash)]
@@ -116,6 +123,9 @@ pub enum Step {
     SupervisorTold,
     DrainAsked,
     Asked(usize, Asked),
+    UpgradeAsked(Version),
+    /// Somebody kills a supervisor that hangs, because no guard does.
+    HungIsKilled,
     LeaderDies(Pid, i32),
     Forks(Pid, bool),
     Edited(usize),
@@ -233,6 +243,9 @@ impl World {
         if frozen {
             steps.push(Step::Thaws);
         }
+        if self.guard.is_none() && self.supervisor.as_ref().is_some_and(|it| it.version == Version::Hangs) {
+            steps.push(Step::HungIsKilled);
+        }
         if self.guard.is_none() && self.supervisor.is_none() && self.exit.is_none() {
             steps.push(Step::RunAgain);
         }
@@ -295,7 +308,10 @@ impl World {
                     }
                 }
             }
-            Happening::DrainAsked | Happening::Asked => {}
+            Happening::Upgraded if looping => {
+                Version::OTHERS.into_iter().for_each(|version| self.push_with_cuts(Step::UpgradeAsked(version), steps));
+            }
+            Happening::DrainAsked | Happening::Asked | Happening::Upgraded => {}
             Happening::LeaderDies => {
                 steps.extend(self.leaders().flat_map(|pid| [0, 11].map(|status| Step::LeaderDies(pid, status))));
             }
@@ -351,6 +367,9 @@ impl World {
         if matches!(whole, Step::SessionTold | Step::SupervisorTold | Step::DrainAsked) {
             self.promises.end_asked();
         }
+        if cost(step) > 0 && !matches!(step, Step::UpgradeAsked(_)) {
+            self.promises.disturbed();
+        }
         match step {
             Step::GuardActs => self.guard_acts()?,
             Step::SupervisorActs
@@ -359,6 +378,7 @@ impl World {
             | Step::JobEndsLate(_)
             | Step::SpawnFails(_)
             | Step::DrainAsked
+            | Step::UpgradeAsked(_)
             | Step::Asked(..) => self.supervisor_steps(step)?,
             Step::FallsIll(pid) => self.kernel.falls_ill(*pid),
             Step::GetsWell(pid) => self.kernel.gets_well(*pid),
@@ -367,7 +387,7 @@ impl World {
             Step::Thaws => self.supervisor.iter_mut().for_each(|supervisor| supervisor.frozen = false),
             Step::RunAgain => self.run()?,
             Step::KilledWhile(step, at) => self.killed_while(step, *at)?,
-            Step::SupervisorKilled => self.supervisor_dies(KILL),
+            Step::SupervisorKilled | Step::HungIsKilled => self.supervisor_dies(KILL),
             Step::SupervisorFrozen => self.supervisor.iter_mut().for_each(|supervisor| supervisor.frozen = true),
             Step::GuardKilled => self.guard_dies(),
             Step::SessionTold => self.guard.iter_mut().for_each(|guarding| guarding.signals.extend([TERM])),
@@ -422,6 +442,7 @@ fn cost(step: &Step) -> usize {
         | Step::Obeys(_)
         | Step::TimePasses
         | Step::Thaws
+        | Step::HungIsKilled
         | Step::RunAgain => 0,
         Step::KilledWhile(step, _) => 1 + cost(step),
         _ => 1,

@@ -7,27 +7,17 @@ use super::{Processes, Role};
 use crate::host::marks;
 use crate::host::proc::{self, Pid, Process};
 use crate::model::app::{App, AppId};
-use crate::model::exit::{Exit, ExitRecord};
+use crate::model::exit::ExitRecord;
 use crate::model::ledger::Leader;
+use crate::model::machine::{EndedAs, Found};
 use crate::model::manifest::matches::Matcher;
 use crate::model::tree::{Listeners, Owner, Wanted};
 
-/// The result of a look-up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
-    /// The leader is alive, and is now watched.
-    Leader(Pid),
-    /// The leader of an earlier supervisor has exited. With its peak memory in bytes, if known.
-    Ended(Exit, Option<u64>),
-    /// There is no leader, but part of the tree is alive.
-    Remains,
-    Nothing,
-}
-
 impl Processes {
     /// Looks for the app's live leader, if we did not start it ourselves. With `by_marks`, also finds what an earlier
-    /// supervisor started. Watches what it finds.
-    pub fn look_up(&mut self, id: AppId, run: u64, app: &App, by_marks: bool) -> Found {
+    /// supervisor started. Watches what it finds. Also returns how the leader that an earlier supervisor has recorded
+    /// ended, if it is gone and that is known.
+    pub fn look_up(&mut self, id: AppId, run: u64, app: &App, by_marks: bool) -> (Found, Option<EndedAs>) {
         if by_marks {
             self.sight.scattered.insert(id);
         }
@@ -39,17 +29,11 @@ impl Processes {
             && let Some(process) = proc::process(left.pid).filter(|process| process.started == left.started)
             && self.watch(process, id, Some(Led { run, clues: SpawnClues::of(app) }))
         {
-            return Found::Leader(left.pid);
+            return (Found::Leader(left.pid), None);
         }
         let found = self.look_around(id, run, app, by_marks);
-        let gone = left.filter(|_| !matches!(found, Found::Leader(_)));
-        match gone.and_then(|left| ended.or_else(|| self.end_of(left))) {
-            Some(ended) => {
-                let (exit, peak) = self.exit_of_inherited(ended, SpawnClues::of(app));
-                Found::Ended(exit, peak)
-            }
-            None => found,
-        }
+        let ended = ended.or_else(|| left.and_then(|left| self.end_of(left)));
+        (found, ended.map(|ended| self.exit_of_inherited(ended, SpawnClues::of(app))))
     }
 
     /// How a process that is gone exited, if that was recorded or reported.

@@ -39,6 +39,9 @@ pub enum AppEvent {
     HooksDone { run: u64 },
     /// A step before the start has failed.
     HookFailed { run: u64, why: String },
+    /// The leader that an earlier supervisor has recorded ended like this, and the app was started again since. `Found`
+    /// follows.
+    EndedBefore { run: u64, exit: Exit, peak: Option<u64> },
     /// The look-up found the app alive. Its exit will be reported from now on.
     Found { run: u64, pid: Pid },
     /// The look-up found no live process of the app.
@@ -85,6 +88,7 @@ impl AppEvent {
             | AppEvent::Found { run, .. }
             | AppEvent::NotFound { run }
             | AppEvent::Remains { run }
+            | AppEvent::EndedBefore { run, .. }
             | AppEvent::Spawned { run, .. }
             | AppEvent::SpawnFailed { run, .. }
             | AppEvent::ProbePassed { run }

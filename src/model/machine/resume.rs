@@ -10,6 +10,7 @@ use super::parts::{Pid, RunEnd, Then};
 use super::saved::{SavedApp, SavedState};
 use super::{Machine, State};
 use crate::model::exit::Exit;
+use crate::model::manifest::restart::Decision;
 use crate::model::plan::{self, Change};
 
 impl Machine {
@@ -65,6 +66,13 @@ impl Machine {
                 self.restarts += 1;
                 self.alive(pid, true, cx)
             }
+        }
+    }
+
+    /// The saved leader has ended, and a supervisor that died before it could save that has started the app again.
+    pub(super) fn ended_before(&mut self, saved: &SavedState, exit: Exit, peak: Option<u64>, cx: &mut Context<'_>) {
+        if let Ok(end) = end_of(saved, exit, peak, cx.now) {
+            self.record(&end, Some(Decision::AtOnce), cx);
         }
     }
 

@@ -89,6 +89,7 @@ fn events(run: u64, app: &Arc<App>) -> Vec<(&'static str, AppEvent)> {
         ("Found", AppEvent::Found { run, pid: 77 }),
         ("NotFound", AppEvent::NotFound { run }),
         ("Remains", AppEvent::Remains { run }),
+        ("EndedBefore", AppEvent::EndedBefore { run, exit: Exit::Signal(9), peak: None }),
         ("Spawned", AppEvent::Spawned { run, pid: 78 }),
         ("SpawnFailed", AppEvent::SpawnFailed { run, why: why() }),
         ("ProbePassed", AppEvent::ProbePassed { run }),
@@ -527,6 +528,17 @@ fn an_app_that_died_unwatched_is_restarted_by_its_policy() {
     let (machine, _) = succession(SavedState::Up { pid: 70, since }, &ended);
     assert_eq!((row(machine.state()).as_str(), machine.restarts), ("Starting: Spawning", 5));
     assert_eq!(machine.last_exit, Some(exit));
+}
+
+#[test]
+fn how_a_run_ended_is_known_though_the_next_one_was_never_saved() {
+    let up = SavedState::Up { pid: 70, since: Some(Duration::ZERO) };
+    let found = Found::Leader(71).events(7, Some((Exit::Code(3), None)));
+    let (machine, effects) = succession(up, &found);
+    assert_eq!((machine.state().pid(), machine.last_exit.clone()), (Some(71), Some(Exit::Code(3))));
+    let told =
+        |effect: &AppEffect| matches!(effect, AppEffect::Report(Report::Crashed { end, .. }) if end.pid == Some(70));
+    assert!(effects.iter().any(told), "{effects:?}");
 }
 
 #[test]

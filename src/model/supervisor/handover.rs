@@ -8,7 +8,7 @@ const UNGUARDED: &str =
     "the guard has died while the session is ending: if the supervisor dies too, nothing restarts it";
 
 /// Why this process ends without stopping the apps.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Leave {
     /// The guard starts the next supervisor from the binary at this path.
     ForUpgrade(String),
