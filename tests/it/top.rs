@@ -62,9 +62,9 @@ impl Pty {
         self.emulator().screen().contents()
     }
 
-    /// Whether these words were on the screen at any time.
-    fn ever_showed(&self, words: &str) -> bool {
-        String::from_utf8_lossy(&fs::read(&self.recorded).unwrap_or_default()).contains(words)
+    /// How often these words were written to the terminal.
+    fn times_drawn(&self, words: &str) -> usize {
+        String::from_utf8_lossy(&fs::read(&self.recorded).unwrap_or_default()).matches(words).count()
     }
 
     /// Waits until the screen satisfies `is`.
@@ -113,7 +113,7 @@ fn an_operator_sees_an_app_die_and_come_back_and_restarts_it() {
     pty.shows("both apps and the output of the first", |screen| {
         screen.contains("2 running") && screen.contains(&format!("hello from {first}"))
     });
-    assert!(!pty.ever_showed("no apps yet"), "there were two from the beginning");
+    assert_eq!(pty.times_drawn("no apps yet"), 0, "there were two from the beginning");
     crate::harness::kill(first);
     let second = session.next_pid("one", first);
     pty.shows("the next run", |screen| {
@@ -167,6 +167,28 @@ fn a_signal_leaves_the_terminal_as_it_was() {
         pty.given_back(code);
         fs::remove_file(session.data().join("top.pid")).expect("a file to remove");
     }
+}
+
+#[test]
+fn a_suspended_view_comes_back_and_is_drawn_again_when_asked() {
+    let session = two_apps();
+    let top = format!("{} top", binary().display());
+    let commands = format!(
+        "bash -c 'set -m; {top}; echo \"stopped with $?\"; fg; echo \"ended with $?\"; stty -a | grep -ow -e -*icanon -e -*echo | tr \"\\n\" \" \"'"
+    );
+    let mut pty = Pty::start(&session, &commands, (24, 80));
+    pty.shows("both apps", |screen| screen.contains("2 running"));
+    let draws = |pty: &Pty| pty.times_drawn("2 running");
+    let before = draws(&pty);
+    pty.press("\u{c}"); // Ctrl-L
+    until("it is drawn again", || (draws(&pty) > before).then_some(()));
+    let before = draws(&pty);
+    pty.press("\u{1a}"); // Ctrl-Z
+    until("it is drawn again after `fg`", || (draws(&pty) > before).then_some(()));
+    pty.shows("both apps again", |screen| screen.contains("2 running"));
+    assert!(pty.times_drawn("stopped with 148") == 1, "the shell has not seen it stop: {}", pty.screen());
+    pty.press("q");
+    pty.given_back(0);
 }
 
 #[test]

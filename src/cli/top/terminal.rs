@@ -45,13 +45,15 @@ impl LiveTerminal {
         self.terminal.draw(|frame| draw(screen, self.abilities, frame)).map(drop)
     }
 
+    /// Clears the screen. The next draw draws everything in this size.
     pub fn resize(&mut self, (columns, rows): (u16, u16)) -> io::Result<()> {
         self.terminal.resize(Rect::new(0, 0, columns, rows))
     }
 
     /// Draws everything at the next draw, whatever is on the screen.
     pub fn forget(&mut self) -> io::Result<()> {
-        self.terminal.clear()
+        // `Terminal::clear` would ask the terminal where its cursor is, and the thread that reads the keys takes the answer.
+        self.resize(size())
     }
 
     /// Gives the terminal back and stops this process, as Ctrl-Z does. [`LiveTerminal::retake`] undoes it.
@@ -64,7 +66,6 @@ impl LiveTerminal {
     /// Takes the terminal over again after the process was stopped and continued.
     pub fn retake(&mut self) -> io::Result<()> {
         enter()?;
-        self.resize(size())?;
         self.forget()
     }
 }
