@@ -54,6 +54,7 @@ use report::Reports;
 use startup::Welcome;
 use state::{Folder, Ledger};
 use timers::Timers;
+use watch::Watch;
 
 pub use manifests::Environment;
 pub use offline::{check, plan};
@@ -161,10 +162,10 @@ impl Daemon {
         let mut signals = Signals::new()?;
         let watched = sys::async_fd(self.processes.wakes()?, Interest::READABLE)?;
         let guard = self.processes.guard_wakes()?.map(|fd| sys::async_fd(fd, Interest::READABLE)).transpose()?;
-        let mut watch = watch::start(self.manifests.folders.clone());
+        let mut watch = Some(watch::start(self.manifests.folders.clone()));
         let folder = self.folder.wakes()?.map(|fd| sys::async_fd(fd, Interest::READABLE)).transpose()?;
         self.begin();
-        watch.also(self.manifests.env_files());
+        self.tend_watch(&mut watch);
         self.serve_metrics(&mut inbox).await;
         while self.ending.exit.is_none() && self.ending.leaves.is_none() {
             let next = self.next_moment();
@@ -182,15 +183,15 @@ impl Daemon {
                 Some(input) = inbox.inputs.recv() => self.inputs.push_back(input),
                 Some((loaded, purpose)) = inbox.readings.recv() => self.take_reading(loaded, purpose),
                 Some(ask) = inbox.asks.recv() => self.take_ask(ask),
-                () = watch.changed() => self.manifests.read(Purpose::Apply(None)),
+                () = changed(watch.as_mut()) => self.manifests.read(Purpose::Apply(None)),
                 _ = signals.reload.recv() => self.manifests.read(Purpose::Apply(None)),
                 _ = signals.terminate.recv() => self.inputs.push_back(Input::EndSignalled("SIGTERM")),
                 _ = signals.interrupt.recv() => self.inputs.push_back(Input::EndSignalled("SIGINT")),
                 _ = signals.quit.recv() => self.inputs.push_back(Input::EndSignalled("SIGQUIT")),
             }
             self.turn();
-            watch.also(self.manifests.env_files());
             self.tend_folder(&mut inbox);
+            self.tend_watch(&mut watch);
         }
         let code = self.ending.exit.unwrap_or(0);
         if self.ending.leaves.is_none() {
@@ -203,8 +204,22 @@ impl Daemon {
             server.close(Duration::from_millis(500)).await;
         }
         self.logs.flush(Duration::from_secs(1)).await;
-        self.ending.signal = signals.left().await;
+        if self.ending.leaves.is_some() {
+            self.ending.signal = signals.left().await;
+        }
         Ok(code)
+    }
+
+    /// Watches the files that the manifests name, and ends the watches when a drain has begun. The kernel takes some
+    /// milliseconds to remove a watch; while apps end, nobody waits for that.
+    fn tend_watch(&mut self, watch: &mut Option<Watch>) {
+        let Some(watching) = watch else { return };
+        if self.supervisor.session().draining.is_some() {
+            *watch = None;
+            self.folder.unwatch();
+        } else {
+            watching.also(self.manifests.env_files());
+        }
     }
 
     async fn serve_metrics(&self, inbox: &mut Inbox) {
@@ -359,6 +374,13 @@ fn clock() -> Duration {
 async fn readable(fd: Option<&AsyncFd<OwnedFd>>) -> std::io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
     match fd {
         Some(fd) => fd.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn changed(watch: Option<&mut Watch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
         None => std::future::pending().await,
     }
 }

@@ -23,6 +23,10 @@ pub struct Folder {
     lock: OwnedFd,
     /// `None` if the kernel has no inotify instance left.
     watch: Option<OwnedFd>,
+    /// The watch in `watch`, as the kernel numbers it. `None` while it cannot be set, and once the session ends.
+    watched: Option<i32>,
+    /// The session ends: see [`Folder::unwatch`].
+    unwatched: bool,
     /// When to look at the folder next.
     look: Option<Instant>,
     /// How often it was restored.
@@ -43,7 +47,16 @@ impl Folder {
     /// The folder at `path`, whose lock is held.
     pub fn new(path: &Path, lock: OwnedFd) -> Folder {
         let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
-        let mut folder = Folder { path: path.into(), lock, watch, look: None, restored: 0, trouble: None };
+        let mut folder = Folder {
+            path: path.into(),
+            lock,
+            watch,
+            watched: None,
+            unwatched: false,
+            look: None,
+            restored: 0,
+            trouble: None,
+        };
         folder.watch_again();
         folder
     }
@@ -93,6 +106,16 @@ impl Folder {
         self.look = Some(from_now(SETTLE));
     }
 
+    /// Looks every few seconds from now on, instead of watching. For a session that ends: the kernel needs some
+    /// milliseconds after a watch is removed, and an exit with a watch waits for them.
+    pub fn unwatch(&mut self) {
+        self.unwatched = true;
+        if let (Some(watch), Some(watched)) = (&self.watch, self.watched.take()) {
+            let _ = inotify::remove_watch(watch, watched); // the kernel has removed it if the folder is gone
+        }
+        self.look.get_or_insert_with(|| from_now(AGAIN));
+    }
+
     /// When to call [`Folder::look_if_due`].
     pub fn next(&self) -> Option<Instant> {
         self.look
@@ -103,7 +126,7 @@ impl Folder {
         self.look.take_if(|look| *look <= now)?;
         let restored = self.restore(true);
         self.watch_again();
-        if self.trouble.is_some() || self.watch.is_none() {
+        if self.trouble.is_some() || self.watched.is_none() {
             self.look = Some(from_now(AGAIN));
         }
         restored
@@ -149,12 +172,9 @@ impl Folder {
     fn watch_again(&mut self) {
         let what = WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ATTRIB;
         let what = what | WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::ONLYDIR;
-        if let Some(watch) = &self.watch
-            && inotify::add_watch(watch, &self.path, what).is_err()
-        {
-            self.look.get_or_insert_with(|| from_now(AGAIN));
-        }
-        if self.watch.is_none() {
+        let watch = self.watch.as_ref().filter(|_| !self.unwatched);
+        self.watched = watch.and_then(|watch| inotify::add_watch(watch, &self.path, what).ok());
+        if self.watched.is_none() {
             self.look.get_or_insert_with(|| from_now(AGAIN));
         }
     }
@@ -201,6 +221,16 @@ mod tests {
         assert_eq!(folder.restored(), 1);
         assert_eq!(look(&mut folder), Some(Restored::default()));
         assert_eq!(folder.restored(), 1, "nothing was changed");
+    }
+
+    #[test]
+    fn without_a_watch_it_is_looked_at_again_and_again() {
+        let (_root, path, mut folder) = folder();
+        assert_eq!(folder.next(), None);
+        folder.unwatch();
+        fs::remove_dir_all(&path).unwrap();
+        assert_eq!(folder.look_if_due(from_now(AGAIN)), Some(Restored { lock: true, socket: true }));
+        assert!(folder.next().is_some());
     }
 
     #[test]
