@@ -37,6 +37,7 @@ use crate::host::journal::{self, Journal};
 use crate::host::layout;
 use crate::host::link::Link;
 use crate::host::load::Loaded;
+use crate::host::marks;
 use crate::host::privacy::{self, OomScore};
 use crate::host::{proc, sys};
 use crate::http::Server;
@@ -76,8 +77,7 @@ pub struct RunOptions {
 pub fn run(options: RunOptions, line: Link) -> anyhow::Result<ExitCode> {
     let oom_score = OomScore::open().ok();
     privacy::hide();
-    // The program was executed as /proc/self/exe; without this, its name would be `exe`.
-    let _ = rustix::thread::set_name(c"kasm-void");
+    let _ = rustix::thread::set_name(marks::SUPERVISOR_NAME); // cannot fail: it is short, and the thread is our own
     let (welcome, lock) = Welcome::hear(line)?;
     let state = layout::resolved(&options.state);
     sys::share_one_heap();

@@ -20,7 +20,7 @@ use crate::host::handover::Handover;
 use crate::host::layout::{self, StateFolder};
 use crate::host::link::{GUARD, Heard, Link};
 use crate::host::proc::{self, Process};
-use crate::host::{privacy, signals, sys};
+use crate::host::{marks, privacy, signals, sys};
 use crate::model::guard::{Binary, ChildExit, Guard, GuardEffect, GuardInput, ToGuard, ToSupervisor};
 
 /// The guard's own binary, even when its file has been replaced or deleted.
@@ -36,7 +36,7 @@ pub fn run(
     inherited: Option<Handover>,
 ) -> anyhow::Result<ExitCode> {
     privacy::hide();
-    let _ = rustix::thread::set_name(c"kasm-void"); // after an exec of /proc/self/exe the name would be `exe`
+    let _ = rustix::thread::set_name(marks::GUARD_NAME); // cannot fail: it is short, and the thread is our own
     // The name of a killed guard is free again. If another process has taken it by now, that process does not hold
     // the lock, so continue without the name.
     let mut name = inherited.as_ref().and_then(|_| layout::take_name(&layout::resolved(state)).ok().flatten());
@@ -282,8 +282,7 @@ impl Shell {
 
     /// Signals every process of the session.
     fn signal_all(&self, signals: &[i32]) {
-        signals::send_to_descendants(signals, &self.others);
-        signals::send_to_marked(signals, &self.folder);
+        signals::send_to_session(signals, &self.others, &self.folder);
     }
 
     fn signal_supervisor(&self, signal: i32) {

@@ -16,6 +16,7 @@ mod sight;
 mod spawner;
 mod watcher;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -68,8 +69,17 @@ pub struct Processes {
 
 /// The role of a child.
 enum Role {
-    Leader { app: AppId, run: u64, clues: SpawnClues },
-    Hook { app: AppId, done: oneshot::Sender<Exit> },
+    /// `started` is its start time, once somebody has asked for it.
+    Leader {
+        app: AppId,
+        run: u64,
+        clues: SpawnClues,
+        started: Cell<Option<u64>>,
+    },
+    Hook {
+        app: AppId,
+        done: oneshot::Sender<Exit>,
+    },
 }
 
 impl Processes {
@@ -84,7 +94,6 @@ impl Processes {
         sessions: BTreeMap<String, (Pid, u64)>,
     ) -> io::Result<Self> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        half_born::wait();
         let own = rustix::process::getpid().as_raw_nonzero().get();
         let lineage = Lineage::new(proc::place(state), vec![own, guard.pid]);
         let out_of_memory = OutOfMemory::new();
@@ -102,6 +111,11 @@ impl Processes {
             out_of_memory,
             happened: VecDeque::new(),
         })
+    }
+
+    /// Waits until no half-started app is left, and sees what runs. Call this right before the first turn.
+    pub fn first_look(&mut self) {
+        self.sight.first = Some(half_born::wait());
     }
 
     /// A descriptor that is readable when a watched process has ended. Then call [`Processes::watched_ended`].
@@ -163,6 +177,7 @@ impl Processes {
 
     /// Call this when all manifests are applied. Apps of an earlier supervisor are not looked up after this.
     pub fn taken_over(&mut self) {
+        self.sight.first = None;
         if let Some(guard) = &mut self.guard {
             guard.all_looked_for();
         }
@@ -177,10 +192,20 @@ impl Processes {
     /// The pid and start time of a leader that is alive, or that was inherited and has not been looked for.
     pub fn leader(&self, pid: Pid) -> Option<(Pid, u64)> {
         let watched = self.watcher.get(pid).map(|watched| watched.process.started);
+        let child = || self.start_of_child(pid);
         let alive = || proc::process(pid).map(|process| process.started);
         let inherited = || self.inherited.values().find(|leader| leader.pid == pid).map(|leader| leader.started);
-        let started = watched.or_else(inherited).or_else(alive)?;
+        let started = watched.or_else(child).or_else(inherited).or_else(alive)?;
         Some((pid, started))
+    }
+
+    /// A child keeps its pid until it is collected, so its start time is read only once.
+    fn start_of_child(&self, pid: Pid) -> Option<u64> {
+        let Some(Role::Leader { started, .. }) = self.children.get(&pid) else { return None };
+        if started.get().is_none() {
+            started.set(proc::process(pid).map(|process| process.started));
+        }
+        started.get()
     }
 
     /// The next event that has happened, oldest first. `None` if there is none.
@@ -197,7 +222,7 @@ impl Processes {
     pub fn spawn(&mut self, id: AppId, run: u64, app: &App, output: BorrowedFd<'_>) -> Result<Pid, String> {
         let program = Program { app, run, argv: &app.program.argv, hook: false, output };
         let pid = self.spawner.start(&program, self.sight.lineage.place())?;
-        self.children.insert(pid, Role::Leader { app: id, run, clues: SpawnClues::of(app) });
+        self.children.insert(pid, Role::Leader { app: id, run, clues: SpawnClues::of(app), started: Cell::default() });
         self.sight.lineage.started(pid, Owner::App(id));
         Ok(pid)
     }

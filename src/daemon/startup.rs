@@ -162,6 +162,7 @@ impl Daemon {
         let gone = self.manifests.recall(&loaded, self.supervisor.inherited_names());
         self.supervisor.last_known(gone);
         self.take_reading(loaded, Purpose::Apply(None));
+        self.processes.first_look();
         self.turn();
         self.processes.taken_over();
         self.processes.tell_guard(&ToGuard::Ready, None);

@@ -1,6 +1,8 @@
 //! The variables that mark the environment of what we start, so that its app can be recognised later. Owns their names
 //! and format; `model::tree` defines their meaning.
 
+use std::ffi::CStr;
+
 use super::proc::{self, Pid};
 use crate::model::tree::{Marks, Place};
 
@@ -19,6 +21,11 @@ pub const GUARD: &str = "KASM_VOID_GUARD";
 
 /// Variables that an app must not inherit from us.
 pub const ALL: [&str; 6] = [APP, STATE, PLACE, LEADER, HOOK, GUARD];
+
+/// The name of a guard in the process table, whatever it was executed as.
+pub const GUARD_NAME: &CStr = c"kasm-void";
+/// The name of a supervisor. Nothing else has it but the children of a supervisor, until they have called exec.
+pub const SUPERVISOR_NAME: &CStr = c"kasm-supervisor";
 
 /// `NAME=value` for a process of this app in this run. The child itself adds [`LEADER`].
 pub fn entries(app: &str, run: u64, hook: bool, place: &Place) -> Vec<String> {

@@ -13,28 +13,57 @@ use std::path::PathBuf;
 
 pub use environment::{environment, variable};
 pub use memory::{age, cpu, oom_score_adj, out_of_memory_file, out_of_memory_kills, resident, share};
-use read::{bytes, text, with_spare};
 pub use read::{keep_spare, misses};
+use read::{stat, text, whole, with_spare};
 
 pub use crate::model::tree::{Pid, Process};
 use crate::model::tree::{Place, Table};
 
 /// All processes that `/proc` shows, of every user, oldest first, without kernel threads.
 pub fn table() -> Table {
+    table_with(|_, _| {})
+}
+
+/// Like [`table`]. `each` is also told the name of each process: of its program, or what it has called itself.
+pub fn table_with(mut each: impl FnMut(&Process, &str)) -> Table {
     let before = misses();
     let Ok(folder) = with_spare(|| fs::read_dir("/proc")) else { return Table::default() };
     // Close the folder before reading the first process: each read needs the descriptor that it frees.
-    let pids: Vec<Pid> = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    let mut pids: Vec<Pid> = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     keep_spare();
-    let mut processes: Vec<Process> = pids.into_iter().filter_map(process).collect();
+    // Read after the folder: a pid that is a kernel thread's now was not another process's then, or that one is gone.
+    let threads = kernel_threads();
+    pids.retain(|pid| !threads.contains(pid));
+    let mut processes: Vec<Process> = Vec::with_capacity(pids.len());
+    for stat in pids.into_iter().filter_map(stat) {
+        if let Some((process, name)) = parsed(&stat) {
+            each(&process, name);
+            processes.push(process);
+        }
+    }
     processes.sort_by_key(|process| (process.started, process.pid));
     Table { processes, complete: misses() == before }
 }
 
+/// The kernel's threads, if the kernel lists them. A machine has more of them than processes, so reading each of them
+/// would be most of the work of a look. A container sees none.
+fn kernel_threads() -> HashSet<Pid> {
+    const THEIR_PARENT: Pid = 2;
+    let is_theirs = stat(THEIR_PARENT).is_some_and(|stat| flags(&stat).is_some_and(|flags| flags & KERNEL_THREAD != 0));
+    let threads = is_theirs.then(|| children(THEIR_PARENT)).flatten().unwrap_or_default();
+    threads.into_iter().collect()
+}
+
 /// One process. `None` if it does not exist or is a kernel thread.
 pub fn process(pid: Pid) -> Option<Process> {
-    let stat = text(&format!("/proc/{pid}/stat"))?;
+    Some(parsed(&stat(pid)?)?.0)
+}
+
+/// A process and its name, from its `stat`. `None` if it is a kernel thread.
+fn parsed(stat: &str) -> Option<(Process, &str)> {
     // The name is in parentheses and may contain any character, including parentheses.
+    let (pid, name) = stat[..stat.rfind(')')?].split_once(" (")?;
+    let pid = pid.parse().ok()?;
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
@@ -48,16 +77,17 @@ pub fn process(pid: Pid) -> Option<Process> {
     }
     // If only the first thread has ended, the process lives on in the others.
     let zombie = matches!(state, "Z" | "X") && threads <= 1;
-    Some(Process { pid, parent, session, group, started, zombie, signallable: signallable(pid) })
+    Some((Process { pid, parent, session, group, started, zombie, signallable: signallable(pid) }, name))
 }
 
 /// Whether a process has ended or is ending. If so, its memory is gone, and its environment with it.
 pub fn is_ending(pid: Pid) -> bool {
-    let flags = text(&format!("/proc/{pid}/stat")).and_then(|stat| {
-        let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
-        fields.nth(6)?.parse::<u32>().ok()
-    });
-    flags.is_none_or(|flags| flags & EXITING != 0)
+    stat(pid).and_then(|stat| flags(&stat)).is_none_or(|flags| flags & EXITING != 0)
+}
+
+/// The kernel's flags of a process, from its `stat`.
+fn flags(stat: &str) -> Option<u32> {
+    stat[stat.rfind(')')? + 1..].split_ascii_whitespace().nth(6)?.parse().ok()
 }
 
 fn signallable(pid: Pid) -> bool {
@@ -77,7 +107,7 @@ pub fn lives(pid: Pid, started: u64) -> bool {
 
 /// Describes a process for people, and says what keeps it from ending. `None` if it has ended.
 pub fn in_words(pid: Pid) -> Option<String> {
-    let stat = text(&format!("/proc/{pid}/stat"))?;
+    let stat = stat(pid)?;
     let (before, after) = stat.rsplit_once(')')?;
     let (_, name) = before.split_once('(')?;
     let state = after.split_ascii_whitespace().next()?;
@@ -137,14 +167,14 @@ const KERNEL_THREAD: u32 = 0x0020_0000;
 
 /// The arguments, joined by single spaces. Empty for kernel threads, zombies and processes that are gone.
 pub fn command_line(pid: Pid) -> String {
-    let bytes = bytes(&format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let bytes = whole(&format!("/proc/{pid}/cmdline"), 2048).unwrap_or_default();
     let words = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
     String::from_utf8_lossy(words).replace('\0', " ")
 }
 
 /// The arguments. Empty for kernel threads, zombies, processes that are gone, and in the middle of `execve`.
 pub fn arguments(pid: Pid) -> Vec<String> {
-    let bytes = bytes(&format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let bytes = whole(&format!("/proc/{pid}/cmdline"), 2048).unwrap_or_default();
     if bytes.ends_with(b"\0") { words(&bytes) } else { Vec::new() }
 }
 
@@ -182,7 +212,7 @@ pub fn open_files(pid: Pid) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Our direct children, including those we inherited as subreaper. `None` if the kernel does not list them (it was
+/// The direct children of a process, including those it inherited as subreaper. `None` if the kernel does not list them (it was
 /// built without CONFIG_PROC_CHILDREN).
 pub fn children(main_thread: Pid) -> Option<Vec<Pid>> {
     let text = text(&format!("/proc/{main_thread}/task/{main_thread}/children"))?;

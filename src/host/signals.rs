@@ -19,29 +19,39 @@ pub fn send(pid: i32, signal: i32) {
 /// Signals all our descendants, except `spared` and their descendants. We are a subreaper: a process that loses its
 /// parent becomes our child, so none escapes.
 pub fn send_to_descendants(signals: &[i32], spared: &[Process]) {
+    send_to_all(descendants(&proc::table().processes, spared), signals);
+}
+
+/// Like [`send_to_descendants`]. Also signals every process that carries the marks of a session on this state folder, and
+/// what descends from it and may have hidden its marks. Those whose guard and supervisor were killed descend from init.
+pub fn send_to_session(signals: &[i32], spared: &[Process], state: &Path) {
     let table = proc::table().processes;
+    let mut session = descendants(&table, spared);
+    let place = proc::place(state);
     let own = std::process::id() as i32;
-    let same = |process: &&Process| table.iter().any(|now| (now.pid, now.started) == (process.pid, process.started));
-    let spared = spared.iter().filter(same).map(|process| process.pid);
-    let spared: HashSet<i32> = proc::with_descendants(&table, spared);
-    for pid in proc::with_descendants(&table, [own]) {
-        if pid != own && !spared.contains(&pid) {
-            signals.iter().for_each(|signal| send(pid, *signal));
-        }
+    let others =
+        table.iter().filter(|process| process.pid != own && !process.zombie && !session.contains(&process.pid));
+    let marked = others.map(|process| process.pid).filter(|pid| place.owns(&marks::of(*pid)));
+    let marked = proc::with_descendants(&table, marked.collect::<Vec<_>>());
+    session.extend(marked.into_iter().filter(|pid| *pid != own));
+    send_to_all(session, signals);
+}
+
+fn send_to_all(pids: HashSet<i32>, signals: &[i32]) {
+    for pid in pids {
+        signals.iter().for_each(|signal| send(pid, *signal));
     }
 }
 
-/// Sends these signals to every process that carries the marks of a session on this state folder, and to what descends
-/// from it and may have hidden its marks. Those whose guard and supervisor were killed descend from init.
-pub fn send_to_marked(signals: &[i32], state: &Path) {
-    let place = proc::place(state);
+/// All our descendants, except `spared` and their descendants.
+fn descendants(table: &[Process], spared: &[Process]) -> HashSet<i32> {
     let own = std::process::id() as i32;
-    let table = proc::table().processes;
-    let others = table.iter().filter(|process| process.pid != own && !process.zombie);
-    let marked = others.filter(|process| place.owns(&marks::of(process.pid))).map(|process| process.pid);
-    for pid in proc::with_descendants(&table, marked.collect::<Vec<_>>()).into_iter().filter(|pid| *pid != own) {
-        signals.iter().for_each(|signal| send(pid, *signal));
-    }
+    let same = |process: &&Process| table.iter().any(|now| (now.pid, now.started) == (process.pid, process.started));
+    let spared = spared.iter().filter(same).map(|process| process.pid);
+    let spared: HashSet<i32> = proc::with_descendants(table, spared);
+    let mut all = proc::with_descendants(table, [own]);
+    all.retain(|pid| *pid != own && !spared.contains(pid));
+    all
 }
 
 /// Whether the process has a handler for this signal.

@@ -525,7 +525,8 @@ fn is_ours(pid: i32) -> bool {
     match fs::read_link(format!("/proc/{pid}/exe")) {
         Ok(exe) => exe == binary(),
         // Ours hide it from other processes of the user.
-        Err(_) => fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "kasm-void\n"),
+        Err(_) => fs::read_to_string(format!("/proc/{pid}/comm"))
+            .is_ok_and(|name| ["kasm-void", "kasm-supervisor"].contains(&name.trim_end())),
     }
 }
 

@@ -6,31 +6,36 @@ use std::time::{Duration, Instant};
 
 use super::sight::is_kasm_void;
 use crate::host::marks;
-use crate::host::proc::{self, Pid, Process};
+use crate::host::proc::{self, Process};
+use crate::model::tree::Table;
 
 /// The longest wait. Only a dead disk makes an exec take longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(1);
 
-pub(super) fn wait() {
+/// Waits, and returns the process table of the last look.
+pub(super) fn wait() -> Table {
     let own = rustix::process::getpid().as_raw_nonzero().get();
-    let guard = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
-    let half_born = |process: &Process| {
-        if process.pid == own || process.zombie || !is_kasm_void(process.pid) {
-            return false;
-        }
-        if Some(process.parent) == guard && is_hidden_copy(process) {
-            return true;
-        }
-        let environment = proc::environment(process.pid);
-        let named = proc::variable(&environment, marks::GUARD).and_then(|pid| pid.parse().ok());
-        let may_be = named.is_some_and(|named| may_be_of_ours(named, process.parent, guard));
-        may_be && proc::variable(&environment, marks::APP).is_none() && !is_supervisor(process)
-    };
     let end = Instant::now() + PATIENCE;
-    while Instant::now() < end && proc::table().processes.iter().any(half_born) {
+    loop {
+        let mut named = Vec::new();
+        let table = proc::table_with(|process, name| {
+            if name.as_bytes() == marks::SUPERVISOR_NAME.to_bytes() && process.pid != own && !process.zombie {
+                named.push(*process);
+            }
+        });
+        if Instant::now() >= end || !orphans(&named).any(|copy| is_kasm_void(copy.pid)) {
+            return table;
+        }
         std::thread::sleep(PAUSE);
     }
+}
+
+/// Copies whose supervisor has died, among the processes with a supervisor's name. A copy of one that lives is its own
+/// affair: it belongs to another session.
+fn orphans(named: &[Process]) -> impl Iterator<Item = &Process> {
+    let is_orphan = |copy: &&Process| named.iter().all(|other| other.pid != copy.parent);
+    named.iter().filter(|process| !is_supervisor(process)).filter(is_orphan)
 }
 
 /// Whether this is a supervisor and not a copy of one. A guard starts its supervisor as the leader of a process group
@@ -39,28 +44,25 @@ fn is_supervisor(process: &Process) -> bool {
     process.group == process.pid && process.session != process.pid
 }
 
-/// Whether this orphan is a copy of a supervisor of our session. A supervisor hides its environment, and so does a copy
-/// that still shares its memory. But the command line can be read, and it is ours.
-fn is_hidden_copy(process: &Process) -> bool {
-    let own = std::process::id() as Pid;
-    !is_supervisor(process) && proc::command_line(process.pid) == proc::command_line(own)
-}
-
-/// Whether a supervisor, or a copy of one, may belong to this session. `named` is the guard in its environment. A child
-/// of another guard is the supervisor of another session.
-fn may_be_of_ours(named: Pid, parent: Pid, guard: Option<Pid>) -> bool {
-    Some(named) == guard || named != parent
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_supervisor_of_another_session_is_not_waited_for() {
-        let ours = Some(10);
-        assert!(may_be_of_ours(10, 10, ours), "left by the supervisor before us");
-        assert!(may_be_of_ours(20, 1, ours), "its guard has died with it");
-        assert!(!may_be_of_ours(20, 20, ours), "another guard has a supervisor");
+    fn only_the_copy_of_a_dead_supervisor_is_waited_for() {
+        let process = |pid, parent, group, session| Process {
+            pid,
+            parent,
+            group,
+            session,
+            started: 1,
+            zombie: false,
+            signallable: true,
+        };
+        let of_another_session = [process(20, 19, 20, 19), process(21, 20, 20, 19), process(22, 20, 22, 22)];
+        assert_eq!(orphans(&of_another_session).count(), 0);
+        let (before_its_session, in_it) = (process(31, 10, 30, 10), process(32, 1, 32, 32));
+        let all = [of_another_session.as_slice(), &[before_its_session, in_it]].concat();
+        assert_eq!(orphans(&all).copied().collect::<Vec<_>>(), [before_its_session, in_it]);
     }
 }

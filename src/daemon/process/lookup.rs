@@ -1,6 +1,8 @@
 //! Looks up an app that may already be running: a process that an earlier supervisor left, or one that matches the
 //! app's pattern.
 
+use std::cell::Cell;
+
 use super::clues::{Led, SpawnClues};
 use super::sight::names_folder;
 use super::{Processes, Role};
@@ -84,7 +86,8 @@ impl Processes {
         if !self.sight.is_child(&leader) {
             return self.watch(leader, id, Some(Led { run, clues }));
         }
-        self.children.insert(leader.pid, Role::Leader { app: id, run, clues });
+        let started = Cell::new(Some(leader.started));
+        self.children.insert(leader.pid, Role::Leader { app: id, run, clues, started });
         self.sight.lineage.watched(&leader, Owner::App(id), true);
         self.sight.adopted(id, leader.pid);
         true

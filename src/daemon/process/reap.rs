@@ -57,7 +57,7 @@ impl Processes {
         self.sight.forget();
         self.sight.lineage.ended(ended.pid);
         match self.children.remove(&ended.pid) {
-            Some(Role::Leader { app, run, clues }) => {
+            Some(Role::Leader { app, run, clues, .. }) => {
                 let (exit, peak) = self.exit(ended, clues);
                 self.happened.push_back((app, AppEvent::Exited { run, exit, peak }));
                 self.one_less(app, ended.pid);

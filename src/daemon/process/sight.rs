@@ -12,7 +12,7 @@ use crate::host::marks;
 use crate::host::proc::{self, Pid, Process};
 use crate::model::app::AppId;
 use crate::model::manifest::matches::{self, FolderFlag};
-use crate::model::tree::{self, Lineage, Look, Marks, Owner, Trees};
+use crate::model::tree::{self, Lineage, Look, Marks, Owner, Table, Trees};
 
 /// The name of our own program, in every version.
 const OURSELVES: &str = "kasm-void";
@@ -20,6 +20,8 @@ const OURSELVES: &str = "kasm-void";
 pub(super) struct Sight {
     own: Pid,
     pub lineage: Lineage,
+    /// The process table of the first turn, which was read just before it.
+    pub first: Option<Table>,
     details: Details,
     /// This turn's process table, sorted into trees.
     trees: Option<Trees>,
@@ -32,7 +34,7 @@ pub(super) struct Sight {
 impl Sight {
     pub fn new(lineage: Lineage, own: Pid) -> Self {
         let details = Details::new(lineage.place().namespace);
-        Sight { own, lineage, details, trees: None, orphans: None, scattered: HashSet::new() }
+        Sight { own, lineage, first: None, details, trees: None, orphans: None, scattered: HashSet::new() }
     }
 
     /// Discards what was seen, because it is out of date.
@@ -49,9 +51,9 @@ impl Sight {
 
     /// All processes, sorted into trees. Read once per turn.
     pub fn look(&mut self) -> Seen<'_> {
-        let Sight { own, lineage, details, .. } = self;
+        let Sight { own, lineage, first, details, .. } = self;
         let trees = self.trees.get_or_insert_with(|| {
-            let mut table = proc::table();
+            let mut table = first.take().unwrap_or_else(proc::table);
             table.add_unseen(*own, &proc::children(*own).unwrap_or_default());
             let trees = tree::sort(table, lineage, details);
             lineage.learn(&trees);

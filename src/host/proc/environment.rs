@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::read::{read_with, text};
+use super::read::{stat, whole};
 use crate::model::tree::Pid;
 
 /// An exec on a busy machine is over by then. Limits the wait for a dead disk; the first look is nearly always enough.
@@ -19,7 +19,7 @@ pub fn environment(pid: Pid) -> Vec<u8> {
     let deadline = Instant::now() + EXEC_TAKES;
     while Instant::now() < deadline {
         // Do not wait for one that may not be read.
-        let Some(block) = read_with(&format!("/proc/{pid}/environ"), 128 << 10) else { return Vec::new() };
+        let Some(block) = whole(&format!("/proc/{pid}/environ"), 128 << 10) else { return Vec::new() };
         if !block.is_empty() || seen_empty == 3 {
             return block;
         }
@@ -41,7 +41,7 @@ pub fn environment(pid: Pid) -> Vec<u8> {
 /// The start and end address of a process's environment; zeros in the middle of `execve`. `None` if the process has
 /// ended.
 fn room_for_environment(pid: Pid) -> Option<(u64, u64)> {
-    let stat = text(&format!("/proc/{pid}/stat"))?;
+    let stat = stat(pid)?;
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
     let dead = matches!(fields.next()?, "Z" | "X");
     let (start, end) = (fields.nth(46)?.parse().ok()?, fields.next()?.parse().ok()?);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::read::text;
+use super::read::{stat, text};
 use crate::model::tree::Pid;
 
 /// How long ago a process was started, from its start time in clock ticks since boot.
@@ -20,7 +20,7 @@ fn ticks(count: u64) -> Duration {
 
 /// CPU time of one process, and of the children that it has waited for. `None` if it is gone.
 pub fn cpu(pid: Pid) -> Option<Duration> {
-    let stat = text(&format!("/proc/{pid}/stat"))?;
+    let stat = stat(pid)?;
     let fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(11).take(4);
     Some(ticks(fields.filter_map(|field| field.parse::<u64>().ok()).sum()))
 }
