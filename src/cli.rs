@@ -39,6 +39,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 
 use crate::daemon;
+use crate::guard::Role;
 use crate::host::link::Link;
 use crate::host::{journal, layout};
 use crate::init;
@@ -577,7 +578,14 @@ pub fn run(cli: Cli) -> anyhow::Result<VerbEnd> {
     match verb {
         Verb::Run { mut folders, log_format, log_dir } => {
             let named = !folders.is_empty();
-            let Some(line) = Link::of_our_guard() else { return session::start(&state, named).map(VerbEnd::Ran) };
+            let role = match Link::of_our_guard() {
+                Some(line) => Role::Supervisor(line),
+                None => session::start(&state, named)?,
+            };
+            let line = match role {
+                Role::Supervisor(line) => line,
+                Role::Guard(code) => return Ok(VerbEnd::Ran(code)),
+            };
             if !named {
                 folders.push(session::own_folder()?);
             }

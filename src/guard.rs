@@ -2,9 +2,14 @@
 //! survive a supervisor: the lock of the state folder, the apps' output pipes, and the exits of processes in between.
 //! Runs on one thread, without a runtime. Makes no decisions: `model::guard` decides, and this file carries out its
 //! effects.
+//!
+//! The first supervisor is a fork of the guard. That saves it the start of a program, which takes as long as the start of
+//! an app, and the memory of it: what neither of the two writes to is there once. Later supervisors are executed, so
+//! that they may come from another binary, and from a clean state.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -26,15 +31,20 @@ use crate::model::guard::{Binary, ChildExit, Guard, GuardEffect, GuardInput, ToG
 /// The guard's own binary, even when its file has been replaced or deleted.
 const OURSELVES: &str = "/proc/self/exe";
 
-/// Runs supervisors, with this process's own arguments, until the session is over. Returns the exit code of the
-/// session. `environment` is added to the environment of every supervisor.
+/// What this process is when [`run`] returns.
+pub enum Role {
+    /// The guard of a session that is over, with its exit code.
+    Guard(ExitCode),
+    /// The first supervisor, with its end of the line to the guard.
+    Supervisor(Link),
+}
+
+/// Runs supervisors, with this process's own arguments, until the session is over. Returns a second time, in another
+/// process: the first supervisor. Call it while this process has one thread. `environment` is added to the environment of
+/// every supervisor.
 ///
 /// `inherited`: the locks and pipes of the supervisor that became this guard.
-pub fn run(
-    state: &Path,
-    environment: BTreeMap<String, String>,
-    inherited: Option<Handover>,
-) -> anyhow::Result<ExitCode> {
+pub fn run(state: &Path, environment: BTreeMap<String, String>, inherited: Option<Handover>) -> anyhow::Result<Role> {
     privacy::hide();
     let _ = rustix::thread::set_name(marks::GUARD_NAME); // cannot fail: it is short, and the thread is our own
     // The name of a killed guard is free again. If another process has taken it by now, that process does not hold
@@ -61,12 +71,13 @@ pub fn run(
         environment,
         open_files,
         supervisor: None,
+        first: true,
         pipes,
         binaries: BTreeMap::new(),
         attached: None,
         others,
         origin: Instant::now(),
-        exit: None,
+        ends_as: None,
     };
     // First, so that the supervisor knows of it from the start.
     if let Some(signal) = signal {
@@ -74,8 +85,8 @@ pub fn run(
     }
     shell.handle(GuardInput::Began);
     loop {
-        if let Some(code) = shell.exit {
-            return Ok(ExitCode::from(code));
+        if let Some(role) = shell.ends_as.take() {
+            return Ok(role);
         }
         shell.wait();
         shell.take_signals();
@@ -85,6 +96,7 @@ pub fn run(
     }
 }
 
+/// What the guard holds. One type because an effect may need any of it.
 struct Shell {
     guard: Guard,
     /// The state folder.
@@ -98,6 +110,8 @@ struct Shell {
     /// Our soft limit of open files before we raised it; each app needs a pipe.
     open_files: Option<u64>,
     supervisor: Option<Supervisor>,
+    /// No supervisor was started yet.
+    first: bool,
     pipes: BTreeMap<String, OwnedFd>,
     /// Binaries of upgrades, by their number.
     binaries: BTreeMap<u32, OwnedFd>,
@@ -107,7 +121,8 @@ struct Shell {
     /// kasm-void`. They belong to no app and are left alone.
     others: Vec<Process>,
     origin: Instant,
-    exit: Option<u8>,
+    /// What [`run`] returns.
+    ends_as: Option<Role>,
 }
 
 struct Supervisor {
@@ -155,18 +170,39 @@ impl Shell {
                 // If this fails, the next session may mistake the old ledger for its own.
                 let _ = std::fs::remove_file(layout::ledger(&self.folder));
             }
-            GuardEffect::Exit(code) => self.exit = Some(code),
+            GuardEffect::Exit(code) => self.ends_as = Some(Role::Guard(ExitCode::from(code))),
         }
     }
 
     fn start(&mut self, binary: Option<&Binary>) {
-        match self.spawn(binary) {
-            Ok(supervisor) => {
+        let first = std::mem::take(&mut self.first);
+        let started = if first && binary.is_none() { self.fork() } else { self.spawn(binary).map(Some) };
+        match started {
+            Ok(Some(supervisor)) => {
                 self.supervisor = Some(supervisor);
                 self.handle(GuardInput::Started);
             }
+            Ok(None) => {} // this process is the supervisor
             Err(error) => self.handle(GuardInput::NotStarted(error.to_string())),
         }
+    }
+
+    /// Starts a supervisor as a fork. `None` in the fork: it returns from [`run`], which closes what is the guard's.
+    fn fork(&mut self) -> io::Result<Option<Supervisor>> {
+        let (ours, theirs) = Link::pair()?;
+        let null = File::open("/dev/null")?;
+        if let Some(pid) = sys::fork(self.open_files)? {
+            return Ok(Some(Supervisor { pid, line: Some(ours) }));
+        }
+        // The rest is what `spawn` asks for. None of it can fail, and from here on this process must not act as a guard.
+        let _ = rustix::process::setpgid(None, None);
+        let _ = rustix::stdio::dup2_stdin(&null);
+        for (name, value) in &self.environment {
+            sys::set_variable(name, Some(value));
+        }
+        Handover::forget_here();
+        self.ends_as = Some(Role::Supervisor(theirs));
+        Ok(None)
     }
 
     fn spawn(&self, binary: Option<&Binary>) -> io::Result<Supervisor> {

@@ -7,7 +7,6 @@ mod programs;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
@@ -38,8 +37,8 @@ const OURSELVES: &str = "kasm-void";
 type Environment = BTreeMap<String, String>;
 
 /// Runs as the guard of a session. If no folder was `named`, the folder and numbers are chosen first, unless this
-/// process is the supervisor of a session that has lost its guard.
-pub fn start(state: &Path, named: bool) -> anyhow::Result<ExitCode> {
+/// process is the supervisor of a session that has lost its guard. Also returns in the first supervisor.
+pub fn start(state: &Path, named: bool) -> anyhow::Result<guard::Role> {
     let inherited = Handover::inherited();
     let mut environment = Environment::new();
     if !named && inherited.is_none() {

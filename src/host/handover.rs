@@ -96,6 +96,11 @@ impl Handover {
         Some(Handover { lock: lock?, pipes, deaths, open_files, signal })
     }
 
+    /// Removes the variable from our own environment. Only for a process with one thread.
+    pub fn forget_here() {
+        sys::set_variable(LIST, None);
+    }
+
     /// Removes the variable from the environment of a command.
     pub fn forget(command: &mut Command) {
         command.env_remove(LIST);

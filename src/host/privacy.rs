@@ -5,7 +5,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
 
 /// Denies other processes of our user the view of our memory, environment and open files, and leaves no core dump. Programs
 /// that we start are not affected. Call this as early as possible: what was read before cannot be taken back.
@@ -15,16 +15,25 @@ pub fn hide() {
 }
 
 /// Our own `oom_score_adj`, which the programs that we start inherit. A process that hides itself cannot open the file
-/// of its own score, and neither can the child that still shares its memory. So it is opened before.
+/// of its own score, and neither can the child that still shares its memory. So it is opened once, at the start.
 pub struct OomScore(File);
 
 impl OomScore {
-    /// Opens it. Call this before [`hide`].
+    /// Opens it. A process that is hidden, because it was forked from one, is visible for that moment, as it would be
+    /// after an exec.
     ///
     /// # Errors
     /// Those of the open: `/proc` is missing or read-only.
     pub fn open() -> io::Result<OomScore> {
-        OpenOptions::new().read(true).write(true).open("/proc/self/oom_score_adj").map(OomScore)
+        let hidden = dumpable_behavior().is_ok_and(|now| now == DumpableBehavior::NotDumpable);
+        if hidden {
+            let _ = set_dumpable_behavior(DumpableBehavior::Dumpable); // the kernel knows the value
+        }
+        let opened = OpenOptions::new().read(true).write(true).open("/proc/self/oom_score_adj").map(OomScore);
+        if hidden {
+            hide();
+        }
+        opened
     }
 
     /// Runs `start` while we have this score ourselves, so that the program it starts has it from its first instruction.

@@ -155,6 +155,36 @@ fn unblock_signals() {
     }
 }
 
+/// Forks. Returns the child's pid, and `None` in the child, which has no signals blocked and this soft limit of open files.
+/// Only for a process with one thread: the child has a copy of the calling thread alone, and a lock that another one
+/// held would stay locked.
+pub fn fork(open_files: Option<u64>) -> io::Result<Option<i32>> {
+    // SAFETY: by the contract above, nothing is half done in the child.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            unblock_signals();
+            if let Some(soft) = open_files {
+                set_open_files(soft);
+            }
+            Ok(None)
+        }
+        pid => Ok(Some(pid)),
+    }
+}
+
+/// Sets a variable of our own environment, or removes it. Only for a process with one thread: another one could be
+/// reading the environment.
+pub fn set_variable(name: &str, value: Option<&str>) {
+    // SAFETY: by the contract above, nobody reads it meanwhile.
+    unsafe {
+        match value {
+            Some(value) => std::env::set_var(name, value),
+            None => std::env::remove_var(name),
+        }
+    }
+}
+
 /// Makes the command start with no signals blocked, and with this soft limit of open files. It inherits `kept`, which
 /// must stay open until the command is started.
 pub fn start_unblocked(command: &mut std::process::Command, open_files: Option<u64>, kept: Option<BorrowedFd<'_>>) {

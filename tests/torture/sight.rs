@@ -96,7 +96,9 @@ fn process(pid: i32, stat: &Stat, ours: &str) -> Option<Process> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let argv: Vec<String> =
         line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-    let guarded = value("KASM_VOID_GUARD").is_some();
+    // A fork of the guard has the guard's environment, so it is known by its name.
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let guarded = value("KASM_VOID_GUARD").is_some() || name.trim() == "kasm-supervisor";
     let container = argv.first().is_some_and(|program| program == "unshare");
     (!container).then_some(Process { pid, inner, parent, started, app, leader, guarded, argv })
 }
