@@ -14,6 +14,7 @@ use super::hooks::{HookRunner, Request};
 use super::manifests::Environment;
 use crate::host::proc::Pid;
 use crate::model::app::App;
+use crate::model::exit::Exit;
 use crate::model::machine::{AppEvent, ProbeKind};
 use crate::model::manifest::workspace::Workspace;
 use crate::model::supervisor::{AppId, Input};
@@ -65,6 +66,36 @@ impl Jobs {
             if let Err(why) = runner.run("postlaunch", &app.hooks.postlaunch).await {
                 tracing::warn!(event = "hook.failed", app = app.name, reason = why, "{}: {why}", app.name);
             }
+        });
+        abort(self.running.entry(id).or_default().hooks.replace(task.abort_handle()));
+    }
+
+    pub fn run_prestop(&mut self, id: AppId, run: u64, app: Arc<App>) {
+        let runner = self.hook_runner(id, run, app.clone());
+        self.run_around_a_stop(runner, async move |runner| runner.run("prestop", &app.hooks.prestop).await);
+    }
+
+    /// The steps learn how the run ended from their environment.
+    pub fn run_poststop(&mut self, (id, run, app): (AppId, u64, Arc<App>), exit: &Exit) {
+        let mut told = (*app).clone();
+        told.program.env.extend(exit.environment());
+        let runner = self.hook_runner(id, run, Arc::new(told));
+        self.run_around_a_stop(runner, async move |runner| runner.run("poststop", &app.hooks.poststop).await);
+    }
+
+    /// The stop goes on even if a step fails.
+    fn run_around_a_stop(
+        &mut self,
+        runner: HookRunner,
+        steps: impl AsyncFnOnce(&HookRunner) -> Result<(), String> + 'static,
+    ) {
+        let (id, run, inputs) = (runner.id, runner.run, self.inputs.clone());
+        let task = tokio::task::spawn_local(async move {
+            if let Err(why) = steps(&runner).await {
+                let app = &runner.app.name;
+                tracing::warn!(event = "hook.failed", app, reason = why, "{app}: {why}");
+            }
+            let _ = inputs.send(Input::Happened(id, AppEvent::HooksDone { run })); // the loop may have ended
         });
         abort(self.running.entry(id).or_default().hooks.replace(task.abort_handle()));
     }

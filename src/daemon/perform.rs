@@ -77,6 +77,8 @@ impl Daemon {
             AppEffect::Spawn { run, app } => self.spawn(id, run, &app),
             AppEffect::RunHooks { run, app, action } => self.jobs.run_hooks(id, run, app, action),
             AppEffect::RunPostlaunch { run, app } => self.jobs.run_postlaunch(id, run, app),
+            AppEffect::RunPrestop { run, app } => self.jobs.run_prestop(id, run, app),
+            AppEffect::RunPoststop { run, app, exit } => self.jobs.run_poststop((id, run, app), &exit),
             AppEffect::CancelHooks => self.jobs.cancel_hooks(id),
             AppEffect::Probe { run, app, kind } => self.jobs.probe(id, run, app, kind),
             AppEffect::FindTraces { run, app } => self.jobs.find_traces(id, run, app),

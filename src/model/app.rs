@@ -131,13 +131,17 @@ impl Program {
     }
 }
 
-/// The steps around an app's starts.
+/// The steps around an app's starts and stops.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Hooks {
     /// Run before every spawn.
     pub prelaunch: Vec<Hook>,
     /// Run after the app is running; a failure is a warning.
     pub postlaunch: Vec<Hook>,
+    /// Run before the leader is asked to end; a failure is a warning.
+    pub prestop: Vec<Hook>,
+    /// Run after every end of a run whose program was started, once its tree is gone; a failure is a warning.
+    pub poststop: Vec<Hook>,
     /// Lists by name. On request, one runs between a stop and a start.
     pub actions: BTreeMap<String, Vec<Hook>>,
 }

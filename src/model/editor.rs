@@ -51,7 +51,7 @@ const TYPES: &[(&str, &str)] = &[
     ("icon", "Icon"),
 ];
 
-const HOOKS: [&str; 3] = ["prelaunch", "postlaunch", "stage"];
+const HOOKS: [&str; 5] = ["prelaunch", "postlaunch", "prestop", "poststop", "stage"];
 const TARGETS: [&str; 2] = ["probe", "what"];
 
 /// What the reference says about the word at this byte, in Markdown, and which bytes it is about.

@@ -97,6 +97,26 @@ impl Exit {
         matches!(self, Exit::HookFailed(_) | Exit::SpawnFailed(_) | Exit::NotReady(_))
     }
 
+    /// What the steps of `poststop` find in their environment.
+    pub fn environment(&self) -> [(String, String); 2] {
+        let status = match self {
+            Exit::Clean => Some(0),
+            Exit::Code(code) => Some(*code),
+            Exit::ProfileLocked => Some(PROFILE_LOCKED),
+            Exit::Signal(signal) => Some(*signal),
+            Exit::OutOfMemory => Some(KILL),
+            Exit::HookFailed(_)
+            | Exit::SpawnFailed(_)
+            | Exit::NotReady(_)
+            | Exit::Unhealthy(_)
+            | Exit::TooMuchMemory(_)
+            | Exit::StoppedByUs
+            | Exit::Unknown => None,
+        };
+        let status = status.map(|status| status.to_string()).unwrap_or_default();
+        [("KASM_VOID_EXIT".into(), self.class().into()), ("KASM_VOID_EXIT_STATUS".into(), status)]
+    }
+
     /// The class alone, as a metric label.
     pub fn class(&self) -> &'static str {
         match self {

@@ -62,8 +62,14 @@ pub struct AppMachine(InitializedStateMachine<Machine>);
 impl AppMachine {
     /// A machine for an app that was never started. It does nothing until its first event.
     pub fn new(app: Arc<App>) -> Self {
-        let mut cx =
-            Context { now: Duration::ZERO, chance: 0.0, blocked: false, followed: false, effects: &mut Vec::new() };
+        let mut cx = Context {
+            now: Duration::ZERO,
+            chance: 0.0,
+            blocked: false,
+            followed: false,
+            hurried: false,
+            effects: &mut Vec::new(),
+        };
         AppMachine(Machine::new(app).uninitialized_state_machine().init_with_context(&mut cx))
     }
 
@@ -111,6 +117,8 @@ pub struct Machine {
     /// How the last run ended; `None` before the first end.
     pub last_exit: Option<Exit>,
     history: History,
+    /// The program of this run was started, and `poststop` has not been run for it.
+    launched: bool,
     /// Whether a look-up for a process of an earlier supervisor was done.
     looked: bool,
     /// The last time something other than a closed window could cause a clean exit: an app named in `after` ended, or
@@ -126,6 +134,7 @@ impl Machine {
             restarts: 0,
             last_exit: None,
             history: History::default(),
+            launched: false,
             looked: false,
             disturbed: None,
         }
@@ -576,7 +585,7 @@ impl Machine {
         match event {
             AppEvent::TreeEmpty { .. } => {
                 let end = end.clone();
-                self.after_the_end(&end, context)
+                self.tree_gone(Then::Crashed(end), context)
             }
             AppEvent::Fired { timer: Timer::Helpers, .. } => {
                 context.push(AppEffect::Sweep { run: self.run });
@@ -621,8 +630,8 @@ impl Machine {
 
     // Stopping.
 
-    /// Asked to end, but waits until the apps that follow it have ended. Each of those ends within its own `stop.grace`.
-    #[state(superstate = "any")]
+    /// Waits until the apps that follow it have ended. Each of those ends within its own `stop.grace`.
+    #[state(superstate = "ending")]
     fn stopping_followers(
         &mut self,
         pid: &mut Pid,
@@ -631,24 +640,25 @@ impl Machine {
         context: &mut Context<'_>,
     ) -> Outcome<State> {
         match event {
-            AppEvent::FollowersEnded => Transition(State::stopping(Some(*pid), then.clone())),
-            AppEvent::Exited { .. } => Transition(State::stopping(None, then.clone())),
-            AppEvent::SignalAsked(signal) => {
-                context.push(AppEffect::Signal { pid: *pid, signal: *signal });
-                Super
-            }
-            AppEvent::Changed(app, _) => {
-                self.take(app);
-                Handled
-            }
-            _ => match Self::asked_while_stopping(then, event) {
-                Some(other) => {
-                    *then = other;
-                    Handled
-                }
-                None => Super,
-            },
+            AppEvent::FollowersEnded => Transition(self.stop_itself(Some(*pid), then.clone(), context)),
+            _ => Super,
         }
+    }
+
+    /// Runs `prestop`.
+    #[state(superstate = "ending", entry_action = "enter_prestop", exit_action = "leave_hooks")]
+    fn prestop(&mut self, pid: &mut Pid, then: &mut Then, event: &AppEvent) -> Outcome<State> {
+        match event {
+            AppEvent::HooksDone { .. } | AppEvent::HookFailed { .. } => {
+                Transition(State::stopping(Some(*pid), then.clone()))
+            }
+            _ => Super,
+        }
+    }
+
+    #[action]
+    fn enter_prestop(&mut self, context: &mut Context<'_>) {
+        context.push(AppEffect::RunPrestop { run: self.run, app: self.app.clone() });
     }
 
     /// Ends the tree within `stop.grace`: first with `stop.signal`, then with TERM, then with KILL.
@@ -671,6 +681,7 @@ impl Machine {
             }
             // The start was still in progress when the stop was requested.
             AppEvent::Spawned { pid: leader, .. } | AppEvent::Found { pid: leader, .. } => {
+                self.launched = true;
                 *pid = Some(*leader);
                 context.push(self.ask_to_end(*leader));
                 Handled
@@ -687,7 +698,7 @@ impl Machine {
             }
             AppEvent::TreeEmpty { .. } => {
                 let then = then.clone();
-                self.after_the_stop(then, context)
+                self.tree_gone(then, context)
             }
             AppEvent::SignalAsked(signal) => {
                 context.effects.extend(pid.map(|pid| AppEffect::Signal { pid, signal: *signal }));
@@ -726,6 +737,44 @@ impl Machine {
         context.disarm(Timer::Grace);
     }
 
+    /// Runs `poststop`: the tree is gone. A drain that is in a hurry kills what is left, and ends this state with it.
+    #[state(superstate = "any", entry_action = "enter_poststop", exit_action = "leave_hooks")]
+    fn poststop(&mut self, then: &mut Then, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
+        match event {
+            AppEvent::HooksDone { .. } | AppEvent::HookFailed { .. } | AppEvent::TreeEmpty { .. } => {
+                let then = then.clone();
+                self.after_the_stop(then, context)
+            }
+            AppEvent::Changed(app, _) => {
+                self.take(app);
+                Handled
+            }
+            _ => match (&*then, Self::asked_after_the_end(then, event)) {
+                (_, None) => Super,
+                (Then::Crashed(end), Some(other)) => {
+                    let end = end.clone();
+                    self.record(&end, None, context);
+                    self.history.forget();
+                    *then = other;
+                    Handled
+                }
+                (_, Some(other)) => {
+                    *then = other;
+                    Handled
+                }
+            },
+        }
+    }
+
+    #[action]
+    fn enter_poststop(&mut self, then: &mut Then, context: &mut Context<'_>) {
+        let exit = match then {
+            Then::Crashed(end) => end.exit.clone(),
+            Then::Stopped(_) | Then::Start { .. } => Exit::StoppedByUs,
+        };
+        context.push(AppEffect::RunPoststop { run: self.run, app: self.app.clone(), exit });
+    }
+
     // Superstates.
 
     /// The app is down. A request starts it.
@@ -758,19 +807,48 @@ impl Machine {
         self.asked_while_up(Some(*pid), event, context)
     }
 
+    /// The app is to end, and its leader has not been asked yet.
+    #[superstate(superstate = "any")]
+    fn ending(
+        &mut self,
+        pid: &mut Pid,
+        then: &mut Then,
+        event: &AppEvent,
+        context: &mut Context<'_>,
+    ) -> Outcome<State> {
+        match event {
+            AppEvent::Exited { peak, .. } => {
+                if let Then::Crashed(end) = then {
+                    end.peak = *peak;
+                }
+                Transition(State::stopping(None, then.clone()))
+            }
+            AppEvent::SignalAsked(signal) => {
+                context.push(AppEffect::Signal { pid: *pid, signal: *signal });
+                Super
+            }
+            AppEvent::Changed(app, _) => {
+                self.take(app);
+                Handled
+            }
+            _ => match Self::asked_while_stopping(then, event) {
+                Some(other) => {
+                    *then = other;
+                    Handled
+                }
+                None => Super,
+            },
+        }
+    }
+
     /// The leader is gone and the policy has not decided what follows. A request decides instead.
     #[superstate(superstate = "any")]
     fn crashed(&mut self, end: &mut RunEnd, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
-        let then = match event {
-            AppEvent::StopAsked(why) => Then::Stopped(*why),
-            AppEvent::StartAsked | AppEvent::RestartAsked => Then::Start { action: None },
-            AppEvent::ActionAsked(action) => Then::Start { action: Some(action.clone()) },
-            AppEvent::Changed(app, _) => {
-                self.take(app);
-                return Handled;
-            }
-            _ => return Super,
-        };
+        if let AppEvent::Changed(app, _) = event {
+            self.take(app);
+            return Handled;
+        }
+        let Some(then) = Self::asked_after_a_crash(event) else { return Super };
         let end = end.clone();
         self.record(&end, None, context);
         self.history.forget();

@@ -129,6 +129,12 @@ pub struct Manifest {
     /// Steps after the app is running; a failure is a warning.
     #[serde(default)]
     pub postlaunch: Vec<HookForm>,
+    /// Steps before the app is asked to end; a failure is a warning.
+    #[serde(default)]
+    pub prestop: Vec<HookForm>,
+    /// Steps after every end of the app, once its processes are gone; a failure is a warning.
+    #[serde(default)]
+    pub poststop: Vec<HookForm>,
     /// Which exits lead to a restart.
     #[serde(default)]
     pub restart: Restart,

@@ -264,11 +264,12 @@ impl Supervisor {
             };
             // A changed manifest also concerns the apps that only its last version names.
             let named_before = matches!(event, AppEvent::Changed(..)).then(|| self.concerned(id)).unwrap_or_default();
-            let (blocked, followed) = (self.blocked(id), self.followed(id));
+            let (blocked, followed, hurried) = (self.blocked(id), self.followed(id), self.hurried());
             let Some(slot) = self.apps.get_mut(id) else { continue };
             let (before, phase) = (slot.state().name(), std::mem::discriminant(slot.state()));
             let mut effects = Vec::new();
-            let mut cx = Context { now: turn.now, chance: turn.chance, blocked, followed, effects: &mut effects };
+            let (now, chance) = (turn.now, turn.chance);
+            let mut cx = Context { now, chance, blocked, followed, hurried, effects: &mut effects };
             slot.machine.handle(&event, &mut cx);
             let (after, name, unsought) = (slot.state().name(), slot.app().name.clone(), !slot.is_sought);
             let same_phase = phase == std::mem::discriminant(slot.state());

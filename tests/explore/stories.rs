@@ -33,6 +33,7 @@ pub fn stories() -> Vec<Chapter> {
         told("two apps", 2, two(), &[FAULTS, &[SessionTold, LeaderDies, Asked]]),
         told("followers", 2, followers(), &[FAULTS, &[SessionTold, LeaderDies, Asked]]),
         told("edited followers", 2, followers(), &[FAULTS, &[Asked, Edited, Restarted]]),
+        told("stop hooks", 3, stop_hooks(), &[FAULTS, &[SessionTold, LeaderDies, Asked]]),
         told("silent helpers", 3, silent(), &[&[LeaderDies, Forks, Asked, SessionTold]]),
         told("given up", 3, given_up(), &[FAULTS, &[LeaderDies, Asked]]),
         told("failing starts", 3, hooked(), &[&[SupervisorKilled, StartFails, AnswersLate, Asked]]),
@@ -94,6 +95,13 @@ fn two() -> Cast {
 fn followers() -> Cast {
     let mut cast = two();
     cast.apps[1].after = vec![After { app: name(0), until: Until::Running, follow: true }];
+    cast
+}
+
+/// An app with steps before and after its end.
+fn stop_hooks() -> Cast {
+    let mut cast = one();
+    (cast.apps[0].hooks.prestop, cast.apps[0].hooks.poststop) = (vec![hook()], vec![hook()]);
     cast
 }
 

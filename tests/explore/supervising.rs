@@ -499,7 +499,9 @@ impl World {
                 self.looping()?.hands.started(pid, id, run);
                 inputs.push_back(Input::Happened(id, AppEvent::Spawned { run, pid }));
             }
-            AppEffect::RunHooks { run, .. } => looping.begin(id, Errand::Hooks, run),
+            AppEffect::RunHooks { run, .. }
+            | AppEffect::RunPrestop { run, .. }
+            | AppEffect::RunPoststop { run, .. } => looping.begin(id, Errand::Hooks, run),
             AppEffect::CancelHooks => looping.cancel_hooks(id),
             AppEffect::Probe { run, kind: ProbeKind::Ready, .. } => looping.begin(id, Errand::Ready, run),
             AppEffect::Probe { run, kind: ProbeKind::Health, .. } => looping.begin(id, Errand::Health, run),

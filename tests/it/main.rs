@@ -31,6 +31,7 @@ mod reload;
 mod session;
 mod shared_home;
 mod state_folder;
+mod stop_hooks;
 mod takeover;
 mod terminal;
 mod tidy;

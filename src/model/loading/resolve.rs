@@ -77,6 +77,8 @@ fn checked(
         ready,
         health,
         postlaunch,
+        prestop,
+        poststop,
         restart,
         on_close,
         backoff,
@@ -125,6 +127,8 @@ fn checked(
     let hooks = Hooks {
         prelaunch: hooks("prelaunch", prelaunch, fields),
         postlaunch: hooks("postlaunch", postlaunch, fields),
+        prestop: hooks("prestop", prestop, fields),
+        poststop: hooks("poststop", poststop, fields),
         actions: actions
             .into_iter()
             .map(|(name, list)| {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::parts::{Pid, ProbeKind, RunEnd, Timer};
 use crate::model::app::App;
+use crate::model::exit::Exit;
 use crate::model::manifest::restart::Decision;
 use crate::model::protocol::StateName;
 
@@ -19,6 +20,10 @@ pub enum AppEffect {
     RunHooks { run: u64, app: Arc<App>, action: Option<String> },
     /// Run `postlaunch` in the background.
     RunPostlaunch { run: u64, app: Arc<App> },
+    /// Run `prestop`, and answer with `HooksDone` even if a step fails.
+    RunPrestop { run: u64, app: Arc<App> },
+    /// Run `poststop` after this exit, and answer with `HooksDone` even if a step fails.
+    RunPoststop { run: u64, app: Arc<App>, exit: Exit },
     /// Stop the steps in progress. Does nothing if there are none.
     CancelHooks,
     /// Start the program, and answer with `Spawned` or `SpawnFailed`.
@@ -75,6 +80,8 @@ pub struct Context<'a> {
     pub blocked: bool,
     /// An app that follows this one is not down. It ends before this one does.
     pub followed: bool,
+    /// The session is being killed: no steps around a stop run any more.
+    pub hurried: bool,
     /// Effects are appended to this, in the order in which they must be performed.
     pub effects: &'a mut Vec<AppEffect>,
 }

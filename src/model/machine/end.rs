@@ -44,7 +44,7 @@ impl Machine {
 
     pub(super) fn fail(&self, pid: Pid, exit: Exit, lived: Option<Duration>, cx: &Context<'_>) -> Outcome<State> {
         let end = RunEnd { lived, ..RunEnd::unready(Some(pid), exit, cx.now) };
-        Transition(State::stopping(Some(pid), Then::Crashed(end)))
+        Transition(self.stop(Some(pid), Then::Crashed(end), cx))
     }
 
     /// The leader is gone. Looks for a successor first if a pattern can find one, or if the leader exited with 0 too
@@ -73,11 +73,27 @@ impl Machine {
         end.exit == Exit::Clean && end.lived.is_some_and(|lived| lived >= restart::SOONEST_CLOSING) && !disturbed
     }
 
-    /// The first state of a stop that was asked for. Apps that follow this one end before it.
+    /// The first state of a stop. Apps that follow this one end before it, unless it has failed.
     pub(super) fn stop(&self, pid: Option<Pid>, then: Then, cx: &Context<'_>) -> State {
-        match pid.filter(|_| cx.followed) {
+        match pid.filter(|_| cx.followed && !matches!(then, Then::Crashed(_))) {
             Some(pid) => State::stopping_followers(pid, then),
+            None => self.stop_itself(pid, then, cx),
+        }
+    }
+
+    /// Runs `prestop` if there is a leader, then asks it to end.
+    pub(super) fn stop_itself(&self, pid: Option<Pid>, then: Then, cx: &Context<'_>) -> State {
+        match pid.filter(|_| !self.app.hooks.prestop.is_empty() && !cx.hurried) {
+            Some(pid) => State::prestop(pid, then),
             None => State::stopping(pid, then),
+        }
+    }
+
+    /// The tree is gone. Runs `poststop` if the program had been started.
+    pub(super) fn tree_gone(&mut self, then: Then, cx: &mut Context<'_>) -> Outcome<State> {
+        match self.launched && !self.app.hooks.poststop.is_empty() && !cx.hurried {
+            true => Transition(State::poststop(then)),
+            false => self.after_the_stop(then, cx),
         }
     }
 
@@ -119,10 +135,11 @@ impl Machine {
         cx.report(Report::Crashed { run: self.run, end: end.clone(), next });
     }
 
-    /// The tree that was stopped is gone.
+    /// The tree is gone, and `poststop` is done.
     pub(super) fn after_the_stop(&mut self, then: Then, cx: &mut Context<'_>) -> Outcome<State> {
+        self.launched = false;
         match then {
-            Then::Crashed(end) => self.conclude(&end, false, cx),
+            Then::Crashed(end) => self.after_the_end(&end, cx),
             Then::Stopped(why) => {
                 self.last_exit = Some(Exit::StoppedByUs);
                 Transition(State::stopped(why, cx.now))
@@ -131,6 +148,24 @@ impl Machine {
                 self.last_exit = Some(Exit::StoppedByUs);
                 Transition(self.start(action, cx))
             }
+        }
+    }
+
+    /// What follows a crash after this request; `None` if the event is not a request.
+    pub(super) fn asked_after_a_crash(event: &AppEvent) -> Option<Then> {
+        Some(match event {
+            AppEvent::StopAsked(why) => Then::Stopped(*why),
+            AppEvent::StartAsked | AppEvent::RestartAsked => Then::Start { action: None },
+            AppEvent::ActionAsked(action) => Then::Start { action: Some(action.clone()) },
+            _ => return None,
+        })
+    }
+
+    /// What follows `poststop` after this request; `None` if the event is not a request.
+    pub(super) fn asked_after_the_end(then: &Then, event: &AppEvent) -> Option<Then> {
+        match then {
+            Then::Crashed(_) => Self::asked_after_a_crash(event),
+            Then::Stopped(_) | Then::Start { .. } => Self::asked_while_stopping(then, event),
         }
     }
 

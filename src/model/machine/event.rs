@@ -35,7 +35,7 @@ pub enum AppEvent {
     DependencyLost,
     /// The apps that follow this one are down.
     FollowersEnded,
-    /// All steps before the start have succeeded, or may fail.
+    /// All steps before the start have succeeded, or may fail; or the steps around a stop are done.
     HooksDone { run: u64 },
     /// A step before the start has failed.
     HookFailed { run: u64, why: String },

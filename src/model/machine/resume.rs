@@ -19,6 +19,7 @@ impl Machine {
         SavedApp {
             run: self.run,
             restarts: self.restarts,
+            launched: self.launched,
             last_exit: self.last_exit.clone(),
             enabled: self.app.enabled,
             history: self.history.clone(),
@@ -29,7 +30,7 @@ impl Machine {
 
     /// Takes over the data of an earlier supervisor, and returns the state to start from.
     pub(super) fn resume(&mut self, saved: &SavedApp, cx: &mut Context<'_>) -> State {
-        (self.run, self.restarts) = (saved.run, saved.restarts);
+        (self.run, self.restarts, self.launched) = (saved.run, saved.restarts, saved.launched);
         self.last_exit.clone_from(&saved.last_exit);
         self.history = saved.history.clone();
         let another_program = plan::program(&self.app) != saved.program;
@@ -136,7 +137,11 @@ fn saved_state(state: &State) -> SavedState {
         State::Probing { pid, .. } => SavedState::Up { pid, since: None },
         State::Running { pid, since, .. } => SavedState::Up { pid, since: Some(since) },
         State::Succeeding { end, .. } | State::Sweeping { end } | State::Judging { end } => SavedState::Ended(end),
-        State::StoppingFollowers { pid, then } => SavedState::Stopping { pid: Some(pid), then },
+        State::StoppingFollowers { pid, then } | State::Prestop { pid, then } => {
+            SavedState::Stopping { pid: Some(pid), then }
+        }
+        State::Poststop { then: Then::Crashed(end) } => SavedState::Ended(end),
+        State::Poststop { then } => SavedState::Stopping { pid: None, then },
         State::Stopping { pid, then } => SavedState::Stopping { pid, then },
     }
 }

@@ -16,6 +16,9 @@ pub struct SavedApp {
     pub run: u64,
     /// Starts that followed an exit without a request.
     pub restarts: u64,
+    /// The program of this run was started, and `poststop` has not been run for it.
+    #[serde(default)]
+    pub launched: bool,
     /// How the last run ended.
     pub last_exit: Option<Exit>,
     /// `enabled` of the manifest at that time. A disabled app that was started by hand keeps running.

@@ -44,7 +44,8 @@ impl Machine {
     }
 
     /// The leader is alive: the app is running at once, or once the ready probe passes.
-    pub(super) fn alive(&self, pid: Pid, adopted: bool, cx: &mut Context<'_>) -> State {
+    pub(super) fn alive(&mut self, pid: Pid, adopted: bool, cx: &mut Context<'_>) -> State {
+        self.launched = true;
         cx.report(match adopted {
             true => Report::Adopted { run: self.run, pid },
             false => Report::Launched { run: self.run, pid },

@@ -27,6 +27,8 @@ fn full() -> App {
     let step = Step::MakeDir { path: "/tmp/web".into() };
     app.hooks.prelaunch = vec![Hook { step, timeout: secs(30), on_failure: OnFailure::Fail }];
     app.hooks.postlaunch = app.hooks.prelaunch.clone();
+    app.hooks.prestop = app.hooks.prelaunch.clone();
+    app.hooks.poststop = app.hooks.prelaunch.clone();
     app.ready = Some(Ready { probe: probe.clone(), within: secs(30) });
     app.health = Some(Health { probe, every: secs(10), timeout: secs(5), failures: 1, grace: Duration::ZERO });
     app.max_rss = Some(100 << 20);
@@ -50,7 +52,10 @@ fn driven(app: App) -> AppMachine {
 
 fn tell(machine: &mut AppMachine, now: Duration, event: &AppEvent) -> Vec<AppEffect> {
     let mut effects = Vec::new();
-    machine.handle(event, &mut Context { now, chance: 0.0, blocked: false, followed: false, effects: &mut effects });
+    machine.handle(
+        event,
+        &mut Context { now, chance: 0.0, blocked: false, followed: false, hurried: false, effects: &mut effects },
+    );
     effects
 }
 
@@ -117,7 +122,12 @@ fn row(state: &State) -> String {
     let leaf = text.split([' ', '{']).next().unwrap_or_default();
     match state {
         State::Stopping { then, .. } => format!("Stopping: then {}", follows(then)),
-        State::StoppingFollowers { then, .. } => format!("Stopping: {leaf}, then {}", follows(then)),
+        State::StoppingFollowers { then, .. } | State::Prestop { then, .. } => {
+            format!("Stopping: {leaf}, then {}", follows(then))
+        }
+        State::Poststop { then } if !matches!(then, Then::Crashed(_)) => {
+            format!("Stopping: {leaf}, then {}", follows(then))
+        }
         State::Succeeding { end, .. } | State::Sweeping { end } if end.exit == Exit::Clean => {
             format!("Crashed: {leaf} after exit code 0")
         }
@@ -171,7 +181,14 @@ fn explore() -> BTreeMap<String, BTreeMap<&'static str, (String, Vec<String>)>> 
     let spec = Arc::new(full());
     let (mut table, mut queue) = (BTreeMap::new(), vec![(driven(full()), 0)]);
     let mut waiting = driven(full());
-    let mut cx = Context { now: Duration::ZERO, chance: 0.0, blocked: true, followed: true, effects: &mut Vec::new() };
+    let mut cx = Context {
+        now: Duration::ZERO,
+        chance: 0.0,
+        blocked: true,
+        followed: true,
+        hurried: false,
+        effects: &mut Vec::new(),
+    };
     for event in [AppEvent::StartAsked, AppEvent::NotFound { run: 1 }] {
         waiting.handle(&event, &mut cx);
     }
@@ -244,15 +261,15 @@ fn every_state_can_be_reached_and_stopped() {
         ["Stopped", "Running", "Crashed: Sweeping", "Crashed: Judging", "Backoff", "GaveUp", "Starting: Waiting"]
             .into_iter()
             .chain(["Stopping: StoppingFollowers, then Stopped", "Stopping: StoppingFollowers, then Starting"])
+            .chain(["Stopping: Prestop, then Stopped", "Stopping: Poststop, then Starting", "Crashed: Poststop"])
     {
         assert!(table.contains_key(name), "{name} was never reached");
     }
     for (from, cells) in &table {
         let (to, _) = &cells["StopAsked"];
         // The stop is remembered during the look-up.
-        let known =
-            ["Stopped", "Stopping: then Stopped", "Starting: Resuming", "Stopping: StoppingFollowers, then Stopped"]
-                .contains(&to.as_str());
+        let stops = to.starts_with("Stopping: ") && to.ends_with("then Stopped");
+        let known = stops || ["Stopped", "Starting: Resuming"].contains(&to.as_str());
         assert!(known && (to != "Starting: Resuming" || to == from), "stop in {from} leads to {to}");
     }
 }
@@ -329,7 +346,9 @@ impl World {
                     self.at_once.push(AppEvent::TreeEmpty { run });
                 }
             }
-            AppEffect::RunHooks { run, .. } => self.owed.push(AppEvent::HooksDone { run }),
+            AppEffect::RunHooks { run, .. }
+            | AppEffect::RunPrestop { run, .. }
+            | AppEffect::RunPoststop { run, .. } => self.owed.push(AppEvent::HooksDone { run }),
             AppEffect::Probe { run, .. } => self.owed.push(AppEvent::ProbePassed { run }),
             AppEffect::FindTraces { run, .. } => self.owed.push(AppEvent::TracesFound { run, traces: CLOSED }),
             AppEffect::Measure { run, .. } => self.owed.push(AppEvent::Measured { run, bytes: 1 }),
@@ -414,10 +433,19 @@ impl World {
         }
     }
 
+    fn finish_hooks(&mut self) {
+        if let Some(at) = self.owed.iter().position(|event| matches!(event, AppEvent::HooksDone { .. })) {
+            let event = self.owed.remove(at);
+            self.tell(event);
+        }
+    }
+
     /// After any history, a stop ends in `Stopped` within its grace.
     fn stop(&mut self) {
         self.tell(AppEvent::StopAsked(StopReason::Held));
+        self.finish_hooks();
         self.fire(Timer::Grace);
+        self.finish_hooks();
         let state = self.machine.state();
         assert!(matches!(state, State::Stopped { why: StopReason::Held, .. }), "{state:?}");
     }
@@ -789,6 +817,86 @@ fn a_program_that_daemonised_is_recognised() {
         _ => None,
     };
     assert_eq!(told.iter().find_map(crash), Some(true), "{told:?}");
+}
+
+#[test]
+fn steps_run_before_a_stop_and_after_every_end() {
+    let mut app = full();
+    (app.matcher, app.ready) = (None, None);
+    app.hooks.prelaunch.clear();
+    let start = |run| [(0, AppEvent::NotFound { run }), (0, AppEvent::Spawned { run, pid: 7 })];
+    let done = |run| AppEvent::HooksDone { run };
+    let mut events = vec![(0, AppEvent::StartAsked)];
+    events.extend(start(1));
+    events.extend([
+        (60, AppEvent::RestartAsked),
+        (60, done(1)),
+        (61, exited(1, Exit::Signal(15))),
+        (61, AppEvent::TreeEmpty { run: 1 }),
+        (62, done(1)),
+        (62, AppEvent::Spawned { run: 2, pid: 8 }),
+        (90, exited(2, Exit::Signal(11))),
+        (90, AppEvent::TreeEmpty { run: 2 }),
+        (91, done(2)),
+        (91, AppEvent::SpawnFailed { run: 3, why: "no".into() }),
+        (91, AppEvent::TreeEmpty { run: 3 }),
+    ]);
+    let states = story(app, &events);
+    let expected = [
+        "Running",
+        "Stopping: Prestop, then Starting",
+        "Stopping: then Starting",
+        "Stopping: then Starting",
+        "Stopping: Poststop, then Starting",
+        "Starting: Spawning",
+        "Running",
+        "Crashed: Sweeping",
+        "Crashed: Poststop",
+        "Starting: Spawning",
+        "Crashed: Sweeping",
+        "Backoff",
+    ];
+    assert_eq!(states[2..], expected, "a program that was not started has no end");
+}
+
+#[test]
+fn a_request_after_a_crash_does_not_hide_the_crash() {
+    let mut app = full();
+    (app.matcher, app.ready) = (None, None);
+    app.hooks.prelaunch.clear();
+    let mut machine = driven(app);
+    for event in [AppEvent::StartAsked, AppEvent::NotFound { run: 1 }, AppEvent::Spawned { run: 1, pid: 7 }] {
+        tell(&mut machine, Duration::ZERO, &event);
+    }
+    tell(&mut machine, Duration::from_secs(5), &exited(1, Exit::Code(3)));
+    tell(&mut machine, Duration::from_secs(5), &AppEvent::TreeEmpty { run: 1 });
+    let told = tell(&mut machine, Duration::from_secs(5), &AppEvent::StopAsked(StopReason::Held));
+    assert!(matches!(told[0], AppEffect::Report(Report::Crashed { next: None, .. })), "{told:?}");
+    tell(&mut machine, Duration::from_secs(6), &AppEvent::HooksDone { run: 1 });
+    assert_eq!(row(machine.state()), "Stopped");
+}
+
+#[test]
+fn steps_that_a_dead_supervisor_had_begun_run_again() {
+    let app = Arc::new(full());
+    let resumed = |state: State| {
+        let mut before = Machine::new(app.clone());
+        (before.run, before.launched) = (7, true);
+        let mut machine = driven(full());
+        tell(&mut machine, Duration::ZERO, &AppEvent::Resumed(Box::new(before.saved(&state))));
+        machine
+    };
+    let mut machine = resumed(State::prestop(70, Then::Stopped(StopReason::Held)));
+    tell(&mut machine, Duration::ZERO, &AppEvent::Found { run: 7, pid: 70 });
+    assert_eq!(row(machine.state()), "Stopping: Prestop, then Stopped");
+    let end = RunEnd::unready(Some(70), Exit::Code(3), Duration::ZERO);
+    for then in [Then::Stopped(StopReason::Held), Then::Crashed(end)] {
+        let mut machine = resumed(State::poststop(then));
+        for event in [AppEvent::NotFound { run: 7 }, AppEvent::NotFound { run: 7 }, AppEvent::TreeEmpty { run: 7 }] {
+            tell(&mut machine, Duration::ZERO, &event);
+        }
+        assert!(matches!(machine.state(), State::Poststop { .. }), "{:?}", machine.state());
+    }
 }
 
 #[test]

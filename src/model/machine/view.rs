@@ -20,7 +20,11 @@ impl State {
             State::Running { .. } => StateName::Running,
             State::Succeeding { .. } | State::Sweeping { .. } | State::Judging { .. } => StateName::Crashed,
             State::Backoff { .. } => StateName::Backoff,
-            State::StoppingFollowers { .. } | State::Stopping { .. } => StateName::Stopping,
+            State::Poststop { then: Then::Crashed(_) } => StateName::Crashed,
+            State::StoppingFollowers { .. }
+            | State::Prestop { .. }
+            | State::Stopping { .. }
+            | State::Poststop { .. } => StateName::Stopping,
             State::GaveUp { .. } => StateName::GaveUp,
         }
     }
@@ -28,9 +32,10 @@ impl State {
     /// The tree's leader, while it is alive.
     pub fn pid(&self) -> Option<Pid> {
         match self {
-            State::Probing { pid, .. } | State::Running { pid, .. } | State::StoppingFollowers { pid, .. } => {
-                Some(*pid)
-            }
+            State::Probing { pid, .. }
+            | State::Running { pid, .. }
+            | State::StoppingFollowers { pid, .. }
+            | State::Prestop { pid, .. } => Some(*pid),
             State::Stopping { pid, .. } => *pid,
             _ => None,
         }
@@ -49,7 +54,10 @@ impl State {
     /// The app is about to be up, so apps with this one in `after` wait.
     pub fn on_its_way(&self) -> bool {
         match self {
-            State::StoppingFollowers { then, .. } | State::Stopping { then, .. } => !matches!(then, Then::Stopped(_)),
+            State::StoppingFollowers { .. }
+            | State::Prestop { .. }
+            | State::Stopping { .. }
+            | State::Poststop { .. } => self.stop_reason().is_none(),
             _ => matches!(self.name(), StateName::Starting | StateName::Crashed | StateName::Backoff),
         }
     }
@@ -78,7 +86,9 @@ impl State {
             | State::Sweeping { .. }
             | State::Judging { .. }
             | State::StoppingFollowers { .. }
-            | State::Stopping { .. } => true,
+            | State::Prestop { .. }
+            | State::Stopping { .. }
+            | State::Poststop { .. } => true,
         }
     }
 
@@ -92,7 +102,9 @@ impl State {
         match self {
             State::Stopped { why, .. }
             | State::StoppingFollowers { then: Then::Stopped(why), .. }
-            | State::Stopping { then: Then::Stopped(why), .. } => Some(*why),
+            | State::Prestop { then: Then::Stopped(why), .. }
+            | State::Stopping { then: Then::Stopped(why), .. }
+            | State::Poststop { then: Then::Stopped(why) } => Some(*why),
             _ => None,
         }
     }
@@ -110,6 +122,8 @@ impl State {
             State::Succeeding { end, .. } | State::Sweeping { end } | State::Judging { end } => end.exit.to_string(),
             State::GaveUp { exit } => exit.to_string(),
             State::StoppingFollowers { .. } => "waiting for others to stop".into(),
+            State::Prestop { .. } => "prestop".into(),
+            State::Poststop { .. } => "poststop".into(),
             State::Stopping { then: Then::Start { .. }, .. } => "to start again".into(),
             State::Stopping { then: Then::Crashed(end), .. } => end.exit.to_string(),
             State::Resuming { .. }

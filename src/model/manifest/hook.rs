@@ -1,4 +1,5 @@
-//! Hooks: the built-in steps around a start (`prelaunch`, `postlaunch`, `actions`, and `stage` of the workspace).
+//! Hooks: the built-in steps around a start or a stop (`prelaunch`, `postlaunch`, `prestop`, `poststop`, `actions`, and
+//! `stage` of the workspace).
 //! Forms, defaults and checks; performs nothing itself.
 
 use std::collections::BTreeMap;

@@ -160,6 +160,16 @@ impl World {
                 }
             },
             AppEffect::RunHooks { run, .. } if !self.held_hooks => happened(AppEvent::HooksDone { run }),
+            AppEffect::RunPrestop { run, .. } => {
+                happened(AppEvent::HooksDone { run });
+                self.log.push(format!("prestop({name})"));
+            }
+            AppEffect::RunPoststop { run, exit, .. } => {
+                if !self.held_hooks {
+                    happened(AppEvent::HooksDone { run });
+                }
+                self.log.push(format!("poststop({name}, {exit})"));
+            }
             AppEffect::Spawn { run, .. } => {
                 self.next_pid += 1;
                 happened(AppEvent::Spawned { run, pid: self.next_pid });
@@ -501,6 +511,34 @@ fn a_stop_in_its_order_goes_on_under_the_next_supervisor() {
     world.pass(60 * SECOND);
     assert_eq!(world.told(), "-web -web -db");
     assert_eq!((world.state("db"), world.state("web")), (StateName::Stopped, StateName::Starting));
+}
+
+#[test]
+fn steps_around_a_stop_keep_the_order_and_the_budget() {
+    let mut db = app("db");
+    (db.hooks.prestop, db.hooks.poststop) = (vec![step()], vec![step()]);
+    let mut world = World::with(&[db, follower("web", "db")]);
+    world.pass(60 * SECOND);
+    world.told();
+    world.ask(1, "db", Verb::Restart);
+    assert_eq!(world.told(), "-web prestop(db) -db poststop(db, stopped) +db +web");
+    world.pass(60 * SECOND);
+    world.kill("db");
+    assert_eq!(world.told(), "-web poststop(db, killed by SIGKILL) +db +web");
+    world.held_hooks = true;
+    world.give(Input::DrainAsked { code: 0, cause: DrainCause::Request });
+    assert_eq!((world.told().as_str(), world.exit), ("-web prestop(db) -db poststop(db, stopped)", None));
+    world.give(Input::BudgetSpent);
+    assert_eq!(world.exit, Some(0));
+    // Nothing of them begins once the budget is used up.
+    let mut db = app("db");
+    (db.hooks.prestop, db.hooks.poststop) = (vec![step()], vec![step()]);
+    let mut world = World::with(&[db, after("web", &["db"])]);
+    world.stubborn.insert("web".into());
+    world.told();
+    world.give(Input::DrainAsked { code: 0, cause: DrainCause::Request });
+    world.give(Input::BudgetSpent);
+    assert_eq!((world.told().as_str(), world.exit), ("-web -db", Some(0)));
 }
 
 #[test]

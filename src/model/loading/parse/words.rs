@@ -97,6 +97,8 @@ fn synonym(found: &str, outer: Option<&str>) -> Option<&'static str> {
         }
         "nice" | "priority" => "write `limits: Limits(nice: 5)`",
         "pre_start" | "prestart" | "execstartpre" | "before" | "setup" => "write `prelaunch: [Run(argv: [\"cmd\"])]`",
+        "pre_stop" | "execstop" => "write `prestop: [Run(argv: [\"cmd\"])]`",
+        "post_stop" | "execstoppost" => "write `poststop: [Run(argv: [\"cmd\"])]`",
         "post_start" | "poststart" | "execstartpost" => "write `postlaunch: [Run(argv: [\"cmd\"])]`",
         _ => return None,
     })
@@ -120,12 +122,12 @@ fn expected(path: &str) -> &'static str {
         _ => {}
     }
     match (field, element) {
-        ("prelaunch" | "postlaunch" | "stage", true) => STEP,
+        ("prelaunch" | "postlaunch" | "prestop" | "poststop" | "stage", true) => STEP,
         ("after", true) => "the name of an app, or After(app: \"…\", until: Running)",
         ("env_files", true) => "a path in quotes, or EnvFile(path: \"app.env\", optional: true)",
         ("args_fixed", true) => "Fixed(args: [\"--flag=value\"])",
         ("warnings", true) => "Warning(unless: \"${LAUNCH_APP:-1}\", text: \"…\")",
-        ("prelaunch" | "postlaunch" | "stage", false) => STEPS,
+        ("prelaunch" | "postlaunch" | "prestop" | "poststop" | "stage", false) => STEPS,
         (
             "args" | "args_kept" | "args_last" | "argv" | "without" | "env_secret" | "env_hidden" | "locked"
             | "categories",
