@@ -367,7 +367,8 @@ impl Logs {
 
     fn destination(&self, app: Arc<str>, log: &Log, account: Arc<Account>) -> Arc<Destination> {
         let path = log.file.clone().unwrap_or_else(|| default_file(&self.0.state, &app));
-        Arc::new(Destination { app, path, max_size: log.max_size, keep: log.keep, account })
+        let (max_size, keep, timestamps) = (log.max_size, log.keep, log.timestamps);
+        Arc::new(Destination { app, path, max_size, keep, timestamps, account })
     }
 }
 

@@ -31,6 +31,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("until", &["Running", "Started", "Succeeded"]),
     ("follow", &["true", "false"]),
     ("forward", &["true", "false"]),
+    ("timestamps", &["true", "false"]),
     ("if_present", &["true", "false"]),
     ("own", &["true", "false"]),
     ("pty", &["true", "false"]),
@@ -364,7 +365,7 @@ mod tests {
                         format!("App(command: \"x\", prelaunch: [Run(argv: [\"x\"], if_present: {choice})])")
                     }
                     "own" => format!("App(command: \"x\", ready: Ready(probe: Tcp(address: \"x:1\", own: {choice})))"),
-                    "forward" => format!("App(command: \"x\", log: Log(forward: {choice}))"),
+                    "forward" | "timestamps" => format!("App(command: \"x\", log: Log({field}: {choice}))"),
                     "until" | "follow" => {
                         format!("App(command: \"x\", after: [After(app: \"y\", {field}: {choice})])")
                     }

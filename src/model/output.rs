@@ -8,3 +8,4 @@ pub mod pass;
 pub mod pressure;
 pub mod recent;
 pub mod rotation;
+pub mod stamps;

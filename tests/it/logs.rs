@@ -4,7 +4,7 @@ use std::fs;
 
 use kasm_void::model::protocol::{Crash, StateName};
 
-use crate::harness::{Session, binary, kill, until};
+use crate::harness::{FOREVER, Session, binary, kill, until};
 
 /// An app's whole log, starting with the oldest rotated file.
 fn whole_log(session: &Session, name: &str, keep: u32) -> String {
@@ -310,4 +310,28 @@ fn since_says_when_nobody_knows_the_time_of_a_line() {
     assert!(output.stdout.is_empty() && output.stderr.contains("carry no time"), "{output:?}");
     assert_eq!(session.cli(&["logs", "web", "--since", "yesterday"]).code, Some(2));
     assert_eq!(session.cli(&["logs", "web", "--grep", "("]).code, Some(2));
+}
+
+#[test]
+fn lines_begin_with_their_time_if_the_manifest_says_so() {
+    let body = format!("echo one\nprintf 'half '\nuntil [ -e \"$DATA/go\" ]; do sleep .1; done\necho done\n{FOREVER}");
+    let manifest = r#"App(command: "${BIN}/talks", log: Log(file: "${DATA}/talks.log", timestamps: true))"#;
+    let session = Session::new().program("talks", &body).app("talks", manifest).start();
+    let file = || fs::read_to_string(session.data().join("talks.log")).unwrap_or_default();
+    until("the beginning of a line is written", || file().ends_with("half ").then_some(()));
+    let old = session.identity().pid;
+    kill(old);
+    until("the next supervisor answers", || session.try_identity().filter(|now| now.pid != old));
+    fs::write(session.data().join("go"), "").expect("a file");
+    until("the line is complete", || file().ends_with("done\n").then_some(()));
+    let lines: Vec<String> = file().lines().map(str::to_owned).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for (line, text) in lines.iter().zip(["one", "half done"]) {
+        let (time, said) = line.split_once(' ').expect("a time");
+        assert!(humantime::parse_rfc3339(time).is_ok() && time.len() == 24, "{line}");
+        assert_eq!(said, text);
+    }
+    let since = |span: &str| session.ok(&["logs", "talks", "--since", span]);
+    assert!(since("1h").contains("half done"), "{}", since("1h"));
+    assert_eq!(since("2200-01-01"), "");
 }

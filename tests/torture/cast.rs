@@ -121,7 +121,10 @@ impl Kind {
         let own = match self {
             Kind::Launched => "matches: Match(cmdline: \"^/bin/sh ${BIN}/daemon \"), ",
             Kind::Deaf => "stop: Stop(grace: \"150ms\"), ",
-            Kind::Counts => "log: Log(file: \"${DATA}/counts.log\", max_size: \"1GiB\"), ",
+            Kind::Counts if (edition.remark / 2).is_multiple_of(2) => {
+                "log: Log(file: \"${DATA}/counts.log\", max_size: \"1GiB\"), "
+            }
+            Kind::Counts => "log: Log(file: \"${DATA}/counts.log\", max_size: \"1GiB\", timestamps: true), ",
             Kind::Chats => "log: Log(max_size: \"256KiB\", keep: 1), ",
             Kind::Slow => "ready: Ready(probe: Path(path: \"${DATA}/slow.ready\"), within: \"20s\"), ",
             Kind::Stays => "actions: {\"tidy\": [Run(argv: [\"/bin/true\"])]}, ",

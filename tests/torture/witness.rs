@@ -102,7 +102,11 @@ impl Lines {
     pub fn read_on(&mut self) -> Result<(), String> {
         let text = self.new_text();
         // Skip the supervisor's notes about exits, in brackets, and the shell's messages about killed commands.
-        for line in text.lines().filter(|line| !line.starts_with(|c: char| c == '[' || c.is_ascii_alphabetic())) {
+        for line in text
+            .lines()
+            .map(without_time)
+            .filter(|line| !line.starts_with(|c: char| c == '[' || c.is_ascii_alphabetic()))
+        {
             let parsed = line.split_once(' ').and_then(|(run, number)| Some((run, number.parse::<u64>().ok()?)));
             let (run, number) = parsed.ok_or_else(|| format!("no line that was ever written: {line:?}"))?;
             let last = self.kept.entry(run.to_owned()).or_default();
@@ -164,5 +168,15 @@ impl Lines {
             fs::remove_file(entry.path()).expect("a run that is over");
         }
         Ok(())
+    }
+}
+
+/// A line without the time that `log.timestamps` puts before it.
+fn without_time(line: &str) -> &str {
+    const TIME: &str = "2026-01-02T03:04:05.678Z ";
+    let shape = |text: &str| text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect::<String>();
+    match line.get(..TIME.len()) {
+        Some(head) if shape(head) == shape(TIME) => &line[TIME.len()..],
+        _ => line,
     }
 }

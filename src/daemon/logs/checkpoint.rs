@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::FallocateFlags;
 
 use crate::host::layout;
+use crate::model::output::stamps::{Stamps, unstamped};
 
 use super::generations::numbered;
 use super::pipe::{OutputPipe, PipePeek};
@@ -48,9 +49,16 @@ pub struct Chunk {
     /// Device and inode of the file it begins in.
     pub file: (u64, u64),
     pub offset: u64,
-    /// Bytes of the chunk; 0 if there is none.
+    /// Bytes of the chunk in the pipe; 0 if there is none.
     pub length: u64,
+    /// How its lines are written.
+    pub stamps: Stamps,
 }
+
+/// In the number that holds the length: the lines are written with times, all of them or all but the first.
+const EACH_LINE: u64 = 1 << 63;
+/// See [`EACH_LINE`].
+const ALL_BUT_FIRST: u64 = 1 << 62;
 
 /// One app's position in the file, and its record.
 struct Slot {
@@ -249,7 +257,12 @@ fn bytes(app: &str, Slot { log, record: Record { pipe, chunk }, .. }: &Slot) -> 
     if path.len() <= PATH {
         record[NAME..][..path.len()].copy_from_slice(path);
     }
-    let numbers = [*pipe, chunk.file.0, chunk.file.1, chunk.offset, chunk.length];
+    let stamps = match chunk.stamps {
+        Stamps::None => 0,
+        Stamps::EachLine => EACH_LINE,
+        Stamps::AllButFirst => ALL_BUT_FIRST,
+    };
+    let numbers = [*pipe, chunk.file.0, chunk.file.1, chunk.offset, chunk.length | stamps];
     for (at, number) in numbers.into_iter().enumerate() {
         record[NUMBERS + at * 8..][..8].copy_from_slice(&number.to_le_bytes());
     }
@@ -262,7 +275,14 @@ fn slot(at: u64, record: &[u8]) -> Option<Named> {
     let name = String::from_utf8(record.get(..NAME)?.split(|byte| *byte == 0).next()?.to_vec()).ok()?;
     let log = PathBuf::from(text(record.get(NAME..NUMBERS)?)?);
     let number = |n: usize| Some(u64::from_le_bytes(record.get(NUMBERS + n * 8..)?.get(..8)?.try_into().ok()?));
-    let chunk = Chunk { file: (number(1)?, number(2)?), offset: number(3)?, length: number(4)? };
+    let length = number(4)?;
+    let stamps = match length & (EACH_LINE | ALL_BUT_FIRST) {
+        EACH_LINE => Stamps::EachLine,
+        ALL_BUT_FIRST => Stamps::AllButFirst,
+        _ => Stamps::None,
+    };
+    let length = length & !(EACH_LINE | ALL_BUT_FIRST);
+    let chunk = Chunk { file: (number(1)?, number(2)?), offset: number(3)?, length, stamps };
     Some((name.into(), Slot { at, log, record: Record { pipe: number(0)?, chunk } }))
 }
 
@@ -272,16 +292,27 @@ pub fn recover(left: Record, pipe: &OutputPipe, peek: &PipePeek, log: &Path, kee
     if left.pipe != pipe.id() || left.chunk.length == 0 {
         return;
     }
-    let Ok(written) = written(left.chunk, log, keep) else { return };
-    let mut waiting = Vec::with_capacity(written.len());
+    let Ok(in_file) = written(left.chunk, log, keep) else { return };
+    let (mut written, torn) = unstamped(in_file, left.chunk.stamps);
+    written.truncate(usize::try_from(left.chunk.length).unwrap_or(usize::MAX));
+    let mut waiting = Vec::with_capacity(written.len().max(1));
     // A pipe of many small pieces takes several peeks, each from the head. The first peek decides.
     peek.peek(pipe, &mut waiting);
     if !waiting.is_empty() && written.starts_with(&waiting[..waiting.len().min(written.len())]) {
         peek.discard(pipe, written.len());
+        if torn > 0 {
+            let _ = cut(log, torn as u64); // half a time stays before the line
+        }
     }
 }
 
-/// Reads the chunk's bytes from the file it began in and from later files of the log.
+/// Takes the last bytes out of the file.
+fn cut(log: &Path, bytes: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(log)?;
+    file.set_len(file.metadata()?.len().saturating_sub(bytes))
+}
+
+/// Reads the chunk's bytes, with their stamps, from the file it began in and from later files of the log.
 fn written(chunk: Chunk, log: &Path, keep: u32) -> io::Result<Vec<u8>> {
     let is_it = |n: &u32| fs::metadata(numbered(log, *n)).is_ok_and(|is| (is.dev(), is.ino()) == chunk.file);
     let there = |n: &u32| *n == 0 || numbered(log, *n).exists();
@@ -292,7 +323,7 @@ fn written(chunk: Chunk, log: &Path, keep: u32) -> io::Result<Vec<u8>> {
         if n == first {
             file.seek(SeekFrom::Start(chunk.offset))?;
         }
-        file.take(chunk.length - bytes.len() as u64).read_to_end(&mut bytes)?;
+        file.take(chunk.stamps.most(chunk.length) - bytes.len() as u64).read_to_end(&mut bytes)?;
     }
     Ok(bytes)
 }
@@ -328,7 +359,10 @@ mod tests {
 
         fn record(&self, offset: u64, length: u64) -> Record {
             let is = fs::metadata(self.log()).unwrap();
-            Record { pipe: self.pipe.id(), chunk: Chunk { file: (is.dev(), is.ino()), offset, length } }
+            Record {
+                pipe: self.pipe.id(),
+                chunk: Chunk { file: (is.dev(), is.ino()), offset, length, stamps: Stamps::None },
+            }
         }
 
         /// What the next supervisor finds in the pipe.
@@ -382,8 +416,28 @@ mod tests {
         assert_eq!(scene.left(Record { pipe: record.pipe + 1, ..record }), "3\n4\n");
     }
 
+    #[tokio::test]
+    async fn times_in_the_log_are_not_taken_for_output() {
+        let at = "2026-01-02T03:04:05.678Z ";
+        let written = format!("{at}1\n{at}2\n{at}3\n{at}4\n");
+        // How much of lines 3 and 4 was written, and what is left in the pipe.
+        for (end, left) in [(0, "3\n4\n"), (at.len() + 2, "4\n"), (2 * at.len() + 3, "\n"), (2 * at.len() + 4, "")] {
+            let offset = 2 * (at.len() + 2);
+            let scene = Scene::new("3\n4\n", &written[..offset + end]);
+            let mut record = scene.record(offset as u64, 4);
+            record.chunk.stamps = Stamps::EachLine;
+            assert_eq!(scene.left(record), left, "{end}");
+        }
+        // The supervisor died while it wrote a time.
+        let scene = Scene::new("3\n4\n", &written[..2 * (at.len() + 2) + 7]);
+        let mut record = scene.record(2 * (at.len() as u64 + 2), 4);
+        record.chunk.stamps = Stamps::EachLine;
+        assert_eq!(scene.left(record), "3\n4\n");
+        assert_eq!(fs::read_to_string(scene.log()).unwrap(), format!("{at}1\n{at}2\n"));
+    }
+
     fn record_of(pipe: u64, length: u64) -> Record {
-        Record { pipe, chunk: Chunk { file: (1, 2), offset: 3, length } }
+        Record { pipe, chunk: Chunk { file: (1, 2), offset: 3, length, stamps: Stamps::EachLine } }
     }
 
     #[test]
@@ -400,7 +454,7 @@ mod tests {
         // This supervisor dies before it has attached `other`.
         let mut second = Checkpoint::open(dir.path());
         assert_eq!((second.left("web"), second.left("gone")), (Some(record_of(10, 4)), None));
-        assert_eq!(second.left("done"), Some(record_of(12, 0)));
+        assert_eq!(second.left("done").map(|record| (record.pipe, record.chunk.length)), Some((12, 0)));
         second.attached(&"web".into(), 20, log);
         assert_eq!(second.left("web"), None);
         second.begin(&"new".into(), 21, record_of(21, 7).chunk);

@@ -15,6 +15,8 @@ pub struct Destination {
     /// Bytes; 0 means no limit.
     pub max_size: u64,
     pub keep: u32,
+    /// Each line begins with a time.
+    pub timestamps: bool,
     pub account: Arc<Account>,
 }
 

@@ -1,12 +1,13 @@
 //! Clients that follow an app's output. Exists only while there are any: finding lines costs time that plain copying
 //! does not.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use crate::model::output::lines::{LONGEST, LineBuffer, pieces};
+use crate::model::output::stamps::{Stamps, stamped};
 
 /// How many pieces a slow client may lag behind before it loses the oldest.
 const BEHIND: usize = 32;
@@ -22,17 +23,24 @@ pub struct Followers {
     buffer: LineBuffer,
     /// The last piece sent ends in the middle of a line.
     mid_line: bool,
+    /// Whether lines are sent with their times, as in the file.
+    timestamps: bool,
     /// When to send the buffered line although it is unfinished.
     due: Option<Instant>,
 }
 
-impl Default for Followers {
-    fn default() -> Self {
-        Followers { sender: broadcast::channel(BEHIND).0, buffer: LineBuffer::default(), mid_line: false, due: None }
-    }
-}
-
 impl Followers {
+    /// `mid_line`: the output so far ends in the middle of a line.
+    pub fn new(mid_line: bool) -> Followers {
+        let (sender, buffer) = (broadcast::channel(BEHIND).0, LineBuffer::default());
+        Followers { sender, buffer, mid_line, timestamps: false, due: None }
+    }
+
+    /// Whether lines are sent with their times from now on.
+    pub fn set(&mut self, timestamps: bool) {
+        self.timestamps = timestamps;
+    }
+
     /// Adds a client, which gets output from now on.
     pub fn follow(&mut self) -> broadcast::Receiver<Piece> {
         self.send_rest();
@@ -61,7 +69,7 @@ impl Followers {
     pub fn interrupt(&mut self, lines: &[u8]) {
         self.send_rest();
         if self.mid_line {
-            self.send(b"\n");
+            self.send_as_it_is(b"\n");
         }
         self.send(lines);
     }
@@ -77,6 +85,16 @@ impl Followers {
     }
 
     fn send(&mut self, bytes: &[u8]) {
+        match Stamps::of(self.timestamps, self.mid_line) {
+            Stamps::None => self.send_as_it_is(bytes),
+            stamps => {
+                let now = format!("{} ", humantime::format_rfc3339_millis(SystemTime::now()));
+                self.send_as_it_is(&stamped(bytes, stamps, &now));
+            }
+        }
+    }
+
+    fn send_as_it_is(&mut self, bytes: &[u8]) {
         for piece in pieces(bytes, LONGEST) {
             self.mid_line = !piece.ends_with(b"\n");
             let _ = self.sender.send(Piece::copy_from_slice(piece)); // the last client may have disconnected
@@ -94,7 +112,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_gets_whole_lines() {
-        let mut followers = Followers::default();
+        let mut followers = Followers::new(false);
         let mut pieces = followers.follow();
         followers.feed(b"one\ntw");
         followers.feed(b"o\nthree");
@@ -108,7 +126,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_prompt_is_sent_once_it_is_quiet() {
-        let mut followers = Followers::default();
+        let mut followers = Followers::new(false);
         let mut pieces = followers.follow();
         followers.feed(b"Password: ");
         followers.tick(Instant::now());
@@ -123,7 +141,7 @@ mod tests {
 
     #[tokio::test]
     async fn lines_of_others_do_not_tear_a_prompt() {
-        let mut followers = Followers::default();
+        let mut followers = Followers::new(false);
         let mut pieces = followers.follow();
         followers.feed(b"$ ");
         followers.interrupt(b"hook\n");
@@ -136,7 +154,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_client_is_told_what_it_lost() {
-        let mut followers = Followers::default();
+        let mut followers = Followers::new(false);
         let mut pieces = followers.follow();
         for n in 0..BEHIND + 3 {
             followers.feed(format!("{n}\n").as_bytes());

@@ -1,14 +1,16 @@
 //! One app's log file as the writer uses it. Counts what cannot be written, and notes the gap in the file once it can
 //! be written again.
 
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::checkpoint::Chunk;
 use super::destination::Destination;
 use super::file::{LogFile, Opener, Short};
 use crate::model::output::lines::{count_lines, line_end};
 use crate::model::output::losses::{Gap, Stage, note};
+use crate::model::output::stamps::{Stamps, stamped};
 
 /// The time before a failed write is retried.
 const RETRY: Duration = Duration::from_secs(1);
@@ -55,7 +57,8 @@ impl Outlet {
             return None;
         }
         let (file, offset) = self.file.position().ok()??;
-        Some(Chunk { file, offset, length: length as u64 })
+        let stamps = Stamps::of(self.destination.timestamps, self.file.is_mid_line().ok()?);
+        Some(Chunk { file, offset, length: length as u64, stamps })
     }
 
     pub fn output(&mut self, bytes: &[u8]) {
@@ -97,6 +100,7 @@ impl Outlet {
         if self.failing.is_some() {
             return self.output(&lines);
         }
+        let lines = self.dated(&lines, false);
         if let Err(short) = self.file.append_lines(&lines) {
             let lost = &lines[short.written.min(lines.len())..];
             self.failed(&short);
@@ -109,7 +113,7 @@ impl Outlet {
         if let Some(failing) = &mut self.failing {
             return failing.gap.add(lines);
         }
-        if let Err(short) = self.file.append_lines(own_line(&note(lines, cause)).as_bytes()) {
+        if let Err(short) = self.append_own(&note(lines, cause)) {
             self.failed(&short);
             self.lost(lines, cause);
         }
@@ -120,7 +124,7 @@ impl Outlet {
         if self.failing.is_some() {
             return;
         }
-        if let Err(short) = self.file.append_lines(own_line(&format!("[kasm-void: {text}]")).as_bytes()) {
+        if let Err(short) = self.append_own(&format!("[kasm-void: {text}]")) {
             self.failed(&short);
         }
     }
@@ -142,7 +146,26 @@ impl Outlet {
         }
     }
 
+    /// The bytes as they go into the file.
+    fn dated<'a>(&self, bytes: &'a [u8], mid_line: bool) -> Cow<'a, [u8]> {
+        match Stamps::of(self.destination.timestamps, mid_line) {
+            Stamps::None => Cow::Borrowed(bytes),
+            stamps => {
+                let now = format!("{} ", humantime::format_rfc3339_millis(SystemTime::now()));
+                Cow::Owned(stamped(bytes, stamps, &now))
+            }
+        }
+    }
+
+    /// Appends a line of our own.
+    fn append_own(&mut self, text: &str) -> Result<(), Short> {
+        let line = format!("{text}\n");
+        self.file.append_lines(&self.dated(line.as_bytes(), false))
+    }
+
     fn write(&mut self, bytes: &[u8]) {
+        let mid_line = self.destination.timestamps && self.file.is_mid_line().unwrap_or(false);
+        let bytes = &*self.dated(bytes, mid_line);
         match self.file.append_output(bytes) {
             Ok(()) => self.recovered(),
             Err(short) => {
@@ -157,12 +180,14 @@ impl Outlet {
         let Some(failing) = &mut self.failing else { return true };
         failing.retry = Instant::now() + RETRY;
         if failing.gap.lines() > 0 {
-            let line = own_line(&note(failing.gap.lines(), &failing.cause));
-            if let Err(short) = self.file.append_lines(line.as_bytes()) {
+            let text = note(failing.gap.lines(), &failing.cause);
+            if let Err(short) = self.append_own(&text) {
                 self.failed(&short);
                 return false;
             }
-            failing.gap.told();
+            if let Some(failing) = &mut self.failing {
+                failing.gap.told();
+            }
         }
         true
     }
@@ -188,10 +213,6 @@ impl Outlet {
             self.destination.end_trouble(Stage::File);
         }
     }
-}
-
-fn own_line(text: &str) -> String {
-    format!("{text}\n")
 }
 
 /// The error as a part of a sentence, such as "no space left on device".

@@ -127,6 +127,9 @@ impl Reader {
     /// Changes the destination of future output.
     pub fn set(&self, destination: Arc<Destination>, forward: bool) {
         let mut state = self.state();
+        if let Some(followers) = &mut state.followers {
+            followers.set(destination.timestamps);
+        }
         state.destination = destination;
         match forward {
             true => drop(state.forwarding.get_or_insert_default()),
@@ -135,7 +138,11 @@ impl Reader {
     }
 
     pub fn follow(&self) -> broadcast::Receiver<Piece> {
-        self.state().followers.get_or_insert_default().follow()
+        let state = &mut *self.state();
+        let mid_line = state.recent.last_lines(1).last().is_some_and(|last| *last != b'\n');
+        let followers = state.followers.get_or_insert_with(|| Box::new(Followers::new(mid_line)));
+        followers.set(state.destination.timestamps);
+        followers.follow()
     }
 
     /// Whether lines are forwarded to the supervisor's own log.

@@ -28,6 +28,8 @@ pub struct LogForm {
     pub tail: Option<u32>,
     /// Also pass each line on to the supervisor's own log, at most 100 a second.
     pub forward: bool,
+    /// Begin each line of the file with the time at which it was read.
+    pub timestamps: bool,
 }
 
 /// Where an app's output goes.
@@ -43,18 +45,20 @@ pub struct Log {
     pub tail: usize,
     /// Whether each line is also passed on to the supervisor's own log.
     pub forward: bool,
+    /// Whether each line of the file begins with the time at which it was read.
+    pub timestamps: bool,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { file: None, max_size: 10 << 20, keep: 3, tail: 5, forward: false }
+        Log { file: None, max_size: 10 << 20, keep: 3, tail: 5, forward: false, timestamps: false }
     }
 }
 
 impl LogForm {
     /// Fills in defaults and reports values that are out of range.
     pub fn check(self, fields: &mut Fields<'_>) -> Log {
-        let LogForm { file, max_size, keep, tail, forward } = self;
+        let LogForm { file, max_size, keep, tail, forward, timestamps } = self;
         let default = Log::default();
         Log {
             file: file.map(|file| fields.path("file", file)),
@@ -63,6 +67,7 @@ impl LogForm {
             keep: fields.number("keep", keep.unwrap_or(default.keep), KEEP),
             tail: tail.map_or(default.tail, |tail| fields.number("tail", tail, TAIL) as usize),
             forward,
+            timestamps,
         }
     }
 }

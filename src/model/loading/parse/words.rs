@@ -148,7 +148,7 @@ fn expected(path: &str) -> &'static str {
         ("failures" | "times", _) => "a whole number, 1 or more",
         ("code", _) => "an exit code such as 1",
         ("factor" | "jitter", _) => "a number such as 2.0",
-        ("forward" | "if_present" | "follow" | "optional" | "pty", _) => "true or false",
+        ("forward" | "timestamps" | "if_present" | "follow" | "optional" | "pty", _) => "true or false",
         _ => expected_form(field),
     }
 }
