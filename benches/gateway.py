@@ -57,6 +57,12 @@ def listens(port):
     raise SystemExit(f"nothing listens on {port}")
 
 
+def cpu(pid):
+    """CPU time in seconds."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / HERTZ
+
+
 class Gateway:
     def __init__(self, binary, work, fields):
         self.port = free_port()
@@ -73,9 +79,7 @@ class Gateway:
         return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
 
     def cpu(self):
-        """CPU time in seconds."""
-        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / HERTZ
+        return cpu(self.process.pid)
 
     def end(self):
         self.process.send_signal(signal.SIGTERM)
@@ -118,12 +122,17 @@ wrk.headers["Authorization"] = "Bearer {CALLER}"
         "nginx": f"http://127.0.0.1:{proxy}/dashboard/kasm/launch-url/desk",
         "gateway": f"http://127.0.0.1:{gateway.port}/dashboard/kasm/launch-url/desk",
     }
+    worker = int(pathlib.Path(f"/proc/{nginx.pid}/task/{nginx.pid}/children").read_text())
     results = {name: {"rate": [], "p50": [], "p99": []} for name in places}
+    used = {name: [0, 0, 0] for name in places}  # requests, CPU of nginx and of the gateway
     for _ in range(5):  # in turns, so that a busy moment meets all of them
         for name, url in places.items():
+            before = cpu(worker), gateway.cpu()
             said = subprocess.run(["wrk", "-t1", "-c8", "-d4s", "--latency", "-s", script, url], capture_output=True, text=True, check=True).stdout
             if "Non-2xx" in said:
                 raise SystemExit(f"{name}: {said}")
+            now = int(re.search(r"(\d+) requests in", said)[1]), cpu(worker) - before[0], gateway.cpu() - before[1]
+            used[name] = [sum(pair) for pair in zip(used[name], now)]
             rate = float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1])
             results[name]["rate"].append(rate)
             for part in ("50", "99"):
@@ -132,6 +141,9 @@ wrk.headers["Authorization"] = "Bearer {CALLER}"
     for name, found in results.items():
         median = {key: statistics.median(values) for key, values in found.items()}
         print(f"{name:16} {median['rate']:8.0f}/s   p50 {median['p50']:.2f} ms   p99 {median['p99']:.2f} ms")
+    # The worker of nginx is the launcher too, so what the launcher costs is taken off.
+    each = lambda name, place: used[name][place] / used[name][0] * 1e6
+    print(f"CPU for each request: nginx {each('nginx', 1) - each('launcher itself', 1):.0f} us, gateway {each('gateway', 2):.0f} us")
     rate = lambda name: statistics.median(results[name]["rate"])
     print(f"gateway / nginx: {rate('gateway') / rate('nginx'):.2f} of the rate; memory {gateway.memory():.1f} MiB")
     gateway.end()
