@@ -21,8 +21,14 @@ fn session() -> Session {
 }
 
 fn wait_output(session: &Session, line: &str) {
+    wait_for(session, "actor", line);
+}
+
+fn wait_for(session: &Session, app: &str, line: &str) {
+    let file = session.state().join(format!("logs/{app}.log"));
     until(&format!("the log has {line}"), || {
-        session.ok(&["logs", "actor"]).lines().any(|one| one == line).then_some(())
+        // Not `lines()`, which would hide that a terminal has changed the end of a line.
+        std::fs::read_to_string(&file).ok()?.split('\n').any(|one| one == line).then_some(())
     });
 }
 
@@ -63,6 +69,17 @@ fn its_end_is_that_of_its_program() {
     session.next_pid("actor", second);
     let pids = session.wait_lines("actor.pids", 3);
     assert!(!alive(pids[1].parse().expect("a pid")), "a program without a terminal is not left behind");
+}
+
+#[test]
+fn what_it_writes_last_is_logged() {
+    let session = Session::new()
+        .program("web", "seq 1 20000\necho \"the end of $KASM_VOID_APP\"\n")
+        .app("web", r#"App(command: "${BIN}/web", pty: true, backoff: Backoff(first: "1ms", max: "1ms", jitter: 0.0))"#)
+        .start();
+    for run in 1..=5 {
+        wait_for(&session, "web", &format!("the end of web:{run}"));
+    }
 }
 
 #[test]
