@@ -9,7 +9,6 @@ use super::logs::Speaker;
 use super::report::Tail;
 use crate::host::clock::from_now;
 use crate::model::app::App;
-use crate::model::exit::Exit;
 use crate::model::guard::ToGuard;
 use crate::model::machine::{AppEffect, AppEvent, Found, Report};
 use crate::model::manifest::{log::Log, workspace::Workspace};
@@ -114,11 +113,10 @@ impl Daemon {
         let Some(app) = self.supervisor.app(id) else { return };
         let mut tail = Tail { forward: app.log.forward, ..Tail::default() };
         if let Report::Crashed { run, end, .. } = &report {
-            let speaker = if matches!(end.exit, Exit::HookFailed(_)) { Speaker::Commands } else { Speaker::App };
+            let speaker = if end.exit.is_of_a_hook() { Speaker::Commands } else { Speaker::App };
             tail.lines = self.logs.tail(&app.name, app.log.tail, speaker);
-            // For people who read only the app's log. An app without output has no log file, and gets none for this.
-            if end.exit.unexpected() && !tail.lines.is_empty() {
-                self.logs.note(&app.name, &format!("run {run} ended: {}", end.exit));
+            if let Some(note) = end.exit.note(*run, !tail.lines.is_empty()) {
+                self.logs.note(&app.name, &note);
             }
         }
         self.reports.take(&app.name, report, tail);

@@ -75,6 +75,14 @@ fn signal_of(status: i32) -> Option<i32> {
     Some(status & 0x7f).filter(|signal| *signal != 0)
 }
 
+/// Whether the guard will report how this leader ended, which is not our child. It reports its own children: those of an
+/// earlier supervisor. `parent`: its parent now, if it can still be seen; the kernel reports 0 while it is being collected.
+/// `parent_before`: its parent when it was found alive.
+pub fn is_left_to_guard(guard: Option<i32>, parent: Option<i32>, parent_before: i32) -> bool {
+    let parent = parent.filter(|parent| *parent != 0).unwrap_or(parent_before);
+    guard == Some(parent)
+}
+
 impl Exit {
     /// The exit class of a `wait(2)` status.
     pub fn of(status: i32, clues: Clues) -> Exit {
@@ -115,6 +123,17 @@ impl Exit {
         };
         let status = status.map(|status| status.to_string()).unwrap_or_default();
         [("KASM_VOID_EXIT".into(), self.class().into()), ("KASM_VOID_EXIT_STATUS".into(), status)]
+    }
+
+    /// Whether the output that explains it is that of a hook, not the app's own.
+    pub fn is_of_a_hook(&self) -> bool {
+        matches!(self, Exit::HookFailed(_))
+    }
+
+    /// What to add to the app's log, for people who read only that. `printed`: the run has printed something. An app
+    /// without output has no log file, and gets none for this.
+    pub fn note(&self, run: u64, printed: bool) -> Option<String> {
+        (self.unexpected() && printed).then(|| format!("run {run} ended: {self}"))
     }
 
     /// The class alone, as a metric label.
@@ -164,6 +183,22 @@ impl fmt::Display for Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_guard_reports_its_own_children_only() {
+        let guard = Some(10);
+        assert!(is_left_to_guard(guard, Some(10), 10), "it is dead and not collected");
+        assert!(is_left_to_guard(guard, None, 10) && is_left_to_guard(guard, Some(0), 10), "it is being collected");
+        assert!(!is_left_to_guard(guard, Some(1), 10), "somebody else has become its parent");
+        assert!(!is_left_to_guard(guard, None, 1) && !is_left_to_guard(None, None, 10));
+    }
+
+    #[test]
+    fn an_app_that_printed_nothing_gets_no_note() {
+        assert_eq!(Exit::Code(3).note(7, true).as_deref(), Some("run 7 ended: exit code 3"));
+        assert_eq!((Exit::Code(3).note(7, false), Exit::StoppedByUs.note(7, true)), (None, None));
+        assert!(Exit::HookFailed(String::new()).is_of_a_hook() && !Exit::NotReady(String::new()).is_of_a_hook());
+    }
 
     #[test]
     fn a_status_is_told_by_its_clues() {

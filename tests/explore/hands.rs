@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kasm_void::model::app::AppId;
-use kasm_void::model::exit::{Clues, Exit, ExitRecord};
+use kasm_void::model::exit::{self, Clues, Exit, ExitRecord};
 use kasm_void::model::guard::ChildExit;
 use kasm_void::model::ledger::{Inherited, Leader};
 use kasm_void::model::supervisor::{AppEvent, Found};
@@ -123,14 +123,10 @@ impl Hands {
     pub fn ended_watched(&self, kernel: &Kernel, guard: Option<Pid>) -> Option<Pid> {
         self.watched.iter().find_map(|(pid, watched)| {
             let known = kernel.get(*pid).filter(|running| running.process.started == watched.started);
-            let guards = |parent: Pid| Some(parent) == guard && watched.leads.is_some();
-            match known {
-                Some(running) if running.status.is_none() => None,
-                Some(running) if running.process.parent == self.own || guards(running.process.parent) => None,
-                // The guard has collected it: its message is on the way.
-                None if guards(watched.parent) => None,
-                _ => Some(*pid),
-            }
+            let parent = known.map(|running| running.process.parent);
+            let alive = known.is_some_and(|running| running.status.is_none());
+            let reported = watched.leads.is_some() && exit::is_left_to_guard(guard, parent, watched.parent);
+            (!alive && parent != Some(self.own) && !reported).then_some(*pid)
         })
     }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::time::Instant;
 
 use super::clues::{Led, SpawnClues};
-use super::guard::{Gone, as_ended};
+use super::guard::{Gone, GuardClient, as_ended};
 use super::{Processes, Role};
 use crate::host::proc::{self, Pid};
 use crate::host::sys;
@@ -126,10 +126,9 @@ impl Processes {
         let Some(watched) = self.watcher.get(pid).filter(|watched| watched.leads.is_some()) else {
             return self.watched_is_gone(pid, Exit::Unknown, None);
         };
-        // The kernel reports 0 as the parent of a process that is being collected at this moment.
-        let parent = proc::process(pid).map_or(0, |process| process.parent);
-        let parent = if parent == 0 { watched.process.parent } else { parent };
-        if let Some(guard) = self.guard.as_mut().filter(|guard| guard.pid == parent) {
+        let (parent, before) = (proc::process(pid).map(|process| process.parent), watched.process.parent);
+        let reports = |guard: &&mut GuardClient| exit::is_left_to_guard(Some(guard.pid), parent, before);
+        if let Some(guard) = self.guard.as_mut().filter(reports) {
             self.watcher.quiet(pid);
             guard.owes(pid);
             return;
