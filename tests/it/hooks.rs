@@ -8,7 +8,7 @@ use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
 use serde_json::json;
 
-use crate::harness::{NOTHING, Session, alive, binary, kill, until};
+use crate::harness::{FOREVER, NOTHING, Session, alive, binary, kill, until};
 
 const CLEARS_LOCKS: &str = r#"App(command: "${BIN}/web", matches: Match(cmdline: "^/bin/sh ${BIN}/web$$"),
     prelaunch: [MakeDir(path: "${DATA}/profile"), ClearLocks(dir: "${DATA}/profile", kind: Chromium)])"#;
@@ -34,6 +34,22 @@ fn locked(session: &Session) -> bool {
 
 fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Chromium's lock is a link to a text that names no file.
+#[test]
+fn a_dangling_link_is_there_for_a_hook_and_for_a_probe() {
+    let session = Session::new()
+        .program("web", &format!("ln -s nobody-1 \"$DATA/ready\"\n{FOREVER}"))
+        .app(
+            "web",
+            r#"App(command: "${BIN}/web", ready: Ready(probe: Path(path: "${DATA}/ready")),
+                prelaunch: [WaitFor(what: Path(path: "${DATA}/lock"))])"#,
+        )
+        .start();
+    session.wait_state("web", StateName::Starting);
+    symlink("nobody-1", session.data().join("lock")).expect("a link to nothing");
+    session.wait_state("web", StateName::Running);
 }
 
 #[test]

@@ -23,6 +23,35 @@ fn ctrl_c_leaves_no_process() {
 }
 
 #[test]
+fn what_people_edit_in_the_built_in_session_survives_ctrl_c() {
+    // None of its programs is found.
+    let mut session = Session::new().env("XDG_CONFIG_HOME", "").env("PATH", "/nowhere").stayer("web");
+    let folder = session.home().join(".config/kasm-void/manifests");
+    std::fs::create_dir_all(&folder).expect("the folder of the session");
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/desktop")).expect("the tree") {
+        let file = file.expect("a file of it");
+        std::fs::copy(file.path(), folder.join(file.file_name())).expect("a copy");
+    }
+    session.start_supervisor_on_its_own_folder();
+    let terminal = folder.join("terminal.ron");
+    let edited = std::fs::read_to_string(&terminal).expect("a manifest") + "// mine\n";
+    std::fs::write(&terminal, &edited).expect("an edit in place");
+    std::fs::write(folder.join("web.ron"), r#"App(command: "${BIN}/web")"#).expect("an app of their own");
+    std::fs::remove_file(folder.join("status.ron")).expect("an app that they do not want");
+    session.pid("web");
+    let (status, _) = session.interrupt();
+    assert_eq!(status.code(), Some(0), "{}", session.supervisor_output());
+    let as_left = || {
+        assert_eq!(std::fs::read_to_string(&terminal).expect("the edited manifest"), edited);
+        assert!(folder.join("web.ron").exists() && !folder.join("status.ron").exists());
+    };
+    as_left();
+    session.start_supervisor_on_its_own_folder();
+    session.pid("web");
+    as_left();
+}
+
+#[test]
 fn a_drain_ends_within_its_budget_whatever_the_apps_do() {
     let mut session = Session::new()
         .workspace(r#"Workspace(stop_budget: "1s")"#)

@@ -442,6 +442,17 @@ fn all_shipped_manifests_are_read() {
 }
 
 #[test]
+fn no_shipped_browser_covers_the_screen_after_a_crash() {
+    let browsers = files("manifests", ".ron").into_iter().filter(|(_, text)| text.contains("kind: Chromium"));
+    let mut seen = 0;
+    for (name, text) in browsers {
+        assert!(text.contains("\"--hide-crash-restore-bubble\""), "{name}: `Restore pages?` would cover the screen");
+        seen += 1;
+    }
+    assert!(seen > 1, "there are two browsers");
+}
+
+#[test]
 fn the_manifest_in_the_cluster_is_read() {
     let text = fs::read_to_string(root().join("image/kubernetes/base/manifests.yaml")).expect("the ConfigMap");
     let (_, written) = text.split_once(".ron: |\n").expect("a manifest in it");
