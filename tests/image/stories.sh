@@ -273,7 +273,8 @@ open_url() {
 	check "Open URL: it asks again" eventually window_named one "^Open URL in Browser$"
 	at one sh -c 'xdotool windowactivate --sync "$(xdotool search --name "^Open URL in Browser$" | tail -n 1)" key ctrl+a type "ftp://example.com"; xdotool key Return'
 	check "Open URL: another scheme gets an error" eventually at one pgrep -f 'zenity --error'
-	at one sh -c 'sleep 1; xdotool key Return'
+	check "Open URL: in a window" eventually window_named one "^Open URL in Browser$"
+	at one sh -c 'xdotool windowactivate --sync "$(xdotool search --name "^Open URL in Browser$" | tail -n 1)" key Return'
 	check "Open URL: and code 1" eventually is 1 at one cat /tmp/opened
 }
 
