@@ -32,7 +32,6 @@ The page is at /dashboard/kasm/. Settings, routes and costs are in docs/gateway.
 A workspace's own binary leaves the gateway out: `cargo build --release --features gateway` builds one with it.";
 
 #[derive(Debug, Args)]
-#[cfg_attr(not(feature = "gateway"), expect(dead_code, reason = "only the gateway reads them"))]
 pub struct GatewayOptions {
     /// The settings
     #[arg(long, value_name = "FILE", default_value = "/etc/kasm-void/gateway.ron")]
