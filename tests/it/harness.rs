@@ -516,9 +516,9 @@ fn pids() -> impl Iterator<Item = i32> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Whether this child of a guard is its supervisor. The leader of an app with a terminal has another name.
+/// Whether this child of a guard is its supervisor, which has a name of its own.
 fn is_supervisor(pid: i32) -> bool {
-    is_ours(pid) && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "kasm-void\n")
+    is_ours(pid) && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "kasm-supervisor\n")
 }
 
 fn is_ours(pid: i32) -> bool {
