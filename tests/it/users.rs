@@ -91,3 +91,44 @@ fn an_app_whose_user_is_missing_is_not_started_as_another() {
         assert!(check.stdout.contains("there is no user `no-such-user`"), "{check:?}");
     });
 }
+
+#[test]
+fn a_database_its_migration_and_its_server_start_in_order_each_as_its_user_with_its_settings() {
+    as_root("users::a_database_its_migration_and_its_server_start_in_order_each_as_its_user_with_its_settings", || {
+        let tells = "echo \"${0##*/} $(id -u) $(id -g) $SETTING\" >>\"$DATA/order\"\n";
+        let session = open_session();
+        let write = |name: &str, text: &str| fs::write(session.manifests().join(name), text).expect("a file");
+        write("db.env", "SETTING=tables\n");
+        write("server.env", "SETTING='port 80' # no longer 8080\n");
+        let session = session
+            .program("db", &format!("{tells}: >\"$DATA/up\"\n{FOREVER}"))
+            .program("migrate", &format!("{tells}[ -e \"$DATA/up\" ]\n"))
+            .program("server", &format!("{tells}{FOREVER}"))
+            .app(
+                "db",
+                r#"App(command: "${BIN}/db", user: "nobody", group: "daemon", env_files: ["db.env"],
+                    ready: Ready(probe: Path(path: "${DATA}/up"), within: "30s"))"#,
+            )
+            .start();
+        session.wait_state("db", StateName::Running);
+        session.edit(
+            "server",
+            r#"App(command: "${BIN}/server", user: "daemon", env_files: ["server.env"],
+                after: [After(app: "migrate", until: Succeeded), After(app: "db", follow: true)])"#,
+        );
+        session.edit(
+            "migrate",
+            r#"App(command: "${BIN}/migrate", user: "nobody", env_files: ["db.env"], restart: Never,
+                after: [After(app: "db")])"#,
+        );
+        session.ok(&["reload"]);
+        let server = session.pid("server");
+        session.wait_state("server", StateName::Running);
+        let order = ["db 65534 1 tables", "migrate 65534 65534 tables", "server 1 1 port 80"];
+        assert_eq!(session.wait_lines("order", 3), order);
+
+        session.ok(&["restart", "db"]);
+        session.next_pid("server", server);
+        assert_eq!(session.wait_lines("order", 5)[3..], [order[0], order[2]], "the migration was done before");
+    });
+}
