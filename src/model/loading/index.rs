@@ -52,6 +52,11 @@ impl Index {
         reader::read(text)
     }
 
+    /// All fields. A parent comes after its children.
+    pub fn entries(&self) -> &[IndexEntry] {
+        &self.entries
+    }
+
     /// The field at this path.
     pub fn find(&self, path: &str) -> Option<&IndexEntry> {
         self.entries.iter().find(|entry| entry.path == path)

@@ -48,7 +48,7 @@ pub fn read<T: DeserializeOwned>(file: &str, text: &str) -> Read<T> {
         return Read { value: None, problems: vec![problem] };
     }
     let form = Form { file, text, index: Index::of(text) };
-    let mut problems = form.doubled_keys();
+    let mut problems = [form.doubled_keys(), form.wrong_names()].concat();
     let mut rest = text.to_string();
     // Fields that are not reported as missing: they were blanked out here, or written with a wrong name.
     let mut excused = HashSet::new();
@@ -128,6 +128,21 @@ impl Form<'_> {
             self.at(key.clone(), format!("the key {name} is written twice")).field(path).help("keep one of them")
         };
         index.doubled.iter().take(MOST_PROBLEMS).map(problem).collect()
+    }
+
+    /// RON accepts any name for a struct that may also be written as a text.
+    fn wrong_names(&self) -> Vec<Problem> {
+        let Ok(index) = &self.index else { return Vec::new() };
+        let problem = |entry: &IndexEntry| {
+            let right = words::beside_text(&entry.path).filter(|_| entry.path.ends_with(']'))?;
+            let value = &self.text[entry.value.clone()];
+            let (name, rest) = value.split_at(value.find(|c: char| !c.is_alphanumeric() && c != '_')?);
+            let is_wrong = rest.trim_start().starts_with('(') && !name.is_empty() && name != right;
+            let (message, help) = words::wrong_struct(name, right);
+            let span = entry.value.start..entry.value.start + name.len();
+            is_wrong.then(|| self.at(span, message).field(&entry.path).help(help))
+        };
+        index.entries().iter().filter_map(problem).take(MOST_PROBLEMS).collect()
     }
 
     fn at(&self, span: Range<usize>, message: String) -> Problem {

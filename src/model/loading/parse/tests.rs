@@ -69,6 +69,14 @@ fn a_mistyped_name_is_told_what_it_may_have_been() {
             "stop: Stop(x: 1)",
             &["1:30: there is no field `x` of `Stop` (`stop.x`): the fields are signal, grace, devtools"],
         ),
+        (
+            "after: [\"a\", After(app: \"b\"), Befor (app: \"c\")]",
+            &["1:49: this is `Befor`, where `After` belongs (`after[2]`): write `After(…)`"],
+        ),
+        (
+            "env_files: [r\"a(\", File(path: \"b\")]",
+            &["1:38: this is `File`, where `EnvFile` belongs (`env_files[1]`): write `EnvFile(…)`"],
+        ),
         ("restart: Alway", &["1:28: there is no `Alway` here (`restart`): did you mean `Always`?"]),
         ("restart: Sometimes", &["1:28: there is no `Sometimes` here (`restart`): it takes Always, OnFailure, Never"]),
         (

@@ -23,9 +23,7 @@ pub fn words(code: &Error, path: &str) -> (String, String) {
         Error::DuplicateStructField { field, .. } => {
             (format!("the field `{field}` is written twice"), "keep one of them".into())
         }
-        Error::ExpectedDifferentStructName { expected, found } => {
-            (format!("this is `{found}`, where `{expected}` belongs"), format!("write `{expected}(…)`"))
-        }
+        Error::ExpectedDifferentStructName { expected, found } => wrong_struct(found, expected),
         Error::ExpectedNamedStructLike(name) if path.is_empty() => (format!("expected `{name}(…)`"), String::new()),
         Error::NoSuchExtension(name) => (format!("there is no extension `{name}`"), "take it out".into()),
         Error::ExceededRecursionLimit => ("this is nested too deeply".into(), "at most 64 levels are allowed".into()),
@@ -39,10 +37,22 @@ pub fn words(code: &Error, path: &str) -> (String, String) {
     }
 }
 
-/// RON does not know the type of an element that may also be a text, and names the one around it.
+/// The message and the help for a struct with another struct's name, or with none that is known.
+pub fn wrong_struct(found: &str, expected: &str) -> (String, String) {
+    (format!("this is `{found}`, where `{expected}` belongs"), format!("write `{expected}(…)`"))
+}
+
+/// The struct at or around this path, if a text may be written in its place. RON does not know the name of such a struct.
+pub fn beside_text(path: &str) -> Option<&'static str> {
+    match path.split_once('[')?.0 {
+        "after" => Some("After"),
+        "env_files" => Some("EnvFile"),
+        _ => None,
+    }
+}
+
 fn of(outer: &Option<String>, path: &str) -> String {
-    let outer = if path.starts_with("after[") { &Some("After".into()) } else { outer };
-    outer.as_ref().map_or_else(String::new, |outer| format!(" of `{outer}`"))
+    beside_text(path).or(outer.as_deref()).map_or_else(String::new, |outer| format!(" of `{outer}`"))
 }
 
 fn suggest(found: &str, expected: &[&'static str], otherwise: &str) -> String {
