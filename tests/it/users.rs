@@ -97,6 +97,9 @@ fn a_database_its_migration_and_its_server_start_in_order_each_as_its_user_with_
     as_root("users::a_database_its_migration_and_its_server_start_in_order_each_as_its_user_with_its_settings", || {
         let tells = "echo \"${0##*/} $(id -u) $(id -g) $SETTING\" >>\"$DATA/order\"\n";
         let session = open_session();
+        let order = session.data().join("order");
+        fs::write(&order, "").expect("a file that all of them write to");
+        fs::set_permissions(&order, Permissions::from_mode(0o666)).expect("chmod");
         let write = |name: &str, text: &str| fs::write(session.manifests().join(name), text).expect("a file");
         write("db.env", "SETTING=tables\n");
         write("server.env", "SETTING='port 80' # no longer 8080\n");
