@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 
 use crate::harness::{FOREVER, NOBODY, NOTHING, Session, alive, kill, not_run, until};
 
@@ -46,6 +47,22 @@ fn a_stop_is_done_when_the_whole_tree_is_gone() {
     session.ok(&["stop", "web"]);
     assert_eq!(session.processes(), NOBODY);
     assert_eq!(session.find("web").map(|app| app.state), Some(StateName::Stopped));
+}
+
+#[test]
+fn a_supervisor_without_a_free_descriptor_says_so_and_goes_on_when_it_has_one() {
+    let session = Session::new().stayer("web").app("web", r#"App(command: "${BIN}/web")"#).start();
+    let web = session.pid("web");
+    let supervisor = rustix::process::Pid::from_raw(session.supervisor_pid());
+    let all = getrlimit(Resource::Nofile);
+    // No number below 3 is ever free.
+    prlimit(supervisor, Resource::Nofile, Rlimit { current: Some(3), ..all.clone() }).expect("a limit");
+    kill(web);
+    until("it says what it cannot do", || {
+        session.supervisor_output().contains("cannot see what is left of `web`: no file descriptor is free").then_some(())
+    });
+    prlimit(supervisor, Resource::Nofile, all).expect("the old limit");
+    session.next_pid("web", web);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
@@ -13,7 +14,7 @@ use crate::cast::{self, Kind};
 use crate::expect::Part;
 use crate::harness::{Session, binary, finish, until};
 use crate::sight::{self, Process};
-use crate::wire;
+use crate::wire::{self, Socket};
 
 /// The state folder, below the session's root.
 const STATE: &str = "disk/state";
@@ -27,6 +28,8 @@ pub struct Stage {
     small_disk: bool,
     /// The session that runs now, or the next one, is a container: the guard is the first process of a pid namespace.
     pub contained: bool,
+    /// The supervisor was left with few descriptors, or none. It cannot answer before it is given some.
+    deprived: bool,
     swaps: u32,
 }
 
@@ -37,7 +40,7 @@ impl Stage {
         let session = Session::new();
         let state = session.root().join(STATE).display().to_string();
         let session = cast::programs(session).env("KASM_VOID_STATE", &state);
-        let mut stage = Stage { session, started: None, small_disk, contained: false, swaps: 0 };
+        let mut stage = Stage { session, started: None, small_disk, contained: false, deprived: false, swaps: 0 };
         fs::create_dir(stage.disk()).expect("a folder for the state folder");
         if small_disk {
             let options = format!("size={DISK_BYTES},mode=700");
@@ -68,8 +71,9 @@ impl Stage {
         self.root().join(STATE)
     }
 
-    pub fn socket(&self) -> PathBuf {
-        self.state().join("control.sock")
+    pub fn socket(&self) -> Socket {
+        let patience = Duration::from_secs(if self.deprived { 1 } else { 20 });
+        Socket { path: self.state().join("control.sock"), patience }
     }
 
     pub fn log(&self) -> String {
@@ -257,7 +261,8 @@ impl Stage {
     }
 
     /// Limits the supervisor to `spare` more descriptors: 0 is none, `None` removes the limit.
-    pub fn limit_descriptors(&self, spare: Option<u64>) {
+    pub fn limit_descriptors(&mut self, spare: Option<u64>) {
+        self.deprived = spare.is_some();
         let Some(pid) = self.supervisor() else { return };
         let maximum = getrlimit(Resource::Nofile).maximum;
         let current = match spare {

@@ -2,11 +2,17 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
+/// The control socket, and how long to wait for the supervisor to read or write.
+pub struct Socket {
+    pub path: PathBuf,
+    pub patience: Duration,
+}
+
 /// Returns the status and the body, or an error if the answer was incomplete.
-pub fn ask(socket: &Path, method: &str, path: &str) -> io::Result<(u16, String)> {
+pub fn ask(socket: &Socket, method: &str, path: &str) -> io::Result<(u16, String)> {
     let mut stream = open(socket)?;
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: torture\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")?;
     let mut answer = Vec::new();
@@ -23,7 +29,7 @@ pub fn ask(socket: &Path, method: &str, path: &str) -> io::Result<(u16, String)>
 }
 
 /// Sends something that is not a request. The connection stays open until the returned value is dropped.
-pub fn babble(socket: &Path, random: &mut fastrand::Rng) -> io::Result<UnixStream> {
+pub fn babble(socket: &Socket, random: &mut fastrand::Rng) -> io::Result<UnixStream> {
     let mut stream = open(socket)?;
     let noise: Vec<u8> = match random.u32(..5) {
         0 => (0..random.usize(1..4000)).map(|_| random.u8(..)).collect(),
@@ -36,9 +42,9 @@ pub fn babble(socket: &Path, random: &mut fastrand::Rng) -> io::Result<UnixStrea
     Ok(stream)
 }
 
-fn open(socket: &Path) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.set_write_timeout(Some(Duration::from_secs(20)))?;
+fn open(socket: &Socket) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(&socket.path)?;
+    stream.set_read_timeout(Some(socket.patience))?;
+    stream.set_write_timeout(Some(socket.patience))?;
     Ok(stream)
 }

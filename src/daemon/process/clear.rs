@@ -19,6 +19,8 @@ pub(super) struct Clearing {
     left: HashSet<Pid>,
     /// Members that we may not signal.
     denied: HashSet<Pid>,
+    /// We could not look at it, and have said so.
+    unseen: bool,
 }
 
 impl Clearing {
@@ -45,7 +47,7 @@ impl Processes {
             return;
         }
         let denied = self.clearing.remove(&id).map(|clearing| clearing.denied).unwrap_or_default();
-        let clearing = Clearing { run, name: name.into(), signal, left: HashSet::new(), denied };
+        let clearing = Clearing { run, name: name.into(), signal, left: HashSet::new(), denied, unseen: false };
         self.clearing.insert(id, clearing);
         self.sight.forget();
         self.clear_members(id);
@@ -80,11 +82,19 @@ impl Processes {
             self.happened.push_back((id, AppEvent::TreeEmpty { run }));
             return;
         }
-        if left.is_empty() {
+        let unseen = left.is_empty();
+        if unseen {
             self.look.get_or_insert_with(|| Instant::now() + LOOK);
         }
         if let Some(clearing) = self.clearing.get_mut(&id) {
             clearing.left = left;
+            if unseen && !std::mem::replace(&mut clearing.unseen, true) {
+                let app = &clearing.name;
+                tracing::warn!(
+                    event = "process.unseen", app,
+                    "cannot see what is left of `{app}`: no file descriptor is free; it goes on as soon as one is"
+                );
+            }
         }
     }
 
