@@ -56,10 +56,13 @@ fn a_supervisor_without_a_free_descriptor_says_so_and_goes_on_when_it_has_one() 
     let supervisor = rustix::process::Pid::from_raw(session.supervisor_pid());
     let all = getrlimit(Resource::Nofile);
     // No number below 3 is ever free.
-    prlimit(supervisor, Resource::Nofile, Rlimit { current: Some(3), ..all.clone() }).expect("a limit");
+    prlimit(supervisor, Resource::Nofile, Rlimit { current: Some(3), ..all }).expect("a limit");
     kill(web);
     until("it says what it cannot do", || {
-        session.supervisor_output().contains("cannot see what is left of `web`: no file descriptor is free").then_some(())
+        session
+            .supervisor_output()
+            .contains("cannot see what is left of `web`: no file descriptor is free")
+            .then_some(())
     });
     prlimit(supervisor, Resource::Nofile, all).expect("the old limit");
     session.next_pid("web", web);

@@ -91,7 +91,8 @@ impl Processes {
             if unseen && !std::mem::replace(&mut clearing.unseen, true) {
                 let app = &clearing.name;
                 tracing::warn!(
-                    event = "process.unseen", app,
+                    event = "process.unseen",
+                    app,
                     "cannot see what is left of `{app}`: no file descriptor is free; it goes on as soon as one is"
                 );
             }
