@@ -1,11 +1,11 @@
 //! If the supervisor dies, at any moment, no app is restarted, doubled or forgotten, and no output is lost.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
 
-use crate::harness::{FOREVER, NOBODY, Session, alive, binary, in_own_pids, kill, spawn_as, until};
+use crate::harness::{FOREVER, NOBODY, Session, alive, binary, children, in_own_pids, kill, spawn_as, until};
 
 const WEB: &str = r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "10ms"))"#;
 
@@ -43,6 +43,51 @@ fn an_app_that_died_with_the_supervisor_is_started_again() {
     kill(first);
     session.start_supervisor();
     session.next_pid("web", first);
+}
+
+/// Holds a lease on a file: whoever opens it, also by exec, waits until our stdin ends.
+const LEASE: &str = r#"import fcntl, os, signal, sys
+file = os.open(sys.argv[1], os.O_RDONLY)
+signal.signal(signal.SIGIO, lambda *_: print("asked for", file=open(os.environ["DATA"] + "/lease", "a")))
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", file=open(os.environ["DATA"] + "/lease", "a"))
+sys.stdin.read()
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+"#;
+
+#[test]
+fn an_app_that_was_half_started_when_the_supervisor_died_is_not_started_twice() {
+    let session = Session::new().stayer("web").start();
+    let mut lease = session.command("python3");
+    lease.args(["-c", LEASE]).arg(session.bin().join("web")).stdin(Stdio::piped());
+    let mut lease = lease.spawn().expect("python3");
+    session.wait_lines("lease", 1);
+    let first = session.supervisor_pid();
+    session.edit("web", WEB);
+    // It has forked, and its exec waits for the lease.
+    session.wait_lines("lease", 2);
+    let half_started = children(first);
+    kill(first);
+    let next = until("the next supervisor", || {
+        session.supervisors().into_iter().find(|pid| *pid != first && !half_started.contains(pid))
+    });
+    // It sleeps between two looks. One that started the app again would not: its own exec would wait for the lease.
+    until("it waits for the half-started app", || (naps(next) >= 5).then_some(()));
+    drop(lease.stdin.take());
+    let web = session.pid("web");
+    assert!(
+        session.find("web").is_some_and(|app| app.adopted) && half_started.contains(&web),
+        "{half_started:?} {web}"
+    );
+    assert_eq!(session.lines("web.pids"), [web.to_string()]);
+    lease.wait().expect("the lease has ended");
+}
+
+/// How often a process has gone to sleep.
+fn naps(pid: i32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse().ok());
+    count.unwrap_or_default()
 }
 
 #[test]

@@ -318,9 +318,12 @@ impl Session {
     }
 
     fn supervisor_now(&self) -> Option<i32> {
-        let guard = self.guard_pid();
-        let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap_or_default();
-        children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(|pid| is_supervisor(*pid))
+        self.supervisors().first().copied()
+    }
+
+    /// The children of the guard that have a supervisor's name: one, and the half-started apps of one that was killed.
+    pub fn supervisors(&self) -> Vec<i32> {
+        children(self.guard_pid()).into_iter().filter(|pid| is_supervisor(*pid)).collect()
     }
 
     /// Kills the supervisor with SIGKILL and waits until the next one answers.
@@ -514,6 +517,12 @@ pub fn environ(pid: i32) -> Vec<String> {
 fn pids() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").expect("/proc");
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// The children of a process with one thread.
+pub fn children(pid: i32) -> Vec<i32> {
+    let pids = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Whether this child of a guard is its supervisor, which has a name of its own.
