@@ -7,12 +7,16 @@ mod serve;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+#[cfg(not(feature = "gateway"))]
+use anyhow::bail;
 use clap::Args;
 
+use super::manifests::tell_problems;
 use super::policy::PolicyOptions;
 use super::{VerbEnd, print};
 use crate::model::gateway::settings::{self, GatewaySettings};
+use crate::model::loading::problem::Problem;
 
 /// The text below the options in the help.
 pub const HELP: &str = "\
@@ -52,39 +56,46 @@ pub struct GatewayOptions {
 
 pub async fn run(options: GatewayOptions, state: &Path, json: bool) -> anyhow::Result<VerbEnd> {
     if options.check {
-        read(&options.config)?;
-        print::say(&format!("{} is right", options.config.display()))?;
-        return Ok(VerbEnd::Done);
+        return match read(&options.config)? {
+            Ok(_) if !json => {
+                print::say(&format!("{} is right", options.config.display()))?;
+                Ok(VerbEnd::Done)
+            }
+            read => tell_problems((1, read.err().unwrap_or_default()), json),
+        };
     }
-    serve(options, state, json).await?;
-    Ok(VerbEnd::Done)
+    serve(options, state, json).await
 }
 
 #[cfg(feature = "gateway")]
-async fn serve(options: GatewayOptions, state: &Path, json: bool) -> anyhow::Result<()> {
+async fn serve(options: GatewayOptions, state: &Path, json: bool) -> anyhow::Result<VerbEnd> {
     let policy = options.policy.policy().map_err(anyhow::Error::msg)?;
-    match options.demo {
-        true => serve::serve_demo(state, options.cdp_port, policy, json).await,
-        false => serve::serve(read(&options.config)?, policy, json).await,
+    if options.demo {
+        serve::serve_demo(state, options.cdp_port, policy, json).await?;
+        return Ok(VerbEnd::Done);
     }
+    match read(&options.config)? {
+        Ok(settings) => serve::serve(settings, policy, json).await?,
+        Err(problems) => {
+            let all: Vec<String> = problems.iter().map(print::problem).collect();
+            print::complain(&format!("the gateway was not started\n{}", all.join("\n")));
+            return Ok(VerbEnd::Refused);
+        }
+    }
+    Ok(VerbEnd::Done)
 }
 
 #[cfg(not(feature = "gateway"))]
-async fn serve(_: GatewayOptions, _: &Path, _: bool) -> anyhow::Result<()> {
+async fn serve(_: GatewayOptions, _: &Path, _: bool) -> anyhow::Result<VerbEnd> {
     bail!(
         "this binary was built without the gateway, which no workspace needs\n\
          build one with it: cargo build --release --features gateway"
     )
 }
 
-fn read(file: &Path) -> anyhow::Result<GatewaySettings> {
+/// The settings in a file, or all their mistakes.
+fn read(file: &Path) -> anyhow::Result<Result<GatewaySettings, Vec<Problem>>> {
     let text = fs::read_to_string(file)
         .with_context(|| format!("cannot read the settings in {}: name the file with --config", file.display()))?;
-    match settings::read(&file.display().to_string(), &text) {
-        Ok(settings) => Ok(settings),
-        Err(problems) => {
-            let all: Vec<String> = problems.iter().map(print::problem).collect();
-            bail!("the gateway was not started\n{}", all.join("\n"))
-        }
-    }
+    Ok(settings::read(&file.display().to_string(), &text))
 }

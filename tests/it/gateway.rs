@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{DEADLINE, Session, binary, until};
+use crate::harness::{DEADLINE, Output, Session, binary, until};
 
 /// The token of a caller, and the one of a workspace.
 const CALLER: &str = "caller-0123456789abcdef";
@@ -558,12 +558,17 @@ fn mistakes_in_the_settings_are_told_with_their_places() {
     let session = Session::new();
     let file = session.data().join("gateway.ron");
     fs::write(&file, "Gateway(\n  listen: \"here\",\n  workspces: {},\n)").expect("settings");
-    let output = session.cli(&["gateway", "--config", file.to_str().expect("UTF-8")]);
-    assert_eq!(output.code, Some(1));
-    assert!(
-        output.stderr.contains("gateway.ron:3:3") && output.stderr.contains("did you mean `workspaces`?"),
-        "{output:?}"
-    );
+    let path = file.to_str().expect("UTF-8");
+    for (args, is_told) in
+        [(&["gateway", "--config", path][..], false), (&["gateway", "--check", "--config", path], true)]
+    {
+        let Output { code, stdout, stderr } = session.cli(args);
+        let told = if is_told { &stdout } else { &stderr };
+        assert_eq!(code, Some(1), "{told}");
+        assert!(told.contains("gateway.ron:3:3") && told.contains("did you mean `workspaces`?"), "{told}");
+        // As people read it: neither colours, since this is no terminal, nor their escapes.
+        assert!(!told.contains("\\u{1b}") && !told.contains('\u{1b}'), "{told}");
+    }
     let missing = session.cli(&["gateway", "--config", "/no/such/file"]);
     assert!(missing.stderr.contains("cannot read the settings in /no/such/file"), "{missing:?}");
 }
