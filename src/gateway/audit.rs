@@ -54,8 +54,8 @@ impl Audited<'_> {
             more = (more > 0).then_some(more),
             status,
             ms = arrived.ms(),
-            "{verdict}: {}",
-            workspace.unwrap_or("no workspace")
+            "{verdict}{}",
+            workspace.map_or_else(String::new, |workspace| format!(": {workspace}"))
         );
     }
 

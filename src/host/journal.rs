@@ -13,9 +13,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{FilterFn, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
@@ -79,8 +80,8 @@ impl Journal {
                 (Some(layer.with_writer(writer)), Some(guard))
             }
         };
-        let level = tracing_subscriber::filter::LevelFilter::from_level(level_wanted());
-        tracing_subscriber::registry().with(stdout.with_filter(level)).with(file_layer).try_init()?;
+        let filter = shown(level_wanted());
+        tracing_subscriber::registry().with(stdout.with_filter(filter)).with(file_layer).try_init()?;
         let writer = backlog.clone();
         std::thread::Builder::new().name("journal".into()).stack_size(128 << 10).spawn(move || writer.write_out())?;
         Ok(Journal { backlog, _file: guard })
@@ -96,6 +97,15 @@ impl Drop for Journal {
 /// The level from `KASM_VOID_LOG`, such as `debug`. The default is `info`.
 fn level_wanted() -> Level {
     std::env::var("KASM_VOID_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(Level::INFO)
+}
+
+/// Lines of this level and above. Those of libraries only when somebody looks for a fault: they have no `event`, and what
+/// matters of them is in a line of ours.
+fn shown(level: Level) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
+    let is_shown = move |line: &Metadata<'_>| {
+        *line.level() <= level && (level > Level::INFO || line.target().starts_with(env!("CARGO_CRATE_NAME")))
+    };
+    filter_fn(is_shown).with_max_level_hint(level)
 }
 
 /// The lines between the loop and the writing thread.

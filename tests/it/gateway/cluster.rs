@@ -346,6 +346,8 @@ fn while_the_api_server_is_away_the_last_known_state_is_shown_and_still_opens_pa
     server.change(|world| world.away = false);
     page.until(&mut events, |page| page.is_live() && page.status("new") == "stopped" && page.status("gone") == "none");
     assert_eq!(page.status("desk"), "ready");
+    let strays: Vec<Value> = gateway.log().into_iter().filter(|line| line["event"].is_null()).collect();
+    assert!(strays.is_empty(), "lines that a library has written: {strays:#?}");
 }
 
 #[test]
