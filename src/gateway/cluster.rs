@@ -2,6 +2,7 @@
 //! puts together what is seen.
 
 use std::fmt::Debug;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,6 +17,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Config, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::board::Board;
@@ -293,7 +295,11 @@ fn in_words(error: &kube::Error) -> String {
             while let Some(cause) = deepest.source() {
                 deepest = cause;
             }
-            plain::text(&deepest.to_string())
+            let late = deepest.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
+            match late || deepest.is::<Elapsed>() {
+                true => "it took too long to answer".into(),
+                false => plain::text(&deepest.to_string()),
+            }
         }
     }
 }
@@ -301,6 +307,14 @@ fn in_words(error: &kube::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_is_too_slow_is_told_in_plain_words() {
+        let late = io::Error::new(io::ErrorKind::TimedOut, "deadline has elapsed");
+        assert_eq!(in_words(&kube::Error::Service(Box::new(late))), "it took too long to answer");
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert_eq!(in_words(&kube::Error::Service(Box::new(refused))), "connection refused");
+    }
 
     #[test]
     fn a_service_may_not_name_a_host_of_its_own() {
