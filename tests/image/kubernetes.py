@@ -1,6 +1,6 @@
-"""kubernetes.py BASE OVERLAY GATEWAY: checks rendered sets of Kubernetes files for what no schema covers: the cluster's
-names, rights, and the pods' outgoing traffic. BASE is the generic set, OVERLAY the one for the existing cluster, GATEWAY the
-gateway's."""
+"""kubernetes.py BASE OVERLAY GATEWAY CILIUM: checks rendered sets of Kubernetes files for what no schema covers: the
+cluster's names, rights, and the pods' outgoing traffic. BASE is the generic set, OVERLAY the one for the existing cluster,
+GATEWAY the gateway's, CILIUM the gateway's for Cilium."""
 
 import ipaddress
 import pathlib
@@ -67,6 +67,24 @@ def pod_is_sound(rendered):
     for name, container in (("gluetun", gluetun), ("workspace", workspace)):
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert probe in container, f"{name} has no {probe}"
+
+
+def the_contract_is_kept(rendered):
+    """Values that other parts of the cluster rely on."""
+    pod = rendered.pod()
+    gluetun, workspace = named(pod["initContainers"], "gluetun"), named(pod["containers"], "workspace")
+    needs = lambda container: [container["resources"][kind][what] for kind in ("requests", "limits") for what in ("cpu", "memory")]
+    equal(needs(workspace), ["2", "4Gi", "4", "8Gi"], "what the workspace needs")
+    equal(needs(gluetun), ["100m", "128Mi", "500m", "384Mi"], "what gluetun needs")
+    equal(pod["terminationGracePeriodSeconds"], 30, "the grace")
+    equal(pod["securityContext"]["fsGroup"], 1000, "the volume's group")
+    equal(pod["securityContext"]["seccompProfile"], {"type": "RuntimeDefault"}, "seccomp")
+    equal([workspace["securityContext"][who] for who in ("runAsUser", "runAsGroup")], [1000, 1000], "the workspace's user")
+    equal(named(gluetun["env"], "FIREWALL_OUTBOUND_SUBNETS")["value"], "10.0.0.0/8,172.16.0.0/12", "gluetun's way to clients")
+    equal(gluetun["livenessProbe"]["httpGet"]["port"], 9999, "gluetun's health")
+    equal(named(pod["volumes"], "dev-net-tun")["hostPath"]["path"], "/dev/net/tun", "the tunnel's device")
+    [volume] = rendered.all("PersistentVolumeClaim")
+    equal((volume["spec"]["accessModes"], volume["spec"]["resources"]["requests"]["storage"]), (["ReadWriteOnce"], "5Gi"), "the home's volume")
 
 
 def every_wait_fits(rendered):
@@ -204,13 +222,23 @@ def gateway_is_sound(gateway, base):
             assert not reaches(block["cidr"], block.get("except", []), "169.254.169.254"), "the metadata service can be reached"
 
 
+def gateway_reaches_the_api_server_with_cilium(rendered):
+    policy = rendered.one("CiliumNetworkPolicy", "kasm-gateway-to-api-server")["spec"]
+    pod = rendered.one("Deployment", "kasm-gateway")["spec"]["template"]["metadata"]["labels"]
+    assert policy["endpointSelector"]["matchLabels"].items() <= pod.items(), "the policy is for other pods"
+    equal([rule["toEntities"] for rule in policy["egress"]], [["kube-apiserver"]], "what Cilium lets the gateway reach besides")
+
+
 def main():
-    base, overlay, gateway = (Rendered(file) for file in sys.argv[1:4])
-    gateway_is_sound(gateway, base)
+    base, overlay, gateway, cilium = (Rendered(file) for file in sys.argv[1:5])
+    for rendered in (gateway, cilium):
+        gateway_is_sound(rendered, base)
+    gateway_reaches_the_api_server_with_cilium(cilium)
     gateway_finds(base, gateway, "kasm-vnc")
     gateway_finds(overlay, gateway, "kasm-vnc-pw")
     for rendered in (base, overlay):
         pod_is_sound(rendered)
+        the_contract_is_kept(rendered)
         every_wait_fits(rendered)
         ports_are_numbers(rendered)
         equal(rendered.one("PodDisruptionBudget", "kasm-vpn")["spec"]["maxUnavailable"], 0, "the disruption budget")

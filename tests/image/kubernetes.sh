@@ -9,14 +9,14 @@ cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-for folder in base overlays/kbve gateway; do
+for folder in base overlays/kbve gateway overlays/gateway-cilium; do
 	rendered=$work/${folder##*/}.yaml
 	"$tools/kubectl" kustomize "image/kubernetes/$folder" >"$rendered"
 	for version in 1.29 1.37; do
 		"$tools/kubernetes-validate" --quiet --no-warn --strict --kubernetes-version "$version" "$rendered"
 	done
 done
-"$tools/python" tests/image/kubernetes.py "$work/base.yaml" "$work/kbve.yaml" "$work/gateway.yaml"
+"$tools/python" tests/image/kubernetes.py "$work/base.yaml" "$work/kbve.yaml" "$work/gateway.yaml" "$work/gateway-cilium.yaml"
 
 # Run the rotation script as it is in the Deployment: 32 letters and digits, different each time.
 mkdir "$work/bin"
