@@ -52,6 +52,7 @@ done
 curl --silent --fail "http://127.0.0.1:$port/dashboard/kasm/" | grep -q '<title>Workspaces</title>'
 curl --silent --fail --header "Authorization: Bearer 0123456789abcdef" "http://127.0.0.1:$port/dashboard/kasm/workspaces" | grep -q '"name":"desk"'
 [ "$(docker inspect --format '{{.Config.User}}' gateway)" = 1000:1000 ]
+[ "$(docker inspect --format '{{index .Config.Labels "org.opencontainers.image.version"}}' gateway)" = "$version" ]
 docker stop --time 15 gateway >/dev/null
 [ "$(docker inspect --format '{{.State.ExitCode}}' gateway)" = 0 ] || {
 	echo "it did not stop by itself" >&2

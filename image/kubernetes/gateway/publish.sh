@@ -35,7 +35,7 @@ if [ -z "${BINARY:-}" ]; then
 	BINARY=${CARGO_TARGET_DIR:-target}/$target/release/kasm-void
 fi
 install -D -m 0755 "$BINARY" "$work/context/kasm-void"
-docker build --file image/kubernetes/gateway/Dockerfile --tag "$image" "$work/context"
+docker build --file image/kubernetes/gateway/Dockerfile --label "org.opencontainers.image.version=$version" --tag "$image" "$work/context"
 
 step "look at it"
 # As the Deployment runs it: nobody's root, nothing to write to, no rights.
