@@ -175,7 +175,18 @@ launcher() {
 			-d "{\"url\":\"https://audit-$number.internal/secret-path?key=secret-query\"}" http://127.0.0.1:9998/open
 	done
 	check "KASM's --go hands the URL on, and tells why it is refused" ends 1 at one /dockerstartup/custom_startup.sh --go --url https://kubernetes/
-	check "its short form too, by the environment" ends 1 docker exec --env KASM_URL=https://kubernetes/ one /dockerstartup/custom_startup.sh -g
+	local go=(docker exec --env KASM_URL=https://second.internal/ --env LAUNCH_URL=https://third.internal/)
+	check "--url comes before the environment" ends 1 "${go[@]}" one /dockerstartup/custom_startup.sh --assign --url https://first.internal/
+	check "it was asked for" eventually is '"host":"first.internal"' last_host
+	check "its short form, with KASM_URL" ends 1 "${go[@]}" one /dockerstartup/custom_startup.sh -a
+	check "it was asked for" eventually is '"host":"second.internal"' last_host
+	check "LAUNCH_URL, when KASM_URL is empty" ends 1 "${go[@]}" --env KASM_URL= one /dockerstartup/custom_startup.sh -g
+	check "it was asked for" eventually is '"host":"third.internal"' last_host
+}
+
+# The host of the last request in the audit.
+last_host() {
+	docker logs one 2>/dev/null | grep '"event":"launcher.request"' | tail -n 1 | grep -o '"host":"[^"]*"'
 }
 
 command_line() {
@@ -367,9 +378,10 @@ ending() {
 	step "docker stop"
 	local began=$SECONDS
 	docker stop --time 25 two >/dev/null
-	check "it ends inside the grace" test $((SECONDS - began)) -lt 15
 	echo "       after $((SECONDS - began)) s"
-	check "by itself" is 0 docker inspect --format '{{.State.ExitCode}}' two
+	check "the apps are told to end" has '"event":"drain.begun"' docker logs two
+	# When the grace is used up, the engine kills everything, and the code is 137.
+	check "it ends by itself, inside the grace" is 0 docker inspect --format '{{.State.ExitCode}}' two
 	check "the browser left no lock" is "" fresh_container_sees home 'ls -A .config/cloakbrowser | grep Singleton'
 	down two
 	docker volume rm home >/dev/null

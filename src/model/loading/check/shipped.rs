@@ -2,10 +2,13 @@
 //! meaning, and so is the order of the browser's flags.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::tests::{check_with, said};
 use super::*;
-use crate::model::manifest::hook::Step;
+use crate::model::manifest::backoff::GiveUp;
+use crate::model::manifest::hook::{Hook, Locks, OnFailure, Step};
+use crate::model::manifest::probe::Target;
 
 /// The image's manifests, on a machine with the image's programs.
 fn image(env: &[(&str, &str)]) -> Checked {
@@ -124,13 +127,57 @@ fn the_logs_are_where_they_were_and_the_tokens_reach_the_launcher_alone() {
     for (app, file) in
         [("cloakbrowser", "/tmp/cloakbrowser.log"), ("discord", "/tmp/discord.log"), ("nav-shim", "/tmp/nav_shim.log")]
     {
-        assert_eq!(checked.apps[app].log.file.as_deref(), Some(Path::new(file)));
+        let log = &checked.apps[app].log;
+        assert_eq!((log.file.as_deref(), log.max_size), (Some(Path::new(file)), 10 << 20));
         for secret in ["URL_LAUNCHER_TOKEN", "URL_LAUNCHER_TOKEN_FILE", "VNC_PW", "VNC_VIEW_ONLY_PW"] {
             let given = app == "nav-shim" && secret != "VNC_VIEW_ONLY_PW";
             assert_eq!(checked.apps[app].program.env_hidden.contains(secret), !given, "{app}: {secret}");
         }
     }
     assert_eq!(said(&checked), [""; 0]);
+}
+
+/// A step in short: its kind, and the program or folder that it is about.
+fn brief(hook: &Hook) -> String {
+    match &hook.step {
+        Step::WaitFor { what: Target::Display } => "display".into(),
+        Step::Run { argv, if_present: true } => argv.join(" "),
+        Step::MakeDir { path } => format!("make {}", path.display()),
+        Step::ClearLocks { locks: Locks::Profile { dir, .. } } => format!("locks {}", dir.display()),
+        Step::SeedJson { file, .. } => format!("seed {}", file.display()),
+        step => panic!("{step:?}"),
+    }
+}
+
+#[test]
+fn each_start_waits_for_the_desktop_not_for_ever_and_clears_stale_locks() {
+    let checked = image(&[]);
+    for (app, folder, seed) in
+        [("cloakbrowser", "/home/me/.config/cloakbrowser", false), ("discord", "/home/me/.config/discord", true)]
+    {
+        let steps = &checked.apps[app].hooks.prelaunch;
+        let mut wanted = vec!["display".into(), "/usr/bin/filter_ready".into(), "/usr/bin/desktop_ready".into()];
+        wanted.extend([format!("make {folder}"), format!("locks {folder}")]);
+        wanted.extend(seed.then(|| format!("seed {folder}/settings.json")));
+        assert_eq!(steps.iter().map(brief).collect::<Vec<_>>(), wanted, "{app}");
+        for step in steps {
+            assert!(step.timeout <= Duration::from_secs(30), "{step:?}");
+            let upstreams = matches!(step.step, Step::Run { .. });
+            assert!(!upstreams || step.on_failure == OnFailure::Continue, "{step:?}");
+        }
+    }
+}
+
+#[test]
+fn waits_grow_from_three_to_thirty_seconds_and_no_app_is_given_up() {
+    let checked = image(&[]);
+    for app in ["cloakbrowser", "discord"] {
+        let backoff = &checked.apps[app].policy.backoff;
+        let waits: Vec<u64> = (1..=6).map(|attempt| backoff.wait(attempt, 0.9).as_secs()).collect();
+        assert_eq!(waits, [3, 6, 12, 24, 30, 30], "{app}");
+        assert_eq!((backoff.stable_after, backoff.give_up), (Duration::from_secs(2), GiveUp::Never), "{app}");
+    }
+    assert_eq!(checked.apps["nav-shim"].policy.backoff.give_up, GiveUp::Never);
 }
 
 #[test]
