@@ -1,7 +1,8 @@
 #!/bin/bash
 # use.sh [MINUTES]: uses one workspace for MINUTES (default 60), as people and accidents do, and checks after each step that
 # it is whole again. The steps are random; SEED=NUMBER repeats them. Then the container is stopped, started, killed, started,
-# and replaced by a new one on the same home. Screenshots are saved in target/image. It needs the image of image/test.sh:
+# replaced by a new one on the same home, and joined by a second one there. Every ten minutes it prints what the session takes:
+# memory, descriptors, bytes of logs. Screenshots are saved in target/image. It needs the image of image/test.sh:
 #
 #   tests/image/engine.sh target/image/docker tests/image/use.sh 60
 set -uo pipefail
@@ -83,17 +84,52 @@ boot() {
 	up use --volume use:/home/kasm-user --cap-drop ALL
 }
 
+# ours: a line "ROLE KIB DESCRIPTORS" for each lasting process of kasm-void. As root with all rights, because these processes
+# show their descriptors to nobody else.
+ours() {
+	docker exec --privileged --user 0 use bash -c '
+		for pid in $(pgrep -f "^([^ ]*/)?kasm-void (init|run|nav-shim|proxy)( |$)"); do
+			[ "$(cat /proc/$pid/comm)" = kasm-supervisor ] && role=supervisor || role=$(tr "\\0" " " </proc/$pid/cmdline | cut -d" " -f2)
+			echo "${role/run/guard} $(awk "/VmRSS/ { print \$2 }" /proc/$pid/status) $(ls /proc/$pid/fd | wc -l)"
+		done'
+}
+
+# sum COLUMN: of the numbers in this column of what `ours` printed.
+sum() {
+	awk -v column="$1" '{ sum += $column } END { print sum + 0 }'
+}
+
+measured() {
+	local now
+	now=$(ours)
+	echo "       after $(((SECONDS - began) / 60)) minutes: $(sum 2 <<<"$now") KiB in $(wc -l <<<"$now") processes, $(sum 3 <<<"$now") descriptors" \
+		"($(sort <<<"$now" | awk '{ printf "%s%s %s/%s", (NR > 1 ? ", " : ""), $1, $2, $3 }'))"
+	echo "       stdout $(docker logs use 2>/dev/null | wc -c) bytes, logs of apps $(at use sh -c 'cat /tmp/*.log* | wc -c') bytes," \
+		"state $(at use du -sk /tmp/kasm-void | cut -f1) KiB, home $(at use du -sm /home/kasm-user | cut -f1) MiB"
+}
+
+no_more_than() {
+	[ "$2" -le "$1" ] || {
+		echo "at most $1, it is $2"
+		return 1
+	}
+}
+
 # ---- the hour
 
-docker rm --force use >/dev/null 2>&1
+docker rm --force use beside >/dev/null 2>&1
 docker volume rm use >/dev/null 2>&1
 docker volume create use >/dev/null
 step "a workspace is used for $minutes minutes, seed $seed"
 boot
 check "it boots" whole_again
+began=$SECONDS
+measured
+first=$(ours)
 picture first
 mapfile -t steps < <(sed -n '/^# ---- what is done/,/^# own TEXT/s/^\([a-z_]*\)() .*/\1/p' tests/image/use.sh)
 declare -A done_times
+tens=0
 end=$((SECONDS + minutes * 60))
 while [ "$SECONDS" -lt "$end" ] && [ "${#failures[@]}" -eq 0 ]; do
 	action=${steps[RANDOM % ${#steps[@]}]}
@@ -102,11 +138,20 @@ while [ "$SECONDS" -lt "$end" ] && [ "${#failures[@]}" -eq 0 ]; do
 	check "${action//_/ }: whole again" whole_again
 	[ "${#failures[@]}" -eq 0 ] || echo "$said"
 	sleep $((RANDOM % 5))
+	if [ $(((SECONDS - began) / 600)) -gt "$tens" ]; then
+		tens=$(((SECONDS - began) / 600))
+		measured
+	fi
 done
 for action in "${steps[@]}"; do
 	echo "       ${done_times[$action]:-0} times: ${action//_/ }"
 done
 step "afterwards"
+measured
+docker logs use 2>/dev/null | grep -o '"event":"[a-z._]*"' | sort | uniq -c | sort -rn | sed 's/^/       /'
+last=$(ours)
+check "its memory has grown by no more than 16 MiB" no_more_than $(($(sum 2 <<<"$first") + 16384)) "$(sum 2 <<<"$last")"
+check "and no more than 16 descriptors more" no_more_than $(($(sum 3 <<<"$first") + 16)) "$(sum 3 <<<"$last")"
 # KASM reports a service that it does not know when the guard, which it started, is replaced.
 check "the log is JSON lines" is "" sh -c "docker logs use 2>/dev/null | grep -v -e '^{\"ts\"' -e '^Unknown Service' | head -n 3"
 check "no secret is in it" is "" sh -c "docker logs use 2>&1 | grep -e the-token -e the-vnc-password"
@@ -125,6 +170,15 @@ docker volume inspect use >/dev/null 2>&1 || docker volume create use >/dev/null
 boot
 check "a new container on its home" whole_again
 picture new
+up beside --volume use:/home/kasm-user --cap-drop ALL
+check "a second one beside it leaves its browser alone" eventually is Backoff state beside cloakbrowser
+docker kill use >/dev/null
+check "and takes over when it is killed" eventually both_run beside
+docker start use >/dev/null
+docker stop --time 25 beside >/dev/null
+check "a stop of the second ends it by itself" is 0 docker inspect --format '{{.State.ExitCode}}' beside
+down beside
+check "and the first takes over again" whole_again
 docker stop --time 25 use >/dev/null
 docker rm --force use >/dev/null
 docker volume rm use >/dev/null
