@@ -28,6 +28,8 @@ pub enum Timer {
     Helpers,
     /// Look once more for the leader's successor.
     LookAgain,
+    /// The app has been up long enough for clients that wait for its start. Concerns no state of the app.
+    Settled,
 }
 
 /// Which of the two probes of a manifest is meant.

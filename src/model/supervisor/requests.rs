@@ -1,13 +1,19 @@
 //! Client requests to one app: whether a request can be carried out, and when it is done.
 
+use std::time::Duration;
+
 use super::apps::Slot;
-use super::{AppId, AskId, Effect, Supervisor, Turn};
+use super::{AppEffect, AppId, AskId, Effect, Supervisor, Turn};
 use crate::model::app::App;
 use crate::model::exit::Exit;
-use crate::model::machine::{AppEvent, Pid, State, StopReason};
+use crate::model::machine::{AppEvent, Pid, State, StopReason, Timer};
 use crate::model::protocol::{Answer, Refusal, StateName, Verb};
 use crate::model::signal::signal_name;
 use crate::model::spelling;
+
+/// How long an app without a ready probe must have been up before a client is told that it runs. Most programs that
+/// cannot work, and most short jobs, have ended by then, and the client is told that instead.
+const SETTLED: Duration = Duration::from_millis(500);
 
 /// A client's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +38,7 @@ pub struct Wait {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Goal {
-    /// The app is running, in a later run than this one.
+    /// The app is running and has settled, in a later run than this one.
     Up { after: u64 },
     /// The app is down. The request came during this run.
     Down { run: u64 },
@@ -118,8 +124,14 @@ impl Supervisor {
         }
         let Some(slot) = self.apps.get(id) else { return };
         let in_vain = self.waits_in_vain(id);
+        let unsettled = unsettled(slot, turn.now);
+        if let Some(after) = unsettled.filter(|_| self.waits.iter().any(|wait| wait.app == id)) {
+            let timer = AppEffect::Arm { run: slot.machine.run, timer: Timer::Settled, after };
+            turn.push(Effect::App(id, timer));
+        }
         self.waits.retain(|wait| {
-            let answer = if wait.app == id { reached(slot, wait.goal, in_vain.as_deref()) } else { None };
+            let is_due = wait.app == id && !(unsettled.is_some() && matches!(wait.goal, Goal::Up { .. }));
+            let answer = if is_due { reached(slot, wait.goal, in_vain.as_deref()) } else { None };
             let Some((refusal, message)) = answer else { return true };
             let answer = Answer { app: slot.app().name.clone(), done: refusal.is_none(), message, refusal };
             turn.push(Effect::Answer(wait.id, answer));
@@ -142,6 +154,14 @@ fn signal_text(signal: i32) -> String {
     signal_name(signal).map_or_else(|| signal.to_string(), |name| format!("SIG{name}"))
 }
 
+/// How much longer the app must be up before a client is told that it runs. `None` if it has settled, or is not running.
+fn unsettled(slot: &Slot, now: Duration) -> Option<Duration> {
+    let State::Running { since, adopted: false, .. } = slot.state() else { return None };
+    // An app that ends later than this is started again at once, and no wait would see it down.
+    let enough = SETTLED.min(slot.app().policy.backoff.stable_after);
+    (*since + enough).checked_sub(now).filter(|left| slot.app().ready.is_none() && !left.is_zero())
+}
+
 /// The answer to a request: a refusal, if it failed, and the message. `None` if it is not done yet. `in_vain`: what the
 /// app waits for, if that will not happen by itself.
 fn reached(slot: &Slot, goal: Goal, in_vain: Option<&str>) -> Option<(Option<Refusal>, String)> {
@@ -161,10 +181,10 @@ fn reached(slot: &Slot, goal: Goal, in_vain: Option<&str>) -> Option<(Option<Ref
             let message = format!("`{name}` did not come up: {}; `kasm-void why {name}` tells more", ended());
             Some((Some(Refusal::Failed), message))
         }
-        (Goal::Up { after }, State::Stopped { why: StopReason::Done, .. }) if run > after => {
-            let refusal = (ended() != Exit::Clean).then_some(Refusal::Failed);
-            Some((refusal, format!("`{name}` ran to its end: {}", ended())))
-        }
+        (Goal::Up { after }, State::Stopped { why: StopReason::Done, .. }) if run > after => Some(match ended() {
+            Exit::Clean => (None, format!("`{name}` has ended: {}", Exit::Clean)),
+            exit => (Some(Refusal::Failed), format!("`{name}` has ended: {exit}; `kasm-void why {name}` tells more")),
+        }),
         (Goal::Up { after }, State::Waiting { .. }) if run > after => {
             in_vain.map(|why| (Some(Refusal::Failed), format!("`{name}` starts later: {why}")))
         }

@@ -436,7 +436,9 @@ fn followers_stop_before_the_app_they_follow_and_start_after_it() {
     world.ask(1, "db", Verb::Restart);
     assert_eq!((world.told().as_str(), world.status("db").detail.as_str()), ("-web", "waiting for api to stop"));
     world.pass(60 * SECOND);
-    assert_eq!((world.told().as_str(), world.answers[&1].done), ("-api -db +db +api +web", true));
+    assert_eq!(world.told(), "-api -db +db +api +web");
+    world.pass(SECOND);
+    assert!(world.answers[&1].done);
     world.stubborn.clear();
     world.ask(2, "db", Verb::Stop);
     assert_eq!(world.told(), "-web -api -db");
@@ -607,6 +609,41 @@ fn a_request_is_answered_when_it_is_done() {
 }
 
 #[test]
+fn who_starts_an_app_that_ends_at_once_is_told_how_it_ended() {
+    for (restart, exit, said) in [
+        (Restart::Never, Exit::Clean, Ok("`web` has ended: exit code 0")),
+        (Restart::Never, Exit::Code(1), Err("`web` has ended: exit code 1; `kasm-void why web` tells more")),
+        (Restart::Always, Exit::Code(1), Err("`web` did not come up: exit code 1; `kasm-void why web` tells more")),
+        (Restart::Always, Exit::Clean, Err("`web` did not come up: exit code 0; `kasm-void why web` tells more")),
+    ] {
+        let mut web = app("web");
+        web.policy.restart = restart;
+        let mut world = World::new();
+        world.load_with(Workspace { autostart: false, ..Workspace::default() }, &[web]);
+        world.ask(1, "web", Verb::Start);
+        assert!(world.answers.is_empty(), "it may end at once");
+        world.now += Duration::from_millis(2);
+        ends(&mut world, "web", exit);
+        world.pass(3 * SECOND);
+        let answer = &world.answers[&1];
+        assert_eq!(if answer.done { Ok(answer.message.as_str()) } else { Err(answer.message.as_str()) }, said);
+    }
+}
+
+#[test]
+fn who_starts_an_app_is_told_that_it_runs_once_it_has_settled() {
+    let mut world = World::new();
+    world.load_with(Workspace { autostart: false, ..Workspace::default() }, &[app("web")]);
+    world.ask(1, "web", Verb::Start);
+    world.pass(Duration::from_millis(499));
+    assert!(world.answers.is_empty());
+    world.pass(Duration::from_millis(1));
+    assert!(world.answers[&1].done);
+    world.ask(2, "web", Verb::Start);
+    assert!(world.answers[&2].done, "it has been up for long");
+}
+
+#[test]
 fn a_stop_beats_a_restart_whoever_comes_first() {
     for stop_first in [true, false] {
         let mut world = World::with(&[app("web")]);
@@ -709,7 +746,7 @@ fn without_autostart_apps_wait_to_be_asked() {
     world.load_with(Workspace { autostart: false, ..Workspace::default() }, &[app("web")]);
     assert_eq!((world.state("web"), world.status("web").detail.as_str()), (StateName::Stopped, "not started"));
     world.ask(1, "web", Verb::Start);
-    assert!(world.answers[&1].done);
+    assert_eq!(world.state("web"), StateName::Running);
 }
 
 #[test]
