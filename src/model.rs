@@ -5,6 +5,7 @@ pub mod rate;
 pub mod repeats;
 pub mod signal;
 pub mod spelling;
+pub mod synonyms;
 
 pub mod reference;
 

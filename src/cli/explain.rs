@@ -2,7 +2,7 @@
 
 use super::VerbEnd;
 use super::print::{DIM, say, say_json};
-use crate::model::reference::{self, Explanation, ReferenceEntry, without_links};
+use crate::model::reference::{self, BlockKind, Explanation, ReferenceEntry, cells, kind, without_links};
 
 /// Columns of text.
 const WIDTH: usize = 100;
@@ -28,14 +28,16 @@ fn as_json(explanation: &Explanation) -> serde_json::Value {
         })
     };
     serde_json::json!({
+        "instead": explanation.translation(),
         "entry": explanation.entry.as_ref().map(entry),
         "text": explanation.text,
         "fields": explanation.fields.iter().map(entry).collect::<Vec<_>>(),
     })
 }
 
-fn text(Explanation { entry, text, fields }: &Explanation) -> String {
-    let mut blocks = Vec::new();
+fn text(explanation: &Explanation) -> String {
+    let Explanation { instead: _, entry, text, fields } = explanation;
+    let mut blocks: Vec<String> = explanation.translation().into_iter().collect();
     if let Some(entry) = entry {
         let title = match entry.parent {
             "hooks" | "probes" => entry.written.to_string(),
@@ -48,9 +50,11 @@ fn text(Explanation { entry, text, fields }: &Explanation) -> String {
         lines.extend(entry.change.map(|when| format!("  {DIM}change:{DIM:#} {when}")));
         blocks.push(lines.join("\n"));
     }
-    blocks.extend(text.iter().map(|text| match text.starts_with("```") || text.starts_with("- ") {
-        true => text.clone(),
-        false => wrapped(text, WIDTH).join("\n"),
+    blocks.extend(text.iter().map(|text| match kind(text) {
+        BlockKind::Prose => wrapped(text, WIDTH).join("\n"),
+        BlockKind::Lines => text.clone(),
+        BlockKind::Example => indented(text),
+        BlockKind::Table => table(text),
     }));
     if !fields.is_empty() {
         let widest = fields.iter().map(|field| field.name.len()).max().unwrap_or(0);
@@ -58,6 +62,22 @@ fn text(Explanation { entry, text, fields }: &Explanation) -> String {
         blocks.push(fields.iter().map(line).collect::<Vec<_>>().join("\n"));
     }
     blocks.join("\n\n")
+}
+
+/// The lines of an example, without the marks around it.
+fn indented(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.starts_with("```"));
+    lines.map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+}
+
+/// A table of two columns: below each first cell, what the second one says about it.
+fn table(text: &str) -> String {
+    let rows = text.lines().skip(2).map(cells).map(|row| {
+        let meaning = row.iter().skip(1).flat_map(|cell| wrapped(cell, WIDTH - 6)).map(|line| format!("      {line}"));
+        let name = row.first().map(|name| format!("  {name}"));
+        name.into_iter().chain(meaning).collect::<Vec<_>>().join("\n")
+    });
+    rows.collect::<Vec<_>>().join("\n")
 }
 
 /// A text in lines of at most `width` columns, broken at spaces.
@@ -93,6 +113,22 @@ mod tests {
             "cwd\n  the working folder, an absolute path\n  default: the home folder\n  change: restart"
         );
         assert!(shown("Remove").contains("time limit: 30 s"), "{}", shown("Remove"));
+    }
+
+    #[test]
+    fn another_supervisors_name_says_what_to_write() {
+        let cwd = shown("working_dir");
+        assert!(
+            cwd.starts_with("there is no field `working_dir`: write `cwd: \"/path\"`\n\ncwd\n  the working"),
+            "{cwd}"
+        );
+    }
+
+    #[test]
+    fn a_table_is_shown_row_by_row() {
+        let shown = shown("env_files");
+        assert!(shown.contains("\n  `NAME=`\n      sets it to the empty text\n  `NAME`\n      passes on"), "{shown}");
+        assert!(shown.lines().all(|line| line.chars().count() <= WIDTH), "{shown}");
     }
 
     #[test]

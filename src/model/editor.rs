@@ -100,8 +100,9 @@ fn owner(open: &[OpenBracket]) -> Option<String> {
     TYPES.iter().find(|(name, _)| *name == field).map(|(_, of_type)| of_type.to_string())
 }
 
-fn markdown(Explanation { entry, text, fields }: &Explanation) -> String {
-    let mut blocks = Vec::new();
+fn markdown(explanation: &Explanation) -> String {
+    let Explanation { instead: _, entry, text, fields } = explanation;
+    let mut blocks: Vec<String> = explanation.translation().into_iter().collect();
     if let Some(entry) = entry {
         blocks.push(format!("**`{}`**: {}", entry.written, without_links(entry.meaning)));
         let name = if entry.parent == "hooks" { "Time limit" } else { "Default" };
@@ -313,6 +314,7 @@ mod tests {
         assert!(shown("App(re|start: Always)").contains("which exits lead to a restart"));
         assert!(shown("Workspace(st|age: [])").contains("hooks that run once"));
         assert!(shown("App(backoff: Backoff(give_up: After(ti|mes: 3)))").contains("early exits"));
+        assert!(shown("App(depends|_on: [])").starts_with("there is no field `depends_on`: write `after: "));
         assert!(shown("App(ready: Ready(wi|thin: \"3s\"))").contains("class `NotReady`"));
         assert_eq!(shown("App( // com|mand\n)"), "");
     }

@@ -1,12 +1,12 @@
 //! The reference of manifests, from its one source: `docs/manifest.md`. Finds what the page says about a field, a hook or
 //! a probe target, for `explain` and for editors.
 
-use std::ops::Range;
+mod page;
 
 use crate::model::spelling::closest;
-
-/// The page. Its tables are read as they are written.
-const PAGE: &str = include_str!("../../docs/manifest.md");
+use crate::model::synonyms::synonym;
+pub use page::{BlockKind, cells, kind, without_links};
+use page::{blocks, linked_section, paragraph_with, rows, section};
 
 /// Headings of tables, and the path of the fields in them. `""` is the app itself.
 const SECTIONS: [(&str, &str); 12] = [
@@ -65,40 +65,58 @@ impl ReferenceEntry {
 /// What the page says about one thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
+    /// The name that was asked for, if it is another supervisor's name for this field, and what to write instead.
+    pub instead: Option<(String, &'static str)>,
     /// The row; `None` for `App` and `workspace` themselves.
     pub entry: Option<ReferenceEntry>,
-    /// The text below the heading of its own, in Markdown paragraphs without links.
+    /// The text that its row refers to: Markdown paragraphs, examples and tables, without links.
     pub text: Vec<String>,
     /// Its fields.
     pub fields: Vec<ReferenceEntry>,
 }
 
+impl Explanation {
+    /// The first line of an explanation of another supervisor's name.
+    pub fn translation(&self) -> Option<String> {
+        self.instead.as_ref().map(|(name, advice)| format!("there is no field `{name}`: {advice}"))
+    }
+}
+
 /// Every row, in the order of the page.
 pub fn entries() -> Vec<ReferenceEntry> {
-    SECTIONS.iter().flat_map(|(heading, parent)| rows(&PAGE[section(heading)], parent)).collect()
+    SECTIONS.iter().flat_map(|(heading, parent)| rows(section(heading), parent)).collect()
 }
 
 /// What the page says about `path`: a field such as `stop.grace`, a type such as `Stop`, a hook, a probe target,
-/// `workspace.stage`, or nothing for the list of an app's fields.
+/// `workspace.stage`, or nothing for the list of an app's fields. A name that other supervisors use is translated.
 ///
 /// # Errors
 /// There is no such thing; says what may be meant.
 pub fn explain(path: &str) -> Result<Explanation, String> {
     let entries = entries();
     let path = simplified(path);
-    let fields = |parent: &str| entries.iter().copied().filter(|entry| entry.parent == parent).collect::<Vec<_>>();
-    if let Some((heading, parent)) = SECTIONS.iter().find(|(_, parent)| *parent == path) {
-        let entry = entries.iter().copied().find(|entry| entry.path() == path && !parent.is_empty());
-        return Ok(Explanation { entry, text: paragraphs(&PAGE[section(heading)]), fields: fields(parent) });
-    }
-    let entry = found(&entries, &path)?;
-    let own = SECTIONS.iter().find(|(_, parent)| *parent == entry.path() && !parent.is_empty());
-    Ok(match own {
-        Some((heading, parent)) => {
-            Explanation { entry: Some(entry), text: paragraphs(&PAGE[section(heading)]), fields: fields(parent) }
-        }
-        None => Explanation { entry: Some(entry), text: of_type(entry.name), fields: Vec::new() },
-    })
+    let synonym = synonym(&path).filter(|_| !entries.iter().any(|entry| entry.name == path));
+    let (path, instead) = match synonym {
+        Some(synonym) => (synonym.field.to_string(), Some((path, synonym.advice))),
+        None => (path, None),
+    };
+    let own_section = |path: &str| SECTIONS.iter().find(|(_, parent)| *parent == path);
+    let entry = match own_section(&path) {
+        Some(_) => entries.iter().copied().find(|entry| entry.path() == path && !path.is_empty()),
+        None => Some(found(&entries, &path)?),
+    };
+    let path = entry.map_or(path, |entry| entry.path());
+    let section = own_section(&path).map(|(heading, parent)| (section(heading), *parent));
+    let (text, fields) = match (section, entry) {
+        // Its table is told as the list of its fields.
+        (Some((text, parent)), _) => (
+            blocks(text).into_iter().filter(|block| kind(block) != BlockKind::Table).collect(),
+            entries.iter().copied().filter(|entry| entry.parent == parent).collect(),
+        ),
+        (None, Some(entry)) => (linked_section(entry.meaning).map_or_else(|| of_type(entry.name), blocks), Vec::new()),
+        (None, None) => Default::default(),
+    };
+    Ok(Explanation { instead, entry, text, fields })
 }
 
 /// A path without what a person or an error message may add: indices, the name of the app's own type, and types in place
@@ -124,7 +142,9 @@ fn simplified(path: &str) -> String {
 
 fn found(entries: &[ReferenceEntry], path: &str) -> Result<ReferenceEntry, String> {
     let exact = entries.iter().find(|entry| entry.path() == path);
-    if let Some(entry) = exact {
+    // `User` and `Nice` are known from unit files of systemd.
+    let in_capitals = || entries.iter().find(|entry| entry.path().eq_ignore_ascii_case(path));
+    if let Some(entry) = exact.or_else(in_capitals) {
         return Ok(*entry);
     }
     // A field within a hook, a target or a probe is told with the whole of it.
@@ -176,98 +196,7 @@ fn of_type(name: &str) -> Vec<String> {
     let of_list = LISTS.iter().find(|(field, _)| *field == name).map(|(_, written)| written.to_string());
     let written = of_list.unwrap_or_else(|| format!("{}{}", first.to_uppercase(), letters.as_str()));
     let start = format!("`{written}(");
-    paragraphs(PAGE).into_iter().filter(|text| text.starts_with(&start)).collect()
-}
-
-/// The bytes from a heading to the next one.
-fn section(heading: &str) -> Range<usize> {
-    let is_it = |line: &str| line.trim_start_matches('#').strip_prefix(' ') == Some(heading) && line.starts_with("##");
-    let mut range = PAGE.len()..PAGE.len();
-    let mut at = 0;
-    for line in PAGE.split_inclusive('\n') {
-        if range.start < PAGE.len() && line.starts_with("##") {
-            range.end = at;
-            break;
-        }
-        if is_it(line.trim_end()) {
-            range.start = at + line.len();
-        }
-        at += line.len();
-    }
-    range
-}
-
-/// The rows of the first table.
-fn rows(text: &'static str, parent: &'static str) -> Vec<ReferenceEntry> {
-    let mut lines = text.lines().skip_while(|line| !line.starts_with("| "));
-    let head: Vec<&str> = lines.next().map(cells).unwrap_or_default();
-    let column = |names: &[&str]| head.iter().position(|name| names.contains(name));
-    let (default, change) = (column(&["default", "limit"]), column(&["change"]));
-    let row = |line: &'static str| {
-        let cells = cells(line);
-        let written = cells.first()?.trim_matches('`');
-        let end = written.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(written.len());
-        let cell = |at: Option<usize>| at.and_then(|at| cells.get(at)).copied();
-        let name = &written[..end];
-        let meaning = cells.get(1).copied()?;
-        Some(ReferenceEntry { parent, name, written, meaning, default: cell(default), change: cell(change) })
-    };
-    lines.skip(1).take_while(|line| line.starts_with('|')).filter_map(row).collect()
-}
-
-/// The cells of a row. A bar within code belongs to the code.
-fn cells(line: &'static str) -> Vec<&'static str> {
-    let line = line.trim().trim_start_matches('|').trim_end_matches('|');
-    let (mut cells, mut from, mut code) = (Vec::new(), 0, false);
-    for (at, c) in line.char_indices() {
-        match c {
-            '`' => code = !code,
-            '|' if !code => {
-                cells.push(line[from..at].trim());
-                from = at + 1;
-            }
-            _ => {}
-        }
-    }
-    cells.push(line[from..].trim());
-    cells
-}
-
-/// The paragraphs and examples of a text, without tables, headings and links.
-fn paragraphs(text: &str) -> Vec<String> {
-    let blocks = text.split("\n\n").map(str::trim);
-    let prose = blocks.filter(|block| !block.is_empty() && !block.starts_with(['|', '#']));
-    prose
-        .map(|block| match block.starts_with("```") || block.starts_with("- ") {
-            true => without_links(block),
-            false => without_links(&block.replace('\n', " ")),
-        })
-        .collect()
-}
-
-/// A Markdown text in which only the words of its links are left.
-pub fn without_links(text: &str) -> String {
-    let mut plain = String::new();
-    let mut rest = text;
-    while let Some(open) = rest.find('[') {
-        let link = rest[open..].find("](").and_then(|middle| {
-            let end = rest[open + middle..].find(')')?;
-            let words = &rest[open + 1..open + middle];
-            (!words.contains(['[', '`'])).then_some((words, open + middle + end + 1))
-        });
-        match link {
-            Some((words, end)) => {
-                plain.push_str(&rest[..open]);
-                plain.push_str(words);
-                rest = &rest[end..];
-            }
-            None => {
-                plain.push_str(&rest[..=open]);
-                rest = &rest[open + 1..];
-            }
-        }
-    }
-    plain + rest
+    paragraph_with(&start)
 }
 
 #[cfg(test)]
@@ -309,6 +238,45 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_another_supervisor_is_translated() {
+        for (name, field) in [
+            ("depends_on", "after"),
+            ("WorkingDirectory", "cwd"),
+            ("ExecStop", "prestop"),
+            ("environment", "env"),
+            ("App.env_file", "env_files"),
+            ("memory", "limits.max_rss"),
+        ] {
+            let explanation = explain(name).unwrap();
+            assert_eq!(explanation.entry.unwrap().path(), field, "{name}");
+            let translation = explanation.translation().unwrap();
+            assert!(translation.starts_with("there is no field `") && translation.contains("`: write `"), "{name}");
+        }
+        // These are fields.
+        for (name, field) in [("User", "user"), ("nice", "limits.nice"), ("autostart", "workspace.autostart")] {
+            let explanation = explain(name).unwrap();
+            assert_eq!((explanation.entry.unwrap().path().as_str(), explanation.instead), (field, None), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_field_brings_the_section_that_its_row_refers_to() {
+        let env_files = explain("env_files").unwrap().text;
+        assert!(env_files[0].starts_with("`EnvFile("), "{env_files:?}");
+        assert!(env_files.iter().any(|block| kind(block) == BlockKind::Table && block.contains("| `NAME=` |")));
+        assert!(explain("user").unwrap().text[0].starts_with("With `user`"));
+        assert!(explain("args_kept").unwrap().text[0].starts_with("```"));
+        assert!(explain("Stage").unwrap().text.iter().any(|block| kind(block) == BlockKind::Lines));
+    }
+
+    #[test]
+    fn every_link_to_a_place_below_leads_to_text() {
+        for entry in entries().iter().filter(|entry| entry.meaning.contains("[below]")) {
+            assert!(linked_section(entry.meaning).is_some(), "{}", entry.path());
+        }
+    }
+
+    #[test]
     fn a_setting_brings_its_text_and_its_fields() {
         let stop = explain("stop").unwrap();
         assert!(stop.fields.iter().map(|field| field.name).eq(["signal", "grace", "devtools"]));
@@ -337,7 +305,7 @@ mod tests {
     #[test]
     fn every_section_has_rows() {
         for (heading, parent) in SECTIONS {
-            assert!(!rows(&PAGE[section(heading)], parent).is_empty(), "{heading}");
+            assert!(!rows(section(heading), parent).is_empty(), "{heading}");
         }
     }
 }

@@ -4,13 +4,14 @@
 use ron::error::Error;
 
 use crate::model::spelling::closest;
+use crate::model::synonyms::synonym;
 
 /// The message and the help; the help may be empty. `path` is the field that the error is about.
 pub fn words(code: &Error, path: &str) -> (String, String) {
     let of = |outer: &Option<String>| of(outer, path);
     match code {
         Error::NoSuchStructField { expected, found, outer } => {
-            let help = synonym(found, outer.as_deref()).map(str::to_owned);
+            let help = peers_word(found, outer.as_deref()).map(str::to_owned);
             let help = help.unwrap_or_else(|| suggest(found, expected, "the fields are"));
             (format!("there is no field `{found}`{}", of(outer)), help)
         }
@@ -67,51 +68,12 @@ fn suggest(found: &str, expected: &[&'static str], otherwise: &str) -> String {
 const MOST_NAMES: usize = 10;
 
 /// Help for a name that other supervisors use for a field of `App`.
-fn synonym(found: &str, outer: Option<&str>) -> Option<&'static str> {
-    if outer != Some("App") {
-        return None;
+fn peers_word(found: &str, outer: Option<&str>) -> Option<&'static str> {
+    match outer {
+        Some("App") if found.eq_ignore_ascii_case("name") => Some("an app has the name of its file: NAME.ron"),
+        Some("App") => synonym(found).map(|synonym| synonym.advice),
+        _ => None,
     }
-    Some(match found.to_ascii_lowercase().replace('-', "_").as_str() {
-        "depends_on" | "depends" | "requires" | "needs" | "wants" | "dependencies" => "write `after: [\"other\"]`",
-        "working_dir" | "workdir" | "working_directory" | "workingdirectory" | "directory" | "dir" | "chdir" => {
-            "write `cwd: \"/path\"`"
-        }
-        "description" | "title" | "comment" => "write `about: \"…\"`",
-        "name" => "an app has the name of its file: NAME.ron",
-        "tty" | "terminal" => "write `pty: true`",
-        "uid" | "run_as" | "username" => "write `user: \"NAME\"`",
-        "gid" => "write `group: \"NAME\"`",
-        "ulimit" | "ulimits" | "rlimit" | "limitnofile" => "write `rlimits: Rlimits(nofile: 65536)`",
-        "cmd" | "exec" | "execstart" | "exec_start" | "entrypoint" | "program" | "binary" | "run" | "script" => {
-            "write `command: \"/path/to/program\"`, and put its arguments into `args`"
-        }
-        "arguments" | "argv" => "write `args: [\"one\", \"two\"]`",
-        "environment" | "env_vars" | "envs" => "write `env: {\"NAME\": \"value\"}`",
-        "env_file" | "environmentfile" | "environment_file" | "envfile" | "dotenv" => {
-            "write `env_files: [\"app.env\"]`"
-        }
-        "disabled" | "autostart" | "enable" => "write `enabled: false` to keep the app down",
-        "autorestart" | "restart_policy" => "write `restart: Always`, `OnFailure` or `Never`",
-        "restart_sec" | "restartsec" | "retries" | "max_restarts" | "startretries" | "startsecs" => {
-            "write `backoff: Backoff(…)`"
-        }
-        "healthcheck" | "health_check" | "liveness" | "liveness_probe" => "write `health: Health(probe: …)`",
-        "readiness" | "readiness_probe" | "ready_check" => "write `ready: Ready(probe: …)`",
-        "stop_signal" | "stopsignal" | "killsignal" | "kill_signal" | "stopwaitsecs" | "stop_grace_period"
-        | "stop_timeout" => "write `stop: Stop(signal: \"INT\", grace: \"5s\")`",
-        "stdout" | "stderr" | "stdout_logfile" | "logfile" | "log_file" | "logs" | "logging" => {
-            "write `log: Log(file: \"/path\")`"
-        }
-        "memory" | "mem_limit" | "max_memory" | "memory_limit" | "memorymax" => {
-            "write `limits: Limits(max_rss: \"1GiB\")`"
-        }
-        "nice" | "priority" => "write `limits: Limits(nice: 5)`",
-        "pre_start" | "prestart" | "execstartpre" | "before" | "setup" => "write `prelaunch: [Run(argv: [\"cmd\"])]`",
-        "pre_stop" | "execstop" => "write `prestop: [Run(argv: [\"cmd\"])]`",
-        "post_stop" | "execstoppost" => "write `poststop: [Run(argv: [\"cmd\"])]`",
-        "post_start" | "poststart" | "execstartpost" => "write `postlaunch: [Run(argv: [\"cmd\"])]`",
-        _ => return None,
-    })
 }
 
 const TEXT: &str = "a text in quotes";
