@@ -111,7 +111,8 @@ fn hover(document: &Document, at: usize) -> Value {
 }
 
 fn completion(documents: &Documents, document: &Document, at: usize) -> Value {
-    let (replaced, words) = editor::complete(&document.text, at, documents.sources(document), documents.variables());
+    let (sources, variables) = (documents.sources(document), documents.variables());
+    let (replaced, words) = editor::complete(&document.app(), &document.text, at, sources, variables);
     let range = document.range(replaced);
     let item = |Suggestion { text, about }: Suggestion| {
         let kind = if text.ends_with(": ") { FIELD } else { VALUE };

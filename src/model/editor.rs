@@ -117,9 +117,10 @@ fn markdown(explanation: &Explanation) -> String {
     blocks.join("\n\n")
 }
 
-/// The words that fit at this byte, and the bytes they replace. `sources` are the manifests of the session, `env` the
-/// names in the environment.
+/// The words that fit at this byte, and the bytes they replace. `own` is the name of the app, `sources` are the manifests
+/// of the session, `env` the names in the environment.
 pub fn complete<'a>(
+    own: &str,
     text: &str,
     at: usize,
     sources: &[Source],
@@ -131,20 +132,21 @@ pub fn complete<'a>(
         Within::Text => {
             let before = &text[place.word.start..at];
             if let Some(dollar) = before.rfind("${").filter(|dollar| !before[*dollar..].contains('}')) {
-                let own = vars(text).into_iter().chain(
+                let written = vars(text).into_iter().chain(
                     sources
                         .iter()
                         .filter(|source| source.name == WORKSPACE)
                         .flat_map(|source| source.text.as_deref().map(vars).unwrap_or_default()),
                 );
-                let mut names: Vec<String> = own.chain(env.map(String::from)).collect();
+                let mut names: Vec<String> = written.chain(env.map(String::from)).collect();
                 names.sort();
                 names.dedup();
                 let suggestions = names.into_iter().map(|text| Suggestion { text, about: String::new() });
                 return (place.word.start + dollar + 2..at, suggestions.collect());
             }
             let named = names_app(&place.open);
-            let apps = sources.iter().filter(|source| named && source.name != WORKSPACE);
+            let others = |source: &&Source| source.name != WORKSPACE && source.name != own;
+            let apps = sources.iter().filter(|source| named && others(source));
             let about = |source: &Source| source.file.clone();
             let suggestions = apps.map(|source| Suggestion { text: source.name.clone(), about: about(source) });
             (place.word, suggestions.collect())
@@ -291,9 +293,10 @@ mod tests {
             folder: "/m".into(),
             text: Ok(text.into()),
         };
-        let sources =
-            [source("display", "App(command: \"x\")"), source(WORKSPACE, r#"Workspace(vars: { "shared": "1" })"#)];
-        let (_, found) = complete(&text, at, &sources, ["HOME"].into_iter());
+        let app = |name| source(name, "App(command: \"x\")");
+        let workspace = source(WORKSPACE, r#"Workspace(vars: { "shared": "1" })"#);
+        let sources = [app("display"), app("editor"), workspace];
+        let (_, found) = complete("editor", &text, at, &sources, ["HOME"].into_iter());
         found.into_iter().map(|one| one.text).collect()
     }
 
@@ -311,10 +314,10 @@ mod tests {
         assert!(shown("App(prelaunch: [Make|Dir(path: \"x\")])").contains("makes a folder and its parents"));
         assert!(shown("App(prelaunch: [MakeDir(pa|th: \"x\")])").contains("makes a folder and its parents"));
         assert!(shown("App(env_files: [EnvFile(opt|ional: true)])").contains("A missing file is an error"));
+        assert!(shown("App(depends|_on: [])").starts_with("there is no field `depends_on`: write `after: "));
         assert!(shown("App(re|start: Always)").contains("which exits lead to a restart"));
         assert!(shown("Workspace(st|age: [])").contains("hooks that run once"));
         assert!(shown("App(backoff: Backoff(give_up: After(ti|mes: 3)))").contains("early exits"));
-        assert!(shown("App(depends|_on: [])").starts_with("there is no field `depends_on`: write `after: "));
         assert!(shown("App(ready: Ready(wi|thin: \"3s\"))").contains("class `NotReady`"));
         assert_eq!(shown("App( // com|mand\n)"), "");
     }

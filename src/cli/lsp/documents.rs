@@ -201,7 +201,7 @@ impl Checking {
             source.text = Ok(document.text.clone());
             return file.clone();
         }
-        let name = document.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = document.app();
         let file = document.path.display().to_string();
         let folder = document.path.parent().unwrap_or(Path::new("/")).display().to_string();
         let at = sources.partition_point(|source| source.name <= name);
@@ -236,6 +236,11 @@ fn diagnostic(problem: &Problem, encoding: Encoding) -> Value {
 }
 
 impl Document {
+    /// The name of the app, as the file says.
+    pub fn app(&self) -> String {
+        self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// The byte at a position of the protocol; the nearest one if the text has no such position.
     pub fn byte(&self, position: &Value) -> usize {
         let number = |name: &str| position[name].as_u64().and_then(|number| usize::try_from(number).ok()).unwrap_or(0);
