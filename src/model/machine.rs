@@ -741,7 +741,11 @@ impl Machine {
     #[state(superstate = "any", entry_action = "enter_poststop", exit_action = "leave_hooks")]
     fn poststop(&mut self, then: &mut Then, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         match event {
-            AppEvent::HooksDone { .. } | AppEvent::HookFailed { .. } | AppEvent::TreeEmpty { .. } => {
+            AppEvent::HooksDone { .. } | AppEvent::HookFailed { .. } => {
+                let then = then.clone();
+                Transition(self.poststop_done(then))
+            }
+            AppEvent::TreeEmpty { .. } => {
                 let then = then.clone();
                 self.after_the_stop(then, context)
             }

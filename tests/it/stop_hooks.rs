@@ -2,7 +2,7 @@
 
 use kasm_void::model::protocol::StateName;
 
-use crate::harness::{Session, kill, until};
+use crate::harness::{FOREVER, Session, alive, kill, until};
 
 const WEB: &str = r#"App(command: "${BIN}/web", backoff: Backoff(stable_after: "1ms"),
     prestop: [Run(argv: ["${BIN}/before"], timeout: "1h")], poststop: [Run(argv: ["${BIN}/after"])])"#;
@@ -64,4 +64,19 @@ fn a_step_that_hangs_does_not_outlast_the_budget() {
     session.ok(&["drain"]);
     assert!(session.wait_end().success());
     order(&session, &["up", "prestop"]);
+}
+
+#[test]
+fn what_a_step_after_the_end_leaves_in_the_background_ends_before_the_app_is_down() {
+    let leaves = "setsid \"$BIN/left\" &\nuntil [ -s \"$DATA/left.pids\" ]; do sleep .1; done\n";
+    let session = Session::new()
+        .stayer("web")
+        .program("left", &format!("echo $$ >>\"$DATA/left.pids\"\n{FOREVER}"))
+        .program("after", leaves)
+        .app("web", r#"App(command: "${BIN}/web", poststop: [Run(argv: ["${BIN}/after"])])"#)
+        .start();
+    session.pid("web");
+    session.ok(&["stop", "web"]);
+    let left: i32 = session.wait_lines("left.pids", 1)[0].parse().expect("a pid");
+    assert!(!alive(left));
 }

@@ -97,6 +97,15 @@ impl Machine {
         }
     }
 
+    /// `poststop` is done for this run. What its commands have left in the background is ended, as at any end of the app.
+    pub(super) fn poststop_done(&mut self, then: Then) -> State {
+        self.launched = false;
+        match then {
+            Then::Crashed(end) => State::sweeping(end),
+            other => State::stopping(None, other),
+        }
+    }
+
     /// The tree is gone. Looks for traces first, but only if they decide whether the app stays down.
     pub(super) fn after_the_end(&mut self, end: &RunEnd, cx: &mut Context<'_>) -> Outcome<State> {
         let policy = &self.app.policy;

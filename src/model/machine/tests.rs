@@ -834,10 +834,12 @@ fn steps_run_before_a_stop_and_after_every_end() {
         (61, exited(1, Exit::Signal(15))),
         (61, AppEvent::TreeEmpty { run: 1 }),
         (62, done(1)),
+        (62, AppEvent::TreeEmpty { run: 1 }),
         (62, AppEvent::Spawned { run: 2, pid: 8 }),
         (90, exited(2, Exit::Signal(11))),
         (90, AppEvent::TreeEmpty { run: 2 }),
         (91, done(2)),
+        (91, AppEvent::TreeEmpty { run: 2 }),
         (91, AppEvent::SpawnFailed { run: 3, why: "no".into() }),
         (91, AppEvent::TreeEmpty { run: 3 }),
     ]);
@@ -848,10 +850,12 @@ fn steps_run_before_a_stop_and_after_every_end() {
         "Stopping: then Starting",
         "Stopping: then Starting",
         "Stopping: Poststop, then Starting",
+        "Stopping: then Starting",
         "Starting: Spawning",
         "Running",
         "Crashed: Sweeping",
         "Crashed: Poststop",
+        "Crashed: Sweeping",
         "Starting: Spawning",
         "Crashed: Sweeping",
         "Backoff",
@@ -872,7 +876,9 @@ fn a_request_after_a_crash_does_not_hide_the_crash() {
     tell(&mut machine, Duration::from_secs(5), &AppEvent::TreeEmpty { run: 1 });
     let told = tell(&mut machine, Duration::from_secs(5), &AppEvent::StopAsked(StopReason::Held));
     assert!(matches!(told[0], AppEffect::Report(Report::Crashed { next: None, .. })), "{told:?}");
-    tell(&mut machine, Duration::from_secs(6), &AppEvent::HooksDone { run: 1 });
+    let told = tell(&mut machine, Duration::from_secs(6), &AppEvent::HooksDone { run: 1 });
+    assert!(told.contains(&AppEffect::StopRest { run: 1 }), "what the steps have left ends: {told:?}");
+    tell(&mut machine, Duration::from_secs(6), &AppEvent::TreeEmpty { run: 1 });
     assert_eq!(row(machine.state()), "Stopped");
 }
 
