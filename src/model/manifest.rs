@@ -11,6 +11,7 @@ pub mod switch;
 pub mod pattern;
 
 pub mod fields;
+pub mod text_or_struct;
 
 pub mod after;
 pub mod backoff;

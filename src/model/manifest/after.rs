@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::model::manifest::text_or_struct::text_or_struct;
 
 /// An element of `after` as written: `"display"`, or `After(app: "display", …)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -110,22 +110,6 @@ impl fmt::Display for After {
 
 impl<'de> Deserialize<'de> for AfterForm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = AfterForm;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of an app, or After(app: \"…\")")
-            }
-
-            fn visit_str<E>(self, name: &str) -> Result<AfterForm, E> {
-                Ok(AfterForm::Name(name.into()))
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<AfterForm, M::Error> {
-                ConditionForm::deserialize(MapAccessDeserializer::new(map)).map(AfterForm::Condition)
-            }
-        }
-        deserializer.deserialize_any(Either)
+        text_or_struct(deserializer, AfterForm::Name, AfterForm::Condition)
     }
 }

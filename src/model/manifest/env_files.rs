@@ -2,10 +2,10 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
-use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::manifest::fields::Fields;
+use crate::model::manifest::text_or_struct::text_or_struct;
 
 /// `EnvFile(…)` as written. A path in quotes is short for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,59 +72,16 @@ pub fn check(list: Vec<EnvFileForm>, folder: &str, fields: &mut Fields<'_>) -> V
 
 impl<'de> Deserialize<'de> for EnvFileForm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(PathOrFields)
+        let of_path = |path| EnvFileForm { path, optional: false };
+        text_or_struct(deserializer, of_path, |Written { path, optional }| EnvFileForm { path, optional })
     }
 }
 
-struct PathOrFields;
-
-impl<'de> Visitor<'de> for PathOrFields {
-    type Value = EnvFileForm;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a path or EnvFile(path: \"…\", optional: true)")
-    }
-
-    fn visit_str<E>(self, path: &str) -> Result<EnvFileForm, E> {
-        Ok(EnvFileForm { path: path.into(), optional: false })
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<EnvFileForm, A::Error> {
-        let (mut path, mut optional) = (None, false);
-        while let Some(Name(name)) = fields.next_key()? {
-            match name.as_str() {
-                "path" => path = Some(fields.next_value()?),
-                "optional" => optional = fields.next_value()?,
-                _ => return Err(A::Error::custom(format!("there is no field `{name}` of `EnvFile`"))),
-            }
-        }
-        let path = path.ok_or_else(|| A::Error::custom("the field `path` of `EnvFile` is missing"))?;
-        Ok(EnvFileForm { path, optional })
-    }
-
-    /// `EnvFile()`
-    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<EnvFileForm, A::Error> {
-        Err(A::Error::custom("the field `path` of `EnvFile` is missing"))
-    }
-}
-
-/// The name of a field, as RON writes it: without quotes.
-struct Name(String);
-
-impl<'de> Deserialize<'de> for Name {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Name;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("the name of a field")
-            }
-
-            fn visit_str<E>(self, name: &str) -> Result<Name, E> {
-                Ok(Name(name.into()))
-            }
-        }
-        deserializer.deserialize_identifier(Text)
-    }
+/// The fields of `EnvFile(…)`.
+#[derive(Deserialize)]
+#[serde(rename = "EnvFile", deny_unknown_fields)]
+struct Written {
+    path: String,
+    #[serde(default)]
+    optional: bool,
 }
