@@ -135,3 +135,44 @@ fn a_database_its_migration_and_its_server_start_in_order_each_as_its_user_with_
         assert_eq!(session.wait_lines("order", 5)[3..], [order[0], order[2]], "the migration was done before");
     });
 }
+
+#[test]
+fn a_terminal_belongs_to_the_user_of_its_app() {
+    as_root("users::a_terminal_belongs_to_the_user_of_its_app", || {
+        let shell = r#"echo "$(id -u) $(stat -c %u "$(tty)") $HOME" >"$DATA/shell.who"
+trap 'echo ends; exit' TERM
+echo $$ >>"$DATA/shell.pids"
+while read -r line <>"$DATA/never"; do echo "$line"; done
+"#;
+        let session = open_session()
+            .program("shell", shell)
+            .app("shell", r#"App(command: "${BIN}/shell", user: "nobody", pty: true)"#)
+            .start();
+        let leader = session.pid("shell");
+        let program: i32 = session.wait_lines("shell.pids", 1)[0].parse().expect("a pid");
+        assert_eq!(session.lines("shell.who"), ["65534 65534 /nonexistent"]);
+        let owner = |pid: i32| fs::metadata(format!("/proc/{pid}")).map(|process| process.uid());
+        assert_eq!((owner(leader).ok(), owner(program).ok()), (Some(NOBODY), Some(NOBODY)));
+
+        session.crash_supervisor();
+        assert_eq!(session.pid("shell"), leader, "the next supervisor knows it");
+        session.ok(&["stop", "shell"]);
+        assert!(!alive(leader) && !alive(program));
+        assert!(session.ok(&["logs", "shell"]).contains("ends"));
+    });
+}
+
+#[test]
+fn a_program_that_its_user_may_not_execute_is_not_put_on_a_terminal() {
+    as_root("users::a_program_that_its_user_may_not_execute_is_not_put_on_a_terminal", || {
+        let session = open_session().program("own", FOREVER);
+        fs::set_permissions(session.bin().join("own"), Permissions::from_mode(0o700)).expect("chmod");
+        let backoff = r#"backoff: Backoff(first: "1h", max: "1h")"#;
+        let session = session
+            .app("own", &format!(r#"App(command: "${{BIN}}/own", user: "nobody", pty: true, {backoff})"#))
+            .start();
+        session.wait_state("own", StateName::Backoff);
+        let why = session.ok(&["why", "own"]);
+        assert!(why.contains("may not be executed by this user"), "{why}");
+    });
+}

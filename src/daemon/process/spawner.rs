@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::io::{DupFlags, dup3};
+use rustix::fs::{Access, AtFlags, CWD};
+use rustix::io::{DupFlags, Errno, dup3};
 
 use crate::host::accounts;
 use crate::host::claim;
@@ -85,8 +86,9 @@ impl Spawner {
         let mut file = program_file(app, &argv[0]);
         if on_terminal {
             // Its leader is our own program, so that a program that cannot be started would only show in its output.
-            if !executable(Path::new(&argv[0])) {
-                return Err(format!("`{}` does not exist, or may not be executed", argv[0]));
+            let another = user.as_ref().filter(|user| is_another(user));
+            if !as_user(another, || Ok(is_executable_now(Path::new(&argv[0]))))? {
+                return Err(format!("`{}` does not exist, or may not be executed by this user", argv[0]));
             }
             file = OURSELVES.into();
             words.splice(0..0, [c"kasm-void", c"pty", c"--"].map(CString::from));
@@ -235,7 +237,14 @@ pub fn present(app: &App, program: &str) -> bool {
 
 /// Whether this is a regular file that we may execute.
 pub fn executable(file: &Path) -> bool {
-    file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
+    file.is_file() && rustix::fs::access(file, Access::EXEC_OK).is_ok()
+}
+
+/// Whether this is a regular file that may be executed with the rights over files that this thread has now.
+fn is_executable_now(file: &Path) -> bool {
+    // A kernel or a seccomp profile that does not know the call says nothing about the file.
+    let said = rustix::fs::accessat(CWD, file, Access::EXEC_OK, AtFlags::EACCESS);
+    file.is_file() && said != Err(Errno::ACCESS)
 }
 
 fn explain(app: &App, program: &str, (step, error): (SpawnStep, io::Error)) -> String {
