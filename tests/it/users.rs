@@ -110,6 +110,7 @@ fn a_database_its_migration_and_its_server_start_in_order_each_as_its_user_with_
             .app(
                 "db",
                 r#"App(command: "${BIN}/db", user: "nobody", group: "daemon", env_files: ["db.env"],
+                    prelaunch: [Remove(path: "${DATA}/up")],
                     ready: Ready(probe: Path(path: "${DATA}/up"), within: "30s"))"#,
             )
             .start();
