@@ -121,7 +121,7 @@ fn the_tutorial_works_as_it_is_written() {
             Shell { session: &session }.check(&step);
         }
     }
-    assert!(ran > 25, "only {ran} commands were run");
+    assert!(ran > 38, "only {ran} commands were run");
     assert!(session.wait_end().success(), "{}", session.supervisor_output());
 }
 
