@@ -113,7 +113,7 @@ pub(crate) struct Daemon {
     supervisor: Supervisor,
     /// Inputs of this turn.
     inputs: VecDeque<Input>,
-    /// What the guard reported about the supervisors before this one.
+    /// The guard's report about the supervisors before this one.
     hello: Hello,
     jobs: Jobs,
     manifests: Manifests,
@@ -142,7 +142,7 @@ struct Ending {
     signal: Option<i32>,
 }
 
-/// What the loop reads besides signals, timers and processes.
+/// The loop's queues: all that it reads besides signals, timers and processes.
 pub(crate) struct Inbox {
     /// Results of hooks and probes.
     inputs: mpsc::UnboundedReceiver<Input>,

@@ -31,7 +31,7 @@ use crate::model::guard::{Binary, ChildExit, Guard, GuardEffect, GuardInput, ToG
 /// The guard's own binary, even when its file has been replaced or deleted.
 const OURSELVES: &str = "/proc/self/exe";
 
-/// What this process is when [`run`] returns.
+/// The role of this process when [`run`] returns.
 pub enum Role {
     /// The guard of a session that is over, with its exit code.
     Guard(ExitCode),
@@ -96,7 +96,7 @@ pub fn run(state: &Path, environment: BTreeMap<String, String>, inherited: Optio
     }
 }
 
-/// What the guard holds. One type because an effect may need any of it.
+/// The guard's resources. One type because an effect may need any of them.
 struct Shell {
     guard: Guard,
     /// The state folder.
@@ -121,7 +121,7 @@ struct Shell {
     /// kasm-void`. They belong to no app and are left alone.
     others: Vec<Process>,
     origin: Instant,
-    /// What [`run`] returns.
+    /// The value that [`run`] returns, once it is decided.
     ends_as: Option<Role>,
 }
 

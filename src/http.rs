@@ -112,7 +112,7 @@ impl Listen for TcpListener {
     }
 }
 
-/// What a listener serves.
+/// The service behind a listener.
 #[derive(Clone)]
 enum Served {
     Routes(Arc<dyn Gate>, Router),

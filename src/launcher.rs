@@ -33,7 +33,7 @@ pub struct LauncherOptions {
     pub listen: SocketAddr,
     /// The port of the browser's DevTools, on 127.0.0.1.
     pub cdp_port: u16,
-    /// What may be opened.
+    /// The policy: which URLs may be opened.
     pub policy: Policy,
     /// A Unix socket for `kasm-void open`, on which our own user needs no token.
     pub socket: Option<PathBuf>,

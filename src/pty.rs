@@ -22,7 +22,7 @@ const SIZE: Winsize = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel:
 
 /// Bytes that are passed on at once.
 const CHUNK: usize = 16 << 10;
-/// What is still in the terminal when the command has ended is less than this many chunks. A helper may write for ever.
+/// How many chunks are still read from the terminal after the command has ended. A helper may write for ever.
 const MOST_LEFT: usize = 64;
 
 /// Runs the command on a terminal of its own, until it ends. Returns its exit code, or ends by the same signal.

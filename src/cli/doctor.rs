@@ -17,7 +17,7 @@ use crate::model::spelling::counted;
 struct Finding {
     what: &'static str,
     verdict: Verdict,
-    /// What was found, and how to fix it if it is a problem.
+    /// The finding, and how to fix it if it is a problem.
     text: String,
 }
 

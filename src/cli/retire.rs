@@ -27,7 +27,7 @@ pub fn retire(home: &Path, kept: &Path) -> VerbEnd {
     ended
 }
 
-/// What `doctor` says of this home, each with whether a person should do something.
+/// `doctor`'s notes about this home, each with whether a person should do something.
 pub fn examine(home: &Path) -> Vec<(bool, String)> {
     let aside = home.join(KEPT);
     let kept = ["Desktop", "scripts"].iter().filter_map(|folder| fs::read_dir(aside.join(folder)).ok());
@@ -59,7 +59,7 @@ fn set_aside(from: &Path, to: &Path) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    /// What the older image does at each of its starts.
+    /// Does the same as the older image at each of its starts.
     fn predecessor_boots(home: &Path) {
         for (path, text) in [
             ("Desktop/LaunchURL.desktop", "Name=Open URL\nExec=/home/kasm-user/scripts/launch-url.sh"),

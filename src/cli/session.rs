@@ -147,7 +147,7 @@ fn is_program(file: &str) -> bool {
     load::look(file) == FileKind::Program
 }
 
-/// What to do next, for the user who started the session.
+/// The next steps for the user who started the session.
 fn welcome(here: &Here<'_>, missing: &[&str], environment: &Environment, state: &Path) -> String {
     let folder = here.folder.display();
     let mut said = match here.is_new {

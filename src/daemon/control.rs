@@ -46,7 +46,7 @@ pub async fn start_metrics(address: &str, asks: mpsc::Sender<Ask>) -> io::Result
     Ok(http::serve(TcpListener::bind(address).await?, router, ListenerLimits::NETWORK))
 }
 
-/// What all handlers share.
+/// The state that all handlers share.
 #[derive(Clone)]
 struct Shared {
     asks: LoopHandle,

@@ -27,7 +27,7 @@ use crate::model::manifest::hook::{Locks, Step};
 pub use profile_lock::left_locked;
 use tree::Folder;
 
-/// What a step needs to know about its app and this machine.
+/// The facts about its app and this machine that a step needs.
 pub struct Around<'a> {
     /// This host's name, as browsers write it into their locks.
     pub hostname: &'a str,

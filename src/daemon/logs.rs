@@ -79,7 +79,7 @@ impl Drop for Attached {
     }
 }
 
-/// Whose last lines to report with a crash.
+/// The source of the last lines that are reported with a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaker {
     App,

@@ -47,7 +47,7 @@ impl Environment {
         Environment { variables: Arc::new(variables), home, has_home: own.is_some() }
     }
 
-    /// What the checker is told about this machine.
+    /// The checker's view of this machine.
     pub fn around(&self) -> Surroundings<'_> {
         let home = self.has_home.then_some(&*self.home);
         Surroundings {

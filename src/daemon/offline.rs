@@ -17,7 +17,7 @@ pub fn check(folders: &[PathBuf]) -> (usize, Vec<Problem>) {
     (loaded.sources.len(), checked.problems)
 }
 
-/// What a supervisor started on these folders would do.
+/// The plan of a supervisor that is started on these folders.
 pub fn plan(folders: &[PathBuf]) -> PlanReport {
     Supervisor::default().plan(&checked(folders))
 }

@@ -145,7 +145,7 @@ impl Processes {
         std::mem::take(&mut self.end_asked)
     }
 
-    /// What does not work as it should, and how to fix it.
+    /// Problems of the supervision, and how to fix them.
     pub fn troubles(&self) -> Vec<String> {
         let denied = self.clearing.values().filter_map(Clearing::trouble);
         self.watcher.trouble().map(String::from).into_iter().chain(denied).collect()

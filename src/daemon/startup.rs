@@ -27,7 +27,7 @@ use crate::model::supervisor::Supervisor;
 /// How long after the start the code that only the start needs is dropped from memory.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// What the guard sends to a new supervisor first.
+/// The first messages of the guard to a new supervisor.
 pub struct Welcome {
     pub guard: process::GuardClient,
     pub hello: Hello,

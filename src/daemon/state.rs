@@ -1,4 +1,4 @@
-//! What outlives a supervisor in the state folder: the ledger, and copies of good manifests. Also keeps the folder
+//! The data that outlives a supervisor in the state folder: the ledger, and copies of good manifests. Also keeps the folder
 //! itself usable.
 
 mod copies;

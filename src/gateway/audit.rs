@@ -27,7 +27,7 @@ impl Arrived {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Audited<'a> {
     pub peer: Option<&'a Peer>,
-    /// Who was let in.
+    /// The caller, if it was let in.
     pub caller: Option<&'a Caller>,
     pub workspace: Option<&'a str>,
     /// The host of the URL.

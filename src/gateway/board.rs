@@ -18,7 +18,7 @@ pub struct Board {
     lookers: watch::Sender<Lookers>,
 }
 
-/// Who looks at the list.
+/// The clients that look at the list.
 #[derive(Debug, Clone, Copy, Default)]
 struct Lookers {
     pages: usize,

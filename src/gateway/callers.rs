@@ -30,7 +30,7 @@ const SHORTEST_SECRET: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Caller {
     pub name: String,
-    /// What it has shown: `token` or `jwt`.
+    /// The kind of its proof: `token` or `jwt`.
     pub by: &'static str,
 }
 
@@ -62,7 +62,7 @@ impl Callers {
         let _ = self.jwt.as_ref().map(|(keys, _)| keys.get());
     }
 
-    /// Who sends this `Authorization` header.
+    /// The caller who sent this `Authorization` header.
     pub fn admit(&self, header: Option<&[u8]>) -> Result<Caller, Unauthorized> {
         let refuse = |why: &str| Err(Unauthorized(why.into()));
         let Some(sent) = header.and_then(bearer).filter(|sent| !sent.is_empty()) else {
@@ -205,7 +205,7 @@ fn read_public(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| format!("cannot read {named}: {error}"))
 }
 
-/// What a file says, read again whenever the file changes.
+/// The content of a file, read again whenever the file changes.
 struct Watched<T> {
     path: PathBuf,
     read: fn(&Path) -> Result<T, String>,
@@ -220,7 +220,7 @@ impl<T> Watched<T> {
         Watched { path, read, last: Mutex::default() }
     }
 
-    /// What the file says now; `None` if it cannot be used, which is logged once.
+    /// The current content; `None` if it cannot be used, which is logged once.
     fn get(&self) -> Option<Arc<T>> {
         let stamp = stamp(&self.path);
         let mut last = lock(&self.last);

@@ -228,7 +228,7 @@ fn id<K: Resource>(object: &K) -> ObjectId {
     ObjectId { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
 }
 
-/// What matters of a Service; `None` if its label cannot name a workspace.
+/// The parts of a Service that the gateway uses; `None` if its label cannot name a workspace.
 fn service(object: &Service, label: &str) -> Option<ClusterObject> {
     let spec = object.spec.clone().unwrap_or_default();
     // Such a Service may name any host, such as the metadata service, and the token would be sent there.
@@ -252,7 +252,7 @@ fn service(object: &Service, label: &str) -> Option<ClusterObject> {
     object_of(object, label, facts)
 }
 
-/// What matters of a Deployment; `None` if its label cannot name a workspace.
+/// The parts of a Deployment that the gateway uses; `None` if its label cannot name a workspace.
 fn deployment(object: &Deployment, label: &str) -> Option<ClusterObject> {
     let count = |number: Option<i32>| number.and_then(|number| u32::try_from(number).ok());
     let wanted = object.spec.as_ref().and_then(|spec| count(spec.replicas)).unwrap_or(1);

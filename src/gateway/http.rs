@@ -65,7 +65,7 @@ pub struct Gateway {
     began: Instant,
 }
 
-/// What each caller and each stranger has left.
+/// The rate limits of each caller and each stranger.
 struct CallerLimits {
     strangers: RateLimiter<IpAddr>,
     callers: RateLimiter<Caller>,
@@ -74,7 +74,7 @@ struct CallerLimits {
     told: Strangers,
 }
 
-/// What the checks have found, for the answer.
+/// The result of the checks, for the answer.
 #[derive(Clone)]
 struct Admitted {
     arrived: Arrived,

@@ -8,7 +8,7 @@ use crate::model::accounts::{self, RunAs};
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 
-/// Who runs an app with this `user` and `group`, each a name or a number.
+/// Looks up the user and group that an app runs as, each given by name or number.
 ///
 /// # Errors
 /// There is no such user or group, or the files cannot be read.

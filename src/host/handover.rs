@@ -1,4 +1,4 @@
-//! What a supervisor passes on when it becomes the guard: descriptors that stay open across its exec, and a list of
+//! The descriptors that a supervisor passes on when it becomes the guard. They stay open across its exec, with a list of
 //! them. The list is an in-memory file, whose descriptor is named in the environment.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use super::sys;
 /// The environment variable with the descriptor of the list.
 const LIST: &str = "KASM_VOID_HANDOVER";
 
-/// What a guard holds.
+/// The resources of a guard.
 #[derive(Debug)]
 pub struct Handover {
     /// The lock of the state folder.
@@ -67,7 +67,7 @@ impl Handover {
         Ok(list)
     }
 
-    /// What this process kept from its time as a supervisor. `None` if it was not one.
+    /// The resources that this process kept from its time as a supervisor. `None` if it was not one.
     pub fn inherited() -> Option<Handover> {
         let list = std::env::var(LIST).ok()?.parse().ok()?;
         let mut text = String::new();

@@ -154,7 +154,7 @@ fn made(path: &Path) -> anyhow::Result<fs::Metadata> {
     Ok(link)
 }
 
-/// What was repaired about the folder of a running session.
+/// Repairs of the folder of a running session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mended {
     Nothing,
@@ -220,7 +220,7 @@ fn take_lock(file: &Path, folder: &Path) -> anyhow::Result<File> {
     Ok(lock)
 }
 
-/// Who holds a lock, as the lock file says.
+/// The holder of a lock, as the lock file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Holder {
     Here(i32),

@@ -188,7 +188,7 @@ pub fn env_file(path: &str) -> Result<Option<String>, Unread> {
 /// A kind of text, as messages name it.
 struct TextKind {
     name: &'static str,
-    /// What to do about a file that is none.
+    /// The help for a file that is not of this kind.
     way_out: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! What other processes of our own user may see of us. A process can normally be read by every other process of its user:
+//! Hides our memory from other processes of our own user. A process can normally be read by every other process of its user:
 //! its environment, its memory and its open files, secrets included. The guard, the supervisor, the launcher and PID 1
 //! deny that. Owns what such a process can no longer do the usual way.
 

@@ -552,7 +552,7 @@ pub fn file_user() -> u32 {
 /// # Errors
 /// We are not root.
 pub fn with_files_of<T>(RunAs { uid, gid, groups, .. }: &RunAs, act: impl FnOnce() -> T) -> io::Result<T> {
-    /// What to return to, even if `act` panics.
+    /// The ids to return to, even if `act` panics.
     struct Before {
         uid: u32,
         gid: u32,

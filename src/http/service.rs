@@ -1,4 +1,4 @@
-//! What a listener serves: routes behind a gate, or a service that reads its requests itself. Knows no connections.
+//! The service behind a listener: routes behind a gate, or a service that reads its requests itself. Knows no connections.
 
 use std::future::Future;
 use std::pin::Pin;

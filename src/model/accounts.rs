@@ -17,7 +17,7 @@ pub struct PasswdEntry<'a> {
     pub shell: &'a str,
 }
 
-/// What a process needs to run as a user.
+/// The numbers and variables of a process that runs as a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunAs {
     /// The user's number.
@@ -32,7 +32,7 @@ pub struct RunAs {
     pub variables: Vec<(&'static str, String)>,
 }
 
-/// Who runs an app with this `user` and `group`, each a name or a number.
+/// Looks up the user and group that an app runs as, each given by name or number.
 ///
 /// # Errors
 /// There is no such user or group, or the number of a user says nothing about the group.

@@ -37,7 +37,7 @@ pub struct App {
     pub about: String,
     /// Whether the app is started without a request.
     pub enabled: bool,
-    /// What a process of the app is started with.
+    /// The command, environment and limits that a process of the app is started with.
     pub program: Program,
     /// Recognises a live process as this app, however it was started.
     pub matcher: Option<Matcher>,
@@ -49,7 +49,7 @@ pub struct App {
     pub ready: Option<Ready>,
     /// The check that is repeated while it runs.
     pub health: Option<Health>,
-    /// What follows an exit.
+    /// The policy that decides what follows an exit.
     pub policy: RestartPolicy,
     /// How it is stopped.
     pub stop: Stop,
@@ -59,9 +59,9 @@ pub struct App {
     pub max_rss: Option<u64>,
     /// Its desktop icon.
     pub icon: Option<Icon>,
-    /// What people must not forget, as sentences.
+    /// Sentences that `status` and `doctor` show while a switch is off.
     pub warnings: Vec<String>,
-    /// What was found of its env files, by path. If that changes, the manifest is checked again.
+    /// Its env files as they were read, by path. If that changes, the manifest is checked again.
     pub env_files: BTreeMap<String, SeenFile>,
 }
 
@@ -98,7 +98,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// What `inspect` shows of it: of variables only the names, since a value may be a secret.
+    /// The program as `inspect` shows it: of variables only the names, since a value may be a secret.
     pub fn view(&self) -> ProgramView {
         let Program {
             argv,

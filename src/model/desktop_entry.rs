@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-/// What a manifest takes from a desktop entry.
+/// The parts of a desktop entry that a manifest is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Launcher {
     /// The visible name.

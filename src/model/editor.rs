@@ -1,4 +1,4 @@
-//! What an editor shows while a manifest is written: the meaning of a field, the words that fit, the place of an app's
+//! Help for editors while a manifest is written: the meaning of a field, the words that fit, the place of an app's
 //! manifest. Everything comes from the reference and the texts; nothing is read here.
 
 mod place;
@@ -55,7 +55,7 @@ const TYPES: &[(&str, &str)] = &[
 const HOOKS: [&str; 5] = ["prelaunch", "postlaunch", "prestop", "poststop", "stage"];
 const TARGETS: [&str; 2] = ["probe", "what"];
 
-/// What the reference says about the word at this byte, in Markdown, and which bytes it is about.
+/// The reference's text about the word at this byte, in Markdown, and the range of that word.
 pub fn hover(text: &str, at: usize) -> Option<(Range<usize>, String)> {
     let place = place(text, at);
     if place.within == Within::Comment {
@@ -71,7 +71,7 @@ pub fn hover(text: &str, at: usize) -> Option<(Range<usize>, String)> {
     Some((place.word, markdown(&explanation)))
 }
 
-/// What a field means in the innermost type, or else in the types around it.
+/// The explanation of a field of the innermost type, or else of a type around it.
 fn field_of(open: &[OpenBracket], field: &str) -> Option<Explanation> {
     let found = match owner(open)?.as_str() {
         "App" => reference::explain(field),
@@ -80,7 +80,7 @@ fn field_of(open: &[OpenBracket], field: &str) -> Option<Explanation> {
     found.ok().or_else(|| enclosing(&open[..open.len() - 1]))
 }
 
-/// What the innermost field that is known means.
+/// The explanation of the innermost field that is known.
 fn enclosing(open: &[OpenBracket]) -> Option<Explanation> {
     let (inner, outer) = open.split_last()?;
     match &inner.field {

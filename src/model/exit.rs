@@ -105,7 +105,7 @@ impl Exit {
         matches!(self, Exit::HookFailed(_) | Exit::SpawnFailed(_) | Exit::NotReady(_))
     }
 
-    /// What the steps of `poststop` find in their environment.
+    /// The variables for the steps of `poststop`.
     pub fn environment(&self) -> [(String, String); 2] {
         let status = match self {
             Exit::Clean => Some(0),
@@ -130,7 +130,7 @@ impl Exit {
         matches!(self, Exit::HookFailed(_))
     }
 
-    /// What to add to the app's log, for people who read only that. `printed`: the run has printed something. An app
+    /// A line for the app's log, for people who read only that. `printed`: the run has printed something. An app
     /// without output has no log file, and gets none for this.
     pub fn note(&self, run: u64, printed: bool) -> Option<String> {
         (self.unexpected() && printed).then(|| format!("run {run} ended: {self}"))

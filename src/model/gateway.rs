@@ -1,6 +1,6 @@
-//! What the gateway decides: who is let in, where a request goes and what its caller is told, and the list of workspaces
-//! as its clients see it. Pure, like the rest of the model: `crate::gateway` reads files, watches the cluster and sends
-//! requests.
+//! The decisions of the gateway: which callers are let in, where a request goes and how it is answered, and the list of
+//! workspaces as its clients see it. Pure, like the rest of the model: `crate::gateway` reads files, watches the cluster and
+//! sends requests.
 
 pub mod apps;
 pub mod auth;

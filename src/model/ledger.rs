@@ -36,7 +36,7 @@ pub enum Line {
         name: String,
         /// Pid and start time of its leader, if there is one.
         leader: Option<(Pid, u64)>,
-        /// What its machine saves.
+        /// The saved state of its machine.
         saved: SavedApp,
     },
     /// This app and its manifest are gone.
@@ -54,7 +54,7 @@ pub enum Line {
     Crash {
         /// Its name.
         app: String,
-        /// What is known of the crash.
+        /// The crash.
         crash: Crash,
     },
 }
@@ -70,10 +70,10 @@ pub struct Leader {
     pub ended: Option<ExitRecord>,
 }
 
-/// What an earlier supervisor left.
+/// The data that an earlier supervisor left.
 #[derive(Debug, Clone, Default, PartialEq, Hash)]
 pub struct Inherited {
-    /// What the supervisor's model had saved.
+    /// The saved data of the supervisor's model.
     pub session: SavedSession,
     /// The leaders that were alive, or whose exit was recorded, by app.
     pub leaders: BTreeMap<String, Leader>,
@@ -87,7 +87,7 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// What there is to inherit when only the first line has been read. The other lines count only if this is not
+    /// The data to inherit when only the first line has been read. The other lines count only if this is not
     /// [`Inherited::another_session`]: otherwise none of its processes is alive, and its requests no longer apply. The
     /// error says why the ledger cannot be used.
     pub fn below(head: &Line, session: &str) -> Result<Inherited, String> {

@@ -85,7 +85,7 @@ impl AppMachine {
         self.0.state()
     }
 
-    /// What the next supervisor needs to resume this app.
+    /// The data that the next supervisor needs to resume this app.
     pub fn saved(&self) -> SavedApp {
         self.0.inner().saved(self.0.state())
     }

@@ -53,7 +53,7 @@ impl OldFile {
     }
 }
 
-/// What to say of a home, each with whether a person should do something. `found`: where each file of [`FILES`] is.
+/// Notes about a home, each with whether a person should do something. `found`: where each file of [`FILES`] is.
 /// `kept`: how many files were moved to the folder `aside`. Empty if the older image was never here.
 pub fn report(found: &[(OldFile, Whereabouts)], kept: usize, aside: &str) -> Vec<(bool, String)> {
     let of =

@@ -135,7 +135,7 @@ pub struct AppStatus {
     /// Why output is being dropped, and how many lines were; only in answers, never in events.
     #[serde(default)]
     pub log_trouble: Option<String>,
-    /// What people must not forget, as its manifest says.
+    /// Warnings of its manifest whose switch is off.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// The actions that `do` accepts.

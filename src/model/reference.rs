@@ -30,14 +30,14 @@ const LISTS: [(&str, &str); 2] = [("env_files", "EnvFile"), ("warnings", "Warnin
 /// One row of the reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReferenceEntry {
-    /// What its name is a part of: `""` for a field of the app, a field such as `stop`, or `hooks`, `probes`,
+    /// The owner of its name: `""` for a field of the app, a field such as `stop`, or `hooks`, `probes`,
     /// `workspace`.
     pub parent: &'static str,
     /// The name of the field, or of the variant for a hook or a target.
     pub name: &'static str,
     /// As the page writes it: the name, or for a hook `Run(argv: …)`.
     pub written: &'static str,
-    /// What it means, in Markdown.
+    /// Its meaning, in Markdown.
     pub meaning: &'static str,
     /// The value if it is not written, or the time limit of a hook.
     pub default: Option<&'static str>,
@@ -62,7 +62,7 @@ impl ReferenceEntry {
     }
 }
 
-/// What the page says about one thing.
+/// The page's text about one field, hook or probe target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     /// The name that was asked for, if it is another supervisor's name for this field, and what to write instead.

@@ -1,4 +1,4 @@
-//! What people are told of an app: the event on the wire, the entry of a crash, what follows from it, and how urgent it
+//! Reports about an app for people: the event on the wire, the entry of a crash, the next step, and how urgent it
 //! is. Writes nothing itself.
 
 use std::time::Duration;
@@ -71,7 +71,7 @@ pub fn level(exit: &Exit, next: Option<Decision>) -> Level {
     }
 }
 
-/// What follows a crash. `None` if a request decides that.
+/// The next step after a crash, as text. `None` if a request decides it.
 fn next_text(app: &str, next: Option<Decision>) -> String {
     match next {
         Some(Decision::AtOnce) => "starting again".into(),

@@ -10,7 +10,7 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// What to say about a name that is not among `candidates`: the one that was meant, or all of them. `none` is said if
+/// The end of an error about a name that is not among `candidates`: the one that was meant, or all of them. `none` is said if
 /// there are no candidates.
 pub fn way_out<'a>(word: &str, candidates: impl Iterator<Item = &'a str>, (all, none): (&str, &str)) -> String {
     let candidates: Vec<&str> = candidates.collect();

@@ -108,7 +108,7 @@ pub enum Effect {
 pub struct SavedSession {
     /// By the app's name.
     pub apps: BTreeMap<String, SavedApp>,
-    /// What is not about one app.
+    /// The state of the session itself.
     pub session: SessionState,
 }
 
@@ -154,7 +154,7 @@ pub struct Supervisor {
     touched: BTreeSet<AppId>,
 }
 
-/// What is next for an app within one input.
+/// The next step for an app within one input.
 enum Next {
     /// This has happened to it.
     Happens(AppEvent),

@@ -134,7 +134,7 @@ pub struct Wanted<'a> {
     pub by_marks: bool,
 }
 
-/// Who listens at one address of this machine.
+/// The processes that listen at one address of this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listeners {
     /// Processes that have a listening socket open.

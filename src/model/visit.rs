@@ -126,7 +126,7 @@ struct Calls {
     recovered: Option<u64>,
 }
 
-/// What is known about the tab.
+/// The state of the tab, as far as it is known.
 #[derive(Debug, Clone, Default)]
 struct OpenTab {
     id: String,

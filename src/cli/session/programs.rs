@@ -1,4 +1,4 @@
-//! What the built-in session runs, and which Debian packages have it.
+//! The programs of the built-in session, and the Debian packages that have them.
 
 use std::path::Path;
 

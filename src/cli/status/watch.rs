@@ -16,7 +16,7 @@ use crate::model::protocol::{Identity, Route, Snapshot};
 
 /// How often memory and uptime are brought up to date on a terminal.
 const EVERY: Duration = Duration::from_secs(1);
-/// What a terminal obeys: go to the top left corner, clear the rest of the line, clear the rest of the screen.
+/// Commands for a terminal: go to the top left corner, clear the rest of the line, clear the rest of the screen.
 const HOME: &[u8] = b"\x1b[H";
 const CLEAR_LINE: &[u8] = b"\x1b[K";
 const CLEAR_REST: &[u8] = b"\x1b[J";
@@ -63,7 +63,7 @@ pub async fn watch(client: &Client, names: &[String], json: bool) -> anyhow::Res
     }
 }
 
-/// What changes only with time does not count as a change.
+/// Numbers that change only with time do not count as a change.
 fn without_measures(snapshot: &Snapshot) -> Snapshot {
     let mut seen = snapshot.clone();
     for app in &mut seen.apps {

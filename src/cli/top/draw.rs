@@ -17,7 +17,7 @@ use crate::cli::print::{cut, plain};
 use crate::cli::status;
 use crate::model::protocol::StateName;
 
-/// What the terminal can show.
+/// The abilities of the terminal.
 #[derive(Debug, Clone, Copy)]
 pub struct Abilities {
     pub colour: bool,
@@ -127,7 +127,7 @@ fn filled(span: Span<'static>, width: usize) -> Line<'static> {
     Line::from(Span::styled(text + &fill, span.style))
 }
 
-/// What the lower part shows, and what is to be known about the selected app.
+/// The title of the lower part, and the facts about the selected app.
 fn lower_title(screen: &LiveView, width: usize) -> Line<'static> {
     let mut parts = match (screen.shown, screen.selected()) {
         (Shown::Events, _) => vec!["events".to_string()],

@@ -1,4 +1,4 @@
-//! What the live view is told by the supervisor: the apps, the events, the output of one app. Each is asked for again
+//! The live view's sources: the apps, the events, and the output of one app. Each is asked for again
 //! when the supervisor is replaced.
 
 use std::sync::Arc;

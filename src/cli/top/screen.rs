@@ -10,7 +10,7 @@ use super::scrollback::Scrollback;
 use crate::cli::print::plain;
 use crate::model::protocol::{AppStatus, Snapshot, Verb};
 
-/// What the live view shows.
+/// The state of the live view.
 #[derive(Debug, Default)]
 pub struct LiveView {
     pub apps: AppList,
@@ -30,7 +30,7 @@ pub struct LiveView {
     followed: Option<String>,
 }
 
-/// What the lower part of the screen shows.
+/// The content of the lower part of the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Shown {
     #[default]
@@ -38,7 +38,7 @@ pub enum Shown {
     Events,
 }
 
-/// What the keys mean at the moment.
+/// The current meaning of the keys.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum Mode {
     #[default]

@@ -1,4 +1,4 @@
-//! What a request names in its path and its query.
+//! The arguments of a request, from its path and its query.
 
 use axum::extract::{self, FromRequestParts, Query};
 use axum::http::StatusCode;

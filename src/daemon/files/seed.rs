@@ -59,7 +59,7 @@ fn place(file: &Path) -> io::Result<(Folder, OsString)> {
     Ok(Folder::holding(file)?)
 }
 
-/// What exists already.
+/// The file as it is before the step.
 enum Found {
     Nothing,
     Text { text: Vec<u8>, finish: Finish },

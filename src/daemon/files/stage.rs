@@ -52,7 +52,7 @@ struct Staging<'a> {
     kept: Vec<PathBuf>,
 }
 
-/// What a name stands for in one of the three folders.
+/// The kind of file that has a name in one of the three folders.
 #[derive(PartialEq)]
 enum Entry {
     Nothing,

@@ -13,7 +13,7 @@ use crate::model::manifest::hook::{Locks, Step};
 const WITHIN: Duration = Duration::from_secs(1);
 
 impl HookRunner {
-    /// What is found now. What does not answer in time counts as unknown, except the display: it counts as gone.
+    /// Looks for the traces. Anything that does not answer in time counts as unknown, except the display: it counts as gone.
     pub async fn find_traces(&self) -> Traces {
         let (display, lock) = tokio::join!(self.idle(), self.lock());
         match display {

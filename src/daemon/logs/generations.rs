@@ -12,7 +12,7 @@ use crate::model::output::rotation::{FileFacts, Kind, refusal};
 /// The most bytes that are read back from files.
 const READ_BACK: u64 = 8 << 20;
 
-/// What must be known about a file before output goes there.
+/// The facts about a file that decide whether output may go there.
 pub fn facts(is: &fs::Metadata) -> FileFacts {
     let kind = match is.file_type() {
         kind if kind.is_file() => Kind::Regular,

@@ -1,4 +1,4 @@
-//! What is known about a run when its program is started or adopted, and helps to classify its exit.
+//! Facts about a run when its program is started or adopted, which help to classify its exit.
 
 use crate::model::app::App;
 

@@ -1,4 +1,4 @@
-//! What can be seen of processes: this turn's process table, sorted into trees, and details of single processes. Makes
+//! The view of processes: this turn's process table, sorted into trees, and details of single processes. Makes
 //! no decisions: `model::tree` does.
 
 use std::cell::RefCell;

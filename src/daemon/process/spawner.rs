@@ -157,7 +157,7 @@ impl Spawner {
     }
 }
 
-/// Who the app runs as; `None` if its manifest does not say.
+/// The user that the app runs as; `None` if its manifest names none.
 fn run_as(app: &App) -> Result<Option<RunAs>, String> {
     let run_as = |user: &String| accounts::run_as(user, app.program.group.as_deref());
     app.program.user.as_ref().map(run_as).transpose().map_err(|why| format!("{why} (`user`)"))

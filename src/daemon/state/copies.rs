@@ -28,7 +28,7 @@ pub struct Copies {
 
 struct Store {
     file: PathBuf,
-    /// What is still to be written, by name. `None` removes the copy. A later text replaces an earlier one.
+    /// Copies that are still to be written, by name. `None` removes the copy. A later text replaces an earlier one.
     pending: Mutex<BTreeMap<String, Option<String>>>,
     /// Whether the last write failed. Held while the file is written, so that writers take turns.
     failed: Mutex<bool>,

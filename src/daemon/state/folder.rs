@@ -34,7 +34,7 @@ pub struct Folder {
     trouble: Option<String>,
 }
 
-/// What was restored or is missing.
+/// The names that were restored or are missing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Restored {
     /// There is a new lock, which the guard must get.
@@ -87,7 +87,7 @@ impl Folder {
         self.restored
     }
 
-    /// What does not work, and how to fix it.
+    /// The problem with the folder, and how to fix it.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.clone()
     }

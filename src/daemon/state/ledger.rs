@@ -243,7 +243,7 @@ impl Ledger {
         }
     }
 
-    /// What does not work, and how to fix it.
+    /// The problem with the ledger, and how to fix it.
     pub fn trouble(&self) -> Option<String> {
         let file = self.path.display();
         self.trouble.map(|_| format!("{file} cannot be written: if the supervisor dies, what was held, counted or waited for is forgotten; make room there"))

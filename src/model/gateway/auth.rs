@@ -1,5 +1,5 @@
-//! Who is let in: lines of a token file, and the claims of a JSON web token. The signature is checked elsewhere, with a
-//! key that is chosen here; the header of a token never chooses how it is checked.
+//! Decides which callers are let in, by the lines of a token file or the claims of a JSON web token. The signature is checked
+//! elsewhere, with a key that is chosen here; the header of a token never chooses how it is checked.
 
 use serde_json::{Map, Value};
 
@@ -15,9 +15,9 @@ pub const LEEWAY: f64 = 30.0;
 /// One line of a token file.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NamedToken {
-    /// Who uses it, for audit lines.
+    /// The name of the caller who uses it, for audit lines.
     pub name: String,
-    /// What the caller sends.
+    /// The token that the caller sends.
     pub token: String,
 }
 
@@ -78,7 +78,7 @@ impl KeyKind {
     }
 }
 
-/// What is known of a key before it is used.
+/// The algorithm and the name of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyFacts {
     /// Which algorithm it is used with.
@@ -100,7 +100,7 @@ pub fn fitting(keys: &[KeyFacts], algorithm: &str, id: Option<&str>) -> Vec<usiz
     keys.iter().enumerate().filter(|(_, key)| fits(key)).map(|(at, _)| at).collect()
 }
 
-/// What a token must say.
+/// The claims that a token must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimRules {
     /// One of these must be in `aud`.

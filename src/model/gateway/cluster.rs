@@ -1,4 +1,4 @@
-//! What the gateway knows of the cluster: Services and Deployments, put together by the label that names their workspace.
+//! The gateway's view of the cluster: Services and Deployments, grouped by the label that names their workspace.
 //! Fed with the events of watches; each watch may start over, and is then compared with what was known.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ pub struct ObjectId {
     pub name: String,
 }
 
-/// What matters of a Service or a Deployment.
+/// The parts of a Service or a Deployment that the gateway uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterObject {
     /// Where it is.
@@ -27,7 +27,7 @@ pub struct ClusterObject {
     pub workspace: String,
     /// The Secret with the launcher's token, if it names one.
     pub token: Option<SecretKey>,
-    /// What kind of object it is, and what it says.
+    /// Its kind, and the facts of that kind.
     pub facts: ObjectFacts,
 }
 
@@ -40,7 +40,7 @@ pub struct SecretKey {
     pub key: String,
 }
 
-/// What matters, by kind.
+/// The facts of each kind of object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ObjectFacts {
     /// A Service.
@@ -63,7 +63,7 @@ pub enum ObjectFacts {
     },
 }
 
-/// What a watch has seen.
+/// An event of a watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchEvent {
     /// The watch starts over: what is not applied again before `Listed` is gone.

@@ -25,7 +25,7 @@ pub enum LaunchFault {
     Refused(Refused),
 }
 
-/// What came of a request that was to be forwarded.
+/// The outcome of a request that was to be forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Forwarded {
     /// The launcher's status and the beginning of its answer.
@@ -45,7 +45,7 @@ pub enum Forwarded {
     Late(u64),
 }
 
-/// What the caller is told.
+/// The answer to the caller.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LaunchReply {
     /// The HTTP status.
@@ -69,7 +69,7 @@ pub fn named(name: &str) -> Result<&str, LaunchFault> {
 }
 
 impl LaunchFault {
-    /// What the caller is told.
+    /// The answer to the caller.
     pub fn reply(&self) -> LaunchReply {
         let (status, error, reason, verdict) = match self {
             LaunchFault::BadName => (400, "invalid workspace name".into(), NAME_RULE.into(), "invalid_name"),
@@ -99,7 +99,7 @@ impl Forwarded {
         matches!(self, Forwarded::Answered { status: 401, .. })
     }
 
-    /// What the caller is told.
+    /// The answer to the caller.
     pub fn reply(&self, workspace: &str) -> LaunchReply {
         match self {
             Forwarded::Answered { status: 200..=299, body } => {

@@ -16,7 +16,7 @@ const PIECE: usize = 64;
 /// How many removals are remembered. A client that is further behind gets the whole list.
 const REMEMBERED: usize = 1024;
 
-/// What the list learns.
+/// An input of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListInput {
     /// A watch has seen something.
@@ -25,12 +25,12 @@ pub enum ListInput {
     Probed {
         /// Its name.
         workspace: String,
-        /// What it said.
+        /// Its answer.
         answer: ProbeAnswer,
     },
 }
 
-/// What a workspace answered.
+/// The answer of a workspace to a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeAnswer {
     /// The text of its metrics.
@@ -204,7 +204,7 @@ impl WorkspaceList {
         Some((next, format!("{before}{}{after}", part.join(","))))
     }
 
-    /// What a client at this cursor has to be told next, and where it is then. `None` if it knows everything.
+    /// The next update for a client at this cursor, and the cursor after it. `None` if the client is up to date.
     pub fn next(&self, cursor: &Cursor) -> Option<(Cursor, String)> {
         match cursor {
             Cursor::At(version) if *version == self.version => None,

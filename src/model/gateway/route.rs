@@ -106,7 +106,7 @@ impl GatewayRoute {
     }
 }
 
-/// What is in the place of `{workspace}`, if the path fits.
+/// The part of the path in the place of `{workspace}`, if the path fits.
 fn matched<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
     match pattern.strip_suffix("{workspace}") {
         None => (pattern == path).then_some(""),

@@ -163,7 +163,7 @@ pub struct KubernetesSettings {
 pub struct JwtSettings {
     /// Where the keys are.
     pub keys: KeyFile,
-    /// What the claims must be.
+    /// The claims that a token must have.
     pub rules: ClaimRules,
 }
 

@@ -9,9 +9,9 @@ use crate::model::protocol::StateName;
 pub struct WorkspaceView {
     /// The name, as in the routes.
     pub name: String,
-    /// What it is doing.
+    /// Its state.
     pub status: WorkspaceStatus,
-    /// What the status means here, as a sentence; empty if there is nothing to add.
+    /// A sentence that explains the status; may be empty.
     pub reason: String,
     /// Whether the workspace answered the last time it was asked; `None` if it was not asked.
     pub reachable: Option<bool>,

@@ -1,4 +1,4 @@
-//! What a new supervisor is told, in this order: what happened before it, the pipes of the apps, the exits of earlier
+//! The messages for a new supervisor, in this order: what happened before it, the pipes of the apps, the exits of earlier
 //! supervisors' children, and that it may begin. From then on, each further exit.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -15,7 +15,7 @@ pub(super) struct Briefing {
     exits_at_go: usize,
 }
 
-/// What is sent next.
+/// The next message.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 enum Step {
     #[default]

@@ -1,4 +1,4 @@
-//! What the guard takes in, and the tasks that it gives to `crate::guard`.
+//! The guard's inputs, and the tasks that it gives to `crate::guard`.
 
 use super::message::{ChildExit, ToGuard};
 

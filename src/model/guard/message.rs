@@ -20,7 +20,7 @@ pub enum ToSupervisor {
     End,
 }
 
-/// What happened to the supervisors before this one.
+/// The history of the session: the supervisors before this one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Hello {
     /// How many supervisors of this session have died.

@@ -20,7 +20,7 @@ pub struct DisplayFacts {
     pub starting: bool,
 }
 
-/// What to do with the lock and sockets of a display.
+/// The decision about the lock and sockets of a display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisplayVerdict {
     /// There is nothing to remove.

@@ -22,7 +22,7 @@ pub struct AppWindow {
     pub maximised: bool,
 }
 
-/// What a window is for.
+/// The purpose of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowKind {
     /// A normal window.
@@ -31,7 +31,7 @@ pub enum WindowKind {
     Other,
 }
 
-/// What has happened to the app's windows so far.
+/// The app's windows so far, and which of them were maximised.
 #[derive(Debug, Default)]
 pub struct Maximizer {
     windows: BTreeMap<WindowId, Progress>,
@@ -83,7 +83,7 @@ impl Maximizer {
         self.maximised
     }
 
-    /// What the step has reached so far.
+    /// The result of the step so far.
     pub fn outcome(&self) -> Maximized {
         match (self.maximised, self.windows.is_empty()) {
             (0, true) => Maximized::NoWindow,

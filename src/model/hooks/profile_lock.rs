@@ -60,7 +60,7 @@ pub enum HolderProcess {
     },
 }
 
-/// What to do with the lock of a profile, and why.
+/// The decision about the lock of a profile, and its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProfileVerdict {
     /// Leave it: somebody holds it.

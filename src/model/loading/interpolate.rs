@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::model::manifest::fields::Insert;
 
-/// What could not be interpolated, and where in the text.
+/// A variable that could not be replaced, and its place in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
     /// The range in the text, in bytes.

@@ -160,7 +160,7 @@ impl Machine {
         }
     }
 
-    /// What follows a crash after this request; `None` if the event is not a request.
+    /// The next step after a crash and this request; `None` if the event is not a request.
     pub(super) fn asked_after_a_crash(event: &AppEvent) -> Option<Then> {
         Some(match event {
             AppEvent::StopAsked(why) => Then::Stopped(*why),
@@ -170,7 +170,7 @@ impl Machine {
         })
     }
 
-    /// What follows `poststop` after this request; `None` if the event is not a request.
+    /// The next step after `poststop` and this request; `None` if the event is not a request.
     pub(super) fn asked_after_the_end(then: &Then, event: &AppEvent) -> Option<Then> {
         match then {
             Then::Crashed(_) => Self::asked_after_a_crash(event),
@@ -178,7 +178,7 @@ impl Machine {
         }
     }
 
-    /// What follows a stop in progress after this request; `None` if the event is not a request. A stop beats a restart.
+    /// The next step after a stop in progress and this request; `None` if the event is not a request. A stop beats a restart.
     pub(super) fn asked_while_stopping(then: &Then, event: &AppEvent) -> Option<Then> {
         let stopped = matches!(then, Then::Stopped(_));
         Some(match event {

@@ -56,7 +56,7 @@ pub enum AppEvent {
     ProbePassed { run: u64 },
     /// The probe in progress has failed.
     ProbeFailed { run: u64, why: String },
-    /// What was found about an end that may be a closed window.
+    /// The traces of an end that may be a closed window.
     TracesFound { run: u64, traces: Traces },
     /// The leader is gone. `peak` is its peak resident memory in bytes, if known.
     Exited { run: u64, exit: Exit, peak: Option<u64> },

@@ -1,4 +1,4 @@
-//! What a look-up for an app has found, and which events that makes. Does not look itself.
+//! The result of a look-up for an app, and the events that follow from it. Does not look itself.
 
 use super::event::AppEvent;
 use super::parts::Pid;
@@ -7,7 +7,7 @@ use crate::model::exit::Exit;
 /// How a process ended: its exit, and its peak resident memory in bytes, if known.
 pub type EndedAs = (Exit, Option<u64>);
 
-/// What a look-up for an app has found.
+/// The result of a look-up for an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
     /// The leader is alive, and is now watched.

@@ -99,7 +99,7 @@ impl RunEnd {
     }
 }
 
-/// What follows once the tree is empty.
+/// The next step once the tree is empty.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Then {
     /// Stay down, for this reason.

@@ -14,7 +14,7 @@ use crate::model::manifest::restart::Decision;
 use crate::model::plan::{self, Change};
 
 impl Machine {
-    /// What the next supervisor needs to resume this app.
+    /// The data that the next supervisor needs to resume this app.
     pub(super) fn saved(&self, state: &State) -> SavedApp {
         SavedApp {
             run: self.run,

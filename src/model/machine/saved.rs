@@ -23,7 +23,7 @@ pub struct SavedApp {
     pub last_exit: Option<Exit>,
     /// `enabled` of the manifest at that time. A disabled app that was started by hand keeps running.
     pub enabled: bool,
-    /// What the restart policy remembers.
+    /// The memory of the restart policy.
     pub history: History,
     /// Identifies the program that a running app was started with.
     pub program: u64,

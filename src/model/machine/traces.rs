@@ -1,4 +1,4 @@
-//! What an app leaves behind when it exits with 0, and whether a person may have closed its window. Most programs exit
+//! The traces that an app leaves when it exits with 0, and whether a person may have closed its window. Most programs exit
 //! with 0 both when their window is closed and when something else ends them.
 
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 /// A person who closes a window uses the mouse or the keyboard, no longer than this before the app has exited.
 const CLOSING_TAKES: Duration = Duration::from_secs(60);
 
-/// What was found after an app had exited.
+/// The traces that were found after an app had exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Traces {
     /// The app's display accepts clients, or the app has none.

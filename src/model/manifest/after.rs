@@ -47,7 +47,7 @@ pub enum UntilForm {
 pub struct After {
     /// Its name.
     pub app: String,
-    /// What has to hold before the other one starts.
+    /// The condition for the start of the app that names it.
     pub until: Until,
     /// The other one is stopped when this no longer holds, and starts again when it does.
     pub follow: bool,

@@ -26,7 +26,7 @@ pub struct EnvFile {
     pub optional: bool,
 }
 
-/// What was found where an env file should be.
+/// The result of reading an env file, as a hash that shows whether it has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeenFile {
     /// Of the text, or of the reason why there is none.

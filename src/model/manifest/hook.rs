@@ -107,7 +107,7 @@ fn go_on() -> OnFailure {
     OnFailure::Continue
 }
 
-/// What a failed hook means for the start that it belongs to.
+/// The effect of a failed hook on the start that it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum OnFailure {
     /// The start has failed: the app is `Crashed` with class `HookFailed`.
@@ -128,7 +128,7 @@ pub enum LockKind {
     X11,
 }
 
-/// What `ClearLocks` clears.
+/// The locks that `ClearLocks` clears.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "a step is its form with compiled values")]
 pub enum Locks {
@@ -154,7 +154,7 @@ pub struct Hook {
     pub step: Step,
     /// How long the hook may take before it counts as failed.
     pub timeout: Duration,
-    /// What a failure or a timeout means.
+    /// The effect of a failure or a timeout.
     pub on_failure: OnFailure,
 }
 

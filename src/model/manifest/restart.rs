@@ -94,7 +94,7 @@ pub struct FinishedRun<'a> {
     pub closed: bool,
 }
 
-/// What the policy remembers about earlier exits of an app.
+/// The earlier exits of an app, as far as the policy needs them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct History {
     /// Number of failed starts since the app was last stable.

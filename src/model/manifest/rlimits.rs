@@ -40,7 +40,7 @@ pub struct RlimitsForm {
 #[serde(transparent)]
 pub struct RlimitForm(pub String);
 
-/// What is limited.
+/// A resource of a process that the kernel can limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Resource {
     /// Bytes of a core file.
@@ -66,7 +66,7 @@ pub enum Resource {
 /// One limit. `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rlimit {
-    /// What the kernel enforces. A process may raise it up to `hard`.
+    /// The limit in force. A process may raise it up to `hard`.
     pub soft: Option<u64>,
     /// Only root may raise it.
     pub hard: Option<u64>,

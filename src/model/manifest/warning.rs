@@ -12,7 +12,7 @@ pub struct WarningForm {
     /// The switch. While it is on, nothing is shown.
     #[serde(deserialize_with = "switch")]
     pub unless: String,
-    /// What to know, and how to change it.
+    /// The sentence to show: the risk, and how to end it.
     pub text: String,
 }
 

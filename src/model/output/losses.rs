@@ -26,7 +26,7 @@ pub struct Losses {
 /// A problem that is over.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Recovered {
-    /// What was wrong.
+    /// The reason of the loss.
     pub cause: String,
     /// Lines lost.
     pub lines: u64,

@@ -41,7 +41,7 @@ pub fn limit_without_rotation(max_size: u64, keep: u32) -> u64 {
 /// Facts about a file before output is written to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileFacts {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// The uid of its owner.
     pub uid: u32,

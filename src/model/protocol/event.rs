@@ -39,7 +39,7 @@ pub enum SessionEvent {
         /// The exit as text.
         reason: String,
         uptime_ms: Option<u64>,
-        /// What follows, as text.
+        /// The next step, as text.
         next: String,
     },
     /// The app has failed many times in a row and needs attention.

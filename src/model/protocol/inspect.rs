@@ -1,4 +1,4 @@
-//! What `inspect` shows of one app.
+//! The wire types of `inspect`: everything about one app.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub struct Inspection {
     pub status: AppStatus,
     /// The file with its manifest; `None` once it is deleted.
     pub manifest: Option<String>,
-    /// What its processes are started with.
+    /// The command, environment and limits of its processes.
     pub program: ProgramView,
     /// Apps that are started before it.
     pub after: Vec<String>,
@@ -27,7 +27,7 @@ pub struct Inspection {
     pub crashes: Vec<Crash>,
 }
 
-/// What an app's processes are started with. Of variables only the names are shown: a value may be a secret.
+/// The command, environment and limits of an app's processes. Of variables only the names are shown: a value may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramView {
     /// The program and its arguments, with variables and overrides applied.

@@ -76,7 +76,7 @@ impl Denial {
         format!("kasm-void; error={error}; details=\"{}\"", self.word())
     }
 
-    /// What happened, as a sentence. Contains no path, query or credentials.
+    /// The reason, as a sentence. Contains no path, query or credentials.
     pub fn text(&self) -> String {
         match self {
             Denial::Malformed(malformed) => malformed.to_string(),
@@ -88,7 +88,7 @@ impl Denial {
         }
     }
 
-    /// What can be done about it, if anything.
+    /// The way out, if there is one.
     fn way_out(&self) -> Option<&'static str> {
         let Denial::Refused(refused) = self else { return None };
         match refused.reason {

@@ -4,7 +4,7 @@
 
 use crate::model::url::{JudgedUrl, Policy, Refused};
 
-/// What a client asks for.
+/// A client's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProxyRequest {
     /// `CONNECT host:port`

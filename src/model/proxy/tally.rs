@@ -1,4 +1,4 @@
-//! What the proxy counts, and how a scrape reads it. Owns the names and help texts of the proxy's metrics.
+//! The proxy's counters, and their text for a scrape. Owns the names and help texts of the proxy's metrics.
 
 use core::fmt::Error;
 use std::collections::BTreeMap;

@@ -8,7 +8,7 @@ use crate::model::machine::{AppEvent, State, StopReason};
 use crate::model::manifest::after::{After, Until};
 
 impl Supervisor {
-    /// What this app has to be told because of the states of others.
+    /// The event for this app that follows from the states of others, if any.
     pub(super) fn consequence(&self, id: AppId) -> Option<AppEvent> {
         match self.apps.get(id)?.state() {
             State::Waiting { .. } => (!self.blocked(id)).then_some(AppEvent::Unblocked),
@@ -90,7 +90,7 @@ impl Supervisor {
             && self.drain.is_none()
     }
 
-    /// What a waiting app waits for, or what an app that is being stopped waits for, as text.
+    /// As text: the apps that a starting or stopping app waits for.
     pub(super) fn waits_for(&self, id: AppId) -> Option<String> {
         let slot = self.apps.get(id)?;
         match slot.state() {

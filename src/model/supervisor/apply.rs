@@ -12,7 +12,7 @@ use crate::model::plan::{self, PlannedChange};
 use crate::model::protocol::{PlanReport, StateName};
 
 impl Supervisor {
-    /// What applying these manifests would do. An app of an earlier supervisor keeps running, so it is not a start.
+    /// The changes that these manifests would bring. An app of an earlier supervisor keeps running, so it is not a start.
     pub fn plan(&self, checked: &Checked) -> PlanReport {
         let known = self.apps.known();
         self.report(&known, checked, &plan::plan(&known, checked))

@@ -3,7 +3,7 @@
 use super::{AskId, Effect, Supervisor, Turn};
 use crate::model::protocol::{Answer, Refusal};
 
-/// What to tell people when the guard has died during a drain.
+/// The message for people when the guard has died during a drain.
 const UNGUARDED: &str =
     "the guard has died while the session is ending: if the supervisor dies too, nothing restarts it";
 
@@ -18,7 +18,7 @@ pub enum Leave {
 }
 
 impl Supervisor {
-    /// What the session lacks, in a sentence.
+    /// A sentence about the session while it has no guard.
     pub fn trouble(&self) -> Option<&'static str> {
         self.unguarded.then_some(UNGUARDED)
     }

@@ -1,4 +1,4 @@
-//! What is remembered about the trees between two scans of the process table.
+//! The memory of the trees between two scans of the process table.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;

@@ -26,7 +26,7 @@ enum Family {
     V6,
 }
 
-/// Who answers at an address.
+/// The kind of host that answers at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     /// Everyone on the internet reaches the same page.

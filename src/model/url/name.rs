@@ -10,7 +10,7 @@ use super::Reason;
 pub struct Reserved {
     /// The name itself; every name below it is reserved too.
     pub suffix: &'static str,
-    /// What it is for.
+    /// Its purpose.
     pub what: &'static str,
     /// The document that reserves it.
     pub source: &'static str,

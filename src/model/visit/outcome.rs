@@ -7,7 +7,7 @@ use crate::model::url::{Reason, Refused};
 pub struct Verdict {
     /// How it ended.
     pub outcome: Outcome,
-    /// What was done besides, in this order.
+    /// Notes about what was done besides, in this order.
     pub also: Vec<Also>,
 }
 
