@@ -23,7 +23,7 @@ use kasm_void::model::accounts;
 use kasm_void::model::loading::check::Checker;
 use kasm_void::model::loading::dotenv::{Mistake, Variables};
 use kasm_void::model::loading::interpolate;
-use kasm_void::model::loading::parse::{self, MOST_PROBLEMS, parse, without_mark};
+use kasm_void::model::loading::parse::{self, FileForm, MOST_PROBLEMS, parse, without_mark};
 use kasm_void::model::loading::problem::Problem;
 use kasm_void::model::loading::source::Source;
 use kasm_void::model::loading::surroundings::{FileKind, Surroundings};
@@ -35,7 +35,6 @@ use kasm_void::model::proxy::request::{ProxyRequest, WantedHost, read};
 use kasm_void::model::url::{self, JudgedUrl, LONGEST, PORTS, Policy, Refused};
 use ron::extensions::Extensions;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -70,7 +69,7 @@ pub fn workspace(bytes: &[u8]) {
 
 /// We accept everything that RON accepts, and read the same value. The exception is a key that is written twice: RON
 /// silently drops one of them. Every refusal has a reason.
-fn read_as_ron_does<T: DeserializeOwned + Serialize + Debug>(text: &str) {
+fn read_as_ron_does<T: FileForm + Serialize + Debug>(text: &str) {
     let plain = ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME).with_recursion_limit(64);
     match (parse::<T>("fuzz.ron", text), plain.from_str::<T>(without_mark(text))) {
         (Ok(ours), Ok(theirs)) => {
@@ -89,7 +88,7 @@ fn read_as_ron_does<T: DeserializeOwned + Serialize + Debug>(text: &str) {
     }
 }
 
-fn written_and_read_again<T: DeserializeOwned + Serialize + Debug>(value: &T) {
+fn written_and_read_again<T: FileForm + Serialize + Debug>(value: &T) {
     let written = ron::to_string(value).expect("what was read can be written");
     let again = parse::<T>("again.ron", &written);
     let again = again.unwrap_or_else(|problems| panic!("cannot be read again: {problems:?}: {written}"));

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::auth::ClaimRules;
 use super::{NAME_RULE, is_workspace_name};
 use crate::model::loading::index::Index;
-use crate::model::loading::parse::parse;
+use crate::model::loading::parse::{FileForm, parse};
 use crate::model::loading::problem::Problem;
 
 /// The address to listen on unless the settings name one.
@@ -214,6 +214,11 @@ impl Endpoint {
     }
 }
 
+impl FileForm for GatewayForm {
+    const SMALLEST: &str = "the smallest one for a cluster is \
+        Gateway(kubernetes: Kubernetes(), tokens: \"/run/secrets/kasm-void/tokens\")";
+}
+
 /// Reads `gateway.ron`: settings, or all problems at once.
 pub fn read(file: &str, text: &str) -> Result<GatewaySettings, Vec<Problem>> {
     let form: GatewayForm = parse(file, text)?;
@@ -401,6 +406,12 @@ mod tests {
     fn nothing_to_show_and_nobody_to_let_in_are_mistakes() {
         let messages: Vec<String> = read("g", "Gateway()").unwrap_err().into_iter().map(|one| one.message).collect();
         assert_eq!(messages, ["no workspace can be found", "no caller could be let in"]);
+        for other in ["", "listen: 1", "{\"listen\": 1}"] {
+            let found = read("g", other).unwrap_err();
+            assert!(found[0].help.contains("Gateway(kubernetes"), "{found:?}");
+        }
+        let smallest = GatewayForm::SMALLEST.split_once(" is ").unwrap().1;
+        assert!(read("g", smallest).is_ok(), "{smallest}");
         let unknown = read("g", "Gateway(token: \"/x\")").unwrap_err();
         assert!(unknown[0].help.contains("`tokens`"), "{unknown:?}");
     }

@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use crate::model::loading::foreign;
 use crate::model::loading::index::{Index, IndexEntry, Unreadable};
 use crate::model::loading::problem::Problem;
+use crate::model::manifest::Manifest;
+use crate::model::manifest::workspace::WorkspaceForm;
 use crate::model::spelling::closest;
 
 mod words;
@@ -22,8 +24,22 @@ const DEPTH: usize = 64;
 /// The most mistakes that are reported for one file.
 pub const MOST_PROBLEMS: usize = 20;
 
+/// What one file holds.
+pub trait FileForm: DeserializeOwned {
+    /// A sentence with the smallest such file, for people whose file is empty or in another format.
+    const SMALLEST: &str;
+}
+
+impl FileForm for Manifest {
+    const SMALLEST: &str = "the smallest manifest is App(command: \"/usr/bin/xterm\")";
+}
+
+impl FileForm for WorkspaceForm {
+    const SMALLEST: &str = "the smallest one is Workspace()";
+}
+
 /// Reads one file. If there are problems, there is no value. Positions are the ones that an editor shows.
-pub fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, Vec<Problem>> {
+pub fn parse<T: FileForm>(file: &str, text: &str) -> Result<T, Vec<Problem>> {
     let Read { value, problems } = read(file, text);
     value.filter(|_| problems.is_empty()).ok_or(problems)
 }
@@ -37,14 +53,14 @@ pub struct Read<T> {
 }
 
 /// Reads as much of one file as can be read.
-pub fn read<T: DeserializeOwned>(file: &str, text: &str) -> Read<T> {
+pub fn read<T: FileForm>(file: &str, text: &str) -> Read<T> {
     if text.len() > MOST_BYTES {
         let problem = Problem::whole(file, "the file is larger than 1 MiB")
-            .help("no manifest is that large; is this the right file?");
+            .help("nothing that is written by hand is that large; is this the right file?");
         return Read { value: None, problems: vec![problem] };
     }
     let text = without_mark(text);
-    if let Some(problem) = no_manifest(file, text) {
+    if let Some(problem) = other_format(file, text, T::SMALLEST) {
         return Read { value: None, problems: vec![problem] };
     }
     let form = Form { file, text, index: Index::of(text) };
@@ -78,14 +94,13 @@ pub fn read<T: DeserializeOwned>(file: &str, text: &str) -> Read<T> {
 }
 
 /// The problem with a file that is empty or in another format.
-fn no_manifest(file: &str, text: &str) -> Option<Problem> {
-    const SMALLEST: &str = "the smallest manifest is App(command: \"/usr/bin/xterm\")";
+fn other_format(file: &str, text: &str, smallest: &str) -> Option<Problem> {
     if foreign::is_empty(text) {
-        return Some(Problem::whole(file, "the file is empty").help(SMALLEST));
+        return Some(Problem::whole(file, "the file is empty").help(smallest));
     }
     let format = foreign::format(text)?;
     let at = text.len() - text.trim_start().len();
-    Some(Problem::at(file, text, at..at + 1, format!("this seems to be {format}; a manifest is RON")).help(SMALLEST))
+    Some(Problem::at(file, text, at..at + 1, format!("this seems to be {format}; it must be RON")).help(smallest))
 }
 
 /// Removes the byte order mark, which some editors write but do not show.

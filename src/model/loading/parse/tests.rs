@@ -26,7 +26,7 @@ fn a_text_that_is_no_manifest_is_said_to_be_none() {
     let table = [
         (
             "{\"command\": \"x\"}",
-            "1:1: this seems to be JSON; a manifest is RON: the smallest manifest is App(command: \"/usr/bin/xterm\")",
+            "1:1: this seems to be JSON; it must be RON: the smallest manifest is App(command: \"/usr/bin/xterm\")",
         ),
         ("# why\nApp(command: \"x\")", "1:1: `#` does not begin a comment: write comments after `//`"),
         ("App(command: \"x\", # why\n)", "1:19: `#` does not begin a comment: write comments after `//`"),
