@@ -62,14 +62,16 @@ impl ClusterClient {
     /// Finds the cluster: the one of `KUBECONFIG`, else the one that this pod runs in, else the one of `~/.kube/config`.
     pub async fn new(settings: KubernetesSettings) -> anyhow::Result<Self> {
         let in_pod = std::env::var_os("KUBECONFIG").is_none() && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
-        let config = if in_pod {
+        // Their texts already have the texts of their causes.
+        let found = if in_pod {
             // By address, because a static binary cannot use the C library's resolver.
-            Config::incluster_env().map_err(anyhow::Error::new)
+            Config::incluster_env().map_err(|error| error.to_string())
         } else {
-            Config::infer().await.map_err(anyhow::Error::new)
+            Config::infer().await.map_err(|error| error.to_string())
         };
-        let mut config =
-            config.context("cannot find a cluster: run in a pod with a service account, or set KUBECONFIG")?;
+        let mut config = found
+            .map_err(anyhow::Error::msg)
+            .context("cannot find a cluster: run in a pod with a service account, or set KUBECONFIG")?;
         config.connect_timeout = Some(ANSWERED);
         let namespaces = match settings.namespaces.is_empty() {
             true => vec![config.default_namespace.clone()],
