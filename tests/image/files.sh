@@ -91,8 +91,9 @@ cp image/publish.sh image/pin.sh image/version.toml "$work/tree/image/"
 sed 's/@sha256:[0-9a-f]*//' image/kubernetes/base/deployment.yaml >"$work/tree/image/kubernetes/base/deployment.yaml"
 digest=sha256:$(printf '%064d' 7)
 program "$work/bin/docker" '[ "$1 $2 $3" = "buildx imagetools inspect" ] && case $4 in ghcr.io/kbve/*) exit 1 ;; *) echo '"$digest"' ;; esac'
+# A release, also while another one is rehearsed.
 publish() {
-	PATH=$work/bin:$PATH "$work/tree/image/publish.sh" "$work/tree/out"
+	env --unset REPOSITORY --unset BUILD PATH="$work/bin:$PATH" "$work/tree/image/publish.sh" "$work/tree/out"
 }
 refused "a release pins every image" publish
 PATH=$work/bin:$PATH "$work/tree/image/pin.sh" --others >"$work/said"
