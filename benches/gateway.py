@@ -182,7 +182,9 @@ async def page(port, seen, ready):
     """A client of the events. Calls seen(name) for each changed workspace once it has the list."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
     writer.write(f"GET /dashboard/kasm/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {CALLER}\r\n\r\n".encode())
-    complete = False
+    complete, status = False, await reader.readline()
+    if b" 200 " not in status:
+        raise SystemExit(f"no events: {status}")
     while line := await reader.readline():
         if line.startswith(b"data: "):
             piece = json.loads(line[6:])
@@ -200,6 +202,10 @@ async def measure(api, gateway, workspaces, pages):
     clients = [asyncio.create_task(page(gateway.port, seen, lambda: ready.append(1))) for _ in range(pages)]
     while len(ready) < pages:
         await asyncio.sleep(0.05)
+        for client in clients:
+            if client.done():
+                client.result()
+                raise SystemExit("a page lost its events")
     await asyncio.sleep(3)
     memory, before = gateway.memory(), gateway.cpu()
     await asyncio.sleep(30)
@@ -235,7 +241,8 @@ def cluster(binary, work, workspaces=1000, pages=200):
     api.ask("POST", "/api/v1/namespaces", {"metadata": {"name": "kasm"}})
     for number in range(workspaces):
         api.workspace(f"w{number:04}", 9998)
-    gateway = Gateway(binary, work, 'kubernetes: Kubernetes(namespaces: ["kasm"])')
+    # All pages come from one address.
+    gateway = Gateway(binary, work, 'requests_per_second: 100000, kubernetes: Kubernetes(namespaces: ["kasm"])')
     time.sleep(5)
     print(f"{workspaces} workspaces, no page: {gateway.memory():.1f} MiB")
     before = gateway.cpu()
