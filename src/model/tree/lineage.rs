@@ -15,6 +15,8 @@ pub struct Lineage {
     names: BTreeMap<String, AppId>,
     /// Processes whose exit will be reported: uncollected children and watched processes.
     held: BTreeMap<Pid, Owner>,
+    /// How many of them each app has.
+    counts: BTreeMap<AppId, usize>,
     /// Those of them that lead an app.
     leaders: BTreeSet<Pid>,
     /// Members at the last scan, with their start times.
@@ -87,6 +89,7 @@ impl Lineage {
             ourselves,
             names: BTreeMap::new(),
             held: BTreeMap::new(),
+            counts: BTreeMap::new(),
             leaders: BTreeSet::new(),
             members: BTreeMap::new(),
             bonds: BTreeMap::new(),
@@ -134,7 +137,7 @@ impl Lineage {
         if let Owner::App(_) = owner {
             self.leaders.insert(pid);
         }
-        self.held.insert(pid, owner);
+        self.hold(pid, owner);
     }
 
     /// We did not start this process, but its exit will be reported from now on.
@@ -143,7 +146,28 @@ impl Lineage {
         if leads {
             self.leaders.insert(process.pid);
         }
-        self.held.insert(process.pid, owner);
+        self.hold(process.pid, owner);
+    }
+
+    fn hold(&mut self, pid: Pid, owner: Owner) {
+        self.release(pid);
+        for app in owner.apps() {
+            *self.counts.entry(app).or_default() += 1;
+        }
+        self.held.insert(pid, owner);
+    }
+
+    fn release(&mut self, pid: Pid) -> Option<Owner> {
+        let owner = self.held.remove(&pid)?;
+        for app in owner.apps() {
+            if let Some(count) = self.counts.get_mut(&app) {
+                *count -= 1;
+                if *count == 0 {
+                    self.counts.remove(&app);
+                }
+            }
+        }
+        Some(owner)
     }
 
     /// An earlier supervisor knew this process as the app's leader. Its session may not be empty even if it is gone.
@@ -176,14 +200,14 @@ impl Lineage {
 
     /// Whether the exit of any process of the app will be reported.
     pub fn holds_any_of(&self, app: AppId) -> bool {
-        self.held.values().any(|owner| owner.is(app))
+        self.counts.contains_key(&app)
     }
 
     /// A process has ended and can no longer be found. Its children are orphaned at this moment.
     pub fn ended(&mut self, pid: Pid) {
         self.members.remove(&pid);
         self.strays.remove(&pid);
-        let Some(owner) = self.held.remove(&pid) else { return };
+        let Some(owner) = self.release(pid) else { return };
         for bond in Bond::founded_by(pid) {
             match self.bonds.get_mut(&bond) {
                 Some(founder) if founder.identity == Identity::Child => founder.identity = Identity::Collected,

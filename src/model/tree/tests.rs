@@ -215,6 +215,11 @@ impl World {
                 None => assert_eq!(owner, None, "{sim:?}"),
             }
         }
+        for app in (0..APPS).map(AppId) {
+            let held: Vec<Owner> =
+                self.lineage.held().filter_map(|pid| self.lineage.owner(&self.sim(pid)?.process)).collect();
+            assert_eq!(self.lineage.holds_any_of(app), held.iter().any(|owner| owner.is(app)), "{app:?}: {held:?}");
+        }
         trees
     }
 
