@@ -84,7 +84,9 @@ pub fn run(options: RunOptions, line: Link) -> anyhow::Result<ExitCode> {
     proc::keep_spare();
     sys::survive_file_size_limit();
     let journal = Journal::start(options.log_format, options.log_dir.as_deref())?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(64).build()?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().max_blocking_threads(64).on_thread_park(startup::slim_down_if_over);
+    let runtime = runtime.build()?;
     let open_files = sys::raise_open_files();
     let limits = OwnLimits { open_files, oom_score };
     let deaths = welcome.hello.deaths;

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
+use std::mem::take;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -72,6 +73,7 @@ pub fn run(state: &Path, environment: BTreeMap<String, String>, inherited: Optio
         open_files,
         supervisor: None,
         first: true,
+        is_settled: false,
         pipes,
         binaries: BTreeMap::new(),
         attached: None,
@@ -112,6 +114,8 @@ struct Shell {
     supervisor: Option<Supervisor>,
     /// No supervisor was started yet.
     first: bool,
+    /// A supervisor has become ready since memory was last given back.
+    is_settled: bool,
     pipes: BTreeMap<String, OwnedFd>,
     /// Binaries of upgrades, by their number.
     binaries: BTreeMap<u32, OwnedFd>,
@@ -227,12 +231,15 @@ impl Shell {
     }
 
     /// Waits for a signal, a message, room to send a message, or the next deadline.
-    fn wait(&self) {
+    fn wait(&mut self) {
         let timeout = self.guard.next_moment().map(|due| sys::timeout(due.saturating_sub(self.origin.elapsed())));
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
         if let Some(Supervisor { line: Some(line), .. }) = &self.supervisor {
             let behind = self.guard.unsent().is_some();
             fds.push(PollFd::new(line, if behind { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN }));
+        }
+        if take(&mut self.is_settled) {
+            sys::slim_down(); // from now on we only wait, and what runs between this and `poll` stays in memory
         }
         let _ = poll(&mut fds, timeout.as_ref()); // the caller checks each source itself
     }
@@ -256,9 +263,7 @@ impl Shell {
                     self.attached = fd;
                     self.handle(GuardInput::Heard(message));
                     self.attached = None;
-                    if ready {
-                        sys::slim_down(); // from now on we only wait
-                    }
+                    self.is_settled |= ready;
                 }
                 Ok(Heard::Nothing) => return,
                 Ok(Heard::Closed) => self.close_line(),

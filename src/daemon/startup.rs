@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -26,6 +27,8 @@ use crate::model::supervisor::Supervisor;
 
 /// How long after the start the code that only the start needs is dropped from memory.
 const SETTLED: Duration = Duration::from_secs(1);
+/// Set when the start is over.
+static OVER: AtomicBool = AtomicBool::new(false);
 
 /// The first messages of the guard to a new supervisor.
 pub struct Welcome {
@@ -168,7 +171,15 @@ impl Daemon {
         self.processes.tell_guard(&ToGuard::Ready, None);
         tokio::task::spawn_local(async {
             tokio::time::sleep(SETTLED).await;
-            sys::slim_down();
+            OVER.store(true, Ordering::Relaxed);
         });
+    }
+}
+
+/// Call this when the loop is about to wait. Once after the start, gives memory back. Doing so in the middle of a turn would
+/// load again what the rest of the turn runs through.
+pub(super) fn slim_down_if_over() {
+    if OVER.swap(false, Ordering::Relaxed) {
+        sys::slim_down();
     }
 }

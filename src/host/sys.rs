@@ -283,15 +283,21 @@ pub fn survive_file_size_limit() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Frees memory that only the start needed: code and constants, which the page cache still has, and free heap. What is
-/// needed again is loaded again, page by page.
+/// Bytes of the stack below the current frame that [`slim_down`] leaves alone: more than what it calls uses.
+const NEAR: usize = 16 << 10;
+
+/// Frees memory that only the start needed: code and constants, which the page cache still has, free heap, and the unused
+/// part of the main thread's stack. What is needed again is loaded again, page by page.
 pub fn slim_down() {
     // SAFETY: touches only memory that is free.
     unsafe { libc::malloc_trim(0) };
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    for (from, to) in maps.lines().filter_map(never_written) {
+    let here = (&raw const maps).addr();
+    let unused = maps.lines().filter_map(|line| never_written(line).or_else(|| unused_stack(line, here)));
+    for (from, to) in unused {
         // SAFETY: the mapping is one of a file, read-only and never written to, so that every page of it is
-        // read from the file again when it is next used.
+        // read from the file again when it is next used. Or it is the stack below all frames in use: nobody reads it
+        // before writing to it.
         unsafe { libc::madvise(ptr::without_provenance_mut(from), to - from, libc::MADV_DONTNEED) };
     }
 }
@@ -300,11 +306,25 @@ pub fn slim_down() {
 /// mappings hold addresses that the loader has filled in, which are not in the file.
 fn never_written(line: &str) -> Option<(usize, usize)> {
     let mut words = line.split_ascii_whitespace();
-    let (from, to) = words.next()?.split_once('-')?;
+    let bounds = bounds(words.next()?)?;
     let (mode, offset) = (words.next()?, words.next()?);
     let kept_in_file = mode == "r-xp" || (mode == "r--p" && usize::from_str_radix(offset, 16) == Ok(0));
     let of_a_file = words.nth(2)?.starts_with('/');
-    (kept_in_file && of_a_file).then_some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
+    (kept_in_file && of_a_file).then_some(bounds)
+}
+
+/// The bounds of what the main thread's stack has unused, if the mapping is that stack and this runs on it. `here`: an
+/// address in the current frame.
+fn unused_stack(line: &str, here: usize) -> Option<(usize, usize)> {
+    let mut words = line.split_ascii_whitespace();
+    let (from, to) = bounds(words.next()?)?;
+    let end = here.checked_sub(NEAR)? & !4095;
+    (words.last() == Some("[stack]") && (from..to).contains(&end)).then_some((from, end))
+}
+
+fn bounds(word: &str) -> Option<(usize, usize)> {
+    let (from, to) = word.split_once('-')?;
+    Some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
 }
 
 /// Makes all threads share one heap. Other threads than the main one use little, and each would keep a heap of its own.
@@ -635,6 +655,22 @@ mod tests {
     use std::fs::File;
     use std::io::Read;
     use std::os::fd::AsFd;
+
+    #[test]
+    fn only_what_nobody_reads_again_is_given_back() {
+        let code = "5570dd761000-5570ddd93000 r-xp 001ce000 fe:00 32580                      /usr/bin/kasm-void";
+        let constants = "5570dd593000-5570dd761000 r--p 00000000 fe:00 32580                      /usr/bin/kasm-void";
+        let relocated = "5570ddd93000-5570dddbc000 r--p 00800000 fe:00 32580                      /usr/bin/kasm-void";
+        let heap = "5570fd143000-5570fd1ca000 rw-p 00000000 00:00 0                          [heap]";
+        let stack = "7fffbe6ad000-7fffbe6ce000 rw-p 00000000 00:00 0                          [stack]";
+        assert_eq!(never_written(code), Some((0x5570_dd76_1000, 0x5570_ddd9_3000)));
+        assert_eq!(never_written(constants), Some((0x5570_dd59_3000, 0x5570_dd76_1000)));
+        assert_eq!([relocated, heap, stack].map(never_written), [None; 3]);
+        let here = 0x7fff_be6c_b123;
+        assert_eq!(unused_stack(stack, here), Some((0x7fff_be6a_d000, 0x7fff_be6c_7000)));
+        assert_eq!(unused_stack(stack, 0x7fb7_ff4b_5000), None, "another thread's stack");
+        assert_eq!(unused_stack(heap, here), None);
+    }
 
     fn run(script: &str, change: impl FnOnce(&mut Child<'_>)) -> (Result<i32, (SpawnStep, io::Error)>, String) {
         let null = File::open("/dev/null").unwrap();

@@ -27,6 +27,8 @@ use format::text;
 const ENOUGH: u64 = 256 << 10;
 /// Bytes. A larger file is not a ledger.
 const MOST: u64 = 256 << 20;
+/// Bytes of memory that are kept for the lines of the next turn.
+const SPARE: usize = 4 << 10;
 /// The time after a failed write before the next attempt.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -41,7 +43,7 @@ pub struct Ledger {
     head: String,
     session: Option<SessionState>,
     /// The current line of each app, and how its leader ended, if that is not in the line.
-    apps: BTreeMap<String, String>,
+    apps: BTreeMap<String, Box<str>>,
     crashes: BTreeMap<String, VecDeque<String>>,
     /// Lines for the next write.
     pending: String,
@@ -81,10 +83,13 @@ impl Ledger {
                 Line::Head { .. } | Line::Gone(_) => {}
                 Line::Session(session) => self.session = Some(*session),
                 Line::App { name, .. } => {
-                    self.apps.insert(name.clone(), text(&line));
+                    self.apps.insert(name.clone(), text(&line).into());
                     current.clone_from(name);
                 }
-                Line::Ended { .. } => self.apps.entry(current.clone()).or_default().push_str(&text(&line)),
+                Line::Ended { .. } => {
+                    let known = self.apps.entry(current.clone()).or_default();
+                    *known = format!("{known}{}", text(&line)).into();
+                }
                 Line::Crash { app, crash } => self.crash(app, crash),
             }
         }
@@ -114,13 +119,13 @@ impl Ledger {
     /// Records the state of an app. `leader` is its pid and start time.
     pub fn app(&mut self, name: &str, leader: Option<(Pid, u64)>, saved: SavedApp) {
         let line = text(&Line::App { name: name.into(), leader, saved });
-        if self.apps.get(name) == Some(&line) {
+        if self.apps.get(name).is_some_and(|known| **known == *line) {
             return;
         }
         self.pending.push_str(&line);
         match self.apps.get_mut(name) {
-            Some(known) => *known = line,
-            None => drop(self.apps.insert(name.into(), line)),
+            Some(known) => *known = line.into(),
+            None => drop(self.apps.insert(name.into(), line.into())),
         }
     }
 
@@ -189,6 +194,7 @@ impl Ledger {
         file.write_all(self.pending.as_bytes())?;
         self.length += self.pending.len() as u64;
         self.pending.clear();
+        self.pending.shrink_to(SPARE); // a start writes all apps at once
         Ok(())
     }
 
@@ -205,8 +211,9 @@ impl Ledger {
     fn all(&self) -> String {
         let session = self.session.map(|session| text(&Line::Session(session)));
         let crashes = self.crashes.values().flatten();
-        let lines = std::iter::once(&self.head).chain(&session).chain(self.apps.values()).chain(crashes);
-        lines.map(String::as_str).collect()
+        let crashes = crashes.map(String::as_str);
+        let lines = std::iter::once(&self.head).chain(&session).map(String::as_str);
+        lines.chain(self.apps.values().map(|line| &**line)).chain(crashes).collect()
     }
 
     /// Removes the file after a failed write, since its content would be outdated. A supervisor that finds no ledger
