@@ -2,17 +2,21 @@
 
 use super::VerbEnd;
 use super::print::{DIM, say, say_json};
+use crate::host::terminal;
 use crate::model::reference::{self, BlockKind, Explanation, ReferenceEntry, cells, kind, without_links};
 
-/// Columns of text.
+/// Most columns of text. Longer lines are hard to read.
 const WIDTH: usize = 100;
+/// Fewest columns that are worth wrapping for.
+const NARROWEST: usize = 40;
 
 pub fn explain(path: &str, json: bool) -> anyhow::Result<VerbEnd> {
     let explanation = reference::explain(path).map_err(anyhow::Error::msg)?;
     if json {
         say_json(&as_json(&explanation))?;
     } else {
-        say(&text(&explanation))?;
+        let width = terminal::width().map_or(WIDTH, |width| width.clamp(NARROWEST, WIDTH));
+        say(&text(&explanation, width))?;
     }
     Ok(VerbEnd::Done)
 }
@@ -35,7 +39,7 @@ fn as_json(explanation: &Explanation) -> serde_json::Value {
     })
 }
 
-fn text(explanation: &Explanation) -> String {
+fn text(explanation: &Explanation, width: usize) -> String {
     let Explanation { instead: _, entry, text, fields } = explanation;
     let mut blocks: Vec<String> = explanation.translation().into_iter().collect();
     if let Some(entry) = entry {
@@ -44,21 +48,25 @@ fn text(explanation: &Explanation) -> String {
             _ => entry.path(),
         };
         let mut lines = vec![title];
-        lines.extend(wrapped(&without_links(entry.meaning), WIDTH - 2).into_iter().map(|line| format!("  {line}")));
+        lines.extend(wrapped(&without_links(entry.meaning), width - 2).into_iter().map(|line| format!("  {line}")));
         let default = if entry.parent == "hooks" { "time limit" } else { "default" };
         lines.extend(entry.default.map(|value| format!("  {DIM}{default}:{DIM:#} {}", without_links(value))));
         lines.extend(entry.change.map(|when| format!("  {DIM}change:{DIM:#} {when}")));
         blocks.push(lines.join("\n"));
     }
     blocks.extend(text.iter().map(|text| match kind(text) {
-        BlockKind::Prose => wrapped(text, WIDTH).join("\n"),
+        BlockKind::Prose => wrapped(text, width).join("\n"),
         BlockKind::Lines => text.clone(),
         BlockKind::Example => indented(text),
-        BlockKind::Table => table(text),
+        BlockKind::Table => table(text, width),
     }));
     if !fields.is_empty() {
         let widest = fields.iter().map(|field| field.name.len()).max().unwrap_or(0);
-        let line = |field: &ReferenceEntry| format!("  {:widest$}  {}", field.name, field.summary());
+        let (indent, room) = (widest + 4, width.saturating_sub(widest + 4).max(NARROWEST / 2));
+        let line = |field: &ReferenceEntry| {
+            let summary = wrapped(&field.summary(), room).join(&format!("\n{:indent$}", ""));
+            format!("  {:widest$}  {summary}", field.name)
+        };
         blocks.push(fields.iter().map(line).collect::<Vec<_>>().join("\n"));
     }
     blocks.join("\n\n")
@@ -71,9 +79,9 @@ fn indented(text: &str) -> String {
 }
 
 /// A table of two columns: below each first cell, what the second one says about it.
-fn table(text: &str) -> String {
+fn table(text: &str, width: usize) -> String {
     let rows = text.lines().skip(2).map(cells).map(|row| {
-        let meaning = row.iter().skip(1).flat_map(|cell| wrapped(cell, WIDTH - 6)).map(|line| format!("      {line}"));
+        let meaning = row.iter().skip(1).flat_map(|cell| wrapped(cell, width - 6)).map(|line| format!("      {line}"));
         let name = row.first().map(|name| format!("  {name}"));
         name.into_iter().chain(meaning).collect::<Vec<_>>().join("\n")
     });
@@ -103,7 +111,7 @@ mod tests {
     use super::*;
 
     fn shown(path: &str) -> String {
-        anstream::adapter::strip_str(&text(&reference::explain(path).unwrap())).to_string()
+        anstream::adapter::strip_str(&text(&reference::explain(path).unwrap(), WIDTH)).to_string()
     }
 
     #[test]
