@@ -589,6 +589,8 @@ pub fn run(cli: Cli) -> anyhow::Result<VerbEnd> {
             if !named {
                 folders.push(session::own_folder()?);
             }
+            // People read these paths in other folders.
+            let folders = folders.iter().map(std::path::absolute).collect::<Result<_, _>>()?;
             let log_format = if json { journal::Format::Json } else { log_format.into() };
             daemon::run(daemon::RunOptions { folders, state, log_format, log_dir }, line).map(VerbEnd::Ran)
         }
