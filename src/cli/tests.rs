@@ -268,7 +268,7 @@ async fn a_wait_that_takes_too_long_says_where_the_app_is() {
     assert_eq!(answer.refusal, Some(Refusal::TimedOut));
     assert_eq!(
         answer.message,
-        "cannot start `slow` within 20ms: it is Starting (waiting for display) now, and goes on"
+        "the start of `slow` takes longer than 20ms, and goes on: `slow` is Starting (waiting for display)"
     );
 }
 

@@ -107,7 +107,7 @@ fn progress(app: &AppStatus, awaited: Awaited) -> Progress {
         (Awaited::Succeeded, StateName::Stopped) => match &app.last_exit {
             Some(Exit::Clean) => Progress::Reached,
             Some(Exit::StoppedByUs) | None => Progress::Waiting,
-            Some(_) => Progress::Hopeless(format!("it is down{}", exit())),
+            Some(_) => Progress::Hopeless(format!("it ended{}", exit())),
         },
         _ => Progress::Waiting,
     }

@@ -57,13 +57,14 @@ fn now(app: &AppStatus, blameless: bool) -> String {
     if app.state == StateName::GaveUp {
         return format!("{name} gave up and stays down: `kasm-void start {name}` starts it again");
     }
-    let past = if blameless { "has not crashed; it is" } else { "is now" };
-    let mut text = format!("{name} {past} {}", status::state(app));
+    let past = if blameless { "has not crashed; it is" } else { "is" };
+    let within = if app.state == StateName::Backoff { " in" } else { "" };
+    let mut text = format!("{name} {past}{within} {}", status::state(app));
     if let Some(uptime) = app.uptime_ms {
         text.push_str(&format!(" for {}", duration(uptime)));
     }
     if let Some(wait) = app.next_retry_ms {
-        text.push_str(&format!(", next start in {}", duration(wait)));
+        text.push_str(&format!("; the next start is in {}", duration(wait)));
     }
     text
 }
@@ -97,7 +98,7 @@ mod tests {
     #[test]
     fn it_ends_with_what_happens_next() {
         let backoff = AppStatus { next_retry_ms: Some(12_000), ..app("discord", StateName::Backoff) };
-        assert_eq!(now(&backoff, false), "discord is now Backoff, next start in 12s");
+        assert_eq!(now(&backoff, false), "discord is in Backoff; the next start is in 12s");
         let gave_up = app("discord", StateName::GaveUp);
         assert!(now(&gave_up, false).ends_with("`kasm-void start discord` starts it again"));
     }

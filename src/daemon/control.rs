@@ -199,7 +199,7 @@ async fn change(
             let now = asks.ask(Ask::Apps).await?;
             let state =
                 now.apps.iter().find(|status| status.name == app).map_or("gone".into(), AppStatus::state_in_words);
-            let message = format!("cannot {verb} `{app}` within {limit}: it is {state} now, and goes on");
+            let message = format!("the {verb} of `{app}` takes longer than {limit}, and goes on: `{app}` is {state}");
             Ok(told(Answer { app, done: false, message, refusal: Some(Refusal::TimedOut) }))
         }
     }

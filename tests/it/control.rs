@@ -163,10 +163,7 @@ fn a_wait_ends_when_the_state_is_reached_or_cannot_be() {
     session.ok(&["start", "job"]);
     open_gate();
     let failed = session.cli(&["wait", "job", "--for", "succeeded"]);
-    assert_eq!(
-        (failed.code, failed.stdout.trim()),
-        (Some(1), "failed `job` will not be done: it is down: exit code 3")
-    );
+    assert_eq!((failed.code, failed.stdout.trim()), (Some(1), "failed `job` will not be done: it ended: exit code 3"));
     session.ok(&["wait", "job", "--for", "stopped"]);
     let unknown = session.cli(&["wait", "webb", "--for", "running"]);
     assert!(unknown.code == Some(1) && unknown.stderr.contains("did you mean `web`?"), "{unknown:?}");
