@@ -53,7 +53,7 @@ fn report(snapshot: &Snapshot, width: Option<usize>) -> String {
     [table, gap, notes].concat().join("\n")
 }
 
-/// The urgency of an app that runs, but not as its manifest says.
+/// The urgency of an app that runs, but not as its manifest says, and of a job that has failed.
 pub const DOUBTFUL: u8 = 3;
 
 /// The sort key of the table: apps that need attention come first.
@@ -63,6 +63,7 @@ pub fn urgency(app: &AppStatus) -> u8 {
         StateName::Crashed => 1,
         StateName::Backoff => 2,
         _ if app.log_trouble.is_some() || app.stale.is_some() || !app.warnings.is_empty() => DOUBTFUL,
+        _ if app.is_failed_job() => DOUBTFUL,
         StateName::Stopping => 4,
         StateName::Starting => 5,
         StateName::Running => 6,
@@ -204,6 +205,26 @@ problem: new.ron: it is empty";
     #[test]
     fn an_empty_table_says_how_to_fill_it() {
         assert!(report(&Snapshot::default(), None).contains("kasm-void new"));
+    }
+
+    #[test]
+    fn a_job_that_failed_stands_above_the_apps_that_run() {
+        let job = |name, detail: &str, exit| AppStatus {
+            detail: detail.into(),
+            last_exit: Some(exit),
+            ..app(name, StateName::Stopped)
+        };
+        let apps = vec![
+            job("backup", "done", Exit::Clean),
+            job("migrate", "failed: exit code 3", Exit::Code(3)),
+            app("web", StateName::Running),
+        ];
+        let expected = "\
+NAME     STATE    PID  UPTIME  RESTARTS  MEMORY  NOTE
+migrate  Stopped    -       -         0       -  failed: exit code 3
+web      Running    -       -         0       -
+backup   Stopped    -       -         0       -  done";
+        assert_eq!(shown(&Snapshot { apps, ..Snapshot::default() }, 80), expected);
     }
 
     #[test]

@@ -35,7 +35,15 @@ impl Snapshot {
     }
 }
 
+/// The detail of a job that has not succeeded begins with this.
+pub const FAILED_JOB: &str = "failed";
+
 impl AppStatus {
+    /// It ended, is not started again, and that was no success.
+    pub fn is_failed_job(&self) -> bool {
+        self.state == StateName::Stopped && self.detail.starts_with(FAILED_JOB)
+    }
+
     /// The state with its detail, as in `Backoff (retry 3)`.
     pub fn state_in_words(&self) -> String {
         match self.detail.as_str() {

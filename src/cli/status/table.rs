@@ -81,8 +81,11 @@ fn note(app: &AppStatus) -> String {
     ) && (!app.detail.is_empty() || app.last_exit.is_some());
     let told = |exit: &&Exit| match app.state {
         StateName::Running => app.restarts > 0,
-        // "by hand" says it already.
-        StateName::Stopped => !matches!(exit, Exit::StoppedByUs) || app.detail.is_empty(),
+        // "by hand", "done" and "failed" say it already.
+        StateName::Stopped => {
+            let says_it = matches!(exit, Exit::StoppedByUs | Exit::Clean) || app.is_failed_job();
+            !says_it || app.detail.is_empty()
+        }
         _ => true,
     };
     let exit = app.last_exit.as_ref().filter(|_| !in_words).filter(told);

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::apps::Slot;
 use super::{AppId, Staging, Supervisor};
-use crate::model::machine::State;
-use crate::model::protocol::{AppStatus, Snapshot};
+use crate::model::exit::Exit;
+use crate::model::machine::{State, StopReason};
+use crate::model::protocol::{AppStatus, FAILED_JOB, Snapshot};
 
 /// Facts about an app that only the daemon can observe.
 #[derive(Debug, Clone, Default)]
@@ -43,7 +44,7 @@ fn status(name: &str, slot: &Slot, now: Duration, (observed, waits_for): (Observ
         name: name.into(),
         about: machine.app.about.clone(),
         state: state.name(),
-        detail: detail(name, state, waits_for, &observed.alive),
+        detail: failed_job(slot).unwrap_or_else(|| detail(name, state, waits_for, &observed.alive)),
         pid: state.pid(),
         adopted: matches!(state, State::Running { adopted: true, .. }),
         run: machine.run,
@@ -65,6 +66,13 @@ fn status(name: &str, slot: &Slot, now: Duration, (observed, waits_for): (Observ
         warnings: machine.app.warnings.clone(),
         actions: machine.app.hooks.actions.keys().cloned().collect(),
     }
+}
+
+/// The detail of a job that has ended with a failure.
+fn failed_job(slot: &Slot) -> Option<String> {
+    let exit = slot.machine.last_exit.as_ref().filter(|exit| **exit != Exit::Clean)?;
+    let is_over = matches!(slot.state(), State::Stopped { why: StopReason::Done, .. });
+    is_over.then(|| format!("{FAILED_JOB}: {exit}"))
 }
 
 /// The detail of the state. Adds what it waits for, how to leave `GaveUp`, and which processes delay a stop.

@@ -359,6 +359,7 @@ fn an_app_starts_only_after_the_success_that_it_waits_for() {
         ("+migrate", "waiting for migrate to succeed")
     );
     ends(&mut world, "migrate", Exit::Code(1));
+    assert_eq!(world.status("migrate").detail, "failed: exit code 1");
     world.ask(1, "web", Verb::Start);
     let detail = "waiting for migrate to succeed, but it ended: exit code 1; \
                   see `kasm-void why migrate`, then `kasm-void start migrate`";
