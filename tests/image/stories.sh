@@ -131,6 +131,8 @@ content() {
 	check "and is no failure" ends 0 at content /dockerstartup/custom_startup.sh --assign
 	check "an unknown option is" ends 2 at content /dockerstartup/custom_startup.sh --gone
 	check "--go without a live session is told" ends 3 at --env URL_LAUNCHER_TOKEN=x content /dockerstartup/custom_startup.sh --go --url http://93.184.215.14/
+	check "a volume that belongs to root is named, with the fix" has "as root: chown 1000:" docker run --rm --network none \
+		--tmpfs /home/kasm-user:uid=0,mode=0755 --entrypoint kasm-void "$IMAGE" doctor
 	down content
 }
 

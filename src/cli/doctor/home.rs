@@ -1,8 +1,10 @@
-//! The part of `doctor` about the home: whether it outlives the container, whether claims of profiles work on it, and what
-//! an older workspace image left in it.
+//! The part of `doctor` about the home: whether it can be written and outlives the container, whether claims of profiles
+//! work on it, and what an older workspace image left in it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, Access, AtFlags};
+use rustix::io::Errno;
 
 use super::{Finding, Verdict, finding};
 use crate::cli::retire;
@@ -13,14 +15,30 @@ pub(super) fn of_the_home() -> Vec<Finding> {
     let Some(home) = home::folder(variable.as_deref()).map(PathBuf::from) else {
         return vec![finding("home", Verdict::Doubtful, "this user has no home folder: set HOME")];
     };
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let disk =
         Mount::of(&mounts, &home.canonicalize().unwrap_or_else(|_| home.clone())).map(|mount| mount.judge(&home));
     let old = retire::examine(&home).into_iter().map(|(todo, text)| {
         let verdict = if todo { Verdict::Doubtful } else { Verdict::Fine };
         finding("home", verdict, format!("{} {text}", home.display()))
     });
-    disk.into_iter().chain(old).collect()
+    let may = fs::accessat(fs::CWD, &home, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
+    disk.into_iter().chain(may.err().map(|error| unwritable(&home, error))).chain(old).collect()
+}
+
+/// The finding about a home in which nothing can be made. `error` is the kernel's answer.
+fn unwritable(home: &Path, error: Errno) -> Finding {
+    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let home = home.display();
+    let text = match error {
+        Errno::ACCESS => format!(
+            "uid {user} may not write in {home}, so apps that keep a profile there do not start: make it that user's, \
+             as root: chown {user}:{group} {home}"
+        ),
+        Errno::ROFS => format!("{home} is mounted read-only, so apps that keep a profile there do not start"),
+        error => format!("{home} cannot be used: {}", std::io::Error::from(error)),
+    };
+    finding("home", Verdict::Broken, text)
 }
 
 /// The file system that a path is on.
@@ -74,6 +92,19 @@ mod tests {
 24 22 8:1 /pods/x/volume /home/kasm-user rw,relatime shared:1 - ext4 /dev/sda1 rw
 25 22 0:40 / /mnt/a rw - nfs4 server:/a rw,vers=4.2,local_lock=none
 26 22 0:41 / /mnt/b rw - nfs server:/b rw,vers=3,nolock,local_lock=all";
+
+    #[test]
+    fn a_home_of_another_user_is_broken_and_the_fix_is_named() {
+        let user = rustix::process::geteuid().as_raw();
+        for (error, words) in [
+            (Errno::ACCESS, format!("as root: chown {user}:")),
+            (Errno::ROFS, "is mounted read-only".into()),
+            (Errno::NOENT, "cannot be used: No such file".into()),
+        ] {
+            let found = unwritable(Path::new("/home/kasm-user"), error);
+            assert!(found.verdict == Verdict::Broken && found.text.contains(&words), "{}", found.text);
+        }
+    }
 
     #[test]
     fn a_home_is_judged_by_its_disk() {
