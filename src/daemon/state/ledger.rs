@@ -38,6 +38,8 @@ pub struct Ledger {
     file: Option<File>,
     /// Bytes in the file.
     length: u64,
+    /// Bytes from which on the file may have to be rewritten. Found out anew only then, since it takes all lines.
+    enough: u64,
     /// When a rewrite failed. The existing file keeps growing.
     overdue: Option<Instant>,
     head: String,
@@ -63,6 +65,7 @@ impl Ledger {
             path,
             file: None,
             length: 0,
+            enough: ENOUGH,
             overdue: None,
             head: text(&Line::Head { version: VERSION, session: session.into() }),
             session: None,
@@ -183,10 +186,14 @@ impl Ledger {
         }
     }
 
-    fn is_long(&self) -> bool {
+    fn is_long(&mut self) -> bool {
         let length = self.length + self.pending.len() as u64;
         let tried = self.overdue.is_some_and(|since| since.elapsed() < AGAIN);
-        length > ENOUGH && !tried && length > 4 * self.all().len() as u64
+        if length <= self.enough || tried {
+            return false;
+        }
+        self.enough = enough(&self.all());
+        length > self.enough
     }
 
     fn append(&mut self) -> io::Result<()> {
@@ -203,7 +210,7 @@ impl Ledger {
         self.overdue = Some(Instant::now());
         let all = self.all();
         let file = replace(&self.path, &all)?;
-        (self.file, self.length, self.overdue) = (Some(file), all.len() as u64, None);
+        (self.file, self.length, self.enough, self.overdue) = (Some(file), all.len() as u64, enough(&all), None);
         self.pending.clear();
         Ok(())
     }
@@ -261,6 +268,11 @@ impl Ledger {
         self.file = None;
         let _ = fs::remove_file(&self.path); // if it fails, the next supervisor finds that none of its processes is alive
     }
+}
+
+/// The length in bytes of a ledger that has this useful content and is not yet rewritten.
+fn enough(content: &str) -> u64 {
+    ENOUGH.max(4 * content.len() as u64)
 }
 
 fn make_room(file: &File) {
