@@ -15,18 +15,17 @@ const EXEC_PAUSE: Duration = Duration::from_micros(200);
 /// A process in the middle of `execve` shows neither environment nor arguments for a moment. If that were taken for
 /// "has no marks", the process would be lost from its app's tree, so this waits.
 pub fn environment(pid: Pid) -> Vec<u8> {
-    let (mut seen_empty, mut looks) = (0, 0);
+    let mut looks = 0;
     let deadline = Instant::now() + EXEC_TAKES;
     while Instant::now() < deadline {
         // Do not wait for one that may not be read.
         let Some(block) = whole(&format!("/proc/{pid}/environ"), 128 << 10) else { return Vec::new() };
-        if !block.is_empty() || seen_empty == 3 {
+        if !block.is_empty() {
             return block;
         }
-        let Some((start, end)) = room_for_environment(pid) else { return block };
-        // It is empty, or the kernel is about to set its end.
-        if start == end && end != 0 {
-            seen_empty += 1;
+        let Some(Room { start, end, is_complete }) = room_for_environment(pid) else { return block };
+        if start == end && is_complete {
+            return block;
         }
         // If it has room for one, it has just become the next program: read again at once. It may also have lost its
         // core in the middle of `execve`, so only the first looks are without a pause.
@@ -38,14 +37,23 @@ pub fn environment(pid: Pid) -> Vec<u8> {
     Vec::new()
 }
 
-/// The start and end address of a process's environment; zeros in the middle of `execve`. `None` if the process has
-/// ended.
-fn room_for_environment(pid: Pid) -> Option<(u64, u64)> {
+/// The place of a process's environment in its memory.
+struct Room {
+    start: u64,
+    end: u64,
+    /// `execve` has filled it. Before, the addresses are zero, or equal also if the environment is not empty.
+    is_complete: bool,
+}
+
+/// `None` if the process has ended.
+fn room_for_environment(pid: Pid) -> Option<Room> {
     let stat = stat(pid)?;
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
     let dead = matches!(fields.next()?, "Z" | "X");
-    let (start, end) = (fields.nth(46)?.parse().ok()?, fields.next()?.parse().ok()?);
-    (!dead).then_some((start, end))
+    // The kernel sets the start of the code after the environment. 1 stands for one that we may not see.
+    let code: u64 = fields.nth(22)?.parse().ok()?;
+    let (start, end) = (fields.nth(23)?.parse().ok()?, fields.next()?.parse().ok()?);
+    (!dead).then_some(Room { start, end, is_complete: code > 1 && end != 0 })
 }
 
 /// The value of one variable in an environment block. `None` also if the block could not be read and is empty.
@@ -69,10 +77,20 @@ mod tests {
         while child.try_wait().unwrap().is_none() {
             let block = environment(pid);
             // One that is exiting has no memory any more, and is no zombie yet.
-            let alive = room_for_environment(pid).is_some_and(|(_, end)| end != 0);
+            let alive = room_for_environment(pid).is_some_and(|room| room.end != 0);
             without += usize::from(alive && variable(&block, "CHAIN").is_none());
         }
         assert_eq!(without, 0);
+    }
+
+    #[test]
+    fn an_empty_environment_is_told_from_one_that_is_not_set_yet() {
+        let mut child = std::process::Command::new("/bin/sleep").arg("1000").env_clear().spawn().unwrap();
+        let pid = child.id() as Pid;
+        assert_eq!(environment(pid), b"");
+        let room = room_for_environment(pid).expect("it lives");
+        assert!(room.is_complete && room.start == room.end);
+        child.kill().and_then(|()| child.wait()).unwrap();
     }
 
     #[test]
