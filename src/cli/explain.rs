@@ -50,7 +50,8 @@ fn text(explanation: &Explanation, width: usize) -> String {
         let mut lines = vec![title];
         lines.extend(wrapped(&without_links(entry.meaning), width - 2).into_iter().map(|line| format!("  {line}")));
         let default = if entry.parent == "hooks" { "time limit" } else { "default" };
-        lines.extend(entry.default.map(|value| format!("  {DIM}{default}:{DIM:#} {}", without_links(value))));
+        let told = entry.default.filter(|value| *value != "see below");
+        lines.extend(told.map(|value| format!("  {DIM}{default}:{DIM:#} {}", without_links(value))));
         lines.extend(entry.change.map(|when| format!("  {DIM}change:{DIM:#} {when}")));
         blocks.push(lines.join("\n"));
     }

@@ -53,7 +53,7 @@ fn report(snapshot: &Snapshot, width: Option<usize>) -> String {
     [table, gap, notes].concat().join("\n")
 }
 
-/// The urgency of an app that runs, but not as its manifest says, and of a job that has failed.
+/// The urgency of an app that runs, but not as its manifest says.
 pub const DOUBTFUL: u8 = 3;
 
 /// The sort key of the table: apps that need attention come first.
@@ -63,11 +63,11 @@ pub fn urgency(app: &AppStatus) -> u8 {
         StateName::Crashed => 1,
         StateName::Backoff => 2,
         _ if app.log_trouble.is_some() || app.stale.is_some() || !app.warnings.is_empty() => DOUBTFUL,
-        _ if app.is_failed_job() => DOUBTFUL,
-        StateName::Stopping => 4,
-        StateName::Starting => 5,
-        StateName::Running => 6,
-        StateName::Stopped => 7,
+        _ if app.is_failed_job() => 4,
+        StateName::Stopping => 5,
+        StateName::Starting => 6,
+        StateName::Running => 7,
+        StateName::Stopped => 8,
     }
 }
 

@@ -1,5 +1,5 @@
-//! The table of `status`: one line per app, never wider than the terminal. If space is short, notes are cut first, then
-//! the middle of long names.
+//! The table of `status`: one line per app, never wider than the terminal. If space is short, notes are cut first, to a
+//! few columns, then the middle of long names.
 
 use unicode_width::UnicodeWidthStr;
 
@@ -24,11 +24,12 @@ pub fn lines(apps: &[&AppStatus], width: Option<usize>) -> Vec<String> {
     let widest = |column: usize| rows.iter().chain([&header]).map(|row| row[column].width()).max().unwrap_or(0);
     let mut widths: Vec<usize> = (0..HEADER.len()).map(widest).collect();
     let others: usize = widths[1..].iter().map(|width| width + GAP).sum();
+    let notes: Vec<String> = apps.iter().map(|app| note(app)).collect();
+    let for_notes = if notes.iter().any(|note| !note.is_empty()) { GAP + SHORTEST_NOTE } else { 0 };
     if let Some(width) = width {
-        widths[0] = widths[0].min(width.saturating_sub(others).max(SHORTEST_NAME));
+        widths[0] = widths[0].min(width.saturating_sub(others + for_notes).max(SHORTEST_NAME));
     }
     let note_room = width.map(|width| width.saturating_sub(widths[0] + others + GAP));
-    let notes: Vec<String> = apps.iter().map(|app| note(app)).collect();
     let has_notes = note_room.is_none_or(|room| room >= SHORTEST_NOTE) && notes.iter().any(|note| !note.is_empty());
     let note = |text: &str| match note_room {
         _ if !has_notes => String::new(),
@@ -143,5 +144,12 @@ mod tests {
                 prop_assert!(text.width() <= width, "{} > {width}: {text}", text.width());
             }
         }
+    }
+
+    #[test]
+    fn a_long_name_leaves_some_columns_to_the_notes() {
+        let failed = AppStatus { detail: "failed: exit code 3".into(), ..app("migrate", StateName::Stopped) };
+        let lines = lines(&[&app(&"n".repeat(63), StateName::Running), &failed], Some(80));
+        assert!(lines[2].ends_with("failed:…"), "{lines:?}");
     }
 }

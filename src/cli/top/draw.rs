@@ -297,7 +297,7 @@ const HELP: &[(&str, &str)] = &[
     ("e", "show events below; Tab changes between the two"),
     ("Enter, z", "give the lower part the whole screen, and back"),
     ("PgUp PgDn, b Space", "scroll the lower part; Home and End go to its ends"),
-    ("/", "search in it; n finds the next newer line, N the next older one"),
+    ("/", "search in it; n finds the next newer line, N an older one"),
     ("Esc", "leave the search, the whole screen, the filter"),
     ("", ""),
     ("Ctrl-L", "draw the screen again"),

@@ -87,6 +87,21 @@ q quit  ? help  s start  x stop  r restart  l output  e events  / search";
 }
 
 #[test]
+fn the_help_fits_eighty_columns() {
+    for (keys, what) in HELP {
+        assert!(help_line(keys, what).width() <= 80, "{what}");
+    }
+}
+
+#[test]
+fn a_job_that_failed_says_so_in_its_row() {
+    let failed = AppStatus { detail: "failed: exit code 3".into(), ..app("migrate", StateName::Stopped) };
+    let mut screen = LiveView::new((80, 24));
+    screen.take(ScreenInput::Apps(Snapshot { apps: vec![failed], ..Snapshot::default() }, Duration::ZERO));
+    assert!(text(&screen).contains("failed: exit code 3"), "{}", text(&screen));
+}
+
+#[test]
 fn every_size_is_drawn() {
     for (columns, rows) in [(0, 0), (1, 1), (20, 5), (40, 8), (80, 24), (200, 50)] {
         let mut screen = screen((columns, rows));
