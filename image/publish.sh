@@ -1,5 +1,5 @@
 #!/bin/bash
-# Publishes the image: builds it, tests it, pushes it, records what was pushed, and pins the Deployment to it. Needs a
+# Publishes the image: builds it, tests it, lists what is in it, pushes it, and pins the Deployment to it. Needs a
 # docker that is logged in, and cargo and python3 for the bills of materials.
 #
 #   image/publish.sh [DIR]                       writes the record to DIR (default: target/publish)
@@ -46,12 +46,7 @@ IMAGE=$image image/container.sh ${BUILD:-}
 step "test $image"
 image/test.sh of "$image"
 
-step "push $image"
-docker push "$image"
-digest=$(docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$image" | sed -n "s|^$repository@||p" | head -n 1)
-[ -n "$digest" ] || fail "docker does not say which digest it has pushed"
-echo "$digest" >"$out/digest"
-
+# Before the push: what breaks off here can be run again.
 step "bill of materials"
 container=$(docker create "$image")
 trap 'docker rm "$container" >/dev/null' EXIT
@@ -69,6 +64,12 @@ fi
 PATH=$PATH:$tools/bin cargo cyclonedx --quiet --format json --override-filename kasm-void.cdx
 mv kasm-void.cdx.json "$out/"
 rm -rf "$out/root"
+
+step "push $image"
+docker push "$image"
+digest=$(docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$image" | sed -n "s|^$repository@||p" | head -n 1)
+[ -n "$digest" ] || fail "docker does not say which digest it has pushed"
+echo "$digest" >"$out/digest"
 (cd "$out" && sha256sum kasm-void ./*.json digest | sed 's|\./||' >SHA256SUMS && cat SHA256SUMS)
 
 if [ "$repository" != "$home" ]; then
