@@ -25,20 +25,23 @@ fn an_app_waits_for_the_job_that_must_succeed_first() {
     session.pid("web");
 }
 
-/// Writes `+NAME` when it starts and `-NAME` when it is asked to end.
+/// Writes `+NAME` when it starts and `-NAME` when it is asked to end. In between, the file `NAME` is there.
 fn service(name: &str) -> String {
     format!(
-        "trap 'echo -{name} >>\"$DATA/order\"; exit' TERM\necho +{name} >>\"$DATA/order\"\nwhile :; do sleep .1; done\n"
+        "trap 'rm \"$DATA/{name}\"; echo -{name} >>\"$DATA/order\"; exit' TERM\n\
+         echo +{name} >>\"$DATA/order\"\n>\"$DATA/{name}\"\nwhile :; do sleep .1; done\n"
     )
 }
 
 #[test]
 fn an_app_that_follows_another_ends_before_it_and_starts_after_it() {
     let web = r#"App(command: "${BIN}/web", after: [After(app: "db", follow: true)])"#;
+    let ready = r#"ready: Ready(probe: Path(path: "${DATA}/db"))"#;
+    let db = |more: &str| format!(r#"App(command: "${{BIN}}/db", {ready}, {more})"#);
     let session = Session::new()
         .program("db", &service("db"))
         .program("web", &service("web"))
-        .app("db", r#"App(command: "${BIN}/db")"#)
+        .app("db", &db(""))
         .app("web", web)
         .start();
     let order = |lines: &[&str]| {
@@ -50,7 +53,7 @@ fn an_app_that_follows_another_ends_before_it_and_starts_after_it() {
     session.ok(&["restart", "db"]);
     order(&told[..6]);
     session.pid("web");
-    session.edit("db", r#"App(command: "${BIN}/db", args: ["--new"])"#);
+    session.edit("db", &db(r#"args: ["--new"]"#));
     order(&told);
     let old = session.pid("web");
     kill(session.pid("db"));
