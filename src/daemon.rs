@@ -95,6 +95,9 @@ pub fn run(options: RunOptions, line: Link) -> anyhow::Result<ExitCode> {
         let (mut daemon, inbox) = Daemon::new(folder, options.folders, welcome, limits)?;
         let code = daemon.run(inbox).await?;
         let becomes_guard = daemon.ending.leaves == Some(Leave::ToBecomeGuard);
+        if becomes_guard {
+            sys::raise_open_files(); // it may have been lowered since, and without a free one the session would end here
+        }
         let pipes = becomes_guard.then(|| daemon.logs.descriptors());
         anyhow::Ok((code, daemon.ending.signal, pipes, daemon.folder.into_lock()))
     })?;

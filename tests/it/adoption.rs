@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::harness::{FOREVER, NOBODY, Session, alive, binary, children, in_own_pids, kill, spawn_as, until};
 
@@ -325,6 +326,24 @@ fn a_guard_that_was_killed_is_replaced_and_no_app_notices() {
     assert!(String::from_utf8_lossy(&second.stderr).contains("another supervisor"), "{second:?}");
     session.ok(&["drain"]);
     assert_eq!(session.processes(), NOBODY);
+    let text = std::fs::read_to_string(session.state().join("logs/talker.log")).expect("a log");
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("line ")).collect();
+    assert!(lines.iter().enumerate().all(|(at, line)| *line == format!("line {at}")), "lost or doubled: {text}");
+}
+
+#[test]
+fn a_supervisor_without_a_free_descriptor_takes_the_place_of_its_guard() {
+    let talker = "i=0\nwhile :; do echo \"line $i\"; i=$((i+1)); sleep 0.01; done\n";
+    let mut session = Session::new().program("talker", talker);
+    session = session.app("talker", r#"App(command: "${BIN}/talker")"#).start();
+    let talker = session.pid("talker");
+    let supervisor = Pid::from_raw(session.supervisor_pid());
+    let all = getrlimit(Resource::Nofile);
+    prlimit(supervisor, Resource::Nofile, Rlimit { current: Some(3), ..all }).expect("a limit");
+    session.kill_guard();
+    session.guarded_again();
+    assert_eq!(session.pid("talker"), talker);
+    session.ok(&["drain"]);
     let text = std::fs::read_to_string(session.state().join("logs/talker.log")).expect("a log");
     let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("line ")).collect();
     assert!(lines.iter().enumerate().all(|(at, line)| *line == format!("line {at}")), "lost or doubled: {text}");
