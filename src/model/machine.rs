@@ -745,7 +745,8 @@ impl Machine {
                 let then = then.clone();
                 Transition(self.poststop_done(then))
             }
-            AppEvent::TreeEmpty { .. } => {
+            // Otherwise this is the second answer to two attempts to end the tree.
+            AppEvent::TreeEmpty { .. } if context.hurried => {
                 let then = then.clone();
                 self.after_the_stop(then, context)
             }

@@ -864,6 +864,29 @@ fn steps_run_before_a_stop_and_after_every_end() {
 }
 
 #[test]
+fn a_tree_that_is_said_to_be_empty_twice_does_not_cut_poststop_short() {
+    let mut app = full();
+    (app.matcher, app.ready) = (None, None);
+    app.hooks.prelaunch.clear();
+    app.hooks.prestop.clear();
+    let mut machine = driven(app);
+    let stop = AppEvent::StopAsked(StopReason::Held);
+    let empty = AppEvent::TreeEmpty { run: 1 };
+    for event in [AppEvent::StartAsked, AppEvent::NotFound { run: 1 }, AppEvent::Spawned { run: 1, pid: 7 }, stop] {
+        tell(&mut machine, Duration::ZERO, &event);
+    }
+    // It exits while its grace ends: the timer's kill and the exit both have what is left looked for.
+    for event in [AppEvent::Fired { run: 1, timer: Timer::Grace }, exited(1, Exit::Signal(15)), empty.clone(), empty] {
+        tell(&mut machine, Duration::from_secs(5), &event);
+    }
+    assert_eq!(row(machine.state()), "Stopping: Poststop, then Stopped");
+    for event in [AppEvent::HooksDone { run: 1 }, AppEvent::TreeEmpty { run: 1 }] {
+        tell(&mut machine, Duration::from_secs(6), &event);
+    }
+    assert_eq!(row(machine.state()), "Stopped");
+}
+
+#[test]
 fn a_request_after_a_crash_does_not_hide_the_crash() {
     let mut app = full();
     (app.matcher, app.ready) = (None, None);
