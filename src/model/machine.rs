@@ -267,7 +267,8 @@ impl Machine {
 
     // Starting.
 
-    /// Looks for the process that an earlier supervisor left, and resumes from its saved state.
+    /// Looks for the process that an earlier supervisor left, and resumes from its saved state. Also waits for the answer
+    /// of a look-up or a start, if the app was asked to end before.
     #[state(superstate = "starting", entry_action = "enter_resuming")]
     fn resuming(&mut self, saved: &mut SavedState, event: &AppEvent, context: &mut Context<'_>) -> Outcome<State> {
         if self.asked_meanwhile(saved, event) {
@@ -278,8 +279,10 @@ impl Machine {
                 self.ended_before(saved, exit.clone(), *peak, context);
                 Handled
             }
-            AppEvent::Found { pid, .. } => Transition(self.resumed(*pid, saved, context)),
-            AppEvent::NotFound { .. } | AppEvent::Remains { .. } => {
+            AppEvent::Found { pid, .. } | AppEvent::Spawned { pid, .. } => {
+                Transition(self.resumed(*pid, saved, context))
+            }
+            AppEvent::NotFound { .. } | AppEvent::Remains { .. } | AppEvent::SpawnFailed { .. } => {
                 self.not_resumed(saved, Exit::Unknown, None, context)
             }
             AppEvent::Exited { exit, peak, .. } => self.not_resumed(saved, exit.clone(), *peak, context),
@@ -289,8 +292,9 @@ impl Machine {
 
     #[action]
     fn enter_resuming(&mut self, context: &mut Context<'_>) {
-        self.looked = true;
-        self.look_up(true, context);
+        if !std::mem::replace(&mut self.looked, true) {
+            self.look_up(true, context);
+        }
     }
 
     /// Waits for the apps in `after`.
@@ -309,7 +313,7 @@ impl Machine {
             AppEvent::Found { pid, .. } => Transition(self.alive(*pid, true, context)),
             AppEvent::NotFound { .. } | AppEvent::Exited { .. } => Transition(self.prepare(action.take(), context)),
             AppEvent::Remains { .. } => Transition(State::clearing(action.take())),
-            _ => Super,
+            _ => self.asked_before_the_answer(event),
         }
     }
 
@@ -379,7 +383,7 @@ impl Machine {
             AppEvent::Found { pid, .. } => Transition(self.alive(*pid, true, context)),
             AppEvent::NotFound { .. } => Transition(State::spawning()),
             AppEvent::Remains { .. } => Transition(State::clearing(None)),
-            _ => Super,
+            _ => self.asked_before_the_answer(event),
         }
     }
 
@@ -396,7 +400,7 @@ impl Machine {
                 let end = RunEnd::unready(None, Exit::SpawnFailed(why.clone()), context.now);
                 Transition(State::sweeping(end))
             }
-            _ => Super,
+            _ => self.asked_before_the_answer(event),
         }
     }
 
@@ -677,13 +681,6 @@ impl Machine {
                     end.peak = *peak;
                 }
                 context.push(AppEffect::StopRest { run: self.run });
-                Handled
-            }
-            // The start was still in progress when the stop was requested.
-            AppEvent::Spawned { pid: leader, .. } | AppEvent::Found { pid: leader, .. } => {
-                self.launched = true;
-                *pid = Some(*leader);
-                context.push(self.ask_to_end(*leader));
                 Handled
             }
             AppEvent::Fired { timer: Timer::Insist, .. } => {

@@ -52,8 +52,9 @@ impl Machine {
         }
     }
 
-    /// The saved leader, or its successor, is alive.
+    /// The saved leader, its successor, or the program that was just started is alive.
     pub(super) fn resumed(&mut self, pid: Pid, saved: &SavedState, cx: &mut Context<'_>) -> State {
+        self.launched = true;
         match saved {
             SavedState::Up { pid: known, since: Some(since) } if *known == pid => {
                 cx.report(Report::Adopted { run: self.run, pid });
@@ -91,6 +92,16 @@ impl Machine {
         }
     }
 
+    /// A request during the look-up or the start of the program. A process that is alive then ends with its own steps, and
+    /// after its followers. So its end waits until it is known whether there is one.
+    pub(super) fn asked_before_the_answer(&mut self, event: &AppEvent) -> Outcome<State> {
+        let mut saved = SavedState::Starting { action: None };
+        match self.asked_meanwhile(&mut saved, event) {
+            true => Transition(State::resuming(saved)),
+            false => Super,
+        }
+    }
+
     /// Remembers a request that arrives during the look-up; it is carried out once the look-up is answered.
     pub(super) fn asked_meanwhile(&mut self, saved: &mut SavedState, event: &AppEvent) -> bool {
         let then = match event {
@@ -103,6 +114,9 @@ impl Machine {
             }
             _ => return false,
         };
+        if !matches!(then, Then::Stopped(_)) {
+            self.history.forget();
+        }
         *saved = SavedState::Stopping { pid: saved.pid(), then };
         true
     }

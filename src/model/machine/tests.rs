@@ -267,10 +267,13 @@ fn every_state_can_be_reached_and_stopped() {
     }
     for (from, cells) in &table {
         let (to, _) = &cells["StopAsked"];
-        // The stop is remembered during the look-up.
-        let stops = to.starts_with("Stopping: ") && to.ends_with("then Stopped");
-        let known = stops || ["Stopped", "Starting: Resuming"].contains(&to.as_str());
-        assert!(known && (to != "Starting: Resuming" || to == from), "stop in {from} leads to {to}");
+        // The stop is remembered during a look-up and while the program is being started.
+        let waits = ["Starting: Resuming", "Starting: Looking", "Starting: LookingAgain", "Starting: Spawning"];
+        let known = match waits.contains(&from.as_str()) {
+            true => to == "Starting: Resuming",
+            false => to == "Stopped" || to.starts_with("Stopping: ") && to.ends_with("then Stopped"),
+        };
+        assert!(known, "stop in {from} leads to {to}");
     }
 }
 
@@ -861,6 +864,26 @@ fn steps_run_before_a_stop_and_after_every_end() {
         "Backoff",
     ];
     assert_eq!(states[2..], expected, "a program that was not started has no end");
+}
+
+#[test]
+fn whoever_is_asked_to_end_before_it_is_found_ends_with_its_own_steps() {
+    let found = AppEvent::Found { run: 1, pid: 7 };
+    let prepared = [AppEvent::NotFound { run: 1 }, AppEvent::HooksDone { run: 1 }];
+    let spawning = [&prepared[..], &[AppEvent::NotFound { run: 1 }]].concat();
+    let spawned = AppEvent::Spawned { run: 1, pid: 7 };
+    for (before, answer) in [(&[][..], &found), (&prepared[..], &found), (&spawning[..], &spawned)] {
+        let mut machine = driven(full());
+        tell(&mut machine, Duration::ZERO, &AppEvent::StartAsked);
+        before.iter().for_each(|event| drop(tell(&mut machine, Duration::ZERO, event)));
+        assert_eq!(tell(&mut machine, Duration::ZERO, &AppEvent::StopAsked(StopReason::Held)), [], "{answer:?}");
+        let effects = tell(&mut machine, Duration::ZERO, answer);
+        assert!(matches!(effects[..], [AppEffect::RunPrestop { .. }, AppEffect::Report(_)]), "{effects:?}");
+        for event in [AppEvent::HooksDone { run: 1 }, exited(1, Exit::Signal(15)), AppEvent::TreeEmpty { run: 1 }] {
+            tell(&mut machine, Duration::ZERO, &event);
+        }
+        assert_eq!(row(machine.state()), "Stopping: Poststop, then Stopped", "{answer:?}");
+    }
 }
 
 #[test]
