@@ -32,9 +32,8 @@ use crate::model::exit::Exit;
 use crate::model::guard::ToGuard;
 use crate::model::ledger::Leader;
 use crate::model::machine::AppEvent;
-use crate::model::tree::{Lineage, Owner};
+use crate::model::tree::{Clearings, Lineage, Owner};
 
-use clear::Clearing;
 use clues::{Led, SpawnClues};
 use reap::OutOfMemory;
 use sight::Sight;
@@ -60,7 +59,7 @@ pub struct Processes {
     inherited: BTreeMap<String, Leader>,
     /// The last known leaders of an earlier supervisor, by app: pid and start time.
     sessions: BTreeMap<String, (Pid, u64)>,
-    clearing: BTreeMap<AppId, Clearing>,
+    clearings: Clearings,
     /// When to look again at what is left of a tree, because something could not be seen.
     look: Option<Instant>,
     out_of_memory: OutOfMemory,
@@ -106,7 +105,7 @@ impl Processes {
             sight: Sight::new(lineage, own),
             inherited,
             sessions,
-            clearing: BTreeMap::new(),
+            clearings: Clearings::default(),
             look: None,
             out_of_memory,
             happened: VecDeque::new(),
@@ -147,7 +146,7 @@ impl Processes {
 
     /// Problems of the supervision, and how to fix them.
     pub fn troubles(&self) -> Vec<String> {
-        let denied = self.clearing.values().filter_map(Clearing::trouble);
+        let denied = self.clearings.all().filter_map(clear::trouble);
         self.watcher.trouble().map(String::from).into_iter().chain(denied).collect()
     }
 
@@ -251,7 +250,7 @@ impl Processes {
         let owner = self.sight.owner(process.pid).filter(|owner| leads.is_none() && owner.is(app));
         self.sight.lineage.watched(&process, owner.unwrap_or(Owner::App(app)), leads.is_some());
         self.sight.adopted(app, process.pid);
-        self.sight.scattered.insert(app);
+        self.sight.lineage.scattered(app);
         true
     }
 

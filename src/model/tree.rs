@@ -13,6 +13,7 @@
 //! The environment comes third because a program may overwrite it (to set a process title), clear it, or deny us access
 //! to it. The first two rules do not depend on it.
 
+mod clearing;
 mod lineage;
 mod marks;
 
@@ -22,6 +23,7 @@ use std::rc::Rc;
 use crate::model::app::AppId;
 use crate::model::manifest::matches::{FolderFlag, Matcher};
 
+pub use clearing::{AfterLook, Clearing, Clearings};
 pub use lineage::Lineage;
 pub use marks::{Marks, Place};
 

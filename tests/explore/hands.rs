@@ -8,7 +8,7 @@ use kasm_void::model::exit::{self, Clues, Exit, ExitRecord};
 use kasm_void::model::guard::ChildExit;
 use kasm_void::model::ledger::{Inherited, Leader};
 use kasm_void::model::supervisor::{AppEvent, Found};
-use kasm_void::model::tree::{self, Lineage, Owner, Pid, Process, Trees, Wanted};
+use kasm_void::model::tree::{self, AfterLook, Clearings, Lineage, Owner, Pid, Process, Trees, Wanted};
 
 use crate::kernel::{Kernel, name, place};
 
@@ -25,9 +25,7 @@ pub struct Hands {
     told: Option<Vec<ChildExit>>,
     inherited: BTreeMap<String, Leader>,
     sessions: BTreeMap<String, (Pid, u64)>,
-    clearing: BTreeMap<AppId, Clearing>,
-    /// Apps that may have processes that do not descend from us.
-    scattered: BTreeSet<AppId>,
+    clearings: Clearings,
     pub happened: VecDeque<(AppId, AppEvent)>,
 }
 
@@ -38,13 +36,6 @@ struct Watched {
     /// Its parent when it was first watched.
     parent: Pid,
     leads: Option<u64>,
-}
-
-#[derive(Debug, Clone, Hash)]
-struct Clearing {
-    run: u64,
-    signal: i32,
-    left: BTreeSet<Pid>,
 }
 
 impl Hands {
@@ -58,8 +49,7 @@ impl Hands {
             told: Some(told),
             inherited: inherited.leaders.clone(),
             sessions: inherited.sessions.clone(),
-            clearing: BTreeMap::new(),
-            scattered: BTreeSet::new(),
+            clearings: Clearings::default(),
             happened: VecDeque::new(),
         }
     }
@@ -104,6 +94,11 @@ impl Hands {
 
     pub fn is_leader(&self, pid: Pid) -> bool {
         self.children.contains_key(&pid)
+    }
+
+    /// Its end will be noticed.
+    pub fn knows(&self, pid: Pid) -> bool {
+        self.children.contains_key(&pid) || self.watched.contains_key(&pid)
     }
 
     /// A child was collected.
@@ -163,12 +158,7 @@ impl Hands {
     fn surely_empty(&self, kernel: &Kernel, id: AppId) -> bool {
         let orphans = kernel.children(self.own).map(|child| child.process.pid);
         let orphans: Vec<Pid> = orphans.filter(|pid| !self.lineage.holds(*pid)).collect();
-        !self.scattered.contains(&id) && self.lineage.surely_empty(id, &orphans)
-    }
-
-    fn emptied(&mut self, id: AppId) {
-        self.scattered.remove(&id);
-        self.lineage.emptied(id);
+        self.lineage.surely_empty(id, || Some(&orphans[..]))
     }
 
     fn watch(&mut self, kernel: &Kernel, trees: &Trees, process: &Process, app: AppId, leads: Option<u64>) -> bool {
@@ -181,7 +171,7 @@ impl Hands {
         }
         let owner = trees.owner(process.pid).cloned().filter(|owner| leads.is_none() && owner.is(app));
         self.lineage.watched(process, owner.unwrap_or(Owner::App(app)), leads.is_some());
-        self.scattered.insert(app);
+        self.lineage.scattered(app);
         true
     }
 
@@ -189,7 +179,7 @@ impl Hands {
     pub fn look_up(&mut self, kernel: &Kernel, id: AppId, run: u64, by_marks: bool) -> Vec<AppEvent> {
         let Some(number) = self.apps.get(&id).copied() else { return Found::Nothing.events(run, None) };
         if by_marks {
-            self.scattered.insert(id);
+            self.lineage.scattered(id);
         }
         let left = by_marks.then(|| self.inherited.remove(&name(number))).flatten();
         let ended = left.and_then(|left| self.end_of(left));
@@ -232,7 +222,7 @@ impl Hands {
         if alive > 0 {
             return Found::Remains;
         }
-        self.emptied(id);
+        self.lineage.emptied(id);
         Found::Nothing
     }
 
@@ -250,17 +240,14 @@ impl Hands {
 
     /// Signals what is left of the app, and reports when nothing is left.
     pub fn clear(&mut self, kernel: &mut Kernel, deaf: &[bool], id: AppId, run: u64, signal: i32) {
-        if self.clearing.get(&id).is_some_and(|clearing| (clearing.signal, clearing.run) == (signal, run)) {
-            return;
+        let name = self.number(id).map(name).unwrap_or_default();
+        if self.clearings.begin(id, &name, run, signal) {
+            self.clear_members(kernel, deaf, id);
         }
-        self.clearing.insert(id, Clearing { run, signal, left: BTreeSet::new() });
-        self.clear_members(kernel, deaf, id);
     }
 
     fn clear_members(&mut self, kernel: &mut Kernel, deaf: &[bool], id: AppId) {
-        let Some((run, signal)) = self.clearing.get(&id).map(|clearing| (clearing.run, clearing.signal)) else {
-            return;
-        };
+        let Some(signal) = self.clearings.get(id).map(|clearing| clearing.signal) else { return };
         let trees = self.sort(kernel);
         let members: Vec<Process> = match self.surely_empty(kernel, id) {
             true => Vec::new(),
@@ -273,26 +260,21 @@ impl Hands {
                 kernel.signal(member.pid, signal, deaf);
             }
         }
-        if left.is_empty() {
-            self.emptied(id);
-            self.clearing.remove(&id);
+        if let AfterLook::Empty { run } = self.clearings.looked(id, left, true) {
+            self.lineage.emptied(id);
             self.happened.push_back((id, AppEvent::TreeEmpty { run }));
-        } else if let Some(clearing) = self.clearing.get_mut(&id) {
-            clearing.left = left;
         }
     }
 
     fn one_less(&mut self, kernel: &mut Kernel, deaf: &[bool], id: AppId, pid: Pid) {
-        let Some(clearing) = self.clearing.get_mut(&id) else { return };
-        clearing.left.remove(&pid);
-        if clearing.left.is_empty() {
+        if self.clearings.ended(id, pid) {
             self.clear_members(kernel, deaf, id);
         }
     }
 
     /// Signals an app's leader that we know.
     pub fn signal(&self, kernel: &mut Kernel, deaf: &[bool], pid: Pid, signal: i32) {
-        if self.children.contains_key(&pid) || self.watched.contains_key(&pid) {
+        if self.knows(pid) {
             kernel.signal(pid, signal, deaf);
         }
     }

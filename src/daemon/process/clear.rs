@@ -1,6 +1,7 @@
 //! Clears trees: signals everything that is left of an app, watches it, and reports when nothing is left.
+//! `model::tree::Clearings` decides when that is.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::Processes;
@@ -9,55 +10,32 @@ use crate::host::proc::{self, Pid, Process};
 use crate::host::signals;
 use crate::model::app::AppId;
 use crate::model::machine::AppEvent;
+use crate::model::tree::{AfterLook, Clearing};
 
-/// A tree that is being cleared.
-pub(super) struct Clearing {
-    run: u64,
-    name: String,
-    signal: i32,
-    /// Members that have not ended yet and whose end will be reported.
-    left: HashSet<Pid>,
-    /// Members that we may not signal.
-    denied: HashSet<Pid>,
-    /// We could not look at it, and have said so.
-    unseen: bool,
-}
-
-impl Clearing {
-    /// Describes the members that we may not signal and that keep the app from being down.
-    pub fn trouble(&self) -> Option<String> {
-        let mut denied: Vec<Pid> = self.denied.iter().copied().collect();
-        denied.sort_unstable();
-        let named: Vec<String> = denied.into_iter().filter_map(proc::in_words).collect();
-        (!named.is_empty()).then(|| {
-            format!(
-                "`{}` is not down while this lives: {}; end it as that user or as root, or run kasm-void with the capability to (CAP_KILL)",
-                self.name,
-                named.join("; ")
-            )
-        })
-    }
+/// Describes the members of a tree that we may not signal and that keep the app from being down.
+pub(super) fn trouble(clearing: &Clearing) -> Option<String> {
+    let named: Vec<String> = clearing.denied().filter_map(proc::in_words).collect();
+    (!named.is_empty()).then(|| {
+        format!(
+            "`{}` is not down while this lives: {}; end it as that user or as root, or run kasm-void with the capability to (CAP_KILL)",
+            clearing.name,
+            named.join("; ")
+        )
+    })
 }
 
 impl Processes {
     /// Signals everything that is left of the app's tree. `TreeEmpty` follows when all of it has ended.
     pub fn clear(&mut self, id: AppId, run: u64, name: &str, signal: i32) {
-        let same = |clearing: &Clearing| clearing.signal == signal && clearing.run == run;
-        if self.clearing.get(&id).is_some_and(same) {
-            return;
+        if self.clearings.begin(id, name, run, signal) {
+            self.sight.forget();
+            self.clear_members(id);
         }
-        let denied = self.clearing.remove(&id).map(|clearing| clearing.denied).unwrap_or_default();
-        let clearing = Clearing { run, name: name.into(), signal, left: HashSet::new(), denied, unseen: false };
-        self.clearing.insert(id, clearing);
-        self.sight.forget();
-        self.clear_members(id);
     }
 
     /// Looks at what is left, signals it, and then waits for it to end, or reports that nothing is left.
     pub(super) fn clear_members(&mut self, id: AppId) {
-        let Some((run, signal)) = self.clearing.get(&id).map(|clearing| (clearing.run, clearing.signal)) else {
-            return;
-        };
+        let Some(signal) = self.clearings.get(id).map(|clearing| clearing.signal) else { return };
         let misses = proc::misses();
         let (members, complete): (Vec<Process>, bool) = match self.sight.surely_empty(id) {
             true => (Vec::new(), true),
@@ -66,7 +44,7 @@ impl Processes {
                 (seen.trees.members(id).copied().collect(), seen.trees.complete())
             }
         };
-        let mut left = HashSet::new();
+        let mut left = BTreeSet::new();
         for member in members {
             if self.children.contains_key(&member.pid) || self.watch(member, id, None) {
                 left.insert(member.pid);
@@ -76,33 +54,31 @@ impl Processes {
             }
         }
         // A process that could not be seen may be a member.
-        if left.is_empty() && complete && proc::misses() == misses {
-            self.sight.emptied(id);
-            self.clearing.remove(&id);
-            self.happened.push_back((id, AppEvent::TreeEmpty { run }));
-            return;
-        }
-        let unseen = left.is_empty();
-        if unseen {
-            self.look.get_or_insert_with(|| Instant::now() + LOOK);
-        }
-        if let Some(clearing) = self.clearing.get_mut(&id) {
-            clearing.left = left;
-            if unseen && !std::mem::replace(&mut clearing.unseen, true) {
-                let app = &clearing.name;
-                tracing::warn!(
-                    event = "process.unseen",
-                    app,
-                    "cannot see what is left of `{app}`: no file descriptor is free; it goes on as soon as one is"
-                );
+        match self.clearings.looked(id, left, complete && proc::misses() == misses) {
+            AfterLook::Empty { run } => {
+                self.sight.lineage.emptied(id);
+                self.happened.push_back((id, AppEvent::TreeEmpty { run }));
+            }
+            AfterLook::Wait => {}
+            AfterLook::LookAgain { first } => {
+                self.look.get_or_insert_with(|| Instant::now() + LOOK);
+                if let Some(Clearing { name: app, .. }) = self.clearings.get(id).filter(|_| first) {
+                    tracing::warn!(
+                        event = "process.unseen",
+                        app,
+                        "cannot see what is left of `{app}`: no file descriptor is free; it goes on as soon as one is"
+                    );
+                }
             }
         }
     }
 
     fn was_denied(&mut self, id: AppId, pid: Pid) {
-        let Some(clearing) = self.clearing.get_mut(&id) else { return };
-        if clearing.denied.insert(pid) {
-            let reason = clearing.trouble().unwrap_or_default();
+        if !self.clearings.denied(id, pid) {
+            return;
+        }
+        if let Some(clearing) = self.clearings.get(id) {
+            let reason = trouble(clearing).unwrap_or_default();
             tracing::error!(event = "process.denied", app = clearing.name, pid, reason, "{reason}");
         }
     }
@@ -112,16 +88,12 @@ impl Processes {
         if self.look.take_if(|due| *due <= now).is_none() {
             return;
         }
-        let unseen = self.clearing.iter().filter(|(_, clearing)| clearing.left.is_empty()).map(|(id, _)| *id);
-        let unseen: Vec<AppId> = unseen.collect();
-        unseen.into_iter().for_each(|id| self.clear_members(id));
+        self.clearings.unseen().into_iter().for_each(|id| self.clear_members(id));
     }
 
     /// Call this when a process of the app has ended. After the last one, the tree is looked at again.
     pub(super) fn one_less(&mut self, id: AppId, pid: Pid) {
-        let Some(clearing) = self.clearing.get_mut(&id) else { return };
-        clearing.left.remove(&pid);
-        if clearing.left.is_empty() {
+        if self.clearings.ended(id, pid) {
             self.sight.forget();
             self.clear_members(id);
         }
@@ -129,9 +101,8 @@ impl Processes {
 
     /// Describes the processes that keep an app from being down. `leader`: its leader, if it has one.
     pub fn holding_up(&self, id: AppId, leader: Option<Pid>) -> Vec<String> {
-        let left = self.clearing.get(&id).map(|clearing| clearing.left.iter().copied().collect());
-        let mut pids: Vec<Pid> = left.unwrap_or_else(|| leader.into_iter().collect());
-        pids.sort_unstable();
+        let left = self.clearings.get(id).map(|clearing| clearing.left().collect());
+        let pids: Vec<Pid> = left.unwrap_or_else(|| leader.into_iter().collect());
         pids.into_iter().filter_map(proc::in_words).collect()
     }
 

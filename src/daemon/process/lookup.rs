@@ -21,7 +21,7 @@ impl Processes {
     /// ended, if it is gone and that is known.
     pub fn look_up(&mut self, id: AppId, run: u64, app: &App, by_marks: bool) -> (Found, Option<EndedAs>) {
         if by_marks {
-            self.sight.scattered.insert(id);
+            self.sight.lineage.scattered(id);
         }
         let left = by_marks.then(|| self.inherited.remove(&app.name)).flatten();
         // A dead leader that is not collected counts as alive: its exit will be reported. But if the exit was already
@@ -62,7 +62,7 @@ impl Processes {
         let mut lives = |member: &Process| self.children.contains_key(&member.pid) || self.watch(*member, id, None);
         let alive = members.iter().filter(|member| lives(member)).count();
         if alive == 0 && complete && proc::misses() == misses {
-            self.sight.emptied(id);
+            self.sight.lineage.emptied(id);
             return Found::Nothing;
         }
         Found::Remains

@@ -2,7 +2,7 @@
 //! no decisions: `model::tree` does.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -27,14 +27,12 @@ pub(super) struct Sight {
     trees: Option<Trees>,
     /// Our children of this turn that the lineage does not know. `None` inside if the kernel does not list children.
     orphans: Option<Option<Vec<Pid>>>,
-    /// Apps whose tree may have members that do not descend from us. The quick check does not work for them.
-    pub scattered: HashSet<AppId>,
 }
 
 impl Sight {
     pub fn new(lineage: Lineage, own: Pid) -> Self {
         let details = Details::new(lineage.place().namespace);
-        Sight { own, lineage, first: None, details, trees: None, orphans: None, scattered: HashSet::new() }
+        Sight { own, lineage, first: None, details, trees: None, orphans: None }
     }
 
     /// Discards what was seen, because it is out of date.
@@ -72,12 +70,6 @@ impl Sight {
         process.parent == self.own
     }
 
-    /// Records that nothing of the app is left.
-    pub fn emptied(&mut self, app: AppId) {
-        self.scattered.remove(&app);
-        self.lineage.emptied(app);
-    }
-
     /// Records that a process and its descendants are now part of an app.
     pub fn adopted(&mut self, app: AppId, pid: Pid) {
         if let Some(trees) = &mut self.trees {
@@ -85,19 +77,18 @@ impl Sight {
         }
     }
 
-    /// A quick check for the usual case. Whatever outlives a leader that we started becomes our child. So if we know
-    /// all our children, and none of them belongs to this app, nothing of the app is left.
+    /// Whether nothing of the app is left, by [`Lineage::surely_empty`]. False if that would take a whole look.
     pub fn surely_empty(&mut self, app: AppId) -> bool {
-        if self.scattered.contains(&app) {
-            return false;
-        }
-        let (own, lineage) = (self.own, &self.lineage);
-        let orphans = self.orphans.get_or_insert_with(|| {
-            let mut children = proc::children(own)?;
-            children.retain(|pid| !lineage.holds(*pid));
-            Some(children)
-        });
-        orphans.as_ref().is_some_and(|orphans| lineage.surely_empty(app, orphans))
+        let Sight { own, lineage, orphans, .. } = self;
+        let lineage = &*lineage;
+        lineage.surely_empty(app, move || {
+            let read = || {
+                let mut children = proc::children(*own)?;
+                children.retain(|pid| !lineage.holds(*pid));
+                Some(children)
+            };
+            orphans.get_or_insert_with(read).as_deref()
+        })
     }
 
     /// Live processes that became our children and belong to no app.

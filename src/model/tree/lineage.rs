@@ -25,6 +25,8 @@ pub struct Lineage {
     bonds_of: BTreeMap<AppId, Vec<Bond>>,
     /// Apps that have lost a process since the last scan, and whether that was the leader.
     bereaved: BTreeMap<AppId, bool>,
+    /// Apps whose tree may have members that do not descend from us.
+    scattered: BTreeSet<AppId>,
     /// Orphans that belonged to no app at an earlier scan, with their start times. A later exit cannot explain them.
     strays: BTreeMap<Pid, u64>,
 }
@@ -95,6 +97,7 @@ impl Lineage {
             bonds: BTreeMap::new(),
             bonds_of: BTreeMap::new(),
             bereaved: BTreeMap::new(),
+            scattered: BTreeSet::new(),
             strays: BTreeMap::new(),
         }
     }
@@ -178,14 +181,23 @@ impl Lineage {
         }
     }
 
-    /// Only our own children can be left of the app. So its tree is empty if we know all of our children and none
-    /// belongs to the app. `orphans` are the children that we do not hold.
-    pub fn surely_empty(&self, app: AppId, orphans: &[Pid]) -> bool {
+    /// Until its tree is empty, the app may have processes that do not descend from us: an earlier supervisor may have
+    /// started them, or we watch one.
+    pub fn scattered(&mut self, app: AppId) {
+        self.scattered.insert(app);
+    }
+
+    /// A quick check for the usual case. Whatever outlives a leader that we started becomes our child. So if we know all of
+    /// our children, and none belongs to the app, nothing of it is left. `orphans` reads the children that we do not hold;
+    /// `None` if they cannot be read.
+    pub fn surely_empty<'a>(&self, app: AppId, orphans: impl FnOnce() -> Option<&'a [Pid]>) -> bool {
         let anothers = |pid: &Pid| match self.members.get(pid) {
             Some((_, owner)) => !owner.is(app),
             None => self.strays.contains_key(pid),
         };
-        !self.holds_any_of(app) && orphans.iter().all(anothers)
+        !self.scattered.contains(&app)
+            && !self.holds_any_of(app)
+            && orphans().is_some_and(|orphans| orphans.iter().all(anothers))
     }
 
     /// Whether it leads an app already.
@@ -228,6 +240,7 @@ impl Lineage {
             }
         }
         self.bereaved.remove(&app);
+        self.scattered.remove(&app);
     }
 
     /// Takes in the result of a scan. An incomplete scan makes it forget nothing.
