@@ -6,7 +6,7 @@ use kasm_void::model::guard::{ChildExit, Guard, GuardEffect, GuardInput, ToGuard
 use kasm_void::model::signal::{INT, TERM};
 use kasm_void::model::tree::Pid;
 
-use crate::kernel::{KILL, OUTSIDE, Program};
+use crate::kernel::{KILL, Program};
 use crate::supervising::Supervising;
 use crate::upgrading::Version;
 use crate::world::{Bug, Line, World};
@@ -26,7 +26,7 @@ pub struct Guarding {
 impl World {
     /// Somebody starts `kasm-void run`.
     pub fn run(&mut self) -> Result<(), String> {
-        let pid = self.kernel.start(OUTSIDE, Program::Guard, true);
+        let pid = self.kernel.start(self.shell(), Program::Guard, true);
         self.promises.begun(false);
         self.promises.installed();
         self.begin_to_guard((pid, Version::Installed), Guard::default(), BTreeSet::new())

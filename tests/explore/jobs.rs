@@ -21,6 +21,8 @@ pub enum Errand {
     /// The `stage` steps of the session.
     Stage,
     Hooks,
+    Prestop,
+    Poststop,
     Ready,
     Health,
     Traces,
@@ -55,7 +57,7 @@ impl Looping {
 }
 
 fn is_hooks(errand: Errand) -> bool {
-    errand == Errand::Hooks
+    matches!(errand, Errand::Hooks | Errand::Prestop | Errand::Poststop)
 }
 
 impl World {
@@ -86,6 +88,8 @@ impl World {
         };
         match (job.errand, number, leader) {
             (Errand::Hooks, Some(number), _) if good => self.promises.prepared(number, job.run),
+            (Errand::Prestop, Some(number), _) => self.promises.prestopped(number, job.run),
+            (Errand::Poststop, Some(number), _) => self.promises.poststopped(number, job.run)?,
             (Errand::Ready, _, Some((pid, _))) if good => self.promises.answered_ready(pid),
             (Errand::Stage, ..) => self.promises.staged(),
             _ => {}
@@ -108,8 +112,10 @@ impl World {
         }
         let event = match (errand, good) {
             (Errand::Stage, _) => return Ok(Input::Staged), // whether it has succeeded or not
-            (Errand::Hooks, true) => AppEvent::HooksDone { run },
-            (Errand::Hooks, false) => AppEvent::HookFailed { run, why: "it failed".into() },
+            (Errand::Hooks | Errand::Prestop | Errand::Poststop, true) => AppEvent::HooksDone { run },
+            (Errand::Hooks | Errand::Prestop | Errand::Poststop, false) => {
+                AppEvent::HookFailed { run, why: "it failed".into() }
+            }
             (Errand::Ready | Errand::Health, true) => AppEvent::ProbePassed { run },
             (Errand::Ready | Errand::Health, false) => AppEvent::ProbeFailed { run, why: "no answer".into() },
             (Errand::Traces, _) => {

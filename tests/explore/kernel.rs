@@ -5,9 +5,13 @@ use std::rc::Rc;
 
 use kasm_void::model::app::AppId;
 use kasm_void::model::manifest::matches::FolderFlag;
+use kasm_void::model::signal::TERM;
 use kasm_void::model::tree::{Look, Marks, Pid, Place, Process, Table};
 
 pub const KILL: i32 = 9;
+
+/// The wait status of an entry point that has obeyed TERM.
+const OBEYED: i32 = 3 << 8;
 
 /// Adopts and collects what nobody else does: PID 1 of the container.
 pub const OUTSIDE: Pid = 1;
@@ -48,6 +52,25 @@ pub enum Program {
         /// It has closed its output too.
         silent: bool,
     },
+    /// PID 1 of the container, if the story has one.
+    Init,
+    /// What PID 1 was told to start.
+    EntryPoint,
+    /// A daemon that has nothing to do with the session.
+    Stranger,
+    /// `kasm-void drain`
+    Client,
+}
+
+impl Program {
+    pub fn is_app(self) -> bool {
+        matches!(self, Program::App { .. })
+    }
+
+    /// It collects its children when it is its turn. Other programs do that at once.
+    fn reaps(self) -> bool {
+        matches!(self, Program::Guard | Program::Supervisor | Program::Init)
+    }
 }
 
 impl Kernel {
@@ -100,9 +123,20 @@ impl Kernel {
         };
         let started = pid as u64;
         let process = Process { pid, parent, session, group, started, zombie: false, signallable: true };
-        self.processes
-            .insert(pid, Running { process, program, status: None, asked: false, ill: false, was_ill: false });
+        self.insert(process, program);
         pid
+    }
+
+    /// PID 1 is a program that we explore.
+    pub fn begin_with_init(&mut self) {
+        let (pid, zombie, signallable) = (OUTSIDE, false, true);
+        let process = Process { pid, parent: 0, session: pid, group: pid, started: 0, zombie, signallable };
+        self.insert(process, Program::Init);
+    }
+
+    fn insert(&mut self, process: Process, program: Program) {
+        let running = Running { process, program, status: None, asked: false, ill: false, was_ill: false };
+        self.processes.insert(process.pid, running);
     }
 
     /// The supervisor executes itself as the guard.
@@ -123,10 +157,10 @@ impl Kernel {
         self.collect_unless_ours(pid);
     }
 
-    /// The nearest live guard or supervisor from this process upwards.
+    /// The nearest live guard or supervisor from this process upwards, or PID 1.
     fn reaper(&self, mut pid: Pid) -> Pid {
         while let Some(running) = self.get(pid) {
-            if running.status.is_none() && !matches!(running.program, Program::App { .. }) {
+            if running.status.is_none() && running.program.reaps() {
                 return pid;
             }
             pid = running.process.parent;
@@ -137,14 +171,12 @@ impl Kernel {
     /// Its exit is collected by a guard or a supervisor.
     pub fn is_ours(&self, pid: Pid) -> bool {
         let parent = self.get(pid).and_then(|running| self.get(running.process.parent));
-        parent.is_some_and(|parent| !matches!(parent.program, Program::App { .. }))
+        parent.is_some_and(|parent| matches!(parent.program, Program::Guard | Program::Supervisor))
     }
 
-    /// Programs collect their children at once. Guard and supervisor do it when it is their turn.
     fn collect_unless_ours(&mut self, pid: Pid) {
         let Some(running) = self.get(pid).filter(|running| running.status.is_some()) else { return };
-        let parent = self.get(running.process.parent).map(|parent| parent.program);
-        if !matches!(parent, Some(Program::Guard | Program::Supervisor)) {
+        if !self.get(running.process.parent).is_some_and(|parent| parent.program.reaps()) {
             self.collect(pid);
         }
     }
@@ -161,6 +193,17 @@ impl Kernel {
             KILL => self.dies(pid, KILL),
             _ => running.asked |= !deaf[number],
         }
+    }
+
+    /// The entry point gets TERM.
+    pub fn asks(&mut self, pid: Pid, deaf: bool) {
+        self.processes.entry(pid).and_modify(|running| running.asked |= running.status.is_none() && !deaf);
+    }
+
+    /// A process ends because it was asked to.
+    pub fn obeys(&mut self, pid: Pid) {
+        let by_itself = self.get(pid).is_some_and(|running| running.program == Program::EntryPoint);
+        self.dies(pid, if by_itself { OBEYED } else { TERM });
     }
 
     /// Everything alive that descends from this process.
@@ -195,8 +238,15 @@ pub fn place() -> Place {
     Place { state: "/state".into(), namespace: 1, folder: (1, 1) }
 }
 
+const NAMES: [&str; 2] = ["web", "helper"];
+
 pub fn name(number: usize) -> String {
-    ["web", "helper"][number].into()
+    NAMES[number].into()
+}
+
+/// The number of the app with this name.
+pub fn number_of(name: &str) -> usize {
+    NAMES.iter().position(|its| *its == name).unwrap_or_default()
 }
 
 /// Details of single processes.
@@ -238,7 +288,8 @@ impl Look for Details<'_> {
     }
 
     fn is_kasm_void(&self, pid: Pid) -> bool {
-        self.kernel.get(pid).is_some_and(|running| !matches!(running.program, Program::App { .. }))
+        let ours = |program| matches!(program, Program::Guard | Program::Supervisor | Program::Init | Program::Client);
+        self.kernel.get(pid).is_some_and(|running| ours(running.program))
     }
 
     fn is_ending(&self, _: Pid) -> bool {

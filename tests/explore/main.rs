@@ -6,6 +6,7 @@
 //! `cargo test --test explore -- --depth 4` lets more happen, and `--story NAME` explores one story alone.
 //! This file owns the command line and what is printed; `stories` owns what is explored.
 
+mod container;
 mod guarding;
 mod hands;
 mod jobs;

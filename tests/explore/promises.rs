@@ -40,6 +40,15 @@ pub struct Promises {
     died: BTreeMap<usize, i32>,
     /// The run for which the hooks of an app have succeeded last.
     prepared: BTreeMap<usize, u64>,
+    /// The run for which the `prestop` steps of an app have ended last.
+    prestopped: BTreeMap<usize, u64>,
+    /// The run of an app that was started last, if that can be known.
+    launched: BTreeMap<usize, u64>,
+    /// The run for which the `poststop` steps of an app have ended last, and whether a supervisor has saved since that
+    /// they have.
+    poststopped: BTreeMap<usize, (u64, bool)>,
+    /// All that is left is killed, and nobody waits for anything any more.
+    hurried: bool,
     /// Leaders that have answered a ready probe.
     ready: BTreeSet<Pid>,
     /// The `stage` steps have ended.
@@ -81,6 +90,11 @@ impl Promises {
         self.end_asked = true;
     }
 
+    /// A supervisor has taken over, and the guard knows.
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     pub fn finished(&mut self) {
         self.finished = true;
     }
@@ -91,6 +105,7 @@ impl Promises {
 
     /// Its clients are told so, and do not know what became of their requests.
     pub fn supervisor_is_gone(&mut self) {
+        self.poststopped.retain(|_, (_, saved)| *saved); // the next supervisor does not know, and runs them again
         let waiting = std::mem::take(&mut self.asked);
         waiting.into_iter().for_each(|(number, _)| self.asked_in_vain(number));
     }
@@ -135,8 +150,39 @@ impl Promises {
         self.upgrade = None;
     }
 
-    pub fn started(&mut self) {
+    pub fn started(&mut self, number: usize, run: u64) {
         self.started = true;
+        self.launched.insert(number, run);
+    }
+
+    pub fn prestopped(&mut self, number: usize, run: u64) {
+        self.prestopped.insert(number, run);
+    }
+
+    pub fn poststopped(&mut self, number: usize, run: u64) -> Result<(), String> {
+        if self.poststopped.get(&number) == Some(&(run, true)) {
+            return Err(format!("the poststop steps of {} run twice for one end", name(number)));
+        }
+        self.poststopped.insert(number, (run, false));
+        Ok(())
+    }
+
+    /// The supervisor has written down what it knows.
+    pub fn poststops_are_saved(&mut self) {
+        self.poststopped.values_mut().for_each(|(_, saved)| *saved = true);
+    }
+
+    pub fn has_poststopped(&self, number: usize, run: u64) -> bool {
+        self.poststopped.get(&number).is_some_and(|(its, _)| *its == run)
+    }
+
+    /// A leader has ended, and its supervisor had died before it could save that it has started it.
+    pub fn never_known(&mut self, number: usize) {
+        self.launched.remove(&number);
+    }
+
+    pub fn hurried(&mut self) {
+        self.hurried = true;
     }
 
     pub fn staged(&mut self) {
@@ -249,6 +295,9 @@ impl Promises {
         if world.kernel.of_app(number).next().is_some() {
             return Err(format!("two live trees of {name}"));
         }
+        if self.owes_poststop(world, number) {
+            return Err(format!("{name} is started again before its poststop steps have run"));
+        }
         if draining {
             return Err(format!("{name} is started while the session is drained"));
         }
@@ -262,6 +311,33 @@ impl Promises {
             Some(None) => Err(format!("{name} is started although it was given up")),
             Some(Some(until)) if *until > world.now => Err(format!("{name} is started before its wait is over")),
             _ => Ok(()),
+        }
+    }
+
+    /// The steps of `poststop` have not run since this app was started.
+    fn owes_poststop(&self, world: &World, number: usize) -> bool {
+        let launched = self.launched.get(&number).filter(|_| !self.hurried);
+        !world.story.apps[number][0].hooks.poststop.is_empty()
+            && launched.is_some_and(|run| !self.has_poststopped(number, *run))
+    }
+
+    /// Whether a supervisor may ask this leader to end now: its `prestop` steps have run, and no app follows it any more.
+    pub fn may_be_asked_to_end(&self, world: &World, leader: Pid) -> Result<(), String> {
+        let Some(Program::App { number, run: Some(run), .. }) = world.kernel.get(leader).map(|leader| leader.program)
+        else {
+            return Ok(());
+        };
+        if self.hurried {
+            return Ok(());
+        }
+        let app = &world.story.apps[number][0];
+        if !app.hooks.prestop.is_empty() && self.prestopped.get(&number) != Some(&run) {
+            return Err(format!("{} is asked to end before its prestop steps have run", app.name));
+        }
+        let mut followers = (0..world.story.apps.len()).filter(|other| followed(world, *other).any(|it| it == number));
+        match followers.find(|other| world.kernel.of_app(*other).next().is_some()) {
+            Some(other) => Err(format!("{} is asked to end before {}, which follows it", app.name, name(other))),
+            None => Ok(()),
         }
     }
 
@@ -293,6 +369,9 @@ impl Promises {
         for (number, state) in states(world) {
             if state.at_rest && world.kernel.of_app(number).next().is_some() {
                 return Err(format!("{} is called stopped, and a process of it is alive", name(number)));
+            }
+            if state.at_rest && self.owes_poststop(world, number) {
+                return Err(format!("{} is called stopped, and its poststop steps have not run", name(number)));
             }
             let answered = state.pid.is_some_and(|pid| self.ready.contains(&pid));
             if state.name == StateName::Running && world.story.apps[number][0].ready.is_some() && !answered {
@@ -371,7 +450,9 @@ impl Promises {
         if self.begun && world.disk.ledger.is_some() {
             return Err("the next session would inherit from this one".into());
         }
-        let left = world.kernel.alive().find(|running| self.finished || left.contains(&running.process.pid));
+        let ours = |running: &&Running| running.program.is_app() || running.program == Program::Supervisor;
+        let mut alive = world.kernel.alive().filter(ours);
+        let left = alive.find(|running| self.finished || left.contains(&running.process.pid));
         left.map_or(Ok(()), |left| Err(format!("the session has ended, and {:?} is alive", left.program)))
     }
 }

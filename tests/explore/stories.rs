@@ -10,6 +10,7 @@ use kasm_void::model::manifest::hook::{Hook, OnFailure, Step};
 use kasm_void::model::manifest::probe::{Health, Ready, Target};
 use kasm_void::model::manifest::workspace::Workspace;
 
+use crate::container::EntryPoint;
 use crate::kernel::name;
 use crate::world::{Bug, Happening, Story};
 
@@ -33,6 +34,7 @@ pub fn stories() -> Vec<Chapter> {
         told("two apps", 2, two(), &[FAULTS, &[SessionTold, LeaderDies, Asked]]),
         told("followers", 2, followers(), &[FAULTS, &[SessionTold, LeaderDies, Asked]]),
         told("edited followers", 2, followers(), &[FAULTS, &[Asked, Edited, Restarted]]),
+        told("followers that die and change", 2, followers(), &[&[LeaderDies, Edited]]),
         told("stop hooks", 3, stop_hooks(), &[FAULTS, &[SessionTold, LeaderDies, Asked]]),
         told("silent helpers", 3, silent(), &[&[LeaderDies, Forks, Asked, SessionTold]]),
         told("given up", 3, given_up(), &[FAULTS, &[LeaderDies, Asked]]),
@@ -40,6 +42,8 @@ pub fn stories() -> Vec<Chapter> {
         told("illness", 3, probed(), &[&[SupervisorKilled, Illness, Asked]]),
         told("staging", 3, staged(), &[&[SupervisorKilled, GuardKilled, SessionTold, Restarted]]),
         told("upgrades", 3, one(), &[FAULTS, &[Upgraded, SessionTold, LeaderDies]]),
+        told("container", 2, contained(OBEYS), &[FAULTS, &[ContainerTold, OthersEnd]]),
+        told("deaf entry point", 2, contained(DEAF), &[FAULTS, &[ContainerTold, OthersEnd]]),
         told("deaf", 3, deaf(), &[FAULTS, &[SessionTold, Asked, Forks]]),
     ]
 }
@@ -70,6 +74,15 @@ pub fn bugs() -> Vec<Chapter> {
         spoiled_with(&[Bug::StagedNotSaved], 1, staged(), &[SupervisorKilled]),
         spoiled(&[Bug::UpgradeForgotten], 2, &[Upgraded, SupervisorKilled]),
         spoiled(&[Bug::HungBinaryNotKilled], 1, &[Upgraded]),
+        spoiled_with(&[Bug::CommandAskedFirst], 1, contained(OBEYS), &[ContainerTold]),
+        spoiled_with(&[Bug::FailedDrainIsNoSession], 2, contained(OBEYS), &[SupervisorKilled, ContainerTold]),
+        spoiled_with(&[Bug::AnyChildIsTheCommand], 1, contained(OBEYS), &[OthersEnd]),
+        spoiled_with(&[Bug::OrphansNotCollected], 1, contained(OBEYS), &[OthersEnd]),
+        spoiled_with(&[Bug::SecondStopIgnored], 3, contained(DEAF), &[SupervisorFrozen, ContainerTold]),
+        spoiled_with(&[Bug::PrestopSkipped], 1, stop_hooks(), &[Asked]),
+        spoiled_with(&[Bug::PoststopSkipped], 1, stop_hooks(), &[LeaderDies]),
+        spoiled_with(&[Bug::PoststopNotSaved], 2, stop_hooks(), &[LeaderDies, SupervisorKilled]),
+        spoiled_with(&[Bug::FollowNotRead], 1, followers(), &[Asked]),
     ]
 }
 
@@ -79,16 +92,22 @@ struct Cast {
     silent: bool,
     /// The session has `stage` steps.
     staged: bool,
+    /// What PID 1 starts, if the story has it.
+    entry_point: Option<EntryPoint>,
 }
 
+const OBEYS: EntryPoint = EntryPoint { deaf: false, zero_when_stopped: false };
+const DEAF: EntryPoint = EntryPoint { deaf: true, zero_when_stopped: true };
+
 fn one() -> Cast {
-    Cast { apps: vec![App::new(&name(0), &["/web"])], deaf: vec![false], silent: false, staged: false }
+    let apps = vec![App::new(&name(0), &["/web"])];
+    Cast { apps, deaf: vec![false], silent: false, staged: false, entry_point: None }
 }
 
 fn two() -> Cast {
     let mut second = App::new(&name(1), &["/helper"]);
     second.after = vec![After::name(&name(0))];
-    Cast { apps: vec![App::new(&name(0), &["/web"]), second], deaf: vec![false, false], silent: false, staged: false }
+    Cast { apps: vec![App::new(&name(0), &["/web"]), second], deaf: vec![false, false], ..one() }
 }
 
 /// The second app follows the first one.
@@ -107,6 +126,10 @@ fn stop_hooks() -> Cast {
 
 fn deaf() -> Cast {
     Cast { deaf: vec![true], ..one() }
+}
+
+fn contained(entry_point: EntryPoint) -> Cast {
+    Cast { entry_point: Some(entry_point), ..one() }
 }
 
 fn staged() -> Cast {
@@ -156,7 +179,7 @@ fn told_with(bugs: &'static [Bug], name: &'static str, depth: usize, cast: Cast,
 }
 
 /// A story in which nothing happens.
-fn story(Cast { apps, deaf, silent, staged }: Cast) -> Story {
+fn story(Cast { apps, deaf, silent, staged, entry_point }: Cast) -> Story {
     let version = |app: &App, version: &str| {
         let mut app = app.clone();
         app.program.argv.push(version.into());
@@ -166,5 +189,5 @@ fn story(Cast { apps, deaf, silent, staged }: Cast) -> Story {
     let apps = apps.iter().map(|app| [version(app, "1"), version(app, "2")]).collect();
     let stage = staged.then(hook).into_iter().collect();
     let workspace = Arc::new(Workspace { stage, ..Workspace::default() });
-    Story { apps, workspace, deaf, silent, happens: &[], in_order: false, bugs: &[] }
+    Story { apps, workspace, deaf, silent, entry_point, happens: &[], in_order: false, bugs: &[] }
 }

@@ -17,7 +17,7 @@ use kasm_void::model::tree::Pid;
 
 use crate::hands::Hands;
 use crate::jobs::{Answer, Errand, Job};
-use crate::kernel::{KILL, Kernel, Program, name};
+use crate::kernel::{KILL, Kernel, Program, name, number_of};
 use crate::promises::states;
 use crate::upgrading::Version;
 use crate::world::{Asked, Bug, Step, World};
@@ -169,6 +169,7 @@ impl World {
     fn take_as_supervisor(&mut self, step: &Step) -> Result<(), Cut> {
         match step {
             Step::SupervisorActs => self.acts(),
+            Step::ClientActs => self.client_acts(),
             Step::JobEnds(job) => self.job_ends(*job, true),
             Step::JobFails(job) => self.job_ends(*job, false),
             Step::JobEndsLate(job) => self.job_ends_late(*job),
@@ -248,7 +249,8 @@ impl World {
         self.promises.read();
         let versions = self.disk.manifests.iter().enumerate();
         let apps = versions.filter_map(|(number, version)| Some(self.story.apps[number][(*version)?].clone()));
-        let apps = apps.map(|app| (app.name.clone(), app)).collect();
+        let follows = !self.has_bug(Bug::FollowNotRead);
+        let apps = apps.map(|app| (app.name.clone(), if follows { app } else { unfollowing(&app) })).collect();
         Checked { apps, workspace: self.story.workspace.clone(), complete: true, ..Checked::default() }
     }
 
@@ -439,7 +441,7 @@ impl World {
         match effect {
             Effect::App(id, effect) => self.perform_for(id, effect, inputs)?,
             Effect::Appeared(id, app) | Effect::Changed(id, app) => {
-                let number = (0..self.story.apps.len()).find(|number| name(*number) == app.name).unwrap_or_default();
+                let number = number_of(&app.name);
                 self.looping()?.hands.appeared(id, number);
             }
             Effect::Vanished(id, name) => {
@@ -473,13 +475,14 @@ impl World {
                 }
                 self.looping()?.leaves = Some(leave);
             }
-            Effect::Applied { .. } | Effect::DrainHurried(_) => {}
+            Effect::DrainHurried(_) => self.promises.hurried(),
+            Effect::Applied { .. } => {}
         }
         Ok(())
     }
 
     fn perform_for(&mut self, id: AppId, effect: AppEffect, inputs: &mut VecDeque<Input>) -> Result<(), Cut> {
-        let (now, story) = (self.now, self.story);
+        let (now, story, skipped) = (self.now, self.story, self.skips(&effect));
         let (kernel, looping) = self.parts()?;
         match effect {
             AppEffect::LookUp { run, by_marks, .. } => {
@@ -499,15 +502,20 @@ impl World {
                 self.looping()?.hands.started(pid, id, run);
                 inputs.push_back(Input::Happened(id, AppEvent::Spawned { run, pid }));
             }
-            AppEffect::RunHooks { run, .. }
-            | AppEffect::RunPrestop { run, .. }
-            | AppEffect::RunPoststop { run, .. } => looping.begin(id, Errand::Hooks, run),
+            AppEffect::RunHooks { run, .. } => looping.begin(id, Errand::Hooks, run),
+            AppEffect::RunPrestop { run, .. } | AppEffect::RunPoststop { run, .. } if skipped => {
+                inputs.push_back(Input::Happened(id, AppEvent::HooksDone { run }));
+            }
+            AppEffect::RunPrestop { run, .. } => looping.begin(id, Errand::Prestop, run),
+            AppEffect::RunPoststop { run, .. } => looping.begin(id, Errand::Poststop, run),
             AppEffect::CancelHooks => looping.cancel_hooks(id),
             AppEffect::Probe { run, kind: ProbeKind::Ready, .. } => looping.begin(id, Errand::Ready, run),
             AppEffect::Probe { run, kind: ProbeKind::Health, .. } => looping.begin(id, Errand::Health, run),
             AppEffect::FindTraces { run, .. } => looping.begin(id, Errand::Traces, run),
             AppEffect::CancelProbe => looping.cancel_probe(id),
             AppEffect::Signal { pid, signal } => {
+                self.promises.may_be_asked_to_end(self, pid)?;
+                let (kernel, looping) = self.parts()?;
                 looping.hands.signal(kernel, &story.deaf, pid, signal);
                 self.signalled()?;
             }
@@ -530,11 +538,20 @@ impl World {
         Ok(())
     }
 
+    /// Steps that a bug keeps from being run.
+    fn skips(&self, effect: &AppEffect) -> bool {
+        match effect {
+            AppEffect::RunPrestop { .. } => self.has_bug(Bug::PrestopSkipped),
+            AppEffect::RunPoststop { .. } => self.has_bug(Bug::PoststopSkipped),
+            _ => false,
+        }
+    }
+
     fn spawn(&mut self, app: &App, run: u64) -> Result<Pid, Cut> {
-        let number = (0..self.story.apps.len()).find(|number| name(*number) == app.name).unwrap_or_default();
+        let number = number_of(&app.name);
         let draining = self.looping()?.supervisor.session().draining.is_some();
         self.promises.may_spawn(self, number, run, draining)?;
-        self.promises.started();
+        self.promises.started(number, run);
         let Some(own) = self.supervisor.as_ref().map(|supervisor| supervisor.pid) else { return Err(Cut::Killed) };
         Ok(self.kernel.start(own, Program::App { number, run: Some(run), hidden: false, silent: false }, true))
     }
@@ -563,14 +580,18 @@ impl World {
 
     /// Saves what has changed for the next supervisor.
     fn save(&mut self) -> Result<(), Cut> {
+        let forgets = self.has_bug(Bug::PoststopNotSaved).then(|| self.promises.clone());
         let (kernel, looping) = self.parts()?;
         for (name, saved) in looping.supervisor.moved_apps() {
             let leader = saved.state.pid().and_then(|pid| looping.hands.leader(kernel, pid));
-            looping.pending.push(Line::App { name: name.into(), leader, saved });
+            if !forgets.as_ref().is_some_and(|it| it.has_poststopped(number_of(name), saved.run)) {
+                looping.pending.push(Line::App { name: name.into(), leader, saved });
+            }
         }
         let mut session = looping.supervisor.session();
         session.staged &= !self.has_bug(Bug::StagedNotSaved);
         self.looping()?.pending.push(Line::Session(session));
+        self.promises.poststops_are_saved();
         self.write()
     }
 
@@ -604,6 +625,7 @@ impl World {
         let Some(code) = exit else { return Ok(()) };
         self.disk.ledger = None;
         self.promises.finished();
+        self.session_is_drained();
         self.burn()?;
         self.say(ToGuard::Finished(code))?;
         let ends = self.guard.is_none();
@@ -638,6 +660,13 @@ impl World {
             self.promises.nobody_is_left(&self.disk);
         }
     }
+}
+
+/// The app, if it only waited for those that it follows.
+fn unfollowing(app: &Arc<App>) -> Arc<App> {
+    let mut app = App::clone(app);
+    app.after.iter_mut().for_each(|after| after.follow = false);
+    Arc::new(app)
 }
 
 /// The request for an upgrade.

@@ -13,6 +13,7 @@ use kasm_void::model::protocol::Verb;
 use kasm_void::model::signal::TERM;
 use kasm_void::model::tree::Pid;
 
+use crate::container::{Container, EntryPoint};
 use crate::guarding::Guarding;
 use crate::jobs::{Errand, Job};
 use crate::kernel::{KILL, Kernel, Program, leads};
@@ -31,6 +32,8 @@ pub struct Story {
     pub deaf: Vec<bool>,
     /// Helpers that hide close their output too. Nobody finds those who did not see them before.
     pub silent: bool,
+    /// The session is in a container whose PID 1 starts this. `None`: PID 1 is somebody else.
+    pub entry_point: Option<EntryPoint>,
     /// What the world does, besides what follows from it.
     pub happens: &'static [Happening],
     /// Those happen one after the other, and each once.
@@ -50,6 +53,10 @@ pub enum Happening {
     SupervisorTold,
     /// `kasm-void drain`.
     DrainAsked,
+    /// TERM to PID 1.
+    ContainerTold,
+    /// The entry point ends by itself, or a daemon that is not ours.
+    OthersEnd,
     /// `start`, `stop` and `restart` of any app.
     Asked,
     /// `kasm-void upgrade` to a good binary, or to one that does not come up.
@@ -97,6 +104,24 @@ pub enum Bug {
     UpgradeForgotten,
     /// A new binary that does not come up is waited for.
     HungBinaryNotKilled,
+    /// The steps of `prestop` are not run.
+    PrestopSkipped,
+    /// The steps of `poststop` are not run.
+    PoststopSkipped,
+    /// It is not saved what follows the steps of `poststop`.
+    PoststopNotSaved,
+    /// An app that follows another one only waits for its start.
+    FollowNotRead,
+    /// PID 1 passes a request to stop on to its entry point at once, as other inits do.
+    CommandAskedFirst,
+    /// PID 1 takes a drain that has failed for one that was not needed.
+    FailedDrainIsNoSession,
+    /// PID 1 takes the end of any child for that of its entry point.
+    AnyChildIsTheCommand,
+    /// PID 1 collects its own children only.
+    OrphansNotCollected,
+    /// PID 1 does not hurry when it is told to stop a second time.
+    SecondStopIgnored,
 }
 
 #[derive(Debug, Clone, Hash)]
@@ -104,6 +129,10 @@ pub enum Step {
     // What follows by itself.
     GuardActs,
     SupervisorActs,
+    /// PID 1.
+    InitActs,
+    /// The `kasm-void drain` of PID 1.
+    ClientActs,
     JobEnds(Job),
     Obeys(Pid),
     TimePasses,
@@ -122,6 +151,8 @@ pub enum Step {
     SessionTold,
     SupervisorTold,
     DrainAsked,
+    ContainerTold,
+    OthersEnd(Pid, i32),
     Asked(usize, Asked),
     UpgradeAsked(Version),
     /// Somebody kills a supervisor that hangs, because no guard does.
@@ -174,6 +205,8 @@ pub struct World {
     pub story: &'static Story,
     pub now: Duration,
     pub kernel: Kernel,
+    /// What PID 1 is and does, in a story that has it.
+    pub container: Option<Container>,
     pub guard: Option<Guarding>,
     pub supervisor: Option<Supervising>,
     pub line: Line,
@@ -192,9 +225,9 @@ pub struct World {
 
 impl std::hash::Hash for World {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        let World { story: _, now, kernel, guard, supervisor, line, disk, .. } = self;
+        let World { story: _, now, kernel, container, guard, supervisor, line, disk, .. } = self;
         let World { session, promises, left, exit, fuse: _, spawn_fails: _, .. } = self;
-        (now, kernel, guard, supervisor, line, disk, session, promises, left, exit).hash(state);
+        (now, kernel, container, guard, supervisor, line, disk, session, promises, left, exit).hash(state);
     }
 }
 
@@ -205,6 +238,7 @@ impl World {
             story,
             now: Duration::from_secs(1000),
             kernel: Kernel::new(!story.bugs.contains(&Bug::NoMarks)),
+            container: None,
             guard: None,
             supervisor: None,
             line: Line::default(),
@@ -216,6 +250,7 @@ impl World {
             fuse: Fuse::default(),
             spawn_fails: false,
         };
+        world.begin_container();
         world.run().expect("a session that begins");
         world
     }
@@ -234,6 +269,8 @@ impl World {
         if !frozen && self.supervisor_has_work() {
             steps.push(Step::SupervisorActs);
         }
+        steps.extend(self.init_has_work().then_some(Step::InitActs));
+        steps.extend(self.client_has_work().then_some(Step::ClientActs));
         steps.extend(self.jobs().map(Step::JobEnds));
         let asked = self.kernel.alive().filter(|running| running.asked);
         steps.extend(asked.map(|running| Step::Obeys(running.process.pid)));
@@ -246,7 +283,7 @@ impl World {
         if self.guard.is_none() && self.supervisor.as_ref().is_some_and(|it| it.version == Version::Hangs) {
             steps.push(Step::HungIsKilled);
         }
-        if self.guard.is_none() && self.supervisor.is_none() && self.exit.is_none() {
+        if self.guard.is_none() && self.supervisor.is_none() && self.exit.is_none() && self.has_shell() {
             steps.push(Step::RunAgain);
         }
         steps
@@ -260,7 +297,8 @@ impl World {
         let supervisor = supervisor.and_then(|supervisor| supervisor.next_moment(&self.kernel));
         // A frozen supervisor is only left alone for long while the session is ending.
         let waits = self.supervisor.as_ref().is_some_and(|supervisor| supervisor.frozen) && !self.promises.is_told();
-        guard.into_iter().chain(supervisor).min().filter(|_| !waits)
+        let waits = waits && !self.container_is_ending();
+        guard.into_iter().chain(supervisor).chain(self.next_moment_of_the_container()).min().filter(|_| !waits)
     }
 
     /// What may happen to the world now.
@@ -286,7 +324,7 @@ impl World {
                 if supervisor.is_some() {
                     steps.push(Step::SupervisorKilled);
                 }
-                for step in own.iter().filter(|step| matches!(step, Step::SupervisorActs | Step::JobEnds(_))) {
+                for step in own.iter().filter(|step| is_the_supervisors(step)) {
                     let length = self.clone().length_of(step);
                     steps.extend((1..length).map(|at| Step::KilledWhile(Box::new(step.clone()), at)));
                 }
@@ -298,6 +336,10 @@ impl World {
             Happening::SessionTold => steps.extend(self.guard.as_ref().map(|_| Step::SessionTold)),
             Happening::SupervisorTold => {
                 steps.extend(supervisor.filter(|it| it.is_looping()).map(|_| Step::SupervisorTold))
+            }
+            Happening::ContainerTold => steps.extend(self.container.as_ref().map(|_| Step::ContainerTold)),
+            Happening::OthersEnd => {
+                steps.extend(self.others().flat_map(|pid| [0, 11].map(|status| Step::OthersEnd(pid, status))));
             }
             Happening::DrainAsked if looping => self.push_with_cuts(Step::DrainAsked, steps),
             Happening::Asked if looping => {
@@ -326,7 +368,7 @@ impl World {
             Happening::StartFails => {
                 let hooks = self.jobs().filter(|job| job.errand == Errand::Hooks);
                 steps.extend(hooks.map(Step::JobFails));
-                let acts = own.iter().filter(|step| matches!(step, Step::SupervisorActs | Step::JobEnds(_)));
+                let acts = own.iter().filter(|step| is_the_supervisors(step));
                 let spawning = acts.filter(|step| self.clone().spawns_in(step));
                 steps.extend(spawning.map(|step| Step::SpawnFails(Box::new(step.clone()))));
             }
@@ -341,6 +383,16 @@ impl World {
             }
             Happening::Restarted => steps.push(Step::Restarted),
         }
+    }
+
+    /// The session has ended, and the container, if there is one.
+    fn is_over(&self) -> bool {
+        self.exit.is_some() && self.container.is_none()
+    }
+
+    fn kept_at_rest(&self) -> Result<(), String> {
+        self.container_is_at_rest()?;
+        if self.exit.is_none() { self.promises.kept_at_rest(self) } else { Ok(()) }
     }
 
     fn leaders(&self) -> impl Iterator<Item = Pid> {
@@ -372,7 +424,9 @@ impl World {
         }
         match step {
             Step::GuardActs => self.guard_acts()?,
+            Step::InitActs => self.init_acts()?,
             Step::SupervisorActs
+            | Step::ClientActs
             | Step::JobEnds(_)
             | Step::JobFails(_)
             | Step::JobEndsLate(_)
@@ -382,7 +436,7 @@ impl World {
             | Step::Asked(..) => self.supervisor_steps(step)?,
             Step::FallsIll(pid) => self.kernel.falls_ill(*pid),
             Step::GetsWell(pid) => self.kernel.gets_well(*pid),
-            Step::Obeys(pid) => self.kernel.dies(*pid, TERM),
+            Step::Obeys(pid) => self.ends(*pid, |kernel| kernel.obeys(*pid)),
             Step::TimePasses => self.now = self.next_moment().unwrap_or(self.now),
             Step::Thaws => self.supervisor.iter_mut().for_each(|supervisor| supervisor.frozen = false),
             Step::RunAgain => self.run()?,
@@ -392,13 +446,14 @@ impl World {
             Step::GuardKilled => self.guard_dies(),
             Step::SessionTold => self.guard.iter_mut().for_each(|guarding| guarding.signals.extend([TERM])),
             Step::SupervisorTold => self.signal_supervisor(TERM),
+            Step::ContainerTold => self.container.iter_mut().for_each(|container| container.signals.extend([TERM])),
+            Step::OthersEnd(pid, status) => self.kernel.dies(*pid, *status),
             Step::LeaderDies(pid, status) => {
-                let knows = |(_, lines): &(String, Inherited)| lines.leaders.values().any(|leader| leader.pid == *pid);
                 if let Some(Program::App { number, .. }) = self.kernel.get(*pid).map(|running| running.program) {
-                    let known = self.disk.ledger.as_ref().is_some_and(knows) && self.kernel.is_ours(*pid);
+                    let known = self.is_recorded(*pid) && self.kernel.is_ours(*pid);
                     self.promises.died(number, *status, known);
                 }
-                self.kernel.dies(*pid, *status);
+                self.ends(*pid, |kernel| kernel.dies(*pid, *status));
             }
             Step::Forks(pid, hidden) => self.forks(*pid, *hidden),
             Step::Edited(number) => self.edit(*number, |version| version.map(|version| 1 - version)),
@@ -409,7 +464,26 @@ impl World {
             Step::Restored(number) => self.edit(*number, |_| Some(0)),
             Step::Restarted => self.restarted()?,
         }
-        self.promises.kept(self)
+        self.promises.kept(self)?;
+        self.container_is_in_time()
+    }
+
+    /// The next supervisor will know of this leader.
+    fn is_recorded(&self, pid: Pid) -> bool {
+        let knows = |(_, lines): &(String, Inherited)| lines.leaders.values().any(|leader| leader.pid == pid);
+        self.disk.ledger.as_ref().is_some_and(knows)
+    }
+
+    /// A process ends. If it is a leader of which no supervisor has known, nobody will ever know of it.
+    fn ends(&mut self, pid: Pid, end: impl FnOnce(&mut Kernel)) {
+        let looping = self.supervisor.as_ref().and_then(|supervisor| supervisor.looping.as_ref());
+        let known = self.is_recorded(pid) || looping.is_some_and(|looping| looping.hands.knows(pid));
+        if let Some(Program::App { number, run: Some(_), .. }) = self.kernel.get(pid).map(|running| running.program)
+            && !known
+        {
+            self.promises.never_known(number);
+        }
+        end(&mut self.kernel);
     }
 
     fn forks(&mut self, parent: Pid, hidden: bool) {
@@ -429,8 +503,14 @@ impl World {
         (self.guard, self.supervisor, self.line, self.exit) = (None, None, Line::default(), None);
         self.session += 1;
         self.promises.another_session();
+        self.begin_container();
         self.run()
     }
+}
+
+/// The supervisor acts, and may be killed on the way.
+fn is_the_supervisors(step: &Step) -> bool {
+    matches!(step, Step::SupervisorActs | Step::ClientActs | Step::JobEnds(_))
 }
 
 /// What a step costs: the things that happen are limited, what follows from them is not.
@@ -438,6 +518,8 @@ fn cost(step: &Step) -> usize {
     match step {
         Step::GuardActs
         | Step::SupervisorActs
+        | Step::InitActs
+        | Step::ClientActs
         | Step::JobEnds(_)
         | Step::Obeys(_)
         | Step::TimePasses
@@ -453,8 +535,8 @@ impl Explored for World {
     type Step = Step;
 
     fn steps(&self) -> Vec<Step> {
-        let mut steps = if self.exit.is_some() { Vec::new() } else { self.own_steps() };
-        let happenings = match self.exit {
+        let mut steps = if self.is_over() { Vec::new() } else { self.own_steps() };
+        let happenings = match self.exit.filter(|_| self.is_over()) {
             Some(_) if self.left > 0 && self.story.happens.contains(&Happening::Restarted) => vec![Step::Restarted],
             Some(_) => Vec::new(),
             None => self.happenings(&steps),
@@ -464,8 +546,8 @@ impl Explored for World {
     }
 
     fn wrong(&self) -> Option<String> {
-        let at_rest = self.exit.is_none() && self.own_steps().is_empty();
-        at_rest.then(|| self.promises.kept_at_rest(self).err()).flatten()
+        let at_rest = !self.is_over() && self.own_steps().is_empty();
+        at_rest.then(|| self.kept_at_rest().err()).flatten()
     }
 
     fn after(&self, step: &Step) -> Result<World, String> {
