@@ -10,6 +10,7 @@ use axum::response::IntoResponse;
 use hyper::body::Body as _;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::audit::Audit;
@@ -27,6 +28,9 @@ use crate::model::url::{self, JudgedUrl};
 /// How many clients may be connected, tunnels included. A browser opens at most 99 to one proxy, and as many for
 /// WebSockets as pages want.
 const CONNECTIONS: u32 = 2048;
+/// How many of them may be tunnels. A tunnel is never idle in the sense of the listener, and the probe of `/healthz` needs
+/// room: without an answer the proxy would be restarted, and all tunnels with it.
+const TUNNELS: usize = CONNECTIONS as usize - 64;
 
 const LIMITS: ListenerLimits = ListenerLimits {
     connections: CONNECTIONS,
@@ -41,13 +45,20 @@ const LIMITS: ListenerLimits = ListenerLimits {
 
 /// Serves a proxy on `listener`, in the background.
 pub fn serve(listener: impl Listen, dialer: Arc<Dialer>) -> Server {
+    serve_with(listener, dialer, TUNNELS)
+}
+
+fn serve_with(listener: impl Listen, dialer: Arc<Dialer>, tunnels: usize) -> Server {
     let forwarder = Forwarder::new(dialer.clone());
-    serve_streams(listener, Arc::new(Proxy { dialer, forwarder, audit: Arc::default() }), LIMITS)
+    let free = Arc::new(Semaphore::new(tunnels));
+    serve_streams(listener, Arc::new(Proxy { dialer, forwarder, free, audit: Arc::default() }), LIMITS)
 }
 
 struct Proxy {
     dialer: Arc<Dialer>,
     forwarder: Forwarder,
+    /// A permit for each tunnel that may still be opened.
+    free: Arc<Semaphore>,
     audit: Arc<Audit>,
 }
 
@@ -109,13 +120,14 @@ impl Proxy {
     /// Opens the connection first, so that the answer says whether it could be opened.
     async fn tunnel(&self, mut request: StreamingRequest, origin: &WantedHost) -> Result<Response<Body>, Denial> {
         let target = self.dialer.judge(origin)?;
+        let place = self.free.clone().try_acquire_owned().map_err(|_| Denial::Full)?;
         let (server, first) = self.dialer.tunnel(&target).await?;
         let upgrade = hyper::upgrade::on(&mut request);
         let (mut parts, _) = request.into_parts();
         let (held, closing) = (parts.extensions.remove::<HeldPermit>(), parts.extensions.remove::<Closing>());
         let audit = self.audit.clone();
         tokio::spawn(async move {
-            let _held = held; // for as long as the tunnel lives
+            let _held = (held, place); // for as long as the tunnel lives
             match upgrade.await {
                 Ok(client) => keep_open(TokioIo::new(client), (server, first), closing, &target, &audit).await,
                 Err(error) => {
@@ -181,4 +193,46 @@ fn refusal(denial: &Denial, origin: Option<&WantedHost>, for_people: bool, metho
         headers.insert("proxy-status", status);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::http::bind;
+    use crate::model::proxy::upstream::Upstream;
+    use crate::model::url::Policy;
+
+    /// Sends the head of a request, and returns the connection with the first line of the answer.
+    async fn ask(port: u16, head: &str) -> (TcpStream, String) {
+        let mut client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        client.write_all(format!("{head} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = [0; 512];
+        let length = client.read(&mut answer).await.unwrap();
+        let line = String::from_utf8_lossy(&answer[..length]).lines().next().unwrap_or_default().to_owned();
+        (client, line)
+    }
+
+    #[tokio::test]
+    async fn with_all_tunnels_open_the_proxy_still_answers_its_probe() {
+        let next = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = Upstream::read(&format!("http://{}", next.local_addr().unwrap())).unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = next.accept().await {
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                tokio::spawn(async move { stream.read_to_end(&mut Vec::new()).await });
+            }
+        });
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let _server = serve_with(listener, Dialer::new(Policy::default(), Some(upstream)), 1);
+        let tunnel = "CONNECT 93.184.216.34:443";
+        let (first, answer) = ask(port, tunnel).await;
+        assert_eq!(answer, "HTTP/1.1 200 OK");
+        assert_eq!(ask(port, tunnel).await.1, "HTTP/1.1 503 Service Unavailable");
+        assert_eq!(ask(port, "GET /healthz").await.1, "HTTP/1.1 200 OK");
+        drop(first);
+        while ask(port, tunnel).await.1 != "HTTP/1.1 200 OK" {} // the end of the first tunnel takes a moment
+    }
 }

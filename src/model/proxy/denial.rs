@@ -21,6 +21,8 @@ pub enum Denial {
     Broken(String),
     /// The next proxy refused the tunnel, or could not be reached.
     Upstream(String),
+    /// As many tunnels are open as this proxy serves at a time.
+    Full,
 }
 
 impl Denial {
@@ -31,6 +33,7 @@ impl Denial {
             Denial::Refused(refused) if refused.reason == Reason::Unresolved => 502,
             Denial::Refused(_) => 403,
             Denial::Unreachable(_) | Denial::Broken(_) | Denial::Upstream(_) => 502,
+            Denial::Full => 503,
             Denial::Late => 504,
         }
     }
@@ -44,6 +47,7 @@ impl Denial {
             Denial::Late => "late".into(),
             Denial::Broken(_) => "broken".into(),
             Denial::Upstream(_) => "upstream".into(),
+            Denial::Full => "full".into(),
         }
     }
 
@@ -55,7 +59,7 @@ impl Denial {
     /// Whether a browser gets an answer. If no connection could be opened, it does not: with the proxy's page it would take
     /// a site that is down for one that is shown.
     pub fn is_answered(&self, wants_a_page: bool) -> bool {
-        let is_known_here = matches!(self, Denial::Malformed(_) | Denial::Refused(_));
+        let is_known_here = matches!(self, Denial::Malformed(_) | Denial::Refused(_) | Denial::Full);
         is_known_here || !wants_a_page
     }
 
@@ -72,6 +76,7 @@ impl Denial {
             Denial::Late => "connection_timeout",
             Denial::Broken(_) => "http_response_incomplete",
             Denial::Upstream(_) => "proxy_configuration_error",
+            Denial::Full => "connection_limit_reached",
         };
         format!("kasm-void; error={error}; details=\"{}\"", self.word())
     }
@@ -85,6 +90,9 @@ impl Denial {
             Denial::Late => "no address of the host answered in time".into(),
             Denial::Broken(why) => format!("the server's answer could not be read: {why}"),
             Denial::Upstream(why) => format!("the next proxy did not open the connection: {why}"),
+            Denial::Full => {
+                "as many tunnels are open as this proxy serves at a time; one has to be closed first".into()
+            }
         }
     }
 
