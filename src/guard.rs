@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::{self, Write};
 use std::mem::take;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -26,7 +25,7 @@ use crate::host::handover::Handover;
 use crate::host::layout::{self, StateFolder};
 use crate::host::link::{GUARD, Heard, Link};
 use crate::host::proc::{self, Process};
-use crate::host::{marks, privacy, signals, sys};
+use crate::host::{marks, null, privacy, signals, sys};
 use crate::model::guard::{Binary, ChildExit, Guard, GuardEffect, GuardInput, ToGuard, ToSupervisor};
 
 /// The guard's own binary, even when its file has been replaced or deleted.
@@ -194,7 +193,7 @@ impl Shell {
     /// Starts a supervisor as a fork. `None` in the fork: it returns from [`run`], which closes what is the guard's.
     fn fork(&mut self) -> io::Result<Option<Supervisor>> {
         let (ours, theirs) = Link::pair()?;
-        let null = File::open("/dev/null")?;
+        let null = null::open()?;
         if let Some(pid) = sys::fork(self.open_files)? {
             return Ok(Some(Supervisor { pid, line: Some(ours) }));
         }

@@ -1,6 +1,7 @@
 //! The operating system, as used by the daemon, the guard, PID 1 and the command line. Knows nothing about apps and
 //! makes no decisions.
 
+pub mod null;
 pub mod sync;
 pub mod sys;
 pub mod terminal;

@@ -119,7 +119,7 @@ mod tests {
     fn a_field_is_shown_with_its_default_and_its_change() {
         assert_eq!(
             shown("cwd"),
-            "cwd\n  the working folder, an absolute path\n  default: the home folder\n  change: restart"
+            "cwd\n  the working folder, an absolute path\n  default: the home folder; `/` if there is none\n  change: restart"
         );
         assert!(shown("Remove").contains("time limit: 30 s"), "{}", shown("Remove"));
     }

@@ -17,6 +17,7 @@ use rustix::net::{
 use crate::model::guard::UnknownMessage;
 
 pub use super::marks::GUARD;
+use super::null;
 
 /// Bytes; more than any message has.
 const PACKET: usize = 8 << 10;
@@ -49,7 +50,7 @@ impl Link {
             return None; // the variable was inherited from some other process
         }
         let line = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok()?;
-        let null = std::fs::File::open("/dev/null").ok()?;
+        let null = null::open().ok()?;
         rustix::stdio::dup2_stdin(&null).ok()?;
         Some(Link(line))
     }

@@ -215,3 +215,13 @@ fn the_session_script_explains_its_options() {
         assert!(refused.stderr.contains(part), "{refused:?}");
     }
 }
+
+#[test]
+fn apps_of_somebody_without_a_home_start_in_the_root_folder() {
+    let session = Session::new()
+        .env("HOME", "/no/such/home")
+        .program("web", &format!("pwd >\"$DATA/web.pwd\"\n{FOREVER}"))
+        .app("web", r#"App(command: "${BIN}/web")"#)
+        .start();
+    assert_eq!(session.wait_lines("web.pwd", 1), ["/"]);
+}

@@ -14,6 +14,7 @@ use rustix::io::{DupFlags, Errno, dup3};
 use crate::host::accounts;
 use crate::host::claim;
 use crate::host::marks;
+use crate::host::null;
 use crate::host::privacy::{self, OomScore};
 use crate::host::proc::Pid;
 use crate::host::sys::{self, SpawnStep};
@@ -35,7 +36,7 @@ pub struct OwnLimits {
 pub(super) struct Spawner {
     /// The variables that apps inherit from us, by name, each as `NAME=value`.
     environment: Vec<(String, CString)>,
-    home: CString,
+    home: PathBuf,
     null: File,
     /// A low number, under which a child finds the pipe of its output. See [`sys::spawn`].
     slot: OwnedFd,
@@ -67,10 +68,10 @@ impl Spawner {
             entry.extend(value.into_vec());
             Some((name, CString::new(entry).ok()?))
         });
-        let null = File::open("/dev/null")?;
+        let null = null::open()?;
         Ok(Spawner {
             environment: inherited.collect(),
-            home: CString::new(home.as_os_str().as_encoded_bytes()).unwrap_or_else(|_| c"/".into()),
+            home: home.into(),
             slot: null.as_fd().try_clone_to_owned()?,
             null,
             own,
@@ -110,9 +111,10 @@ impl Spawner {
         let environment: Vec<&CStr> = inherited.chain(added.iter().map(CString::as_c_str)).collect();
         let cwd =
             app.program.cwd.as_deref().map(|folder| CString::new(folder.as_os_str().as_bytes()).unwrap_or_default());
-        // Many users of services have a home that does not exist.
-        let home =
-            user.as_ref().map(|user| if Path::new(&user.home).is_dir() { text(&user.home) } else { c"/".into() });
+        let home = user.as_ref().map_or(self.home.as_path(), |user| Path::new(&user.home));
+        // Many users of services have a home that does not exist, and so do those of many containers.
+        let home = if home.is_dir() { home } else { Path::new("/") };
+        let home = CString::new(home.as_os_str().as_bytes()).unwrap_or_default();
         let user = user.filter(is_another);
         let claims = if *hook { Vec::new() } else { as_user(user.as_ref(), || claims(app))? };
         let limits = app.program.rlimits.iter();
@@ -127,7 +129,7 @@ impl Spawner {
                 program: &file,
                 argv: &words,
                 env: &environment,
-                cwd: Some(cwd.as_deref().or(home.as_deref()).unwrap_or(&self.home)),
+                cwd: Some(cwd.as_deref().unwrap_or(&home)),
                 stdin: self.null.as_fd(),
                 output: self.slot.as_fd(),
                 nice: app.program.nice,
@@ -260,10 +262,10 @@ fn explain(app: &App, program: &str, (step, error): (SpawnStep, io::Error)) -> S
             format!("`{program}` is neither a program nor a script that begins with `#!`")
         }
         (SpawnStep::Exec, ..) => format!("`{program}`: {error}"),
-        (SpawnStep::WorkingFolder, ..) => {
-            let folder = app.program.cwd.as_deref().unwrap_or(Path::new("home"));
-            format!("working folder `{}`: {error} (`cwd`)", folder.display())
-        }
+        (SpawnStep::WorkingFolder, ..) => match &app.program.cwd {
+            Some(folder) => format!("working folder `{}`: {error} (`cwd`)", folder.display()),
+            None => format!("its home folder cannot be its working folder: {error}; name another in `cwd`"),
+        },
         (SpawnStep::Nice, ..) => format!("priority: {error} (`limits.nice`: only root may lower it)"),
         (SpawnStep::Limit(resource), ..) => {
             let name = resource.name();
