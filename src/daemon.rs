@@ -280,6 +280,7 @@ impl Daemon {
                 self.inputs.push_back(Input::Happened(app, event));
             }
             let Some(input) = self.inputs.pop_front() else { break };
+            self.answers.outdated();
             self.supervisor.handle(clock(), fastrand::f64(), input, &mut effects);
             for effect in effects.drain(..) {
                 self.perform(effect);

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -10,14 +11,21 @@ use super::control::{self, Ask};
 use super::manifests::Purpose;
 use super::{Daemon, clock};
 use crate::host::trust;
+use crate::model::app::AppId;
 use crate::model::ledger::VERSION;
 use crate::model::protocol::{Answer, Identity, Inspection, PlanReport, Readiness, Refusal, Snapshot, StateName};
 use crate::model::spelling::counted;
 use crate::model::supervisor::{AppRequest, AskId, DrainCause, Input, Observed};
 
+/// How long the measured memory and CPU time of the apps is given to further clients, unless something has happened. Measuring
+/// a browser's memory takes many milliseconds, in which no app is restarted.
+const FRESH: Duration = Duration::from_millis(500);
+
 /// Requests that have not been answered yet.
 #[derive(Default)]
 pub struct Answers {
+    /// The last measures, and when the first of them was taken.
+    measures: Option<(Instant, Measures)>,
     pending: HashMap<AskId, oneshot::Sender<Answer>>,
     reloads: HashMap<AskId, oneshot::Sender<PlanReport>>,
     last: AskId,
@@ -27,7 +35,15 @@ pub struct Answers {
     draining: Vec<oneshot::Sender<()>>,
 }
 
+/// Memory in bytes and CPU time in milliseconds, by app.
+type Measures = HashMap<AppId, (u64, u64)>;
+
 impl Answers {
+    /// Call this when something has happened: older measures are not given to anyone.
+    pub fn outdated(&mut self) {
+        self.measures = None;
+    }
+
     /// Answers one request; its client may have disconnected.
     pub fn give(&mut self, id: AskId, answer: Answer) {
         if let Some(reply) = self.pending.remove(&id) {
@@ -128,6 +144,7 @@ impl Daemon {
         let id = self.supervisor.id(name)?;
         let status = self.snapshot().apps.into_iter().find(|app| app.name == name)?;
         let app = self.supervisor.app(id)?.clone();
+        self.processes.forget_table();
         Some(Inspection {
             status,
             manifest: self.manifests.file(name).map(String::from),
@@ -141,18 +158,27 @@ impl Daemon {
     }
 
     fn snapshot(&mut self) -> Snapshot {
-        self.processes.forget_table();
         let (processes, logs) = (&mut self.processes, &self.logs);
-        self.supervisor.snapshot(clock(), |id, state, name| {
+        let now = Instant::now();
+        let recent = self.answers.measures.take().filter(|(since, _)| now - *since < FRESH);
+        if recent.is_none() {
+            processes.forget_table();
+        }
+        let (since, mut measures) = recent.unwrap_or_else(|| (now, Measures::new()));
+        let snapshot = self.supervisor.snapshot(clock(), |id, state, name| {
             let pid = state.pid();
             let log = logs.stats(name);
+            let mut measure = || (processes.memory(id), processes.cpu(id).as_millis() as u64);
+            let measured = pid.map(|_| *measures.entry(id).or_insert_with(&mut measure));
             Observed {
-                memory_bytes: pid.map(|_| processes.memory(id)),
-                cpu_ms: pid.map(|_| processes.cpu(id).as_millis() as u64),
+                memory_bytes: measured.map(|(memory, _)| memory),
+                cpu_ms: measured.map(|(_, cpu)| cpu),
                 log_trouble: log.trouble.map(|why| format!("{why} ({} dropped)", counted(log.dropped_lines, "line"))),
                 alive: processes.holding_up(id, pid.filter(|_| state.name() == StateName::Stopping)),
             }
-        })
+        });
+        self.answers.measures = Some((since, measures));
+        snapshot
     }
 
     fn identity(&mut self) -> Identity {
