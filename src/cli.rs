@@ -390,7 +390,8 @@ Examples:
   kasm-void explain                 the fields of an app
   kasm-void explain stop.grace
   kasm-void explain WaitFor         a hook
-  kasm-void explain workspace       the fields of workspace.ron";
+  kasm-void explain workspace       the fields of workspace.ron
+  kasm-void explain depends_on      another supervisor's name for a field";
 
 const LSP: &str = "\
 An editor starts it by itself; docs/editors.md has the settings for VS Code, Helix and Neovim. Name the folders in the order
