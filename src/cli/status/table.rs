@@ -14,8 +14,8 @@ const NOTE: &str = "NOTE";
 const GAP: usize = 2;
 /// Names are not cut to less than this, in columns.
 const SHORTEST_NAME: usize = 12;
-/// Notes that would be cut to less than this are left out, in columns.
-const SHORTEST_NOTE: usize = 8;
+/// Notes that would be cut to less than this are left out, in columns. `see below` fits.
+const SHORTEST_NOTE: usize = 9;
 
 /// The lines for `apps`, header first, for a terminal of `width` columns, or `None` for no limit.
 pub fn lines(apps: &[&AppStatus], width: Option<usize>) -> Vec<String> {
@@ -150,6 +150,6 @@ mod tests {
     fn a_long_name_leaves_some_columns_to_the_notes() {
         let failed = AppStatus { detail: "failed: exit code 3".into(), ..app("migrate", StateName::Stopped) };
         let lines = lines(&[&app(&"n".repeat(63), StateName::Running), &failed], Some(80));
-        assert!(lines[2].ends_with("failed:…"), "{lines:?}");
+        assert!(lines[2].ends_with("failed: …"), "{lines:?}");
     }
 }
