@@ -36,9 +36,12 @@ fn unwritable(home: &Path, error: Errno) -> Finding {
              as root: chown {user}:{group} {home}"
         ),
         Errno::ROFS => format!("{home} is mounted read-only, so apps that keep a profile there do not start"),
+        Errno::NOENT => {
+            format!("{home} does not exist, so apps start in `/`: make it if one of them keeps a profile there")
+        }
         error => format!("{home} cannot be used: {}", std::io::Error::from(error)),
     };
-    finding("home", Verdict::Broken, text)
+    finding("home", Verdict::Doubtful, text)
 }
 
 /// The file system that a path is on.
@@ -94,15 +97,16 @@ mod tests {
 26 22 0:41 / /mnt/b rw - nfs server:/b rw,vers=3,nolock,local_lock=all";
 
     #[test]
-    fn a_home_of_another_user_is_broken_and_the_fix_is_named() {
+    fn a_home_in_which_nothing_can_be_made_is_told_with_the_fix() {
         let user = rustix::process::geteuid().as_raw();
         for (error, words) in [
             (Errno::ACCESS, format!("as root: chown {user}:")),
             (Errno::ROFS, "is mounted read-only".into()),
-            (Errno::NOENT, "cannot be used: No such file".into()),
+            (Errno::NOENT, "apps start in `/`".into()),
+            (Errno::IO, "cannot be used: Input/output error".into()),
         ] {
             let found = unwritable(Path::new("/home/kasm-user"), error);
-            assert!(found.verdict == Verdict::Broken && found.text.contains(&words), "{}", found.text);
+            assert!(found.verdict == Verdict::Doubtful && found.text.contains(&words), "{}", found.text);
         }
     }
 
