@@ -34,7 +34,7 @@ pub fn stories() -> Vec<Chapter> {
         told("two apps", 2, two(), &[FAULTS, &[SessionTold, LeaderDies, Asked]]),
         told("followers", 2, followers(), &[FAULTS, &[SessionTold, LeaderDies, Asked]]),
         told("edited followers", 2, followers(), &[FAULTS, &[Asked, Edited, Restarted]]),
-        told("followers that die and change", 2, followers(), &[&[LeaderDies, Edited]]),
+        told("followers that die and change", 2, followers(), &[FAULTS, &[LeaderDies, Edited]]),
         told("stop hooks", 3, stop_hooks(), &[FAULTS, &[SessionTold, LeaderDies, Asked]]),
         told("silent helpers", 3, silent(), &[&[LeaderDies, Forks, Asked, SessionTold]]),
         told("given up", 3, given_up(), &[FAULTS, &[LeaderDies, Asked]]),
