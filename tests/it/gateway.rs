@@ -156,7 +156,9 @@ impl Events {
     /// The next piece of the list.
     fn next(&mut self) -> Value {
         let mut line = String::new();
+        let end = Instant::now() + DEADLINE; // comments arrive all the time
         loop {
+            assert!(Instant::now() < end, "nothing new after {DEADLINE:?}");
             line.clear();
             assert!(self.0.read_line(&mut line).expect("the stream goes on") > 0, "the stream has ended");
             if let Some(data) = line.strip_prefix("data: ") {

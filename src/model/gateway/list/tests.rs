@@ -148,6 +148,22 @@ fn one_that_comes_and_goes_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_client_that_is_far_behind_forgets_what_is_gone() {
+    let mut list = WorkspaceList::new(BTreeMap::new(), Some(1));
+    let mut page = Page::default();
+    list.handle(deployment(0, 1));
+    page.read_all(&list);
+    list.handle(deleted(0));
+    // More than the list remembers.
+    for _ in 0..=REMEMBERED {
+        list.handle(deployment(1, 1));
+        list.handle(deleted(1));
+    }
+    page.read_all(&list);
+    page.assert_agrees(&list);
+}
+
+#[test]
 fn a_document_that_is_read_slowly_is_whole_whatever_happens_meanwhile() {
     for count in [0, 1, 63, 64, 65, 128, 129, 200] {
         let mut list = WorkspaceList::new(BTreeMap::new(), Some(1));
