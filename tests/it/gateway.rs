@@ -402,6 +402,11 @@ fn a_workspace_that_gets_everything_wrong_costs_its_caller_only() {
     for (text, wanted) in [
         (says(503, "cdp unreachable"), "nav shim 503: cdp unreachable"),
         (says(500, &"x".repeat(100_000)), &*format!("nav shim 500: {}", "x".repeat(512))),
+        // No more is read than is passed on: the rest of this answer never comes.
+        (
+            format!("HTTP/1.1 500 X\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(600)),
+            &*format!("nav shim 500: {}", "x".repeat(512)),
+        ),
         (says(302, ""), "nav shim 302: "),
         (
             "HTTP/1.1 500 X\r\nContent-Length: 100\r\n\r\nhalf".into(),
