@@ -31,6 +31,52 @@ fn an_app_killed_by_sigkill_is_back() {
 }
 
 #[test]
+fn starts_ends_and_dead_supervisors_leave_no_descriptor_and_no_zombie() {
+    let manifest = r#"App(command: "${BIN}/dies", prelaunch: [Run(argv: ["true"])], poststop: [Run(argv: ["true"])],
+        backoff: Backoff(first: "1ms", max: "1ms", jitter: 0.0, stable_after: "1m"))"#;
+    let body = "echo run >>\"$DATA/runs\"\n(sleep 0.1 &)\nexit 3\n"; // it leaves an orphan
+    let mut session = Session::new().program("dies", body).app("dies", manifest).start();
+    session.wait_lines("runs", 20);
+    let identity = session.identity();
+    let (supervisor, guard) = (identity.pid, identity.guard.expect("a guard"));
+    let before = (descriptors(supervisor), descriptors(guard));
+    session.wait_lines("runs", 80);
+    until_ok("what 60 starts have opened is closed:", || at_most(before.0 + 6, descriptors(supervisor)));
+    until_ok("every ended child is collected:", || at_most(0, zombies_of(supervisor)));
+    for _ in 0..8 {
+        let identity = session.identity();
+        kill(identity.pid);
+        until_ok("the next supervisor", || match session.try_identity().filter(|next| next.pid != identity.pid) {
+            Some(_) => Ok(()),
+            None => Err(String::new()),
+        });
+    }
+    until_ok("what 8 supervisors needed is closed:", || at_most(before.1 + 3, descriptors(guard)));
+    until_ok("the guard has collected every child:", || at_most(0, zombies_of(guard)));
+    session.ok(&["drain"]);
+    session.wait_end();
+}
+
+fn at_most(most: usize, there: usize) -> Result<(), String> {
+    if there <= most { Ok(()) } else { Err(format!("{there} are there, and at most {most} should be")) }
+}
+
+fn descriptors(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+fn zombies_of(parent: i32) -> usize {
+    let stats = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let stats = stats.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+    let is = |stat: &String| {
+        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+        let mut fields = after.split_ascii_whitespace();
+        fields.next() == Some("Z") && fields.next() == Some(&parent.to_string())
+    };
+    stats.filter(is).count()
+}
+
+#[test]
 fn a_crash_is_told_with_the_last_words_of_its_own_run() {
     let body = "[ -e \"$DATA/said\" ] && exit 4\n: >\"$DATA/said\"\necho out of paper\nexit 3\n";
     let manifest =
