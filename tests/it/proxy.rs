@@ -86,6 +86,13 @@ impl Proxy {
         said.map(|said: Value| said["reason"].as_str().unwrap_or("allowed").to_owned()).collect()
     }
 
+    /// What `check-url` says of a URL whose name is looked up.
+    pub fn check_resolved(&self, url: &str) -> String {
+        let output = self.session.cli(&["check-url", "--json", url]);
+        let said: Value = serde_json::from_str(&output.stdout).expect("JSON");
+        said["reason"].as_str().unwrap_or("allowed").to_owned()
+    }
+
     /// The rule by which the proxy refuses a request, or why it could not be served; `allowed` if it was served.
     pub fn rule(&self, method: &str, target: &str) -> String {
         let request = format!("{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");

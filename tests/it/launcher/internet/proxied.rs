@@ -389,6 +389,16 @@ fn the_three_doors_give_the_same_answers() {
             }
         }
         assert!(compared > 250, "{compared} URLs");
+        // Names are looked up by each.
+        let (proxy, stage) = (Proxy::with(Session::new()), Stage::new(1, &[]));
+        for host in ["private.example.com", "mixed.example.com", "metadata.example.com"] {
+            let url = format!("http://{host}/");
+            let (navigator, given) = (stage.navigator.clone(), url.clone());
+            let judged = stage.run(async move { navigator.judge(&given).await });
+            let launcher = judged.err().map_or("allowed".to_owned(), |refused| refused.reason.to_string());
+            let answers = [launcher, proxy.rule("GET", &url), proxy.check_resolved(&url)];
+            assert_eq!(answers, ["resolves-private"; 3], "{url}");
+        }
     });
 }
 
