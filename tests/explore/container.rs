@@ -46,6 +46,8 @@ pub struct Container {
     hurried: Option<Duration>,
     /// How the command ended, once that is collected.
     status: Option<i32>,
+    /// Everything was killed before that.
+    killed: bool,
 }
 
 #[derive(Debug, Clone, Copy, Hash)]
@@ -80,6 +82,7 @@ impl World {
             told: false,
             hurried: None,
             status: None,
+            killed: false,
         });
     }
 
@@ -207,6 +210,7 @@ impl World {
                 Ok(())
             }
             InitEffect::KillAll => {
+                self.container.iter_mut().for_each(|container| container.killed |= container.status.is_none());
                 self.everything_is_signalled(KILL);
                 Ok(())
             }
@@ -276,7 +280,9 @@ impl World {
     }
 
     fn container_ends(&mut self, code: u8) -> Result<(), String> {
-        let Some(Container { command, ending, told, status, .. }) = self.container.take() else { return Ok(()) };
+        let Some(Container { command, ending, told, status, killed, .. }) = self.container.take() else {
+            return Ok(());
+        };
         if ending.is_none() {
             return Err("the container ends, and nobody has told it to, and its entry point runs".into());
         }
@@ -286,7 +292,7 @@ impl World {
         let status = status.or_else(|| self.kernel.get(command)?.status).unwrap_or(KILL);
         let zero = self.story.entry_point.is_some_and(|entry_point| entry_point.zero_when_stopped);
         let right = match status & 0x7f {
-            signal if signal != KILL && zero && told => 0,
+            _ if zero && told && !killed => 0,
             0 => (status >> 8) as u8,
             signal => 128 + signal as u8,
         };
