@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::VerbEnd;
 use super::client::{Client, NoSupervisor};
@@ -15,6 +15,8 @@ use crate::model::protocol::{Answer, AppStatus, Refusal, Route, Snapshot, StateN
 
 /// Before the next attempt to reach a supervisor.
 const LOOK: Duration = Duration::from_millis(100);
+/// A supervisor has read a manifest that was just written within this time.
+const READ: Duration = Duration::from_secs(2);
 
 /// What to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,19 +64,26 @@ pub async fn wait(
 ) -> anyhow::Result<VerbEnd> {
     match timeout(limit.0, reached(client, names, awaited)).await {
         Ok(apps) => tell(&apps?, awaited, None, json),
-        Err(_) => tell(&look(client, names).await?, awaited, Some(limit), json),
+        Err(_) => tell(&look(client, names, Instant::now()).await?, awaited, Some(limit), json),
     }
 }
 
-/// The apps as they are now.
-async fn look(client: &Client, names: &[String]) -> anyhow::Result<Vec<AppStatus>> {
-    let mut snapshot: Snapshot = client.get(&Route::Apps.path(&[])).await?;
-    narrow(&mut snapshot, names)?;
-    Ok(snapshot.apps)
+/// The apps as they are now. Waits until `patience` is over for one that is not known.
+async fn look(client: &Client, names: &[String], patience: Instant) -> anyhow::Result<Vec<AppStatus>> {
+    loop {
+        let mut snapshot: Snapshot = client.get(&Route::Apps.path(&[])).await?;
+        let known = |name: &String| snapshot.apps.iter().any(|app| app.name == *name);
+        if names.iter().all(known) || Instant::now() >= patience {
+            narrow(&mut snapshot, names)?;
+            return Ok(snapshot.apps);
+        }
+        sleep(LOOK).await;
+    }
 }
 
 /// Returns the apps when no wait goes on any more.
 async fn reached(client: &Client, names: &[String], awaited: Awaited) -> anyhow::Result<Vec<AppStatus>> {
+    let patience = Instant::now() + READ;
     loop {
         // The stream is opened first, so that no change falls between the look and the stream.
         let mut stream = match client.open(&Route::Events.path(&[])).await {
@@ -83,7 +92,7 @@ async fn reached(client: &Client, names: &[String], awaited: Awaited) -> anyhow:
             Err(error) => return Err(error),
         };
         while let Some(open) = &mut stream {
-            let apps = match look(client, names).await {
+            let apps = match look(client, names, patience).await {
                 Err(error) if error.is::<NoSupervisor>() => break,
                 seen => seen?,
             };

@@ -167,6 +167,9 @@ fn a_wait_ends_when_the_state_is_reached_or_cannot_be() {
     session.ok(&["wait", "job", "--for", "stopped"]);
     let unknown = session.cli(&["wait", "webb", "--for", "running"]);
     assert!(unknown.code == Some(1) && unknown.stderr.contains("did you mean `web`?"), "{unknown:?}");
+    // The supervisor has not read its manifest yet.
+    session.edit("new", r#"App(command: "${BIN}/web")"#);
+    session.ok(&["wait", "new", "--for", "running"]);
     let nobody = Session::new().cli(&["wait", "--for", "running", "--timeout", "50ms"]);
     assert_eq!(nobody.code, Some(3), "{nobody:?}");
 }
