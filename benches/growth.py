@@ -88,6 +88,7 @@ def measure(binary, apps):
         row.append(f"{session.memory():.1f} MiB")
         deaths, edits, questions = [], [], []
         for turn in range(10):
+            time.sleep(0.05)  # an app that dies young has to wait
             pid = pids[turn * 7 % apps]
             deaths.append(session.replaced(lambda: os.kill(pid, signal.SIGKILL)))
             pids = session.up()
