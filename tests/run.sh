@@ -85,8 +85,9 @@ step "lints" cargo clippy --locked $features --all-targets -- -D warnings
 step "documentation of the code" env RUSTDOCFLAGS="-D warnings" cargo doc --locked $features --no-deps --document-private-items --lib
 step "the workspace's binary builds without the gateway" cargo clippy --locked -- -D warnings
 step "the model builds without anything that touches the machine" cargo check --locked --no-default-features --lib
-step "shell scripts" shellcheck -x tests/setup.sh tests/apt.sh tests/run.sh tests/deny.sh tests/packages.sh image/session.sh image/record.sh packaging/release.sh .ci/run
+step "shell scripts" shellcheck -x tests/setup.sh tests/apt.sh tests/run.sh tests/deny.sh tests/book.sh tests/packages.sh image/session.sh image/record.sh packaging/release.sh .ci/run
 step "licences and sources of all crates" tests/deny.sh
+step "the book" tests/book.sh
 if cargo nextest --version >/dev/null 2>&1; then
 	# shellcheck disable=SC2086
 	step "tests" cargo nextest run --locked $features --no-fail-fast "$@"
