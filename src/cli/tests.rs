@@ -268,7 +268,7 @@ async fn a_wait_that_takes_too_long_says_where_the_app_is() {
     assert_eq!(answer.refusal, Some(Refusal::TimedOut));
     assert_eq!(
         answer.message,
-        "the start of `slow` takes longer than 20ms, and goes on: `slow` is Starting (waiting for display)"
+        "the start of `slow` takes longer than 20ms and continues: `slow` is Starting (waiting for display)"
     );
 }
 
@@ -291,7 +291,7 @@ async fn a_reload_or_drain_that_takes_too_long_is_told_as_such() {
     assert!(change::reload(&client, soon, true).await.unwrap_err().is::<NoAnswer>());
     assert_eq!(change::drain(&client, soon, true).await.unwrap(), VerbEnd::TimedOut);
     let answer = client.change("/v1/drain", soon).await.unwrap();
-    assert_eq!(answer.message, "not everything is down within 20ms: a is Stopping; the drain goes on");
+    assert_eq!(answer.message, "not everything is down within 20ms: a is Stopping; the drain continues");
 }
 
 #[tokio::test]

@@ -199,7 +199,7 @@ async fn change(
             let now = asks.ask(Ask::Apps).await?;
             let state =
                 now.apps.iter().find(|status| status.name == app).map_or("gone".into(), AppStatus::state_in_words);
-            let message = format!("the {verb} of `{app}` takes longer than {limit}, and goes on: `{app}` is {state}");
+            let message = format!("the {verb} of `{app}` takes longer than {limit} and continues: `{app}` is {state}");
             Ok(told(Answer { app, done: false, message, refusal: Some(Refusal::TimedOut) }))
         }
     }
@@ -238,7 +238,7 @@ async fn drain(
         Err(_) => {
             let now = asks.ask(Ask::Apps).await?;
             let up = now.apps_outside(&[StateName::Stopped, StateName::GaveUp]);
-            let message = format!("not everything is down within {limit}: {}; the drain goes on", up.join(", "));
+            let message = format!("not everything is down within {limit}: {}; the drain continues", up.join(", "));
             Ok(told(of_all(message, Some(Refusal::TimedOut))))
         }
     }

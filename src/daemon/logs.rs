@@ -156,7 +156,7 @@ impl Logs {
         }
     }
 
-    /// Like [`Logs::adopted`], when the leader is gone, and only these processes of its tree are left: its last words may
+    /// Like [`Logs::adopted`], when the leader is gone, and only these processes of its tree are left: its last output may
     /// be in a pipe that they have open.
     pub fn remains(&self, app: &str, processes: &[i32]) -> bool {
         let Some(id) = self.pipe_left(app) else { return false };

@@ -66,7 +66,7 @@ impl Processes {
                     tracing::warn!(
                         event = "process.unseen",
                         app,
-                        "cannot see what is left of `{app}`: no file descriptor is free; it goes on as soon as one is"
+                        "cannot see what is left of `{app}`: no file descriptor is free; this is tried again until one is"
                     );
                 }
             }

@@ -142,7 +142,7 @@ impl Folder {
             Ok(restored) => restored,
             Err(error) => {
                 let trouble = format!(
-                    "the state folder cannot be used: {error:#}; the session goes on, but cannot be controlled"
+                    "the state folder cannot be used: {error:#}; the session continues, but cannot be controlled"
                 );
                 if self.trouble.replace(trouble.clone()).is_none() {
                     tracing::error!(event = "state.trouble", folder = %path, "{trouble}");
