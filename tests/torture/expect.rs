@@ -212,7 +212,8 @@ impl Part {
     /// The supervisor died, and the state folder was harmed before: the next one may know only what it sees.
     pub fn forgotten(&mut self) {
         self.touches += 1;
-        if self.disk == Disk::Broken {
+        // A manifest that was removed just before: if no supervisor has seen that, what is left belongs to no app.
+        if self.disk == Disk::Broken || (self.disk == Disk::Absent && self.shaky) {
             self.wanted = Wanted::Unknown;
         }
         self.asked_who_knows_what();
