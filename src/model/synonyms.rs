@@ -1,4 +1,4 @@
-//! What other supervisors call the fields of an app. `check`, `explain` and editors translate these names.
+//! The names that other supervisors have for the fields of an app. `check`, `explain` and editors translate them.
 
 /// A name that is no field here, and what to write instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ const SYNONYMS: &[(&[&str], &str, &str)] = &[
     (&["post_start", "poststart", "execstartpost"], "postlaunch", "write `postlaunch: [Run(argv: [\"cmd\"])]`"),
 ];
 
-/// What this name means here, however its letters are written: `WorkingDirectory`, `working-dir`.
+/// The meaning of this name here, in any spelling: `WorkingDirectory`, `working-dir`.
 pub fn synonym(name: &str) -> Option<Synonym> {
     let name = name.to_ascii_lowercase().replace('-', "_");
     let (_, field, advice) = SYNONYMS.iter().find(|(names, ..)| names.contains(&name.as_str()))?;

@@ -13,7 +13,7 @@ use crate::kernel::{KILL, OUTSIDE, Program};
 use crate::supervising::Cut;
 use crate::world::{Bug, World};
 
-/// What PID 1 starts.
+/// The entry point that PID 1 starts.
 #[derive(Debug, Clone, Copy)]
 pub struct EntryPoint {
     /// It ignores TERM.
@@ -57,7 +57,7 @@ struct Client {
     asked: Option<Pid>,
 }
 
-/// What PID 1 finds to do.
+/// The work that waits for PID 1.
 #[derive(Debug, Clone, Copy)]
 enum Work {
     Signal(i32),
@@ -303,7 +303,7 @@ impl World {
         }
     }
 
-    /// What holds in a container at any moment.
+    /// The promises that a container keeps at any moment.
     pub fn container_is_in_time(&self) -> Result<(), String> {
         let Some(Container { ending: Some(began), hurried, .. }) = self.container else { return Ok(()) };
         let by = hurried.map_or(began + GRACE, |hurried| (began + GRACE).min(hurried + HURRIED));
@@ -313,7 +313,7 @@ impl World {
         }
     }
 
-    /// What holds in a container when nothing more happens.
+    /// The promises that a container keeps when nothing more happens.
     pub fn container_is_at_rest(&self) -> Result<(), String> {
         if self.container_is_ending() {
             return Err("the container has to end, and does not".into());

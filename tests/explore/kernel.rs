@@ -54,7 +54,7 @@ pub enum Program {
     },
     /// PID 1 of the container, if the story has one.
     Init,
-    /// What PID 1 was told to start.
+    /// The entry point that PID 1 was told to start.
     EntryPoint,
     /// A daemon that has nothing to do with the session.
     Stranger,

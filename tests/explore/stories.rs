@@ -92,7 +92,7 @@ struct Cast {
     silent: bool,
     /// The session has `stage` steps.
     staged: bool,
-    /// What PID 1 starts, if the story has it.
+    /// The entry point of PID 1, if the story has one.
     entry_point: Option<EntryPoint>,
 }
 

@@ -205,7 +205,7 @@ pub struct World {
     pub story: &'static Story,
     pub now: Duration,
     pub kernel: Kernel,
-    /// What PID 1 is and does, in a story that has it.
+    /// PID 1 and what it knows, in a story that has one.
     pub container: Option<Container>,
     pub guard: Option<Guarding>,
     pub supervisor: Option<Supervising>,

@@ -24,7 +24,7 @@ const DEPTH: usize = 64;
 /// The most mistakes that are reported for one file.
 pub const MOST_PROBLEMS: usize = 20;
 
-/// What one file holds.
+/// The form of one file, in RON.
 pub trait FileForm: DeserializeOwned {
     /// A sentence with the smallest such file, for people whose file is empty or in another format.
     const SMALLEST: &str;

@@ -22,7 +22,7 @@ pub const SLOW_WHILE_FILLING: Duration = Duration::from_millis(50);
 /// The same limit while the main loop waits for the last output of an app that has just died.
 pub const SLOW_AT_A_DEATH: Duration = Duration::from_millis(20);
 
-/// Who waits until a chunk has moved from its pipe into the file.
+/// The part that has to wait until a chunk has moved from its pipe into the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeldUp {
     /// The main loop, which needs the last output of an app that has just died.

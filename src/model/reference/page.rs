@@ -7,7 +7,7 @@ use super::ReferenceEntry;
 /// The page. Its tables are read as they are written.
 const PAGE: &str = include_str!("../../../docs/manifest.md");
 
-/// What a block of a text is.
+/// The kind of a block of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockKind {
     /// Words that may be wrapped anywhere.
@@ -20,7 +20,7 @@ pub enum BlockKind {
     Table,
 }
 
-/// What this block of Markdown is.
+/// The kind of this block of Markdown.
 pub fn kind(block: &str) -> BlockKind {
     match block {
         _ if block.starts_with("```") => BlockKind::Example,

@@ -16,7 +16,7 @@ pub struct Clearing {
     /// The app's name.
     pub name: String,
     run: u64,
-    /// What every member is signalled with.
+    /// The signal that every member gets.
     pub signal: i32,
     /// Members that have not ended yet and whose end will be reported.
     left: BTreeSet<Pid>,
@@ -26,7 +26,7 @@ pub struct Clearing {
     unseen: bool,
 }
 
-/// What follows a look at a tree that is being cleared.
+/// The next step after a look at a tree that is being cleared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterLook {
     /// Nothing of this run is left. The tree is no longer being cleared.
