@@ -50,12 +50,12 @@ use hooks::Request;
 use jobs::Jobs;
 use logs::Logs;
 use manifests::{Manifests, Purpose, Reading};
+use perform::Start;
 use process::{OwnLimits, Processes};
 use report::Reports;
 use startup::Welcome;
 use state::{Folder, Ledger};
 use timers::Timers;
-use watch::Watch;
 
 pub use manifests::Environment;
 pub use offline::{check, plan};
@@ -72,6 +72,9 @@ pub struct RunOptions {
     pub log_dir: Option<PathBuf>,
 }
 
+/// Places in the descriptor table from the start, 8 bytes each: enough for thousands of apps.
+const DESCRIPTORS: u64 = 4096;
+
 /// Runs the supervisor until it is told to drain. The guard is at the other end of `line`. Returns the code of
 /// `on_give_up`, or 0.
 pub fn run(options: RunOptions, line: Link) -> anyhow::Result<ExitCode> {
@@ -83,11 +86,12 @@ pub fn run(options: RunOptions, line: Link) -> anyhow::Result<ExitCode> {
     sys::share_one_heap();
     proc::keep_spare();
     sys::survive_file_size_limit();
+    let open_files = sys::raise_open_files();
+    sys::reserve_descriptors(DESCRIPTORS);
     let journal = Journal::start(options.log_format, options.log_dir.as_deref())?;
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().max_blocking_threads(64).on_thread_park(startup::slim_down_if_over);
     let runtime = runtime.build()?;
-    let open_files = sys::raise_open_files();
     let limits = OwnLimits { open_files, oom_score };
     let deaths = welcome.hello.deaths;
     let folder = Folder::new(&state, lock);
@@ -118,6 +122,8 @@ pub(crate) struct Daemon {
     supervisor: Supervisor,
     /// Inputs of this turn.
     inputs: VecDeque<Input>,
+    /// Apps to start next, all together.
+    starts: Vec<Start>,
     /// The guard's report about the supervisors before this one.
     hello: Hello,
     jobs: Jobs,
@@ -167,10 +173,10 @@ impl Daemon {
         let mut signals = Signals::new()?;
         let watched = sys::async_fd(self.processes.wakes()?, Interest::READABLE)?;
         let guard = self.processes.guard_wakes()?.map(|fd| sys::async_fd(fd, Interest::READABLE)).transpose()?;
-        let mut watch = Some(watch::start(self.manifests.folders.clone()));
+        self.manifests.watch();
         let folder = self.folder.wakes()?.map(|fd| sys::async_fd(fd, Interest::READABLE)).transpose()?;
         self.begin();
-        self.tend_watch(&mut watch);
+        self.manifests.watch_env_files();
         self.serve_metrics(&mut inbox).await;
         while self.ending.exit.is_none() && self.ending.leaves.is_none() {
             let next = self.next_moment();
@@ -188,7 +194,7 @@ impl Daemon {
                 Some(input) = inbox.inputs.recv() => self.inputs.push_back(input),
                 Some((loaded, purpose)) = inbox.readings.recv() => self.take_reading(loaded, purpose),
                 Some(ask) = inbox.asks.recv() => self.take_ask(ask),
-                () = changed(watch.as_mut()) => self.manifests.read(Purpose::Apply(None)),
+                () = self.manifests.changed() => self.manifests.read(Purpose::Apply(None)),
                 _ = signals.reload.recv() => self.manifests.read(Purpose::Apply(None)),
                 _ = signals.terminate.recv() => self.inputs.push_back(Input::EndSignalled("SIGTERM")),
                 _ = signals.interrupt.recv() => self.inputs.push_back(Input::EndSignalled("SIGINT")),
@@ -196,7 +202,7 @@ impl Daemon {
             }
             self.turn();
             self.tend_folder(&mut inbox);
-            self.tend_watch(&mut watch);
+            self.manifests.watch_env_files();
         }
         let code = self.ending.exit.unwrap_or(0);
         if self.ending.leaves.is_none() {
@@ -215,16 +221,10 @@ impl Daemon {
         Ok(code)
     }
 
-    /// Watches the files that the manifests name, and ends the watches when a drain has begun. The kernel takes some
-    /// milliseconds to remove a watch; while apps end, nobody waits for that.
-    fn tend_watch(&mut self, watch: &mut Option<Watch>) {
-        let Some(watching) = watch else { return };
-        if self.supervisor.session().draining.is_some() {
-            *watch = None;
-            self.folder.unwatch();
-        } else {
-            watching.also(self.manifests.env_files());
-        }
+    /// Removes all watches. Otherwise, the exit would wait for the kernel to do it, for 5 to 20 ms.
+    fn stop_watching(&mut self) {
+        self.manifests.unwatch();
+        self.folder.unwatch();
     }
 
     async fn serve_metrics(&self, inbox: &mut Inbox) {
@@ -278,6 +278,9 @@ impl Daemon {
         loop {
             while let Some((app, event)) = self.processes.happened() {
                 self.inputs.push_back(Input::Happened(app, event));
+            }
+            if self.inputs.is_empty() {
+                self.start_programs();
             }
             let Some(input) = self.inputs.pop_front() else { break };
             self.answers.outdated();
@@ -349,13 +352,15 @@ struct Signals {
 impl Signals {
     fn new() -> std::io::Result<Self> {
         sys::ignore_signals(&HARMLESS);
-        Ok(Signals {
+        let signals = Signals {
             child: signal(SignalKind::child())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             reload: signal(SignalKind::hangup())?,
-        })
+        };
+        sys::note_signal_actions();
+        Ok(signals)
     }
 
     /// A signal that ends the session and that the loop has not taken.
@@ -380,13 +385,6 @@ fn clock() -> Duration {
 async fn readable(fd: Option<&AsyncFd<OwnedFd>>) -> std::io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
     match fd {
         Some(fd) => fd.readable().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn changed(watch: Option<&mut Watch>) {
-    match watch {
-        Some(watch) => watch.changed().await,
         None => std::future::pending().await,
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::state::Copies;
+use super::watch::{self, Watch};
 use crate::host::accounts;
 use crate::host::home;
 use crate::host::load::{self, Loaded};
@@ -84,6 +85,8 @@ pub struct Manifests {
     origin: Instant,
     /// When to read the folders again, because they could not be read or a manifest is missing.
     reread: Option<Instant>,
+    /// `None` before the first turn, and while the session or this supervisor ends.
+    watch: Option<Watch>,
     readings: mpsc::UnboundedSender<Reading>,
 }
 
@@ -104,7 +107,32 @@ impl Manifests {
             absences: Absences::default(),
             origin: Instant::now(),
             reread: None,
+            watch: None,
             readings,
+        }
+    }
+
+    /// Watches the folders from now on. Must be called within the runtime.
+    pub fn watch(&mut self) {
+        self.watch = Some(watch::start(self.folders.clone()));
+    }
+
+    /// Watches the env files that the manifests name, if it watches at all.
+    pub fn watch_env_files(&self) {
+        if let Some(watch) = &self.watch {
+            watch.also(&self.env_files);
+        }
+    }
+
+    pub fn unwatch(&mut self) {
+        self.watch = None;
+    }
+
+    /// Returns once something may have changed since the last call. Cancel-safe.
+    pub async fn changed(&mut self) {
+        match &mut self.watch {
+            Some(watch) => watch.changed().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -142,11 +170,6 @@ impl Manifests {
     /// The file of an app's manifest. `None` if it is deleted.
     pub fn file(&self, app: &str) -> Option<&str> {
         self.files.get(app).map(String::as_str)
-    }
-
-    /// The env files to watch.
-    pub fn env_files(&self) -> &BTreeSet<PathBuf> {
-        &self.env_files
     }
 
     /// When to read the folders again.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::Daemon;
 use super::hooks::Request;
-use super::logs::Speaker;
+use super::logs::{OutputPipe, Speaker};
+use super::process::NewProcess;
 use super::report::Tail;
 use crate::host::clock::from_now;
 use crate::model::app::App;
@@ -14,8 +15,24 @@ use crate::model::machine::{AppEffect, AppEvent, Found, Report};
 use crate::model::manifest::{log::Log, workspace::Workspace};
 use crate::model::supervisor::{AppId, Effect, Input, Leave};
 
+/// An app to start.
+pub(super) struct Start {
+    id: AppId,
+    run: u64,
+    app: Arc<App>,
+}
+
+/// Whether programs may still be started together if this effect comes between them: it concerns no process.
+fn keeps_starts_together(effect: &Effect) -> bool {
+    use AppEffect::{Arm, Disarm, Report, Spawn};
+    matches!(effect, Effect::App(_, Spawn { .. } | Report(_) | Arm { .. } | Disarm(_)))
+}
+
 impl Daemon {
     pub(super) fn perform(&mut self, effect: Effect) {
+        if !keeps_starts_together(&effect) {
+            self.start_programs();
+        }
         match effect {
             Effect::App(id, effect) => self.perform_for(id, effect),
             Effect::Appeared(id, app) | Effect::Changed(id, app) => self.attach_log(id, &app.name, &app.log),
@@ -36,12 +53,14 @@ impl Daemon {
             Effect::Save => self.save(),
             Effect::TellGuard(message) => self.processes.tell_guard(&message, None),
             Effect::DrainBegun(cause) => {
+                self.stop_watching();
                 self.reports.drain_begun(&cause);
                 self.answers.drain_begun();
             }
             Effect::DrainHurried(why) => self.reports.drain_hurried(&why),
             Effect::ArmBudget(after) => self.ending.budget = Some(from_now(after)),
             Effect::Leave(leave) => {
+                self.stop_watching();
                 if let Leave::ForUpgrade(binary) = &leave {
                     tracing::info!(event = "supervisor.upgrading", binary, "making way for {binary}");
                     let opened = self.ending.binary.as_ref().map(AsFd::as_fd);
@@ -73,7 +92,7 @@ impl Daemon {
                 }
                 found.events(run, ended).into_iter().for_each(|event| self.happened(id, event));
             }
-            AppEffect::Spawn { run, app } => self.spawn(id, run, &app),
+            AppEffect::Spawn { run, app } => self.starts.push(Start { id, run, app }),
             AppEffect::RunHooks { run, app, action } => self.jobs.run_hooks(id, run, app, action),
             AppEffect::RunPostlaunch { run, app } => self.jobs.run_postlaunch(id, run, app),
             AppEffect::RunPrestop { run, app } => self.jobs.run_prestop(id, run, app),
@@ -122,23 +141,40 @@ impl Daemon {
         self.reports.take(&app.name, report, tail);
     }
 
-    fn spawn(&mut self, id: AppId, run: u64, app: &App) {
+    /// Starts the programs that were put off until they can be started together.
+    pub(super) fn start_programs(&mut self) {
+        let (mut ready, mut pipes) = (Vec::new(), Vec::new());
+        for start in std::mem::take(&mut self.starts) {
+            match self.output_for(&start) {
+                Some(pipe) => {
+                    ready.push(start);
+                    pipes.push(pipe);
+                }
+                None => {
+                    let why = "no pipe for its output".into();
+                    self.happened(start.id, AppEvent::SpawnFailed { run: start.run, why });
+                }
+            }
+        }
+        let programs: Vec<_> =
+            ready.iter().zip(&pipes).map(|(start, pipe)| NewProcess::of(&start.app, start.run, pipe.as_fd())).collect();
+        let ids: Vec<_> = ready.iter().map(|start| start.id).collect();
+        for (Start { id, run, .. }, spawned) in ready.iter().zip(self.processes.spawn(&ids, &programs)) {
+            let event = match spawned {
+                Ok(pid) => AppEvent::Spawned { run: *run, pid },
+                Err(why) => AppEvent::SpawnFailed { run: *run, why },
+            };
+            self.happened(*id, event);
+        }
+    }
+
+    /// The pipe for the output of a new run.
+    fn output_for(&mut self, Start { id, app, .. }: &Start) -> Option<Arc<OutputPipe>> {
         // If the output could not be captured earlier, for example for lack of descriptors, try again.
-        let pipe = self.logs.begin_run(&app.name).or_else(|| {
-            self.attach_log(id, &app.name, &app.log);
+        self.logs.begin_run(&app.name).or_else(|| {
+            self.attach_log(*id, &app.name, &app.log);
             self.logs.begin_run(&app.name)
-        });
-        let spawned = match pipe {
-            Some(pipe) => self.processes.spawn(id, run, app, pipe.as_fd()),
-            None => Err("no pipe for its output".into()),
-        };
-        self.happened(
-            id,
-            match spawned {
-                Ok(pid) => AppEvent::Spawned { run, pid },
-                Err(why) => AppEvent::SpawnFailed { run, why },
-            },
-        );
+        })
     }
 
     fn attach_log(&mut self, id: AppId, name: &str, log: &Log) {

@@ -37,12 +37,12 @@ use crate::model::tree::{Clearings, Lineage, Owner};
 use clues::{Led, SpawnClues};
 use reap::OutOfMemory;
 use sight::Sight;
-use spawner::{Program, Spawner};
+use spawner::Spawner;
 use watcher::Watcher;
 
 pub use guard::GuardClient;
 pub use lookup::belongs;
-pub use spawner::{OwnLimits, as_user_of, present};
+pub use spawner::{NewProcess, OwnLimits, as_user_of, present};
 
 /// All processes of the session.
 pub struct Processes {
@@ -217,13 +217,17 @@ impl Processes {
         self.sight.forget();
     }
 
-    /// Starts the app's program. The error says what failed and why.
-    pub fn spawn(&mut self, id: AppId, run: u64, app: &App, output: BorrowedFd<'_>) -> Result<Pid, String> {
-        let program = Program { app, run, argv: &app.program.argv, hook: false, output };
-        let pid = self.spawner.start(&program, self.sight.lineage.place())?;
-        self.children.insert(pid, Role::Leader { app: id, run, clues: SpawnClues::of(app), started: Cell::default() });
-        self.sight.lineage.started(pid, Owner::App(id));
-        Ok(pid)
+    /// Starts the programs of these apps, several at the same time. An error says what failed and why.
+    pub fn spawn(&mut self, ids: &[AppId], programs: &[NewProcess<'_>]) -> Vec<Result<Pid, String>> {
+        let started = self.spawner.start_all(programs, self.sight.lineage.place());
+        for ((id, NewProcess { app, run, .. }), pid) in ids.iter().zip(programs).zip(&started) {
+            if let Ok(pid) = *pid {
+                let (clues, started) = (SpawnClues::of(app), Cell::default());
+                self.children.insert(pid, Role::Leader { app: *id, run: *run, clues, started });
+                self.sight.lineage.started(pid, Owner::App(*id));
+            }
+        }
+        started
     }
 
     /// Starts a hook's command in the app's environment. The receiver gets its exit.
@@ -234,7 +238,7 @@ impl Processes {
         argv: &[String],
         output: BorrowedFd<'_>,
     ) -> Result<(Pid, oneshot::Receiver<Exit>), String> {
-        let program = Program { app, run, argv, hook: true, output };
+        let program = NewProcess { app, run, argv, hook: true, output };
         let pid = self.spawner.start(&program, self.sight.lineage.place())?;
         let (done, ended) = oneshot::channel();
         self.children.insert(pid, Role::Hook { app: id, done });

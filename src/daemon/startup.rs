@@ -112,6 +112,7 @@ impl Daemon {
         let daemon = Daemon {
             supervisor,
             inputs: VecDeque::new(),
+            starts: Vec::new(),
             hello,
             jobs: Jobs::new(environment.clone(), inputs_sender, commands_sender),
             manifests,

@@ -272,10 +272,10 @@ fn only_tests_open_pages_of_this_machine() {
 }
 
 #[test]
-fn unsafe_code_is_in_one_file() {
+fn unsafe_code_is_in_one_place() {
     let mut found = Vec::new();
     for (name, text) in files("src", ".rs") {
-        if name != "src/host/sys.rs" {
+        if name != "src/host/sys.rs" && name != "src/host/sys/spawn.rs" {
             found.extend(
                 product(&text)
                     .filter(|(_, code)| code.contains("unsafe ") || code.contains("allow(unsafe_code)"))
@@ -283,7 +283,7 @@ fn unsafe_code_is_in_one_file() {
             );
         }
     }
-    assert!(found.is_empty(), "unsafe code outside src/host/sys.rs: {found:?}");
+    assert!(found.is_empty(), "unsafe code outside src/host/sys: {found:?}");
 }
 
 #[test]

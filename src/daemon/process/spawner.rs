@@ -1,12 +1,15 @@
 //! Starts programs: an app's own, and the commands of its hooks. Owns the environment and the descriptors they inherit.
 //! Must not decide when something is started.
 
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::{DupFlags, Errno, dup3};
@@ -17,7 +20,7 @@ use crate::host::marks;
 use crate::host::null;
 use crate::host::privacy::{self, OomScore};
 use crate::host::proc::Pid;
-use crate::host::sys::{self, SpawnStep};
+use crate::host::sys::{self, SpawnStep, Starting};
 use crate::model::accounts::RunAs;
 use crate::model::app::App;
 use crate::model::loading::surroundings::{DEFAULT_PATH, on_path};
@@ -33,14 +36,26 @@ pub struct OwnLimits {
     pub oom_score: Option<OomScore>,
 }
 
+/// The most programs that are started at the same time, if there are as many processors.
+const AT_ONCE: usize = 4;
+
 pub(super) struct Spawner {
     /// The variables that apps inherit from us, by name, each as `NAME=value`.
-    environment: Vec<(String, CString)>,
+    environment: Vec<(String, Arc<CStr>)>,
     home: PathBuf,
     null: File,
-    /// A low number, under which a child finds the pipe of its output. See [`sys::spawn`].
-    slot: OwnedFd,
+    /// Low numbers, under which children find the pipes of their output: see [`sys::Child::output`]. As many programs can be
+    /// started at the same time.
+    slots: RefCell<Vec<OwnedFd>>,
     own: OwnLimits,
+}
+
+/// A program that is being started.
+struct Begun<'a> {
+    program: &'a NewProcess<'a>,
+    starting: Starting<'a>,
+    /// The program gets them, so they must not be closed before.
+    _claims: Vec<OwnedFd>,
 }
 
 /// The program of this process, whatever its file is by now.
@@ -50,13 +65,20 @@ const TERM: &str = "TERM";
 const KIND: &str = "xterm-256color";
 
 /// One program to start.
-pub(super) struct Program<'a> {
+pub struct NewProcess<'a> {
     pub app: &'a App,
     pub run: u64,
     pub argv: &'a [String],
     /// True for the command of a hook or probe, false for the app itself.
     pub hook: bool,
     pub output: BorrowedFd<'a>,
+}
+
+impl<'a> NewProcess<'a> {
+    /// The app's own program.
+    pub fn of(app: &'a App, run: u64, output: BorrowedFd<'a>) -> Self {
+        NewProcess { app, run, argv: &app.program.argv, hook: false, output }
+    }
 }
 
 impl Spawner {
@@ -66,21 +88,52 @@ impl Spawner {
             let mut entry = name.clone().into_bytes();
             entry.push(b'=');
             entry.extend(value.into_vec());
-            Some((name, CString::new(entry).ok()?))
+            Some((name, CString::new(entry).ok()?.into()))
         });
         let null = null::open()?;
-        Ok(Spawner {
-            environment: inherited.collect(),
-            home: home.into(),
-            slot: null.as_fd().try_clone_to_owned()?,
-            null,
-            own,
-        })
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        // One is necessary. With a very low limit of open files, there may be no more.
+        let more = (1..processors.min(AT_ONCE)).map_while(|_| null.as_fd().try_clone_to_owned().ok());
+        let slots = [null.as_fd().try_clone_to_owned()?].into_iter().chain(more).collect();
+        Ok(Spawner { environment: inherited.collect(), home: home.into(), null, slots: RefCell::new(slots), own })
     }
 
     /// Starts the program and returns once it has called exec. The error says what failed and why.
-    pub fn start(&mut self, program: &Program<'_>, place: &Place) -> Result<Pid, String> {
-        let Program { app, run, argv, hook, output } = program;
+    pub fn start(&self, program: &NewProcess<'_>, place: &Place) -> Result<Pid, String> {
+        let start = || self.begin(program, place).and_then(|begun| self.end(begun));
+        match program.app.program.oom_score_adj {
+            None => start(),
+            Some(score) => self.with_score(score, start).flatten(),
+        }
+    }
+
+    /// Starts the programs, several at the same time, and returns once all have called exec. The results are in the order
+    /// of the programs. An error says what failed and why.
+    pub fn start_all(&self, programs: &[NewProcess<'_>], place: &Place) -> Vec<Result<Pid, String>> {
+        let mut started = BTreeMap::new();
+        let mut under_way = VecDeque::new();
+        for (at, program) in programs.iter().enumerate() {
+            // What we write as our own score becomes that of every child that uses our memory.
+            let alone = program.app.program.oom_score_adj.is_some();
+            while alone || self.slots.borrow().is_empty() {
+                let Some((at, begun)) = under_way.pop_front() else { break };
+                started.insert(at, self.end(begun));
+            }
+            if alone {
+                started.insert(at, self.start(program, place));
+                continue;
+            }
+            match self.begin(program, place) {
+                Ok(begun) => under_way.push_back((at, begun)),
+                Err(why) => drop(started.insert(at, Err(why))),
+            }
+        }
+        started.extend(under_way.into_iter().map(|(at, begun)| (at, self.end(begun))));
+        started.into_values().collect()
+    }
+
+    fn begin<'a>(&'a self, program: &'a NewProcess<'_>, place: &Place) -> Result<Begun<'a>, String> {
+        let NewProcess { app, run, argv, hook, output } = program;
         let user = run_as(app)?;
         let on_terminal = app.program.pty && !hook;
         let mut words: Vec<CString> = argv.iter().map(|word| text(word)).collect();
@@ -107,8 +160,8 @@ impl Spawner {
         let kept = |name: &String| {
             !app.program.env.contains_key(name) && !app.program.env_hidden.contains(name) && !is_replaced(name)
         };
-        let inherited = self.environment.iter().filter(|(name, _)| kept(name)).map(|(_, entry)| entry.as_c_str());
-        let environment: Vec<&CStr> = inherited.chain(added.iter().map(CString::as_c_str)).collect();
+        let inherited = self.environment.iter().filter(|(name, _)| kept(name)).map(|(_, entry)| entry.clone());
+        let environment: Vec<Arc<CStr>> = inherited.chain(added.into_iter().map(Arc::from)).collect();
         let cwd =
             app.program.cwd.as_deref().map(|folder| CString::new(folder.as_os_str().as_bytes()).unwrap_or_default());
         let home = user.as_ref().map_or(self.home.as_path(), |user| Path::new(&user.home));
@@ -122,34 +175,42 @@ impl Spawner {
         let rlimits: Vec<_> = limits.map(|(what, Rlimit { soft, hard })| (*what, limit(*soft), limit(*hard))).collect();
         let mut kept = inherited_by_name(&environment);
         kept.extend(claims.iter().map(AsRawFd::as_raw_fd));
-        let no_slot = |error| format!("no pipe for its output: {error}");
-        dup3(output, &mut self.slot, DupFlags::CLOEXEC).map_err(no_slot)?;
-        let start = || {
-            sys::spawn(&sys::Child {
-                program: &file,
-                argv: &words,
-                env: &environment,
-                cwd: Some(cwd.as_deref().unwrap_or(&home)),
-                stdin: self.null.as_fd(),
-                output: self.slot.as_fd(),
-                nice: app.program.nice,
-                open_files: self.own.open_files,
-                rlimits: &rlimits,
-                umask: app.program.umask,
-                user: user.as_ref(),
-                kept: &kept,
-            })
+        let Some(mut slot) = self.slots.borrow_mut().pop() else {
+            return Err("no descriptor for its output".into()); // does not happen: each start gives its own back
         };
-        let started = match app.program.oom_score_adj {
-            None => Ok(start()),
-            Some(score) => self.with_score(score, start),
+        if let Err(error) = dup3(output, &mut slot, DupFlags::CLOEXEC) {
+            self.slots.borrow_mut().push(slot);
+            return Err(format!("no pipe for its output: {error}"));
+        }
+        let child = sys::Child {
+            program: file,
+            argv: words,
+            env: environment,
+            cwd: Some(cwd.unwrap_or(home)),
+            stdin: self.null.as_fd(),
+            output: slot,
+            nice: app.program.nice,
+            open_files: self.own.open_files,
+            rlimits,
+            umask: app.program.umask,
+            user,
+            kept,
         };
+        Ok(Begun { program, starting: sys::begin(child), _claims: claims })
+    }
+
+    fn end(
+        &self,
+        Begun { program: NewProcess { app, argv, .. }, starting, _claims }: Begun<'_>,
+    ) -> Result<Pid, String> {
+        let (pid, sys::Child { output: mut slot, user, .. }) = starting.end();
         if user.is_some() {
             privacy::hide(); // the kernel reset that for the memory that the child shared with us
         }
         // The slot must not keep the pipe of a hook open.
-        let _ = dup3(&self.null, &mut self.slot, DupFlags::CLOEXEC);
-        started?.map_err(|why| explain(app, &argv[0], why))
+        let _ = dup3(&self.null, &mut slot, DupFlags::CLOEXEC);
+        self.slots.borrow_mut().push(slot);
+        pid.map_err(|why| explain(app, &argv[0], why))
     }
 
     fn with_score<T>(&self, score: i32, start: impl FnOnce() -> T) -> Result<T, String> {
@@ -201,7 +262,7 @@ fn claims(app: &App) -> Result<Vec<OwnedFd>, String> {
 
 /// The descriptors that the variables name as `/proc/self/fd/N` or `/dev/fd/N`, if they were passed to us for that. So a
 /// secret can be handed through us to the one app that gets its variable.
-fn inherited_by_name(environment: &[&CStr]) -> Vec<RawFd> {
+fn inherited_by_name(environment: &[Arc<CStr>]) -> Vec<RawFd> {
     let named = environment.iter().filter_map(|entry| {
         let (_, value) = entry.to_str().ok()?.split_once('=')?;
         let number = value.strip_prefix("/proc/self/fd/").or_else(|| value.strip_prefix("/dev/fd/"))?;

@@ -106,8 +106,8 @@ impl Folder {
         self.look = Some(from_now(SETTLE));
     }
 
-    /// Looks every few seconds from now on, instead of watching. For a session that ends: the kernel needs some
-    /// milliseconds after a watch is removed, and an exit with a watch waits for them.
+    /// Looks every few seconds from now on, instead of watching. For a supervisor that ends: its exit would wait for the
+    /// kernel to remove the watch.
     pub fn unwatch(&mut self) {
         self.unwatched = true;
         if let (Some(watch), Some(watched)) = (&self.watch, self.watched.take()) {
