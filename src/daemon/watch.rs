@@ -33,8 +33,8 @@ use route::{Identities, Interests, Route, concerns};
 /// again.
 const SETTLE: Duration = Duration::from_millis(100);
 /// The same after an event that says that the writer has finished: a file was closed, or renamed into its place. Long
-/// enough for the next file of the same `cp`.
-const SETTLE_FINISHED: Duration = Duration::from_millis(20);
+/// enough for the next file of the same `cp`. A writer that pauses longer between two files is applied in two parts.
+const SETTLE_FINISHED: Duration = Duration::from_millis(10);
 /// A burst that does not end is reported after this time.
 const SETTLE_CAP: Duration = Duration::from_secs(2);
 /// How often to check the folders if inotify does not help.
