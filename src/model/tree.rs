@@ -155,6 +155,8 @@ pub struct Trees {
     /// Processes we hold. Even as zombies they count as alive until we have collected them.
     held: HashSet<Pid>,
     ourselves: Vec<Pid>,
+    /// Processes that were left to the supervisor and have ended since, and that it has not collected.
+    ended: Vec<Pid>,
 }
 
 /// Indexes into the table: the children of each parent, and the members of each session or group.
@@ -187,6 +189,7 @@ pub fn sort(table: Table, lineage: &Lineage, look: &dyn Look) -> Trees {
         by_app: HashMap::new(),
         held: lineage.held().collect(),
         ourselves: lineage.ourselves().to_vec(),
+        ended: Vec::new(),
         table,
     };
     trees.claim_all(|_, process| lineage.owner(process));
@@ -203,6 +206,14 @@ pub fn sort(table: Table, lineage: &Lineage, look: &dyn Look) -> Trees {
         true => None,
         false => lineage.owner_by_arrival(process),
     });
+    let has_ended = |process: &&Process| {
+        let known = trees.owners.contains_key(&process.pid);
+        // Not those of the guard: a guard that is stopped collects nothing.
+        trees.ourselves.first() == Some(&process.parent)
+            && !trees.held.contains(&process.pid)
+            && (process.zombie || !known && look.is_ending(process.pid))
+    };
+    trees.ended = trees.table.processes.iter().filter(has_ended).map(|process| process.pid).collect();
     trees
 }
 
@@ -240,8 +251,15 @@ impl Trees {
     }
 
     /// Whether the table is complete. If it is not, no tree may be reported as empty.
-    pub fn complete(&self) -> bool {
+    fn complete(&self) -> bool {
         self.table.complete
+    }
+
+    /// Whether nothing of the app can be missing in the table. What a process had forked before it ended may be: the table
+    /// is not read in one moment. Once that process is collected, another look tells.
+    pub fn shows_all_of(&self, app: AppId) -> bool {
+        let may_be_its = |pid: &Pid| self.owners.get(pid).is_none_or(|owner| owner.is(app));
+        self.complete() && !self.ended.iter().any(may_be_its)
     }
 
     /// The owner of a process, if it has one.

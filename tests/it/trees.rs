@@ -19,6 +19,24 @@ done
 echo $$ >>"$DATA/starts"
 "#;
 
+/// Notes the app and its run, forks its successor and ends; after that many generations, the last one stays.
+const HOPS: &str = r#"
+echo "${KASM_VOID_APP#*:}" >>"$DATA/hops"
+if [ "${1:-60}" -gt 0 ]; then "$0" $((${1:-60} - 1)) & exit 0; fi
+exec sleep infinity
+"#;
+
+#[test]
+fn a_process_that_forks_and_ends_while_it_is_looked_at_is_gone_before_the_next_run() {
+    const RUNS: u64 = 25;
+    let manifest = r#"App(command: "${BIN}/hops", restart: Always,
+                         backoff: Backoff(first: "1ms", max: "1ms", jitter: 0.0, give_up: Never))"#;
+    let session = Session::new().program("hops", HOPS).app("hops", manifest).start();
+    session.wait("hops", "has run often", |app| app.run > RUNS);
+    let runs: Vec<u64> = session.lines("hops").iter().map(|run| run.parse().expect("a run")).collect();
+    assert!(runs.is_sorted(), "an earlier run lives beside a later one: {runs:?}");
+}
+
 fn with_helper() -> Session {
     Session::new()
         .stayer("helper")

@@ -12,6 +12,10 @@ use crate::model::app::AppId;
 use crate::model::machine::AppEvent;
 use crate::model::tree::{AfterLook, Clearing};
 
+/// How often to look at once, if each process that was seen has ended before it could be watched: it may have forked just
+/// before. Few, because an app that forks all the time must not hold up the loop.
+pub(super) const LOOKS: usize = 3;
+
 /// Describes the members of a tree that we may not signal and that keep the app from being down.
 pub(super) fn trouble(clearing: &Clearing) -> Option<String> {
     let named: Vec<String> = clearing.denied().filter_map(proc::in_words).collect();
@@ -37,24 +41,34 @@ impl Processes {
     pub(super) fn clear_members(&mut self, id: AppId) {
         let Some(signal) = self.clearings.get(id).map(|clearing| clearing.signal) else { return };
         let misses = proc::misses();
-        let (members, complete): (Vec<Process>, bool) = match self.sight.surely_empty(id) {
-            true => (Vec::new(), true),
-            false => {
-                let seen = self.sight.look();
-                (seen.trees.members(id).copied().collect(), seen.trees.complete())
-            }
-        };
         let mut left = BTreeSet::new();
-        for member in members {
-            if self.children.contains_key(&member.pid) || self.watch(member, id, None) {
-                left.insert(member.pid);
-                if self.send(member.pid, signal).is_err() {
-                    self.was_denied(id, member.pid);
+        let mut complete = false;
+        for _ in 0..LOOKS {
+            let (members, all_seen): (Vec<Process>, bool) = match self.sight.surely_empty(id) {
+                true => (Vec::new(), true),
+                false => {
+                    let seen = self.sight.look();
+                    (seen.trees.members(id).copied().collect(), seen.trees.shows_all_of(id))
+                }
+            };
+            let none = members.is_empty();
+            complete = all_seen && none;
+            for member in members {
+                if self.children.contains_key(&member.pid) || self.watch(member, id, None) {
+                    left.insert(member.pid);
+                    if self.send(member.pid, signal).is_err() {
+                        self.was_denied(id, member.pid);
+                    }
                 }
             }
+            if none || !left.is_empty() {
+                break;
+            }
+            self.sight.forget();
         }
         // A process that could not be seen may be a member.
-        match self.clearings.looked(id, left, complete && proc::misses() == misses) {
+        let unseen = proc::misses() != misses;
+        match self.clearings.looked(id, left, complete && !unseen) {
             AfterLook::Empty { run } => {
                 self.sight.lineage.emptied(id);
                 self.happened.push_back((id, AppEvent::TreeEmpty { run }));
@@ -62,7 +76,7 @@ impl Processes {
             AfterLook::Wait => {}
             AfterLook::LookAgain { first } => {
                 self.look.get_or_insert_with(|| Instant::now() + LOOK);
-                if let Some(Clearing { name: app, .. }) = self.clearings.get(id).filter(|_| first) {
+                if let Some(Clearing { name: app, .. }) = self.clearings.get(id).filter(|_| first && unseen) {
                     tracing::warn!(
                         event = "process.unseen",
                         app,

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 
+use super::clear::LOOKS;
 use super::clues::{Led, SpawnClues};
 use super::sight::names_folder;
 use super::{Processes, Role};
@@ -47,23 +48,32 @@ impl Processes {
     fn look_around(&mut self, id: AppId, run: u64, app: &App, by_marks: bool) -> Found {
         let misses = proc::misses();
         let wanted = Wanted { app: id, name: &app.name, matcher: app.matcher.as_ref(), by_marks };
-        let seen = self.sight.look();
-        if let Some(leader) = seen.trees.leader(wanted, seen.lineage, seen.details).copied()
-            && self.adopt(leader, id, run, app)
-        {
-            return Found::Leader(leader.pid);
-        }
-        if self.sight.surely_empty(id) {
-            return Found::Nothing;
-        }
-        let seen = self.sight.look();
-        let complete = seen.trees.complete();
-        let members: Vec<Process> = seen.trees.members(id).copied().collect();
-        let mut lives = |member: &Process| self.children.contains_key(&member.pid) || self.watch(*member, id, None);
-        let alive = members.iter().filter(|member| lives(member)).count();
-        if alive == 0 && complete && proc::misses() == misses {
-            self.sight.lineage.emptied(id);
-            return Found::Nothing;
+        for _ in 0..LOOKS {
+            let seen = self.sight.look();
+            if let Some(leader) = seen.trees.leader(wanted, seen.lineage, seen.details).copied()
+                && self.adopt(leader, id, run, app)
+            {
+                return Found::Leader(leader.pid);
+            }
+            if self.sight.surely_empty(id) {
+                return Found::Nothing;
+            }
+            let seen = self.sight.look();
+            let complete = seen.trees.shows_all_of(id);
+            let members: Vec<Process> = seen.trees.members(id).copied().collect();
+            let mut lives = |member: &Process| self.children.contains_key(&member.pid) || self.watch(*member, id, None);
+            let alive = members.iter().filter(|member| lives(member)).count();
+            if alive > 0 {
+                break;
+            }
+            if members.is_empty() {
+                if complete && proc::misses() == misses {
+                    self.sight.lineage.emptied(id);
+                    return Found::Nothing;
+                }
+                break;
+            }
+            self.sight.forget();
         }
         Found::Remains
     }

@@ -496,3 +496,26 @@ fn an_app_listens_if_a_process_of_its_tree_does_or_may() {
     assert!(!listens(&[], &[theirs], None), "every process of the app was looked into");
     assert!(!listens(&[], &[theirs], Some(third)) && !listens(&[], &[theirs], Some(us)));
 }
+
+#[test]
+fn what_a_process_forked_before_it_ended_may_be_missing_until_it_is_collected() {
+    let (app, other) = (AppId(0), AppId(1));
+    let mut world = World::new();
+    let leader = world.spawn(app, false);
+    let leader = world.sim(leader).unwrap().process;
+    let mut lineage = Lineage::new(place(), vec![SUPERVISOR, GUARD]);
+    lineage.led(app, leader.pid, leader.started);
+    let helper = Process { pid: 98, parent: SUPERVISOR, ..leader };
+    let shown = |last: Process| {
+        let table = Table { processes: vec![leader, last], complete: true };
+        let trees = sort(table, &lineage, &World::new());
+        [app, other].map(|app| trees.shows_all_of(app))
+    };
+    let of_nobody = Process { session: 98, group: 98, ..helper };
+    assert_eq!(shown(helper), [true, true]);
+    assert_eq!(shown(Process { zombie: true, ..helper }), [false, true], "of the app");
+    assert_eq!(shown(Process { zombie: true, ..of_nobody }), [false, false], "of any app");
+    for parent in [1, GUARD] {
+        assert_eq!(shown(Process { zombie: true, parent, ..of_nobody }), [true, true], "not ours to collect");
+    }
+}
