@@ -1,13 +1,15 @@
 //! An app is its whole tree. This includes helpers that left the session, hold its pipe or outlive it, apps that fork
 //! away from their launcher, and processes that were started earlier.
 
+use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kasm_void::model::exit::Exit;
 use kasm_void::model::protocol::StateName;
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 
-use crate::harness::{FOREVER, NOBODY, NOTHING, Session, alive, kill, not_run, until};
+use crate::harness::{FOREVER, NOBODY, NOTHING, Session, alive, children, kill, not_run, until};
 
 /// Writes each earlier helper that is still alive to `${DATA}/doubled`, starts another helper that leaves the session,
 /// and keeps running.
@@ -445,18 +447,24 @@ fn a_process_that_may_not_be_signalled_is_named_and_nothing_is_called_stopped() 
 
 #[test]
 fn a_process_of_no_app_is_listed_by_doctor_and_gone_after_a_drain() {
-    let daemon = r#"(setsid env -i DATA="$DATA" sh -c 'echo $$ >>"$DATA/helper.pids"; exec env -i sleep 1000' >/dev/null 2>&1 &)
-while ! [ -s "$DATA/helper.pids" ]; do sleep 0.01; done
+    // Only when nobody looks at processes: a look that finds it below its app would remember it.
+    let daemon = r#"read _ <"$DATA/go"
+(setsid env -i DATA="$DATA" sh -c 'echo $$ >>"$DATA/helper.pids"; exec env -i sleep 1000' >/dev/null 2>&1 &)
 "#;
     let mut session = Session::new()
         .program("web", &format!("{daemon}{FOREVER}"))
         .stayer("other")
         .app("web", r#"App(command: "${BIN}/web")"#)
-        .app("other", r#"App(command: "${BIN}/other")"#)
-        .start();
+        .app("other", r#"App(command: "${BIN}/other")"#);
+    let go = session.data().join("go");
+    assert!(Command::new("mkfifo").arg(&go).status().expect("mkfifo").success());
+    session = session.start();
+    session.wait_state("web", StateName::Running);
+    session.wait_state("other", StateName::Running);
+    let supervisor = session.supervisor_pid();
+    fs::write(&go, "\n").expect("write");
     let stray = helpers(&session, 1)[0];
-    session.pid("web");
-    session.pid("other");
+    until("it is left to the supervisor", || children(supervisor).contains(&stray).then_some(()));
     let doctor = until("doctor lists it", || {
         Some(session.cli(&["doctor"])).filter(|doctor| doctor.stdout.contains("belongs to no app"))
     });
