@@ -100,10 +100,17 @@ impl Stage {
     pub fn revive(&mut self) {
         until("a supervisor answers", || {
             if self.supervising().is_empty() {
+                self.close_state_folder();
                 self.start();
             }
             wire::ask(&self.socket(), "GET", "/livez").is_ok_and(|(code, _)| code == 200).then_some(())
         });
+    }
+
+    /// Does what the refusal of a folder that is open to others asks for. A session that was killed just then has not mended
+    /// it.
+    fn close_state_folder(&self) {
+        let _ = fs::set_permissions(self.state(), fs::Permissions::from_mode(0o700)); // it may have been moved away
     }
 
     fn start(&mut self) {
