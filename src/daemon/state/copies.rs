@@ -190,12 +190,14 @@ impl Store {
         fs::rename(new, &self.file)
     }
 
-    /// Overwrites the lines of these names, which takes no space on a full disk. No copy is better than an outdated one,
-    /// which would restart the app in an old version.
-    fn blank(&self, outdated: &BTreeMap<String, Option<String>>) {
+    /// Overwrites the lines of names that have another text now, which takes no space on a full disk. No copy is better than
+    /// an outdated one, which would restart the app in an old version.
+    fn blank(&self, latest: &BTreeMap<String, Option<String>>) {
         let Ok(file) = OpenOptions::new().write(true).open(&self.file) else { return };
+        let is_outdated =
+            |(name, text): (String, String)| latest.get(&name).is_some_and(|latest| latest.as_ref() != Some(&text));
         for (at, line) in lines(&self.file) {
-            if copy(&line).is_some_and(|(name, _)| outdated.contains_key(&name)) {
+            if copy(&line).is_some_and(is_outdated) {
                 let _ = file.write_at(" ".repeat(line.trim_end().len()).as_bytes(), at); // it is retried soon
             }
         }
@@ -255,6 +257,19 @@ mod tests {
         written(&copies, |copies| text(copies, "a") == Some("two".into())).await;
         assert_eq!(text(&copies, "b"), None);
         assert_eq!(text(&copies, "c"), Some("one".into()));
+    }
+
+    #[tokio::test]
+    async fn a_next_supervisor_that_cannot_write_keeps_the_copies_that_are_still_right() {
+        let state = tempfile::tempdir().unwrap();
+        let mut copies = Copies::open(state.path());
+        copies.keep(&[("a", "one"), ("b", "one")], &BTreeSet::new(), true);
+        written(&copies, |copies| text(copies, "b").is_some()).await;
+        fs::create_dir(copies.store.file.with_extension("new")).unwrap();
+        let mut next = Copies::open(state.path());
+        next.keep(&[("a", "two"), ("b", "one")], &BTreeSet::new(), true);
+        written(&next, |copies| text(copies, "a").is_none()).await;
+        assert_eq!(text(&next, "b"), Some("one".into()));
     }
 
     #[test]
