@@ -53,7 +53,7 @@ fn a_thousand_apps_start_crash_and_come_back_together() {
     assert!(told.iter().all(is_right), "{told:#?}");
 }
 
-/// What an app that is started among others finds of its own: its name, its score, and the signals that it ignores.
+/// Writes down the app's name and run, its score, and the signals that it ignores.
 const FINDS: &str = r#"echo "$KASM_VOID_APP" $(cat /proc/$$/oom_score_adj) $(grep SigIgn /proc/$$/status)
 exec sleep infinity
 "#;

@@ -113,7 +113,7 @@ impl Spawner {
         let mut started = BTreeMap::new();
         let mut under_way = VecDeque::new();
         for (at, program) in programs.iter().enumerate() {
-            // What we write as our own score becomes that of every child that uses our memory.
+            // A score that we set for ourselves is set for every child that still uses our memory too.
             let alone = program.app.program.oom_score_adj.is_some();
             while alone || self.slots.borrow().is_empty() {
                 let Some((at, begun)) = under_way.pop_front() else { break };

@@ -92,14 +92,14 @@ const KERNEL_DEFAULT: [usize; 4] = [libc::SIG_DFL, 0, 0, 0];
 /// Bytes of the kernel's set of signals.
 const SIGNAL_SET: usize = 8;
 
-/// A child on its way to its program. Wait for it with [`Starting::end`]; to drop it waits too.
+/// A child on its way to its program. [`Starting::end`] waits for it, and so does dropping it.
 pub struct Starting<'a> {
     pid: io::Result<i32>,
     /// `None` once it was taken apart.
     hand: Option<ptr::NonNull<Hand<'a>>>,
 }
 
-/// What we and the child share.
+/// The memory that we and the child both use.
 struct Hand<'a> {
     child: Child<'a>,
     argv: Vec<*const c_char>,
